@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs (scripts/bootstrap.sh); CI runs the same commands.
+SHELL := /bin/bash
+export PYTHON ?= python3
+run := scripts/run.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-full lint train clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+setup:  ## environment in .venv and the built package in install; seconds when they stand
+	@scripts/bootstrap.sh
+
+demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into the mapper
+	@$(run) scripts/demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
+
+test: setup  ## all tests except the full-size ones
+	@$(run) python -m pytest test/unit test/parity test/node
+
+test-full: setup  ## the full-size parity tests
+	@$(run) python -m pytest -m full test/parity
+
+lint: setup  ## ruff
+	@$(run) ruff check .
+
+train: setup  ## train the bundled model (hours); resumes where it stopped
+	@$(run) python -m spann3r_ros.training
+
+clean:  ## remove everything the other targets made
+	rm -rf .venv build install log output .setup.lock

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers: model (torch) -> mapping -> nodes (ROS); training, evaluation and cli are leaves."""
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import spann3r_ros
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / 'spann3r_ros'
+
+# What each layer may import of this package, besides itself.
+BELOW = {
+    'model': set(),
+    'mapping': {'model'},
+    'nodes': {'model', 'mapping', 'msg'},
+    'training': {'model', 'mapping'},
+    'evaluation': {'model', 'mapping', 'training'},
+    'cli': {'model', 'mapping', 'training', 'evaluation'},
+}
+ROS = re.compile(r'(rclpy|rcl_interfaces|rosidl_\w+|tf2_\w+|launch(_ros)?|\w+_msgs|std_srvs'
+                 r'|builtin_interfaces|ament_\w+|cv_bridge)$')
+WITHOUT_ROS = sorted(set(BELOW) - {'nodes'})
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+class NoRos:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'tf2_ros'):
+            raise ImportError(f'{name} was asked for')
+
+sys.meta_path.insert(0, NoRos())
+for layer in sys.argv[1:]:
+    package = importlib.import_module(f'spann3r_ros.{layer}')
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
+        if not module.name.endswith('__main__'):
+            importlib.import_module(module.name)
+            print(module.name)
+"""
+
+
+def imported_names(file: Path, root: Path = ROOT) -> Iterator[str]:
+    """Yield the dotted names a file imports, relative ones resolved."""
+    package = file.relative_to(root).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[:len(package) - node.level + 1] if node.level else ()
+            base = '.'.join((*above, *filter(None, [node.module])))
+            yield from (f'{base}.{alias.name}' for alias in node.names)
+
+
+def breaches(layer: str, root: Path = ROOT) -> list[str]:
+    """Return `file: name` for every import the layer may not have."""
+    found = []
+    for file in sorted((root / 'spann3r_ros' / layer).rglob('*.py')):
+        for name in imported_names(file, root):
+            top, _, rest = name.partition('.')
+            if top == 'spann3r_ros':
+                inner = rest.partition('.')[0]
+                forbidden = inner in (set(BELOW) | {'msg'}) - BELOW[layer] - {layer}
+            else:
+                forbidden = layer != 'nodes' and ROS.match(top) is not None
+            if forbidden:
+                found.append(f'{file.relative_to(root)}: {name}')
+    return found
+
+
+@pytest.mark.parametrize('layer', BELOW)
+def test_layer_imports_only_what_lies_below(layer: str) -> None:
+    assert breaches(layer) == []
+
+
+def test_every_folder_of_the_package_is_a_layer() -> None:
+    folders = {file.parent.name for file in PACKAGE.glob('*/__init__.py')}
+    assert folders == set(BELOW)
+
+
+@pytest.mark.parametrize('line', ['import rclpy', 'from sensor_msgs.msg import Image',
+                                  'from ..mapping import types', 'from .. import cli',
+                                  'import spann3r_ros.nodes', 'from spann3r_ros import msg'])
+def test_breach_in_the_model_layer_is_found(line: str, tmp_path: Path) -> None:
+    layer = tmp_path / 'spann3r_ros' / 'model'
+    layer.mkdir(parents=True)
+    (layer / 'intruder.py').write_text(line)
+    assert len(breaches('model', tmp_path)) == 1
+
+
+def test_all_but_nodes_import_without_ros() -> None:
+    result = subprocess.run([sys.executable, '-c', IMPORT_ALL, *WITHOUT_ROS], cwd=ROOT,
+                            capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert {'spann3r_ros.model.config', 'spann3r_ros.mapping.types'} <= set(result.stdout.split())
+
+
+def test_package_xml_has_the_version_of_the_module() -> None:
+    manifest = xml.etree.ElementTree.parse(ROOT / 'package.xml')
+    assert manifest.findtext('version') == spann3r_ros.__version__
+
+
+def test_share_directory_holds_the_data_folders() -> None:
+    share = spann3r_ros.share_directory()
+    assert {'config', 'launch', 'models', 'rviz'} <= {folder.name for folder in share.iterdir()}
