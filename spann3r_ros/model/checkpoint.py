@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing weights; a file is data and never code."""
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import Spann3RConfig
+from .spann3r import Spann3R
+
+CONFIG_KEY = 'spann3r_config'
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of this network; the message says why."""
+
+
+def load_model(path: Path | str, device: torch.device | str = 'cpu',
+               dtype: torch.dtype = torch.float32) -> Spann3R:
+    """Load a network for inference from `.safetensors` or the official `.pth`.
+
+    Sizes come from the config stored with the weights; a `.pth` without one has the official
+    sizes. Every key and shape is compared before anything is copied. Raises CheckpointError.
+    """
+    path = Path(path)
+    config, tensors = read_checkpoint(path)
+    with torch.device('meta'):
+        model = Spann3R(config)
+    tensors = _match(path, model, tensors)
+    tensors = {key: tensor.to(device=device, dtype=dtype) for key, tensor in tensors.items()}
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def read_checkpoint(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
+    """Return the network config and all tensors of a checkpoint file."""
+    if not path.is_file():
+        raise CheckpointError(f'checkpoint: no such file: {path}')
+    readers = {'.safetensors': _read_safetensors, '.pth': _read_pth}
+    if path.suffix not in readers:
+        raise CheckpointError(f'checkpoint: expected one of {sorted(readers)}, got {path.name}')
+    return readers[path.suffix](path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the text metadata stored in a `.safetensors` checkpoint."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'checkpoint: cannot read {path}: {error}') from error
+
+
+def save_model(path: Path | str, model: Spann3R, dtype: torch.dtype = torch.float16,
+               metadata: dict[str, str] | None = None) -> None:
+    """Write weights and sizes as `.safetensors`; tensors with two names are written once."""
+    state = model.state_dict()
+    twins = set(_aliases(state))
+    tensors = {key: tensor.detach().to('cpu', dtype).contiguous()
+               for key, tensor in state.items() if key not in twins}
+    text = {**(metadata or {}), CONFIG_KEY: json.dumps(model.config.to_dict())}
+    save_file(tensors, path, metadata=text)
+    # safetensors lets only the owner read, which is wrong for a file to install.
+    Path(path).chmod(0o644)
+
+
+def _read_safetensors(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
+    text = read_metadata(path).get(CONFIG_KEY)
+    if text is None:
+        raise CheckpointError(f'checkpoint: {path} has no {CONFIG_KEY} in its metadata')
+    try:
+        config = Spann3RConfig.from_dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f'checkpoint: {path}: bad {CONFIG_KEY}: {error}') from error
+    with safe_open(path, framework='pt') as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    # Tensors with two names are stored once.
+    for key in list(tensors):
+        alias = _alias_of(key)
+        if alias:
+            tensors.setdefault(alias, tensors[key])
+    return config, tensors
+
+
+def _read_pth(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
+    try:
+        # The training script stores its arguments beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise CheckpointError(f'checkpoint: cannot read {path} as plain weights: {reason}'
+                              ) from error
+    tensors = content.get('model') if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(
+            isinstance(key, str) and isinstance(item, Tensor) for key, item in tensors.items()):
+        raise CheckpointError(f"checkpoint: {path} has no dictionary of tensors under 'model'")
+    return Spann3RConfig(), tensors
+
+
+def _match(path: Path, model: Spann3R, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    expected = model.state_dict()
+    faults = [f'missing {key}' for key in sorted(set(expected) - set(tensors))]
+    faults += [f'unexpected {key}' for key in sorted(set(tensors) - set(expected))]
+    faults += [f'{key}: expected {tuple(expected[key].shape)}, got {tuple(tensors[key].shape)}'
+               for key in sorted(set(expected) & set(tensors))
+               if expected[key].shape != tensors[key].shape]
+    faults += [f'{key}: not floating point' for key, item in sorted(tensors.items())
+               if not item.is_floating_point()]
+    if faults:
+        more = f' and {len(faults) - 8} more' if len(faults) > 8 else ''
+        raise CheckpointError(f'checkpoint: {path} does not fit: {"; ".join(faults[:8])}{more}')
+    return tensors
+
+
+def _alias_of(key: str) -> str | None:
+    """Return the second name of one of the dense head's four twice-named convolutions."""
+    for level in range(4):
+        first = f'.scratch.layer{level + 1}_rn.'
+        if first in key:
+            return key.replace(first, f'.scratch.layer_rn.{level}.')
+    return None
+
+
+def _aliases(keys: dict[str, Tensor]) -> list[str]:
+    return [alias for alias in map(_alias_of, keys) if alias in keys]

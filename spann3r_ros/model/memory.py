@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spatial memory: what past frames looked like (keys) and where they were (values).
+
+Working and long-term memory share one token list, as in the reference implementation: two
+counters say how many of its tokens are bookkept as which (paper, section 3.3).
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .config import MemoryConfig
+
+# Frames inserted this recently, beyond the working frames, never lose a token to a prune.
+PROTECTED_EXTRA_FRAMES = 5
+
+
+@dataclass(frozen=True)
+class MemoryEntry:
+    """One frame's tokens [tokens, width]: raw key, normalised key, normalised value."""
+
+    raw_key: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def attend_memory(query: Tensor, key: Tensor, value: Tensor,
+                  threshold: float) -> tuple[Tensor, Tensor]:
+    """Return readout [..., queries, width] and attention [..., queries, tokens] (paper, Eq. 8-9).
+
+    Weights below `threshold` are cut and the rest renormalised; a row that would lose every
+    weight stays uncut, where the reference implementation divides zero by zero.
+    """
+    attention = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
+    if threshold > 0.0:
+        kept = attention.masked_fill(attention < threshold, 0.0)
+        total = kept.sum(dim=-1, keepdim=True)
+        attention = torch.where(total > 0.0, kept / total, attention)
+    return attention @ value, attention
+
+
+def prune_order(count: Tensor, mass: Tensor, keep: int, working_frames: int) -> Tensor:
+    """Return the indices of the `keep` tokens that survive a prune, best first.
+
+    A token's worth is the attention it received per frame inserted after it. The newest
+    frames have had no fair chance yet and are protected.
+    """
+    worth = mass / count
+    worth = worth.masked_fill(count < working_frames + PROTECTED_EXTRA_FRAMES, 1e8)
+    return worth.topk(keep).indices
+
+
+class SpatialMemory:
+    """Token store of fixed capacity for one image sequence.
+
+    Reading is pure; `write` is the only method that changes anything.
+    """
+
+    def __init__(self, config: MemoryConfig, tokens_per_frame: int, width: int,
+                 device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32) -> None:
+        least = config.working_frames * tokens_per_frame
+        if 0 < config.long_term_tokens < least:
+            raise ValueError(f'long_term_tokens: expected 0 or at least {least}, the tokens of '
+                             f'{config.working_frames} working frames, '
+                             f'got {config.long_term_tokens}')
+        self.config = config
+        self.tokens_per_frame = tokens_per_frame
+        self.capacity = config.capacity(tokens_per_frame)
+        self._raw_keys, self._keys, self._values = torch.zeros(
+            3, self.capacity, width, device=device, dtype=dtype)
+        self._count, self._mass = torch.zeros(2, self.capacity, device=device)
+        self.tokens = 0
+        self.working_frames = 0
+        self.long_term_tokens = 0
+        self.prunings = 0
+        self.rejected_frames = 0
+
+    @property
+    def raw_keys(self) -> Tensor:
+        """Return the keys as they were written [tokens, width]."""
+        return self._raw_keys[:self.tokens]
+
+    @property
+    def values(self) -> Tensor:
+        """Return the normalised values [tokens, width]."""
+        return self._values[:self.tokens]
+
+    @property
+    def count(self) -> Tensor:
+        """Return how many frames were inserted after each token [tokens]."""
+        return self._count[:self.tokens]
+
+    @property
+    def mass(self) -> Tensor:
+        """Return the attention each token has received [tokens]."""
+        return self._mass[:self.tokens]
+
+    @property
+    def device_bytes(self) -> int:
+        """Return the bytes held, which never change."""
+        held = (self._raw_keys, self._keys, self._values, self._count, self._mass)
+        return sum(item.nbytes for item in held)
+
+    def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the readout of normalised queries [queries, width], the attention per token."""
+        readout, attention = attend_memory(query, self._keys[:self.tokens], self.values,
+                                           self.config.attention_threshold)
+        return readout, attention.sum(dim=0)
+
+    def similarity(self, raw_key: Tensor) -> float:
+        """Return the largest mean cosine between a key and the working frames, patch by patch.
+
+        Minus infinity when there is nothing to compare with. The working frames are the last
+        tokens of the list; right after a prune, which sorts the list, these are the least
+        attended ones, as in the reference implementation.
+        """
+        if self.tokens == 0:
+            return -math.inf
+        span = self.working_frames * self.tokens_per_frame
+        recent = self.raw_keys[-span:].unflatten(0, (self.working_frames, -1))
+        cosine = functional.cosine_similarity(recent, raw_key[None], dim=-1, eps=1e-12)
+        return float(cosine.mean(dim=-1).max())  # [working_frames, tokens] -> scalar
+
+    def admits(self, raw_key: Tensor) -> bool:
+        """Return whether a frame differs enough from the working frames to be stored."""
+        threshold = self.config.similarity_threshold
+        return threshold == 1.0 or self.similarity(raw_key) <= threshold
+
+    def write(self, attention: Tensor | None, entry: MemoryEntry | None) -> None:
+        """Account for a read's attention per token and store a frame; None for a rejected one."""
+        if attention is not None:
+            self.mass.add_(attention)
+        if entry is None:
+            self.rejected_frames += 1
+            return
+        self._append(entry)
+        self.working_frames += 1
+        if self.working_frames > self.config.working_frames:
+            self.working_frames = self.config.working_frames
+            if self.config.long_term_tokens == 0:
+                self._keep(torch.arange(self.tokens_per_frame, self.tokens,
+                                        device=self._keys.device))
+            else:
+                self.long_term_tokens += self.tokens_per_frame
+        if self.long_term_tokens > self.config.long_term_tokens:
+            self._prune()
+
+    def _append(self, entry: MemoryEntry) -> None:
+        self.count.add_(1.0)
+        start, end = self.tokens, self.tokens + self.tokens_per_frame
+        for store, new in ((self._raw_keys, entry.raw_key), (self._keys, entry.key),
+                           (self._values, entry.value), (self._count, 0.0), (self._mass, 0.0)):
+            store[start:end] = new
+        self.tokens = end
+
+    def _prune(self) -> None:
+        limit, working = self.config.long_term_tokens, self.config.working_frames
+        self._keep(prune_order(self.count, self.mass, limit, working))
+        self.long_term_tokens = limit - working * self.tokens_per_frame
+        self.prunings += 1
+
+    def _keep(self, index: Tensor) -> None:
+        for store in (self._raw_keys, self._keys, self._values, self._count, self._mass):
+            store[:len(index)] = store[index]
+        self.tokens = len(index)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network so small that a step takes milliseconds."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from spann3r_ros.model.config import Spann3RConfig
+from spann3r_ros.model.spann3r import Spann3R
+
+HEIGHT, WIDTH, TOKENS = 32, 48, 6
+CONFIG = Spann3RConfig(
+    image_height=HEIGHT, image_width=WIDTH, encoder_width=32, encoder_depth=1, encoder_heads=2,
+    decoder_width=24, decoder_depth=4, decoder_heads=2, value_depth=1, value_heads=2,
+    dpt_width=8, dpt_layers=(4, 6, 8, 10))
+
+
+def tiny_model(seed: int = 0, **changes: object) -> Spann3R:
+    """Return a seeded network with random weights."""
+    torch.manual_seed(seed)
+    return Spann3R(replace(CONFIG, **changes)).eval().requires_grad_(False)
+
+
+def random_images(count: int, seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    """Return unlike images [count, 1, 3, height, width] in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return 2.0 * torch.rand(count, 1, 3, height, width, generator=generator) - 1.0
