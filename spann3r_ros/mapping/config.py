@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the mapping layer: the one home of their defaults, ranges and descriptions."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+from spann3r_ros.model.config import MemoryConfig
+
+_TYPES = {'int': int, 'float': (int, float), 'bool': bool, 'str': str}
+T = TypeVar('T')
+
+
+def setting(
+    default: T, doc: str, low: float | None = None, high: float | None = None,
+    choices: tuple[T, ...] = (),
+) -> T:
+    """Return a dataclass field that carries its description and its range or choices."""
+    metadata: dict[str, object] = {'doc': doc}
+    if low is not None:
+        metadata |= {'min': low, 'max': high}
+    if choices:
+        metadata['choices'] = choices
+    return field(default=default, metadata=metadata)
+
+
+def check_settings(config: object) -> None:
+    """Raise ValueError naming the first field of a dataclass that breaks its type or range."""
+    for item in fields(config):
+        kind, value = _TYPES.get(str(item.type)), getattr(config, item.name)
+        name = f'{type(config).__name__}.{item.name}'
+        # bool is an int to Python, but `stride: true` is a mistake
+        if kind and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
+            raise ValueError(f'{name}: expected {item.type}, got {value!r}')
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f'{name}: expected a finite number, got {value!r}')
+        low, high = item.metadata.get('min'), item.metadata.get('max')
+        if low is not None and not low <= value <= high:
+            raise ValueError(f'{name}: expected a value in [{low}, {high}], got {value!r}')
+        choices = item.metadata.get('choices')
+        if choices and value not in choices:
+            raise ValueError(f'{name}: expected one of {choices}, got {value!r}')
+
+
+@dataclass(frozen=True)
+class KeyframeConfig:
+    """Which frames reach the network; the others are skipped."""
+
+    stride: int = setting(1, 'Every how many frames one is used', 1, 10_000)
+    min_interval_sec: float = setting(
+        0.0, 'Least time between the stamps of two used frames', 0.0, 3600.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """How the camera pose is solved from a pointmap."""
+
+    min_confidence: float = setting(
+        0.001, 'Points at or below this confidence never vote for a pose', 0.0, 1.0)
+    best_fraction: float = setting(
+        0.6, 'Share of the points that votes, most confident first; 1.0 lets all vote', 0.01, 1.0)
+    max_points: int = setting(
+        2000, 'Most points a pose is solved from, drawn from the voting ones', 50, 1_000_000)
+    ransac_iterations: int = setting(100, 'Most RANSAC rounds', 1, 100_000)
+    max_reprojection: float = setting(
+        0.02, 'Farthest an inlier may fall from its pixel, as a share of the image width',
+        0.0005, 0.5)
+    min_inlier_fraction: float = setting(
+        0.3, 'A pose that fewer of its points agree with is reported as failed', 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class VoxelMapConfig:
+    """Resolution and bounds of the map."""
+
+    voxel_size: float = setting(
+        0.0, 'Edge of a voxel in map units; 0.0 takes 1 % of the median depth of the first keyframe',
+        0.0, 1000.0)
+    max_voxels: int = setting(
+        500_000, 'Most voxels kept; beyond, the least recently observed go, down to 90 %',
+        100, 50_000_000)
+    min_confidence: float = setting(
+        0.1, 'Points below this confidence stay out of the map', 0.0, 1.0)
+    min_observations: int = setting(
+        1, 'Keyframes that must have seen a voxel before it is shown', 1, 1000)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    """Everything the mapper can be told."""
+
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    live_pose: bool = setting(
+        True, 'Also solve the pose of the newest frame, before its points are refined')
+    path_max_size: int = setting(10_000, 'Most poses kept in the trajectory', 1, 10_000_000)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for item in fields(self):
+            part, value = item.default_factory, getattr(self, item.name)
+            if isinstance(part, type) and not isinstance(value, part):
+                raise ValueError(f'MapperConfig.{item.name}: expected {part.__name__}, '
+                                 f'got {value!r}')

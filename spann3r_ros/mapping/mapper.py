@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From frames to a map: the algorithm on one page."""
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .config import MapperConfig
+from .fragments import Fragment
+from .geometry import (
+    MAP_FROM_OPTICAL,
+    PoseError,
+    bound_focal,
+    centred_intrinsics,
+    estimate_focal,
+    solve_pose,
+    transform_points,
+)
+from .keyframes import KeyframeGate
+from .memory_manager import MemoryManager, MemoryReport
+from .preprocess import Preprocessed, preprocess
+from .scale import Scale
+from .types import (
+    Frame,
+    FrameError,
+    Intrinsics,
+    Keyframe,
+    MapUpdate,
+    Pointmap,
+    Reconstructor,
+    StampedPose,
+)
+from .voxel_map import VoxelMap
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MappingStatus:
+    """Where the mapper stands; counts are since the last reset, those of `memory` since the start.
+
+    `poses_failed` counts keyframes, `live_poses_failed` newest frames, that admitted no pose.
+    """
+
+    fragment_id: int
+    scale: Scale
+    keyframes: int
+    skipped: int
+    poses_failed: int
+    live_poses_failed: int
+    voxels: int
+    voxel_size: float
+    voxels_evicted: int
+    memory: MemoryReport
+
+
+@dataclass(frozen=True)
+class _Admitted:
+    """A frame the reconstructor holds and whose refined pointmap is still to come."""
+
+    frame: Frame
+    network_input: Preprocessed
+
+
+@dataclass
+class _State:
+    """All that lives between frames, but for the map and the reconstructor's memory."""
+
+    gate: KeyframeGate
+    trajectory: deque[StampedPose]
+    fragment: Fragment = field(default_factory=Fragment)
+    newest: _Admitted | None = None
+    image_size: tuple[int, int] | None = None
+    intrinsics: Intrinsics | None = None  # estimated, at the network's input size
+    closed: bool = False
+    keyframes: int = 0
+    poses_failed: int = 0
+    live_poses_failed: int = 0
+
+
+class Mapper:
+    """Turns a stream of frames into keyframes, poses and a voxel map; not thread-safe."""
+
+    def __init__(self, reconstructor: Reconstructor, config: MapperConfig | None = None) -> None:
+        self._config = config or MapperConfig()
+        self._reconstructor = reconstructor
+        self._memory = MemoryManager(reconstructor)
+        self.voxel_map = VoxelMap(self._config.voxel_map)
+        self._state = self._start(fragment_id=0)
+        self._reconstructor.reset()
+
+    @property
+    def trajectory(self) -> list[StampedPose]:
+        """Return the refined poses in frame order, the newest `path_max_size` of them."""
+        return list(self._state.trajectory)
+
+    def process(self, frame: Frame) -> MapUpdate:
+        """Take one frame; what comes back is the previous keyframe, refined, and the live pose.
+
+        Raises FrameError for a frame that cannot be used, or whose step gave the previous frame
+        no usable point: the map is untouched and the next frame may follow.
+        """
+        state = self._state
+        self._check_open(frame)
+        network_input = preprocess(frame.rgb, frame.intrinsics, self._reconstructor.input_size)
+        if not state.gate.admits(frame.stamp_ns):
+            return MapUpdate(skipped=True)
+        started = time.perf_counter()
+        result = self._reconstructor.step(network_input.image, self._config.live_pose)
+        inference_sec = time.perf_counter() - started
+
+        previous, state.newest = state.newest, _Admitted(frame, network_input)
+        state.image_size = frame.rgb.shape[:2]
+        keyframe, live_pose = None, None
+        if previous is not None and result.refined is not None:
+            keyframe = self._finish(previous, result.refined)
+        if result.provisional is not None:
+            live_pose = self._solve_live_pose(state.newest, result.provisional)
+        return MapUpdate(False, keyframe, live_pose, inference_sec)
+
+    def flush(self) -> MapUpdate:
+        """Close the fragment: the last frame's keyframe, or nothing if under two frames came.
+
+        Until `reset`, `process` refuses further frames. Raises FrameError as `process` does.
+        """
+        newest, self._state.newest = self._state.newest, None
+        self._state.closed = True
+        started = time.perf_counter()
+        pointmap = self._reconstructor.flush()
+        inference_sec = time.perf_counter() - started
+        if newest is None or pointmap is None:
+            return MapUpdate(inference_sec=inference_sec)
+        return MapUpdate(keyframe=self._finish(newest, pointmap), inference_sec=inference_sec)
+
+    def reset(self) -> None:
+        """Start a new, empty map: the next frame founds it."""
+        self._memory.reset('asked for')
+        self.voxel_map.clear()
+        self._state = self._start(self._state.fragment.id + 1)
+
+    def status(self) -> MappingStatus:
+        """Return the counters."""
+        state = self._state
+        return MappingStatus(
+            fragment_id=state.fragment.id,
+            scale=state.fragment.scale,
+            keyframes=state.keyframes,
+            skipped=state.gate.skipped,
+            poses_failed=state.poses_failed,
+            live_poses_failed=state.live_poses_failed,
+            voxels=len(self.voxel_map),
+            voxel_size=self.voxel_map.voxel_size,
+            voxels_evicted=self.voxel_map.evicted,
+            memory=self._memory.report(),
+        )
+
+    def _start(self, fragment_id: int) -> _State:
+        return _State(KeyframeGate(self._config.keyframes),
+                      deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
+
+    def _check_open(self, frame: Frame) -> None:
+        state = self._state
+        if state.closed:
+            raise FrameError('the map is closed by a flush: reset before further frames')
+        if state.image_size is not None and frame.rgb.shape[:2] != state.image_size:
+            # One fragment is one camera: the memory and an estimated focal length assume so.
+            raise FrameError(f'rgb: expected height and width {state.image_size} as before, got '
+                             f'{frame.rgb.shape[:2]}; reset to change the image size')
+
+    def _finish(self, admitted: _Admitted, pointmap: Pointmap) -> Keyframe:
+        """Merge a frame's refined pointmap; a fragment whose first one is no good starts over."""
+        try:
+            return self._merge(admitted, self._clean(pointmap))
+        except FrameError:
+            if self._state.keyframes == 0 and not self._state.closed:
+                self._memory.reset('the first frame gave no usable pointmap')
+                self._state.newest = None
+                self._state.image_size = None
+            raise
+
+    def _merge(self, admitted: _Admitted, pointmap: Pointmap) -> Keyframe:
+        state, frame, image = self._state, admitted.frame, admitted.network_input.image
+        state.intrinsics = (
+            admitted.network_input.intrinsics or state.intrinsics
+            or self._estimate_intrinsics(pointmap))
+        intrinsics = state.intrinsics
+        pose, reason = self._solve_pose(frame, pointmap, intrinsics)
+
+        points = transform_points(MAP_FROM_OPTICAL, pointmap.points)
+        self.voxel_map.integrate(
+            points.reshape(-1, 3), image.reshape(-1, 3), pointmap.confidence.reshape(-1))
+        state.keyframes += 1
+        if pose is None:
+            state.poses_failed += 1
+            logger.warning('keyframe %d has no pose: %s', state.keyframes, reason)
+        else:
+            state.trajectory.append(pose)
+        return Keyframe(frame.stamp_ns, frame.frame_id, pose, image, intrinsics,
+                        Pointmap(points, pointmap.confidence), state.fragment.id)
+
+    def _clean(self, pointmap: Pointmap) -> Pointmap:
+        """Give points or confidences that are not finite the point NaN and confidence 0."""
+        finite = np.isfinite(pointmap.points).all(axis=-1) & np.isfinite(pointmap.confidence)
+        confidence = np.where(finite, pointmap.confidence, 0.0).astype(np.float32)
+        least, best = self._config.voxel_map.min_confidence, confidence.max(initial=0.0)
+        if best < least or best == 0.0:
+            raise FrameError(f'pointmap: expected finite points of confidence {least} or more, '
+                             f'the best has {best:.3g}')
+        points = np.where(finite[..., None], pointmap.points, np.nan).astype(np.float32)
+        return Pointmap(points, confidence)
+
+    def _estimate_intrinsics(self, pointmap: Pointmap) -> Intrinsics:
+        """Estimate by the fragment's first pointmap, the only one in its own camera's frame."""
+        height, width = pointmap.confidence.shape
+        focal = estimate_focal(pointmap)
+        bounded = bound_focal(focal, height, width)
+        if bounded != focal:
+            logger.warning('estimated focal length %.1f px is not credible for %dx%d images: '
+                           'using %.1f px; give camera_info', focal, width, height, bounded)
+        return centred_intrinsics(bounded, height, width)
+
+    def _solve_live_pose(self, admitted: _Admitted, pointmap: Pointmap) -> StampedPose | None:
+        intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
+        if intrinsics is None:
+            return None
+        pose, reason = self._solve_pose(admitted.frame, pointmap, intrinsics)
+        if pose is None:
+            self._state.live_poses_failed += 1
+            logger.debug('no live pose: %s', reason)
+        return pose
+
+    def _solve_pose(
+        self, frame: Frame, pointmap: Pointmap, intrinsics: Intrinsics
+    ) -> tuple[StampedPose | None, str]:
+        """Return the camera's pose in the map, or None and why there is none."""
+        try:
+            fragment_from_camera = solve_pose(pointmap, intrinsics, self._config.pose)
+        except PoseError as error:
+            return None, str(error)
+        return StampedPose(frame.stamp_ns, frame.frame_id,
+                           MAP_FROM_OPTICAL @ fragment_from_camera), ''

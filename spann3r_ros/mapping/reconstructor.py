@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spann3R behind the `Reconstructor` protocol: images in, pointmaps out, numpy at both ends."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spann3r_ros.model.checkpoint import load_model
+from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.model.heads import DensePrediction
+from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
+
+from .types import FrameError, MemoryStatus, Pointmap, StepResult
+
+DEVICES = ('auto', 'cpu', 'cuda')
+
+
+def create_reconstructor(checkpoint: Path | str, device: str,
+                         memory: MemoryConfig) -> Spann3RReconstructor:
+    """Load a checkpoint onto a device ('auto', 'cpu', 'cuda' or 'cuda:N').
+
+    Raises CheckpointError for a bad file and ValueError for a device that is not there.
+    """
+    return Spann3RReconstructor(load_model(checkpoint, resolve_device(device)), memory)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the torch device of a name; 'auto' takes CUDA when there is one."""
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'device: expected one of {DEVICES} or cuda:N, got {name!r}') from error
+    if device.type not in DEVICES:
+        raise ValueError(f'device: expected one of {DEVICES} or cuda:N, got {name!r}')
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f'device: {name!r} asked for, but torch sees '
+                         f'{torch.cuda.device_count()} CUDA devices')
+    return device
+
+
+class Spann3RReconstructor:
+    """Stateful owner of a network and one sequence."""
+
+    def __init__(self, model: Spann3R, memory: MemoryConfig) -> None:
+        self._model = model
+        self._memory = memory
+        self._device = model.norm_k.weight.device
+        self._dtype = model.norm_k.weight.dtype
+        self.input_size = (model.config.image_height, model.config.image_width)
+        self._state = self._start()
+
+    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+        """Take one uint8 RGB image [height, width, 3] and return what became known by it.
+
+        Raises FrameError for an image of another size or type, and when the network returns
+        points that are not finite; the sequence then stands where it stood.
+        """
+        expected = (*self.input_size, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            raise FrameError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+        tensor = tensor.permute(2, 0, 1)[None].to(self._dtype).div(127.5).sub(1.0)
+        try:
+            output = self._model.step(self._state, tensor, provisional)
+        except NotFiniteError as error:
+            raise FrameError(str(error)) from error
+        return StepResult(_to_pointmap(output.refined), _to_pointmap(output.provisional))
+
+    def flush(self) -> Pointmap | None:
+        """Return the newest image's pointmap and close the fragment; None if under two images."""
+        pointmap = _to_pointmap(self._model.flush(self._state))
+        self.reset()
+        return pointmap
+
+    def reset(self) -> None:
+        """Forget every image: the next one founds a new fragment."""
+        self._state = self._start()
+
+    def status(self) -> MemoryStatus:
+        """Return the memory's counters."""
+        memory = self._state.memory
+        weights = sum(item.nbytes for item in self._model.parameters())
+        return MemoryStatus(memory.working_frames, memory.long_term_tokens, memory.tokens,
+                            memory.capacity, memory.prunings, memory.rejected_frames,
+                            weights + memory.device_bytes)
+
+    def _start(self) -> StreamState:
+        return self._model.start(*self.input_size, self._memory)
+
+
+def _to_pointmap(prediction: DensePrediction | None) -> Pointmap | None:
+    if prediction is None:
+        return None
+    # One transfer for both: points and confidence leave the device as four channels.
+    packed = torch.cat((prediction.points, prediction.confidence[..., None]), dim=-1)
+    array = packed[0].float().cpu().numpy()  # [height, width, 4]
+    return Pointmap(array[..., :3], array[..., 3])

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values that travel through the mapping layer; all arrays are numpy, all stamps integers."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class FrameError(ValueError):
+    """A single frame cannot be used; the map is untouched and the next frame may follow."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole intrinsics in pixels; pixel centres lie at integer coordinates."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Return the 3x3 camera matrix."""
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One stamped camera image; `rgb` is uint8 [height, width, 3]."""
+
+    stamp_ns: int
+    frame_id: str
+    rgb: np.ndarray
+    intrinsics: Intrinsics | None = None
+
+
+@dataclass(frozen=True)
+class Pointmap:
+    """Points [height, width, 3] in the fragment frame and confidence [height, width] in [0, 1)."""
+
+    points: np.ndarray
+    confidence: np.ndarray
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one reconstruction step yields.
+
+    `refined` belongs to the previous frame (None on the first step of a fragment);
+    `provisional` belongs to the newest frame (None when not asked for, or on the first step).
+    """
+
+    refined: Pointmap | None
+    provisional: Pointmap | None
+
+
+@dataclass(frozen=True)
+class MemoryStatus:
+    """Counters of the reconstructor's spatial memory."""
+
+    working_frames: int = 0
+    long_term_tokens: int = 0
+    tokens: int = 0
+    capacity_tokens: int = 0
+    prunings: int = 0
+    rejected_frames: int = 0
+    device_bytes: int = 0
+
+
+class Reconstructor(Protocol):
+    """A streaming network that turns images into pointmaps in one fragment frame.
+
+    The fragment frame is the optical frame (x right, y down, z forward) of the fragment's
+    first image; its scale is arbitrary unless the reconstructor says otherwise.
+    """
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Return (height, width) of the images `step` takes."""
+
+    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+        """Take one uint8 RGB image [height, width, 3] and return what became known by it."""
+
+    def flush(self) -> Pointmap | None:
+        """Return the newest image's pointmap and close the fragment; None if under two images."""
+
+    def reset(self) -> None:
+        """Forget every image: the next one founds a new fragment."""
+
+    def status(self) -> MemoryStatus:
+        """Return the memory's counters."""
+
+
+@dataclass(frozen=True)
+class StampedPose:
+    """Pose of the camera's optical frame in the map; transform [4, 4], destination first."""
+
+    stamp_ns: int
+    frame_id: str
+    world_from_camera: np.ndarray
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A frame admitted to the map, after cropping to the network's input size.
+
+    `image` is uint8 [h, w, 3]; `pointmap.points` are in the map frame (REP-103, z up), NaN with
+    confidence 0 where the network gave none. `pose.world_from_camera` maps optical-frame points
+    to the map frame; `pose` is None when the pointmap admits no pose, never an identity.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    pose: StampedPose | None
+    image: np.ndarray
+    intrinsics: Intrinsics
+    pointmap: Pointmap
+    fragment_id: int
+
+
+@dataclass(frozen=True)
+class MapUpdate:
+    """What processing one frame changed: a finished keyframe, the live pose, or neither.
+
+    `skipped` says that the keyframe gate refused the frame. `keyframe` is the *previous*
+    admitted frame (refined result); `live_pose` is the newest frame's (provisional result).
+    """
+
+    skipped: bool = False
+    keyframe: Keyframe | None = None
+    live_pose: StampedPose | None = None
+    inference_sec: float = 0.0

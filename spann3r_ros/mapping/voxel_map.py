@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bounded map of voxels, each the confidence-weighted mean of the points that fell into it."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .config import VoxelMapConfig
+from .types import FrameError
+
+AUTOMATIC_SHARE = 0.01
+EVICTION_TARGET = 0.9
+# A key packs three signed 21-bit cell indices into one int64.
+KEY_BITS = 21
+KEY_REACH = 1 << (KEY_BITS - 1)
+
+
+@dataclass(frozen=True)
+class VoxelCloud:
+    """One point per voxel: `points` f32 [n, 3], `colors` u8 [n, 3], `confidence` f32 [n]."""
+
+    points: np.ndarray
+    colors: np.ndarray
+    confidence: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.points)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One keyframe's points, gathered by voxel; rows are in ascending key order."""
+
+    keys: np.ndarray  # int64 [n]
+    weights: np.ndarray  # [n]
+    features: np.ndarray  # x y z r g b, weighted mean, [n, 6]
+    confidence: np.ndarray  # mean [n]
+
+    def take(self, which: np.ndarray) -> _Batch:
+        """Return the chosen rows."""
+        return _Batch(self.keys[which], self.weights[which], self.features[which],
+                      self.confidence[which])
+
+
+class VoxelMap:
+    """Voxels in preallocated rows, found through a sorted index of their keys.
+
+    Eviction: a keyframe that would carry the map past `max_voxels` first removes the voxels
+    observed least recently (of one age, those of least weight), down to 90 % of the bound, never
+    those it sees itself; if it alone has too many new ones, its most confident are kept.
+    """
+
+    def __init__(self, config: VoxelMapConfig) -> None:
+        self._config = config
+        rows = config.max_voxels
+        self._features = np.zeros((rows, 6), np.float32)
+        self._weights = np.zeros(rows, np.float32)
+        self._confidence = np.zeros(rows, np.float32)
+        self._observations = np.zeros(rows, np.int32)
+        self._observed_at = np.zeros(rows, np.int64)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every voxel, and an automatic voxel size with them."""
+        self.voxel_size = self._config.voxel_size
+        self.evicted = 0
+        self._size = 0
+        self._tick = 0
+        self._index_keys = np.zeros(0, np.int64)  # ascending
+        self._index_rows = np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        """Return the number of voxels, whether observed often enough for the cloud or not."""
+        return self._size
+
+    def integrate(self, points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> int:
+        """Merge one keyframe's points [n, 3], colours uint8 [n, 3] and confidence [n].
+
+        Points that are not finite, below `min_confidence` or more than a million voxels from the
+        origin are left out; returns how many were merged. The first call fixes an automatic voxel
+        size; FrameError if its points all lie at depth zero.
+        """
+        _check_shapes(points, colors, confidence)
+        usable = np.isfinite(points).all(axis=1) & (confidence >= self._config.min_confidence)
+        usable &= confidence > 0.0  # a weight of zero would divide by zero; NaN fails here as well
+        if not usable.all():
+            points, colors, confidence = points[usable], colors[usable], confidence[usable]
+        if len(points) and self.voxel_size == 0.0:
+            self.voxel_size = automatic_voxel_size(points)
+        batch, merged = self._gather(points, colors, confidence)
+        if merged:
+            self._tick += 1
+            self._merge(batch)
+        return merged
+
+    def arrays(self) -> VoxelCloud:
+        """Return a copy of the voxels observed `min_observations` times, in key order."""
+        rows = self._index_rows
+        if self._config.min_observations > 1:
+            rows = rows[self._observations[rows] >= self._config.min_observations]
+        features = self._features[rows]
+        colors = np.clip(np.rint(features[:, 3:]), 0, 255).astype(np.uint8)
+        return VoxelCloud(np.ascontiguousarray(features[:, :3]), colors, self._confidence[rows])
+
+    def _gather(
+        self, points: np.ndarray, colors: np.ndarray, confidence: np.ndarray
+    ) -> tuple[_Batch, int]:
+        cells = np.floor(points / (self.voxel_size or 1.0))
+        near = (np.abs(cells) < KEY_REACH).all(axis=1)
+        if not near.all():
+            points, colors, confidence = points[near], colors[near], confidence[near]
+            cells = cells[near]
+        shifted = cells.astype(np.int64) + KEY_REACH
+        keys = (shifted[:, 0] << 2 * KEY_BITS) | (shifted[:, 1] << KEY_BITS) | shifted[:, 2]
+        order = np.argsort(keys, kind='stable')
+        keys = keys[order]
+        starts = np.flatnonzero(np.diff(keys, prepend=-1))
+        counts = np.diff(starts, append=len(keys))
+        weights = confidence[order].astype(np.float64)
+        weighted = np.concatenate([points, colors], axis=1)[order] * weights[:, None]  # [n, 6]
+        if not len(keys):
+            return _Batch(keys, weights, weighted, weights), 0
+        totals = np.add.reduceat(weights, starts)
+        features = np.add.reduceat(weighted, starts, axis=0) / totals[:, None]
+        return _Batch(keys[starts], totals, features, totals / counts), len(keys)
+
+    def _merge(self, batch: _Batch) -> None:
+        rows, known = self._find(batch.keys)
+        self._update(rows[known], batch.take(known))
+        fresh = batch.take(~known)
+        if self._size + len(fresh.keys) > self._config.max_voxels:
+            self._evict(len(fresh.keys))
+            room = self._config.max_voxels - self._size
+            if len(fresh.keys) > room:
+                best = np.argsort(-fresh.confidence, kind='stable')[:room]
+                fresh = fresh.take(np.sort(best))
+        self._insert(fresh)
+
+    def _find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row of each key [n] and whether the key is known [n]."""
+        if not self._size:
+            return np.zeros(len(keys), np.int32), np.zeros(len(keys), bool)
+        places = np.minimum(np.searchsorted(self._index_keys, keys), self._size - 1)
+        return self._index_rows[places], self._index_keys[places] == keys
+
+    def _update(self, rows: np.ndarray, batch: _Batch) -> None:
+        weights = self._weights[rows] + batch.weights
+        share = (batch.weights / weights)[:, None]
+        self._features[rows] += share * (batch.features - self._features[rows])
+        self._weights[rows] = weights
+        self._observations[rows] += 1
+        self._confidence[rows] += (
+            (batch.confidence - self._confidence[rows]) / self._observations[rows])
+        self._observed_at[rows] = self._tick
+
+    def _insert(self, fresh: _Batch) -> None:
+        rows = np.arange(self._size, self._size + len(fresh.keys), dtype=np.int32)
+        self._features[rows] = fresh.features
+        self._weights[rows] = fresh.weights
+        self._confidence[rows] = fresh.confidence
+        self._observations[rows] = 1
+        self._observed_at[rows] = self._tick
+        places = np.searchsorted(self._index_keys, fresh.keys)
+        self._index_keys = np.insert(self._index_keys, places, fresh.keys)
+        self._index_rows = np.insert(self._index_rows, places, rows)
+        self._size += len(fresh.keys)
+
+    def _evict(self, fresh: int) -> None:
+        """Remove stale voxels so that `fresh` new ones bring the map to 90 % of the bound."""
+        target = int(EVICTION_TARGET * self._config.max_voxels)
+        observed_at = self._observed_at[: self._size]
+        stale = np.flatnonzero(observed_at < self._tick)
+        surplus = min(self._size + fresh - target, len(stale))
+        if surplus < len(stale):
+            last = np.partition(observed_at[stale], surplus - 1)[surplus - 1]
+            older = stale[observed_at[stale] < last]
+            tied = stale[observed_at[stale] == last]
+            by_weight = np.argsort(self._weights[tied], kind='stable')
+            stale = np.concatenate([older, tied[by_weight[: surplus - len(older)]]])
+        keep = np.ones(self._size, bool)
+        keep[stale] = False
+        self._compact(keep)
+        self.evicted += len(stale)
+
+    def _compact(self, keep: np.ndarray) -> None:
+        """Move the kept rows [size] to the front and renumber the index."""
+        size = int(keep.sum())
+        for column in (self._features, self._weights, self._confidence, self._observations,
+                       self._observed_at):
+            column[:size] = column[: self._size][keep]
+        renumbered = np.cumsum(keep, dtype=np.int32) - 1
+        staying = keep[self._index_rows]
+        self._index_keys = self._index_keys[staying]
+        self._index_rows = renumbered[self._index_rows[staying]]
+        self._size = size
+
+
+def automatic_voxel_size(points: np.ndarray) -> float:
+    """Return 1 % of the median depth of points [n, 3] in map axes (x forward); FrameError if 0."""
+    size = AUTOMATIC_SHARE * float(np.median(np.abs(points[:, 0])))
+    if not np.isfinite(size) or size <= 0.0:
+        raise FrameError(f'points: expected a median depth above zero, got voxel size {size}')
+    return size
+
+
+def _check_shapes(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> None:
+    n = len(confidence)
+    for name, array, shape in (('points', points, (n, 3)), ('colors', colors, (n, 3)),
+                               ('confidence', confidence, (n,))):
+        if array.shape != shape:
+            raise ValueError(f'{name}: expected shape {shape}, got {array.shape}')
+    if colors.dtype != np.uint8:
+        raise ValueError(f'colors: expected uint8, got {colors.dtype}')

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trajectory errors on motions whose answers are known by hand."""
+import numpy as np
+import pytest
+
+from spann3r_ros.evaluation import trajectories
+
+
+def turn(axis: int, degrees: float) -> np.ndarray:
+    """Return the rotation about one coordinate axis."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    i, j = [k for k in range(3) if k != axis]
+    rotation = np.eye(3)
+    rotation[i, i] = rotation[j, j] = c
+    rotation[i, j], rotation[j, i] = -s, s
+    return rotation
+
+
+def orbit(count: int = 20) -> np.ndarray:
+    """Return poses on a tilted circle, turning 9 degrees a frame."""
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    for i in range(count):
+        poses[i, :3, :3] = turn(2, 9.0 * i)
+        poses[i, :3, 3] = turn(0, 20.0) @ turn(2, 9.0 * i) @ [1.5, 0.0, 0.2 * np.sin(i)]
+    return poses
+
+
+def moved(poses: np.ndarray, scale: float, rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return the same motion seen from another world of another scale."""
+    result = poses.copy()
+    result[:, :3, :3] = rotation @ poses[:, :3, :3]
+    result[:, :3, 3] = scale * poses[:, :3, 3] @ rotation.T + shift
+    return result
+
+
+def test_similarity_is_recovered() -> None:
+    rotation, shift = turn(0, 40.0) @ turn(1, -70.0), np.array([3.0, -1.0, 0.5])
+    source = np.random.default_rng(0).normal(size=(30, 3))
+    found = trajectories.fit_similarity(source, 2.5 * source @ rotation.T + shift)
+    assert found.scale == pytest.approx(2.5)
+    np.testing.assert_allclose(found.rotation, rotation, atol=1e-12)
+    np.testing.assert_allclose(found.translation, shift, atol=1e-12)
+
+
+def test_similarity_never_mirrors() -> None:
+    source = np.random.default_rng(1).normal(size=(30, 3))
+    found = trajectories.fit_similarity(source, source * [1.0, 1.0, -1.0])
+    assert np.linalg.det(found.rotation) == pytest.approx(1.0)
+
+
+def test_ate_ignores_world_and_scale() -> None:
+    truth = orbit()
+    estimate = moved(truth, 0.4, turn(1, 33.0), np.array([1.0, 2.0, 3.0]))
+    assert trajectories.absolute_trajectory_error(estimate, truth) < 1e-12
+    assert trajectories.absolute_trajectory_error(estimate, truth, with_scale=False) > 0.3
+
+
+def test_ate_of_known_noise_is_its_size() -> None:
+    truth = orbit(400)
+    estimate = truth.copy()
+    estimate[:, :3, 3] += 0.01 * np.random.default_rng(2).normal(size=(400, 3))
+    error = trajectories.absolute_trajectory_error(estimate, truth)
+    assert error == pytest.approx(0.01 * np.sqrt(3.0), rel=0.1)
+
+
+def test_rotation_error_is_the_angle_between() -> None:
+    truth = orbit()
+    estimate = truth.copy()
+    estimate[:, :3, :3] = truth[:, :3, :3] @ turn(0, 7.0)
+    np.testing.assert_allclose(trajectories.rotation_errors_deg(estimate, truth), 7.0)
+
+
+def test_half_turn_is_180_degrees() -> None:
+    np.testing.assert_allclose(trajectories.rotation_angles_deg(turn(1, 180.0)[None]), 180.0)
+
+
+def test_relative_errors_see_only_the_broken_step() -> None:
+    truth = orbit(10)
+    estimate = truth.copy()
+    estimate[5:, 0, 3] += 0.3
+    errors = trajectories.relative_pose_errors(estimate, truth)
+    assert errors.translation[4] == pytest.approx(0.3)
+    assert np.delete(errors.translation, 4).max() < 1e-12
+    assert errors.rotation_deg.max() < 1e-6
+
+
+def test_relative_errors_honour_scale() -> None:
+    truth = orbit(10)
+    estimate = moved(truth, 0.5, np.eye(3), np.zeros(3))
+    assert trajectories.relative_pose_errors(estimate, truth).translation.min() > 0.05
+    assert trajectories.relative_pose_errors(estimate, truth, scale=2.0).translation.max() < 1e-12
+
+
+def test_unequal_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match='as many poses'):
+        trajectories.absolute_trajectory_error(orbit(5), orbit(6))
