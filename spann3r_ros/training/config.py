@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run consists of: network, stages, optimiser."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from spann3r_ros.model.config import Spann3RConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A share of the run with its mix of sequences.
+
+    Each step draws one of `lengths` (frames per sequence) and fills about `frames_per_step`
+    frames with sequences of it; `motion` (start, end) scales the camera's motion range, and
+    sequences longer than 8 frames move less, so that they stay in the room.
+    """
+
+    share: float
+    lengths: tuple[int, ...]
+    motion: tuple[float, float] = (1.0, 1.0)
+
+
+def small_network() -> Spann3RConfig:
+    """Return the sizes of the bundled network."""
+    return Spann3RConfig(
+        image_height=96, image_width=96, patch_size=12, encoder_width=192, encoder_depth=4,
+        encoder_heads=4, decoder_width=192, decoder_depth=3, decoder_heads=4, value_depth=2,
+        value_heads=4, head='linear', learned_positions=True)
+
+
+CURRICULUM = (
+    Stage(0.15, (3,), (0.25, 0.6)),
+    Stage(0.25, (5,), (0.5, 0.6)),
+    Stage(0.20, (5, 8), (0.6, 0.6)),
+    Stage(0.40, (5, 10, 24), (0.6, 0.6)),
+)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A whole run; equal configs and seeds give equal curves on equal hardware.
+
+    `turn_share` of the steps walk steady level turns of `turn_range_deg` a frame, to either side;
+    the others wander. The best confidence C of a pixel with relative error e is alpha / e, so what
+    leaves the network, (C - 1) / C, tends to 1 - e / alpha.
+    """
+
+    network: Spann3RConfig = field(default_factory=small_network)
+    stages: tuple[Stage, ...] = CURRICULUM
+    steps: int = 2600
+    frames_per_step: int = 72
+    warmup_steps: int = 60
+    decay_share: float = 0.45
+    muon_lr: float = 2e-3
+    adam_lr: float = 1e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    average_decay: float = 0.998
+    alpha: float = 0.5
+    attention_weight: float = 0.1
+    field_of_view_deg: float = 80.0
+    field_of_view_jitter_deg: float = 0.0
+    turn_share: float = 0.3
+    turn_range_deg: tuple[float, float] = (2.0, 14.0)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Muon: momentum whose update is orthogonalised, for the hidden matrices of a transformer."""
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+# Quintic Newton-Schulz iteration that drives singular values towards one (Jordan et al., 2024).
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """Return the nearest semi-orthogonal matrices, roughly, of a stack [count, rows, columns]."""
+    a, b, c = COEFFICIENTS
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(rounds):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon in fp32, where torch's own works in bf16: slow on CPUs without bf16 arithmetic.
+
+    The update is scaled to the root mean square of an Adam update, so the learning rate means
+    the same for both.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95,
+                 weight_decay: float = 0.0, share: tuple[int, int] = (0, 1)) -> None:
+        super().__init__(params, {'lr': lr, 'momentum': momentum, 'weight_decay': weight_decay})
+        self._index, self._count = share
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Apply one update from the gradients at hand.
+
+        Processes with equal gradients split the work: `share` is (this process, how many).
+        """
+        for group in self.param_groups:
+            stacks: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group['params']:
+                if parameter.grad is not None:
+                    stacks[parameter.shape].append(parameter)
+            for shape, parameters in stacks.items():
+                updates = self._updates(parameters, group['momentum'])
+                scale = 0.2 * math.sqrt(max(shape))
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1.0 - group['lr'] * group['weight_decay'])
+                    parameter.add_(update, alpha=-group['lr'] * scale)
+
+    def _updates(self, parameters: list[Tensor], momentum: float) -> Tensor:
+        directions = torch.stack([self._direction(item, momentum) for item in parameters])
+        if self._count == 1:
+            return orthogonalise(directions)
+        mine = slice(self._index, None, self._count)
+        updates = torch.zeros_like(directions)
+        if len(directions[mine]):
+            updates[mine] = orthogonalise(directions[mine])
+        dist.all_reduce(updates)
+        return updates
+
+    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
+        state = self.state[parameter]
+        if 'momentum' not in state:
+            state['momentum'] = torch.zeros_like(parameter)
+        state['momentum'].lerp_(parameter.grad, 1.0 - momentum)
+        return parameter.grad.lerp(state['momentum'], momentum)

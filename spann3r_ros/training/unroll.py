@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training-time forward pass: whole sequences, gradients through the memory."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spann3r_ros.model.heads import DensePrediction
+from spann3r_ros.model.memory import attend_memory
+from spann3r_ros.model.spann3r import Spann3R
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Predictions of a sequence of n frames.
+
+    `reference[t]` is frame t's map (t = 0 .. n-2), `target[t]` is frame t+1's map, and
+    `attention[t]` [batch, tokens, (t+1) * tokens] is frame t+1's memory read (t = 0 .. n-3).
+    """
+
+    reference: list[DensePrediction]
+    target: list[DensePrediction]
+    attention: list[Tensor]
+
+
+def unroll(model: Spann3R, images: Tensor) -> Unrolled:
+    """Run sequences [batch, frames, 3, height, width] in [-1, 1] through the network.
+
+    As in the paper's training every frame is written to memory and no weight is cut.
+    """
+    batch, frames = images.shape[:2]
+    grid = model.config.grid(*images.shape[-2:])
+    features = model.dust3r.encode(images.flatten(0, 1)).unflatten(0, (batch, frames)).unbind(1)
+    result = Unrolled([], [], [])
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    query = None
+    for t in range(frames - 1):
+        fused = features[t]
+        if query is not None:
+            readout, attention = attend_memory(model.norm_q(query), torch.cat(keys, dim=1),
+                                               torch.cat(values, dim=1), threshold=0.0)
+            fused = readout + query
+            result.attention.append(attention)
+        tokens, target_tokens = model.dust3r.decode(fused, features[t + 1], grid)
+        prediction = model.predict_reference(tokens, grid)
+        result.reference.append(prediction)
+        result.target.append(model.predict_target(target_tokens, grid))
+        if t < frames - 2:
+            query = model.query(features[t + 1], target_tokens)
+            key = model.key(features[t], tokens)
+            keys.append(model.norm_k(key))
+            values.append(model.norm_v(model.encode_value(prediction.points) + key))
+    return result

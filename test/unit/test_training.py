@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training: the unrolled pass equals streaming, the optimiser orthogonalises, runs resume."""
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.training.config import Stage, TrainingConfig, small_network
+from spann3r_ros.training.loop import (
+    Rank,
+    Trainer,
+    learning_rate_scale,
+    locate_stage,
+    split_parameters,
+)
+from spann3r_ros.training.muon import orthogonalise
+from spann3r_ros.training.objective import memory_supervision
+from spann3r_ros.training.unroll import unroll
+
+TINY = Spann3RConfig(
+    image_height=32, image_width=48, patch_size=8, encoder_width=32, encoder_depth=1,
+    encoder_heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2, value_depth=1,
+    value_heads=2, head='linear', learned_positions=True)
+# Nothing is cut, dropped or pruned: what training sees.
+OPEN_MEMORY = MemoryConfig(long_term_tokens=1000, similarity_threshold=1.0,
+                           attention_threshold=0.0)
+
+
+def square_tiny() -> Spann3RConfig:
+    return replace(TINY, image_height=48)
+
+
+def tiny_run(steps: int) -> TrainingConfig:
+    return TrainingConfig(network=square_tiny(), stages=(Stage(1.0, (3, 4)),), steps=steps,
+                          frames_per_step=8, warmup_steps=2)
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / 'curve.csv').open() as file:
+        return [{key: value for key, value in row.items() if key != 'seconds'}
+                for row in csv.DictReader(file)]
+
+
+def test_unroll_equals_streaming_when_memory_is_never_cut() -> None:
+    torch.manual_seed(0)
+    model = Spann3R(TINY).eval()
+    images = torch.rand(1, 5, 3, 32, 48) * 2 - 1
+    with torch.no_grad():
+        whole = unroll(model, images)
+    state = model.start(32, 48, OPEN_MEMORY)
+    steps = [model.step(state, image[None], provisional=True) for image in images[0]]
+    assert steps[0].refined is None
+    for t in range(4):
+        torch.testing.assert_close(steps[t + 1].refined.points, whole.reference[t].points)
+        torch.testing.assert_close(steps[t + 1].provisional.logit, whole.target[t].logit)
+
+
+def test_unroll_carries_gradient_from_the_last_map_to_the_first_key() -> None:
+    torch.manual_seed(0)
+    model = Spann3R(TINY)
+    output = unroll(model, torch.rand(1, 3, 3, 32, 48))
+    output.reference[-1].points.sum().backward()
+    assert model.attn_head_1[0].weight.grad.abs().max() > 0
+    assert model.value_out.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('shape', [(2, 24, 96), (2, 96, 24), (1, 32, 32)])
+def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.max() < 1.4
+    assert values.median() > 0.6
+
+
+def test_split_parameters_takes_every_parameter_once() -> None:
+    model = Spann3R(TINY)
+    hidden, rest = split_parameters(model)
+    assert len(hidden) + len(rest) == len(list(model.parameters()))
+    assert all(item.ndim == 2 for item in hidden)
+
+
+def test_memory_supervision_prefers_attention_on_the_same_place() -> None:
+    # Two equal views of a wall: query patch i sees the place of memory patch i.
+    y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing='ij')
+    wall = torch.stack((x, y, torch.full_like(x, 30.0)), dim=-1)
+    points = wall.expand(1, 2, 24, 24, 3)
+    right = torch.eye(9)[None]
+    assert memory_supervision([right], points, patch_size=8) < 1e-5
+    assert memory_supervision([right.roll(1, dims=1)], points, patch_size=8) > 5.0
+
+
+def test_memory_supervision_leaves_unknown_places_out() -> None:
+    near = torch.rand(1, 1, 24, 24, 3)
+    points = torch.cat((near, near + 1000.0), dim=1)
+    assert memory_supervision([torch.full((1, 9, 9), 1 / 9)], points, patch_size=8) == 0.0
+
+
+def test_stages_follow_each_other_by_share() -> None:
+    stages = (Stage(0.25, (3,)), Stage(0.75, (5,)))
+    assert locate_stage(stages, 0.0) == (stages[0], 0.0)
+    assert locate_stage(stages, 0.25)[0] is stages[1]
+    assert locate_stage(stages, 0.625)[1] == pytest.approx(0.5)
+
+
+def test_learning_rate_warms_up_holds_and_decays() -> None:
+    config = replace(tiny_run(100), warmup_steps=10, decay_share=0.2)
+    scales = [learning_rate_scale(config, step) for step in range(100)]
+    assert scales[0] == pytest.approx(0.1)
+    assert scales[50] == 1.0
+    assert scales[90] == pytest.approx(0.5)
+    assert 0.0 < scales[99] < 0.1
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    Trainer(tiny_run(12), tmp_path, Rank()).run()
+    losses = [float(row['loss']) for row in curve(tmp_path)]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+
+
+def test_resumed_run_has_the_curve_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, split = tmp_path / 'whole', tmp_path / 'split'
+    Trainer(tiny_run(6), whole, Rank()).run()
+
+    first = Trainer(tiny_run(6), split, Rank())
+    while first.step < 3:
+        first.advance()
+    first.save()
+    second = Trainer(tiny_run(6), split, Rank())
+    assert second.resume()
+    second.run()
+    assert curve(split) == curve(whole)
+
+
+def test_bundled_network_sizes_are_valid() -> None:
+    network = small_network()
+    assert network.grid(network.image_height, network.image_width) == (8, 8)
