@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m spann3r_ros.cli` is the same as `spann3r`."""
+import sys
+
+from spann3r_ros.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r evaluate`: held-out rooms beside trivial answers and reference figures."""
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spann3r_ros.evaluation.held_out import TurnResult
+
+SUMMARY = 'score a checkpoint on unseen procedural rooms, beside two trivial answers'
+HEADER = ('sequence', 'answer', 'accuracy', 'completion', 'point', 'rotation', 'position')
+NOTE = """\
+Streaming inference, one refined pointmap per frame, compared in the first camera's frame after
+fitting one global scale (least squares over all points); nothing else is aligned.
+accuracy, completion: mean nearest distance / mean of the room's two horizontal sides.
+point: mean distance to the true point / mean true distance. rotation, position: of poses solved
+by PnP (median degrees; RMS / mean side). "true poses + median depth" is told the truth's poses."""
+ANSWERS = {'plane': 'plane, camera still', 'median': 'median pointmap',
+           'posed_depth': 'true poses + median depth'}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--rooms', type=int, default=12, help='default: %(default)s')
+    parser.add_argument('--long-term-tokens', type=int, default=4000,
+                        help='capacity of the long-term memory (default: %(default)s)')
+    parser.add_argument('--reference', type=Path, help='JSON file of figures to print beside')
+    parser.add_argument('--output', type=Path, help='JSON file to write the results to')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the file."""
+    from tqdm import tqdm
+
+    from spann3r_ros.evaluation.held_out import evaluate_held_out
+    from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig
+    from spann3r_ros.evaluation.tables import format_table
+    from spann3r_ros.mapping.reconstructor import create_reconstructor
+    from spann3r_ros.model.config import MemoryConfig
+    reference = read_reference(args.reference)
+    memory = MemoryConfig(long_term_tokens=args.long_term_tokens)
+    config = HeldOutConfig(rooms=args.rooms)
+    reconstructor = create_reconstructor(args.checkpoint, args.device, memory)
+    with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar:
+        results = evaluate_held_out(reconstructor, config, bar.update)
+    print(format_table(HEADER, table_rows(results, reference)))
+    print(NOTE)
+    if args.output:
+        args.output.write_text(json.dumps({
+            'checkpoint': args.checkpoint.name, 'config': asdict(config),
+            'memory': asdict(memory), 'results': [asdict(item) for item in results],
+        }, indent=2) + '\n')
+    return 0
+
+
+def read_reference(path: Path | None) -> dict[str, Any]:
+    """Return {'name': ..., 'turns': {turn: {column: value}}} of a file, empty without one."""
+    if path is None:
+        return {'name': '', 'turns': {}}
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or not {'name', 'turns'} <= set(content):
+        raise ValueError(f'reference: expected "name" and "turns" in {path}')
+    return content
+
+
+def table_rows(results: list[TurnResult], reference: dict[str, Any]) -> list[list[str]]:
+    """Return the cells: per sequence the network, the reference and the trivial answers."""
+    rows = []
+    for result in results:
+        values = {'this checkpoint': asdict(result.network) | asdict(result.network_poses)}
+        if result.turn in reference['turns']:
+            values[reference['name']] = reference['turns'][result.turn]
+        values |= {label: asdict(getattr(result, name)) for name, label in ANSWERS.items()}
+        for index, (label, scores) in enumerate(values.items()):
+            rows.append([result.turn if index == 0 else '', label, *map(
+                lambda column, scores=scores: cell(scores, column),
+                ('accuracy', 'completion', 'point', 'rotation_deg', 'position'))])
+    return rows
+
+
+def cell(scores: dict[str, float], column: str) -> str:
+    """Return one value as text, a dash where there is none."""
+    if column not in scores:
+        return '-'
+    return f'{scores[column]:.1f} deg' if column == 'rotation_deg' else f'{scores[column]:.3f}'

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r COMMAND`: finds the command's module; heavy imports wait until it runs."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# Command and the module that has SUMMARY, add_arguments(parser) and run(args) -> exit status.
+COMMANDS = {
+    'info': 'info',
+    'convert': 'convert',
+    'evaluate': 'evaluate',
+    'make-demo-bag': 'make_demo_bag',
+    'photos-to-bag': 'photos_to_bag',
+    'report': 'report',
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog='spann3r', description='Work with Spann3R checkpoints, bags and maps; needs no ROS.')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    for name, module_name in COMMANDS.items():
+        module = import_module(f'spann3r_ros.cli.{module_name}')
+        command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    # What the user can mend: a wrong value, a missing or unreadable file.
+    except (ValueError, OSError) as error:
+        print(f'spann3r: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth shift and scale that bring a predicted sequence onto the true one, by medians."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SCALE_BOUNDS = (1e-3, 1e3)
+
+
+@dataclass(frozen=True)
+class MedianFrame:
+    """Median depth of a sequence, and the median distance from its median point after that."""
+
+    depth: float
+    scale: float
+
+    def centre(self, points: np.ndarray) -> np.ndarray:
+        """Return points [..., 3] with the median depth taken from z."""
+        return points - np.array([0.0, 0.0, self.depth])
+
+
+@dataclass(frozen=True)
+class MedianAlignment:
+    """How a predicted and a true sequence, both in the first camera's frame, lie to each other."""
+
+    predicted: MedianFrame
+    truth: MedianFrame
+
+    @property
+    def scale(self) -> float:
+        """Return the factor that brings predicted lengths to true ones."""
+        return self.truth.scale / float(np.clip(self.predicted.scale, *SCALE_BOUNDS))
+
+    def centre_prediction(self, points: np.ndarray) -> np.ndarray:
+        """Return predicted points [..., 3] where they lie upon `truth.centre` of true ones."""
+        return self.predicted.centre(points) * self.scale
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        """Return predicted points [..., 3] at the depth and scale of the truth."""
+        return self.centre_prediction(points) + np.array([0.0, 0.0, self.truth.depth])
+
+
+def align_by_medians(predicted: np.ndarray, truth: np.ndarray,
+                     valid: np.ndarray) -> MedianAlignment:
+    """Measure two sequences of points [..., 3] where `valid` [...] bool holds.
+
+    Raises ValueError for shapes that do not belong together or without a valid point.
+    """
+    if predicted.shape != truth.shape or predicted.shape != (*valid.shape, 3):
+        raise ValueError('predicted, truth, valid: expected shapes [..., 3], [..., 3], [...], '
+                         f'got {predicted.shape}, {truth.shape}, {valid.shape}')
+    if not valid.any():
+        raise ValueError('valid: expected at least one valid point, got none')
+    return MedianAlignment(_measure(predicted[valid]), _measure(truth[valid]))
+
+
+def _measure(points: np.ndarray) -> MedianFrame:
+    depth = lower_median(points[:, 2])
+    centred = points - np.array([0.0, 0.0, depth])
+    middle = np.array([lower_median(axis) for axis in centred.T])
+    return MedianFrame(depth, lower_median(np.linalg.norm(centred - middle, axis=1)))
+
+
+def lower_median(values: np.ndarray) -> float:
+    """Return the median of values [n], of an even number the lower of the two in the middle."""
+    middle = (len(values) - 1) // 2
+    return float(np.partition(values, middle)[middle])

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors between camera poses `world_from_camera` [n, 4, 4] and true ones."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Maps source points to target points: x -> scale * rotation @ x + translation."""
+
+    scale: float
+    rotation: np.ndarray
+    translation: np.ndarray
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        """Return the mapped points [..., 3]."""
+        return self.scale * points @ self.rotation.T + self.translation
+
+
+@dataclass(frozen=True)
+class RelativeErrors:
+    """Errors of the motion over `step` frames, one entry per pair; scale already applied."""
+
+    translation: np.ndarray
+    rotation_deg: np.ndarray
+
+
+def check_poses(name: str, poses: np.ndarray) -> np.ndarray:
+    """Return the poses as float64 [n, 4, 4]; ValueError if empty, misshapen or not finite."""
+    poses = np.asarray(poses, dtype=np.float64)
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or len(poses) == 0:
+        raise ValueError(f'{name}: expected poses [n, 4, 4], at least one, got {poses.shape}')
+    if not np.isfinite(poses).all():
+        raise ValueError(f'{name}: expected finite poses, got NaN or infinity')
+    return poses
+
+
+def check_pose_pairs(estimate: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return two float64 arrays [n, 4, 4] whose rows belong together; ValueError otherwise."""
+    estimate, truth = check_poses('estimate', estimate), check_poses('truth', truth)
+    if len(estimate) != len(truth):
+        raise ValueError(f'estimate and truth: expected as many poses in both, '
+                         f'got {len(estimate)} and {len(truth)}')
+    return estimate, truth
+
+
+def rotation_angles_deg(rotations: np.ndarray) -> np.ndarray:
+    """Return the angle of each rotation matrix [n, 3, 3] in degrees."""
+    # atan2 of sine and cosine: arccos alone loses half the digits near zero
+    skew = rotations - np.swapaxes(rotations, -1, -2)
+    sine = 0.5 * np.sqrt(skew[:, 2, 1] ** 2 + skew[:, 0, 2] ** 2 + skew[:, 1, 0] ** 2)
+    cosine = 0.5 * (np.trace(rotations, axis1=-2, axis2=-1) - 1.0)
+    return np.degrees(np.arctan2(sine, cosine))
+
+
+def rotation_errors_deg(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the angle between corresponding orientations in degrees [n]; nothing is aligned."""
+    estimate, truth = check_pose_pairs(estimate, truth)
+    return rotation_angles_deg(np.swapaxes(estimate[:, :3, :3], 1, 2) @ truth[:, :3, :3])
+
+
+def fit_similarity(source: np.ndarray, target: np.ndarray, with_scale: bool = True) -> Similarity:
+    """Return the least-squares similarity (or rigid motion) taking source [n, 3] to target.
+
+    The closed form of Umeyama (1991). Collinear points leave the turn about their line free;
+    any minimiser is returned. ValueError for fewer than two points, or all at one place.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    if source.shape != target.shape or source.ndim != 2 or len(source) < 2:
+        raise ValueError(f'source and target: expected two arrays [n >= 2, 3] of one shape, '
+                         f'got {source.shape} and {target.shape}')
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    source_part, target_part = source - source_mean, target - target_mean
+    variance = (source_part ** 2).sum()
+    if variance == 0.0:
+        raise ValueError('source: expected points at two places at least, got one')
+    u, spread, vt = np.linalg.svd(target_part.T @ source_part)
+    mirror = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    rotation = (u * mirror) @ vt
+    scale = float((spread * mirror).sum() / variance) if with_scale else 1.0
+    return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
+
+
+def absolute_trajectory_error(estimate: np.ndarray, truth: np.ndarray,
+                              with_scale: bool = True) -> float:
+    """Return the RMS distance of camera centres after one similarity (or rigid) alignment."""
+    estimate, truth = check_pose_pairs(estimate, truth)
+    alignment = fit_similarity(estimate[:, :3, 3], truth[:, :3, 3], with_scale)
+    return root_mean_square(alignment.apply(estimate[:, :3, 3]) - truth[:, :3, 3])
+
+
+def relative_pose_errors(estimate: np.ndarray, truth: np.ndarray, step: int = 1,
+                         scale: float = 1.0) -> RelativeErrors:
+    """Return errors of the motion from frame i to frame i + step, estimates times `scale`."""
+    estimate, truth = check_pose_pairs(estimate, truth)
+    if not 0 < step < len(truth):
+        raise ValueError(f'step: expected 1 to {len(truth) - 1}, got {step}')
+    estimate = estimate.copy()
+    estimate[:, :3, 3] *= scale
+    error = np.linalg.inv(motion(truth, step)) @ motion(estimate, step)
+    return RelativeErrors(np.linalg.norm(error[:, :3, 3], axis=1),
+                          rotation_angles_deg(error[:, :3, :3]))
+
+
+def motion(poses: np.ndarray, step: int) -> np.ndarray:
+    """Return camera i from camera i + step for all i [n - step, 4, 4]."""
+    return np.linalg.inv(poses[:-step]) @ poses[step:]
+
+
+def root_mean_square(offsets: np.ndarray) -> float:
+    """Return the root of the mean squared length of the rows [n, 3]."""
+    return float(np.sqrt((offsets ** 2).sum(axis=1).mean()))

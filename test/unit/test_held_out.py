@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The held-out evaluation scores truth as truth and notices what is wrong."""
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+
+from spann3r_ros.evaluation import held_out_rooms
+from spann3r_ros.evaluation.held_out import evaluate_held_out
+from spann3r_ros.evaluation.held_out_rooms import (
+    HeldOutConfig,
+    Sequence,
+    Turn,
+    depth_images,
+    draw_sequences,
+    unseen_rooms,
+)
+from spann3r_ros.mapping.types import FrameError, Pointmap, StepResult
+from spann3r_ros.training.rooms import RoomConfig
+
+SIZE = 32
+CONFIG = HeldOutConfig(rooms=2, training_rooms=3, turns=(Turn(3),), query_points=500)
+
+
+@pytest.fixture(autouse=True)
+def few_textures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out_rooms, 'RoomConfig',
+                        partial(RoomConfig, textures=6, texture_size=16))
+
+
+class Oracle:
+    """Knows the held-out rooms; halves the scale, stretches x, forgets frames as told."""
+
+    input_size = (SIZE, SIZE)
+
+    def __init__(self, stretch: float = 1.0, forgetful: bool = False) -> None:
+        self._stretch = stretch
+        self._forgetful = forgetful
+        self._sequences: Iterator[Sequence] = (
+            sequence for turn in CONFIG.turns
+            for sequence in draw_sequences(unseen_rooms(CONFIG, SIZE), CONFIG.rooms, turn))
+
+    def reset(self) -> None:
+        self._sequence = next(self._sequences)
+        self._count = 0
+
+    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+        assert not provisional
+        np.testing.assert_array_equal(image, self._sequence.images[self._count])
+        self._count += 1
+        return StepResult(None if self._count == 1 else self._answer(self._count - 2), None)
+
+    def flush(self) -> Pointmap | None:
+        return None if self._forgetful else self._answer(self._count - 1)
+
+    def _answer(self, index: int) -> Pointmap:
+        points = 0.5 * self._sequence.points[index] * [self._stretch, 1.0, 1.0]
+        return Pointmap(points.astype(np.float32), np.full((SIZE, SIZE), 0.5, np.float32))
+
+
+def test_truth_at_another_scale_scores_zero() -> None:
+    result = evaluate_held_out(Oracle(), CONFIG)[0]
+    assert max(result.network.accuracy, result.network.completion, result.network.point) < 1e-5
+    assert result.network_poses.rotation_deg < 0.01
+    assert result.network_poses.position < 1e-4
+    assert result.network_poses.unsolved == 0.0
+
+
+def test_stretched_truth_scores_worse() -> None:
+    result = evaluate_held_out(Oracle(stretch=1.5), CONFIG)[0]
+    assert result.network.point > 0.05
+    assert result.network.accuracy > 0.01
+
+
+def test_baselines_are_bad_and_true_poses_help() -> None:
+    result = evaluate_held_out(Oracle(), CONFIG)[0]
+    assert min(result.plane.accuracy, result.median.accuracy) > 0.02
+    assert result.posed_depth.point < result.plane.point
+
+
+def test_a_missing_pointmap_is_an_error() -> None:
+    with pytest.raises(FrameError, match='expected 3 pointmaps, got 2'):
+        evaluate_held_out(Oracle(forgetful=True), CONFIG)
+
+
+def test_rooms_repeat_and_depth_is_each_cameras_own() -> None:
+    first, again = (list(draw_sequences(unseen_rooms(CONFIG, SIZE), 1, Turn(3)))[0]
+                    for _ in range(2))
+    np.testing.assert_array_equal(first.images, again.images)
+    depth = depth_images(first)
+    assert depth.min() > 0.0
+    rays = np.linalg.inv(first.intrinsics.matrix) @ [5.0, 7.0, 1.0]
+    expected = first.poses[2][:3, :3] @ (rays * depth[2, 7, 5]) + first.poses[2][:3, 3]
+    np.testing.assert_allclose(first.points[2, 7, 5], expected, atol=1e-4)
+
+
+def test_training_seed_is_refused() -> None:
+    with pytest.raises(ValueError, match='others than in training'):
+        HeldOutConfig(textures_seed=HeldOutConfig().training_textures_seed)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's table and picture show what there is, and what is missing."""
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from spann3r_ros.cli.report import find_faults, run_rows
+from spann3r_ros.evaluation.bag_truth import Truth
+from spann3r_ros.evaluation.picture import PANEL_WIDTH, draw_map
+from spann3r_ros.evaluation.report import AlignmentError, Comparison, compare
+from spann3r_ros.evaluation.splat import orbit_view, splat, top_view
+from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL
+from spann3r_ros.mapping.types import StampedPose
+from spann3r_ros.mapping.voxel_map import VoxelCloud
+
+RUN = {'images': 60, 'received': 60, 'processed': 57, 'skipped': 1, 'dropped': 1, 'failed': 1,
+       'wall_sec': 3.0, 'latencies_sec': [0.1] * 9 + [1.0], 'inference_sec': [0.05]}
+SCALE, SHIFT = 2.0, np.array([3.0, 1.0, 1.5])
+
+
+@pytest.fixture
+def truth() -> Truth:
+    """A walk round a box room, camera 1.5 above the floor."""
+    rng = np.random.default_rng(0)
+    walls = rng.uniform([0.0, 0.0, 0.0], [6.0, 4.0, 2.5], (3000, 3))
+    walls[:1000, 2] = 0.0
+    walls[1000:2000, 0] = 6.0
+    walls[2000:, 2] = 2.5
+    poses = []
+    for index, angle in enumerate(np.linspace(0.0, 4.0, 20)):
+        pose = np.eye(4)
+        pose[:3, :3] = MAP_FROM_OPTICAL[:3, :3]
+        pose[:3, 3] = [3 + 1.5 * np.cos(angle), 2 + np.sin(angle), 1.5]
+        poses.append(StampedPose(index, 'camera', pose))
+    outline = np.array([[0.0, 0, 0], [6, 0, 0], [6, 4, 0], [0, 4, 0]])
+    return Truth(poses, walls, outline)
+
+
+def estimate(truth: Truth, error: float = 0.0) -> tuple[VoxelCloud, list[StampedPose]]:
+    """Return the truth as a map of half the size, elsewhere; `error` lifts the points."""
+    points = ((truth.points + [0.0, 0.0, error] - SHIFT) / SCALE).astype(np.float32)
+    poses = []
+    for pose in truth.poses:
+        matrix = pose.world_from_camera.copy()
+        matrix[:3, 3] = (matrix[:3, 3] - SHIFT) / SCALE
+        poses.append(replace(pose, world_from_camera=matrix))
+    colors = np.tile(np.array([[200, 30, 30]], np.uint8), (len(points), 1))
+    return VoxelCloud(points, colors, np.ones(len(points), np.float32)), poses
+
+
+def test_perfect_map_of_another_scale_has_no_error(truth: Truth) -> None:
+    found = compare(*estimate(truth), truth)
+    assert found.alignment.scale == pytest.approx(SCALE)
+    assert found.trajectory_error < 1e-6
+    assert found.rotation_deg < 1e-3
+    assert found.accuracy is not None and found.completion is not None
+    assert max(found.accuracy.mean, found.completion.mean) < 1e-5
+
+
+def test_lifted_map_shows_in_accuracy(truth: Truth) -> None:
+    found = compare(*estimate(truth, error=0.05), truth)
+    assert found.accuracy is not None
+    assert 0.02 < found.accuracy.mean <= 0.05 + 1e-6
+
+
+def test_foreign_stamps_admit_no_comparison(truth: Truth) -> None:
+    cloud, poses = estimate(truth)
+    poses = [replace(pose, stamp_ns=pose.stamp_ns + 10**9) for pose in poses]
+    with pytest.raises(AlignmentError, match='got 0'):
+        compare(cloud, poses, truth)
+
+
+def count_color(picture: Path, color: tuple[int, int, int]) -> int:
+    image = cv2.imread(str(picture))[..., ::-1].astype(int)
+    return int((np.abs(image - color).max(axis=-1) < 12).sum())
+
+
+def test_picture_shows_map_path_and_truth(truth: Truth, tmp_path: Path) -> None:
+    cloud, poses = estimate(truth)
+    poses[3].world_from_camera[:3, 3] += 0.2
+    draw_map(tmp_path / 'map.png', cloud, poses, truth, compare(cloud, poses, truth))
+    assert cv2.imread(str(tmp_path / 'map.png')).shape[1] == 2 * PANEL_WIDTH
+    assert count_color(tmp_path / 'map.png', (200, 30, 30)) > 5000
+    assert count_color(tmp_path / 'map.png', (255, 176, 0)) > 300
+    assert count_color(tmp_path / 'map.png', (56, 224, 192)) > 50
+
+
+def test_picture_needs_neither_truth_nor_path(truth: Truth, tmp_path: Path) -> None:
+    cloud, _ = estimate(truth)
+    draw_map(tmp_path / 'map.png', cloud, [], None, None)
+    assert count_color(tmp_path / 'map.png', (200, 30, 30)) > 5000
+    assert count_color(tmp_path / 'map.png', (56, 224, 192)) == 0
+
+
+def test_top_view_has_x_to_the_right_and_y_up() -> None:
+    view = top_view(np.array([0.0, 0.0]), np.array([10.0, 10.0]), 100, 100)
+    np.testing.assert_allclose(view.project(np.array([[10.0, 10.0, 0.0]]))[0, :2], [100.0, 0.0])
+
+
+def test_orbit_view_looks_at_its_target_with_z_up() -> None:
+    target = np.array([1.0, 2.0, 3.0])
+    view = orbit_view(target, 2.0, 30.0, 40.0, 200, 100)
+    middle, above = view.project(np.stack([target, target + [0.0, 0.0, 1.0]]))
+    np.testing.assert_allclose(middle[:2], [100.0, 50.0])
+    assert above[0] == pytest.approx(100.0)
+    assert above[1] < 50.0
+
+
+def test_nearest_point_hides_the_others() -> None:
+    view = top_view(np.array([-1.0, -1.0]), np.array([1.0, 1.0]), 20, 20)
+    points = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+    colors = np.diag([255, 255, 255]).astype(np.uint8)
+    image = splat(view, points, colors, 4.0, (0, 0, 0), shaded=False)
+    assert image[10, 10].tolist() == [0, 255, 0]
+    assert image[0, 0].tolist() == [0, 0, 0]
+
+
+def test_complete_run_has_no_fault() -> None:
+    assert find_faults(RUN, voxels=5) == []
+
+
+@pytest.mark.parametrize(('change', 'voxels', 'fault'), [
+    ({'received': 59}, 5, '60 images in the bag, 59 received'),
+    ({'processed': 56}, 5, '60 frames received, 59 accounted for'),
+    ({}, 0, 'the map is empty'),
+])
+def test_incomplete_run_is_a_fault(change: dict[str, int], voxels: int, fault: str) -> None:
+    assert fault in find_faults(RUN | change, voxels)
+
+
+def test_rows_give_rate_and_percentiles() -> None:
+    rows = dict(run_rows(RUN))
+    assert rows['frames per second'] == '19.0'
+    assert rows['latency p50 / p95'] == '100 / 595 ms'
+    assert rows['frames dropped'] == '1'
+
+
+def test_table_columns_line_up() -> None:
+    table = format_table(('name', 'value'), [('a', '1'), ('longer', '22')])
+    assert table.splitlines() == ['name    value', '------  -----', 'a           1',
+                                  'longer     22']
+
+
+def test_ragged_table_is_refused() -> None:
+    with pytest.raises(ValueError, match='expected 2 cells'):
+        format_table(('a', 'b'), [('1',)])
+
+
+def test_comparison_without_points_has_no_cloud_errors(truth: Truth) -> None:
+    bare = Truth(truth.poses, np.zeros((0, 3)), truth.outline)
+    found: Comparison = compare(*estimate(truth), bare)
+    assert found.accuracy is None and found.completion is None
