@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between ROS messages and the mapper's values: stamps, calibration, clouds, poses."""
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import (
+    Point,
+    Pose,
+    PoseStamped,
+    PoseWithCovarianceStamped,
+    Quaternion,
+    Transform,
+    TransformStamped,
+    Vector3,
+)
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from spann3r_ros.mapping.geometry import invert, matrix_to_quaternion, transform_points
+from spann3r_ros.mapping.mapper import MappingStatus
+from spann3r_ros.mapping.types import FrameError, Intrinsics, Keyframe, StampedPose
+from spann3r_ros.mapping.voxel_map import VoxelCloud
+from spann3r_ros.msg import MapperStatus
+
+from .worker import WorkerReport
+
+SECOND_NS = 10**9
+
+POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
+                  ('confidence', '<f4')])
+# `rgb` holds 0x00RRGGBB and is declared a float: the form RViz and PCL read.
+FIELDS = [PointField(name=name, offset=offset, datatype=PointField.FLOAT32, count=1)
+          for name, (_, offset) in POINT.fields.items()]
+
+
+def to_nanoseconds(stamp: Time) -> int:
+    """Return a stamp in nanoseconds; FrameError for one before zero or out of range."""
+    if stamp.sec < 0 or stamp.nanosec >= SECOND_NS:
+        raise FrameError(f'stamp: expected sec >= 0 and nanosec < {SECOND_NS}, '
+                         f'got {stamp.sec} and {stamp.nanosec}')
+    return stamp.sec * SECOND_NS + stamp.nanosec
+
+
+def to_stamp(stamp_ns: int) -> Time:
+    """Return a stamp of integer nanoseconds."""
+    sec, nanosec = divmod(stamp_ns, SECOND_NS)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def to_header(stamp_ns: int, frame_id: str) -> Header:
+    """Return a header."""
+    return Header(stamp=to_stamp(stamp_ns), frame_id=frame_id)
+
+
+def to_intrinsics(info: CameraInfo) -> Intrinsics | None:
+    """Return the pinhole part of a calibration; None for an uncalibrated camera (K[0] = 0)."""
+    fx, _, cx, _, fy, cy = (float(value) for value in info.k[:6])
+    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0.0 and fy > 0.0):
+        return None
+    return Intrinsics(fx, fy, cx, cy, info.width, info.height)
+
+
+def to_camera_info(intrinsics: Intrinsics, header: Header) -> CameraInfo:
+    """Return the calibration of an undistorted camera."""
+    fx, fy, cx, cy = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
+    return CameraInfo(
+        header=header, width=intrinsics.width, height=intrinsics.height,
+        distortion_model='plumb_bob', d=[0.0] * 5,
+        k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0])
+
+
+def to_float_image(values: np.ndarray, header: Header) -> Image:
+    """Return a 32FC1 image of values [height, width]."""
+    height, width = values.shape
+    return Image(header=header, height=height, width=width, encoding='32FC1', is_bigendian=0,
+                 step=4 * width, data=_payload(values.astype('<f4', copy=False)))
+
+
+def to_depth(keyframe: Keyframe) -> np.ndarray:
+    """Return z in the camera's optical frame [height, width] of a keyframe's points."""
+    camera_from_world = invert(keyframe.pose.world_from_camera)
+    return transform_points(camera_from_world, keyframe.pointmap.points)[..., 2]
+
+
+def keyframe_cloud(keyframe: Keyframe, header: Header) -> PointCloud2:
+    """Return a keyframe's points, one per pixel and in the order of the image."""
+    return to_cloud(keyframe.pointmap.points, keyframe.image, keyframe.pointmap.confidence, header)
+
+
+def map_cloud(cloud: VoxelCloud, header: Header) -> PointCloud2:
+    """Return the voxel map as an unordered cloud."""
+    return to_cloud(cloud.points[None], cloud.colors[None], cloud.confidence[None], header)
+
+
+def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
+             header: Header) -> PointCloud2:
+    """Return a cloud of points [h, w, 3], RGB colours uint8 [h, w, 3] and confidence [h, w]."""
+    height, width = confidence.shape
+    cloud = np.empty((height, width), POINT)
+    cloud['x'], cloud['y'], cloud['z'] = points[..., 0], points[..., 1], points[..., 2]
+    red, green, blue = (colors[..., channel].astype(np.uint32) for channel in range(3))
+    cloud['rgb'] = red << 16 | green << 8 | blue
+    cloud['confidence'] = confidence
+    return PointCloud2(header=header, height=height, width=width, fields=FIELDS,
+                       is_bigendian=False, point_step=POINT.itemsize,
+                       row_step=width * POINT.itemsize, data=_payload(cloud),
+                       is_dense=bool(np.isfinite(points).all()))
+
+
+def to_pose(transform: np.ndarray) -> Pose:
+    """Return a rigid transform [4, 4] as a pose."""
+    x, y, z = (float(value) for value in transform[:3, 3])
+    return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion(transform))
+
+
+def to_pose_stamped(pose: StampedPose, map_frame: str) -> PoseStamped:
+    """Return a camera pose in the map."""
+    return PoseStamped(header=to_header(pose.stamp_ns, map_frame),
+                       pose=to_pose(pose.world_from_camera))
+
+
+def to_pose_with_covariance(pose: StampedPose, map_frame: str) -> PoseWithCovarianceStamped:
+    """Return a camera pose in the map; its covariance is not estimated and stays zero."""
+    message = PoseWithCovarianceStamped(header=to_header(pose.stamp_ns, map_frame))
+    message.pose.pose = to_pose(pose.world_from_camera)
+    return message
+
+
+def to_transform(pose: StampedPose, map_frame: str) -> TransformStamped:
+    """Return the transform from the map frame to the camera's optical frame."""
+    x, y, z = (float(value) for value in pose.world_from_camera[:3, 3])
+    transform = Transform(translation=Vector3(x=x, y=y, z=z),
+                          rotation=_quaternion(pose.world_from_camera))
+    return TransformStamped(header=to_header(pose.stamp_ns, map_frame),
+                            child_frame_id=pose.frame_id, transform=transform)
+
+
+def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_error: str,
+              map_frame: str) -> MapperStatus:
+    """Return the status message."""
+    accounts, latency, inference = report.accounts, report.latency, report.inference
+    memory, scale = mapping.memory.status, mapping.scale
+    return MapperStatus(
+        header=to_header(report.stamp_ns, map_frame), state=state, last_error=last_error,
+        frames_received=accounts.received, frames_processed=accounts.processed,
+        frames_skipped=accounts.skipped, frames_dropped=accounts.dropped,
+        frames_failed=accounts.failed, frames_waiting=accounts.waiting,
+        latency_last_sec=latency.last_sec, latency_mean_sec=latency.mean_sec,
+        latency_p95_sec=latency.p95_sec, latency_max_sec=latency.max_sec,
+        inference_last_sec=inference.last_sec,
+        working_frames=memory.working_frames, long_term_tokens=memory.long_term_tokens,
+        memory_tokens=memory.tokens, memory_capacity_tokens=memory.capacity_tokens,
+        memory_rejected_frames=memory.rejected_frames, prunings=memory.prunings,
+        resets=mapping.memory.resets, device_bytes=memory.device_bytes,
+        voxels=mapping.voxels, fragment_id=mapping.fragment_id, metric=scale.metric,
+        scale=scale.value, scale_variance=scale.variance, scale_source=scale.source)
+
+
+def _quaternion(transform: np.ndarray) -> Quaternion:
+    x, y, z, w = (float(value) for value in matrix_to_quaternion(transform[:3, :3]))
+    return Quaternion(x=x, y=y, z=z, w=w)
+
+
+def _payload(values: np.ndarray) -> array:
+    # The one form that every rclpy setter takes without a walk over the elements.
+    payload = array('B')
+    payload.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return payload

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images and calibration on their way into the slot."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from spann3r_ros.mapping.types import Frame, Intrinsics
+
+from . import conversions
+from .images import to_rgb
+from .parameters import NodeConfig
+from .rate import RateLimiter
+from .slot import FrameSlot, Outcome
+
+COMPRESSED = '/compressed'
+# In replay the slot holds the callback back; meanwhile the middleware keeps this many images.
+REPLAY_DEPTH = 1000
+
+
+class Intake:
+    """The subscriptions of an active node; every image ends in the slot or in an account."""
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig, slot: FrameSlot,
+                 on_failure: Callable[[Exception], None]) -> None:
+        self._node = node
+        self._config = config
+        self._slot = slot
+        self._on_failure = on_failure
+        self._limiter = RateLimiter(config.max_rate)
+        self._intrinsics: Intrinsics | None = None
+        self._info_stamp_ns = 0
+        kind, topic = self._image_topic()
+        self._subscriptions = [
+            self._subscribe(CameraInfo, 'camera_info', self._take_info),
+            self._subscribe(kind, topic, self._take_image)]
+
+    def destroy(self) -> None:
+        """Take the subscriptions away from the node."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def _image_topic(self) -> tuple[type, str]:
+        topic = self._node.resolve_topic_name('image')
+        if self._config.image_transport == 'raw':
+            return Image, topic
+        return CompressedImage, topic if topic.endswith(COMPRESSED) else topic + COMPRESSED
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> Subscription:
+        # rclpy writes overrides into the profile: each subscription needs one of its own.
+        if self._config.mode == 'replay':
+            qos = QoSProfile(depth=REPLAY_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        else:
+            qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        return self._node.create_subscription(
+            kind, topic, callback, qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+
+    def _take_info(self, info: CameraInfo) -> None:
+        self._intrinsics = conversions.to_intrinsics(info)
+        stamp = info.header.stamp
+        self._info_stamp_ns = stamp.sec * conversions.SECOND_NS + stamp.nanosec
+
+    def _take_image(self, message: Image | CompressedImage) -> None:
+        try:
+            stamp_ns = conversions.to_nanoseconds(message.header.stamp)
+            if not self._limiter.admits(stamp_ns):
+                self._slot.refuse(Outcome.SKIPPED)
+                return
+            rgb = to_rgb(message)
+            frame_id = self._config.optical_frame or message.header.frame_id
+            frame = Frame(stamp_ns, frame_id, rgb, self._calibration(stamp_ns, rgb.shape))
+        # Whatever a message does to its conversion costs this message only; it is reported.
+        except Exception as error:
+            self._slot.refuse(Outcome.FAILED)
+            self._on_failure(error)
+        else:
+            self._slot.put(frame)
+
+    def _calibration(self, stamp_ns: int, shape: tuple[int, ...]) -> Intrinsics | None:
+        """Return the camera's intrinsics when they are of this image: by size and by stamp."""
+        intrinsics = self._intrinsics
+        if intrinsics is None or (intrinsics.height, intrinsics.width) != shape[:2]:
+            return None
+        timeout_ns = self._config.camera_info_timeout_sec * conversions.SECOND_NS
+        if timeout_ns and abs(stamp_ns - self._info_stamp_ns) > timeout_ns:
+            return None
+        return intrinsics

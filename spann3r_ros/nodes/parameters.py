@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the mapper node: names, defaults and bounds are those of the dataclasses."""
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+
+from spann3r_ros.mapping.config import MapperConfig, check_settings, setting
+
+Config = TypeVar('Config')
+LINE_WIDTH = 99
+Value = bool | int | float | str
+
+# Declared by rclpy itself, or when a subscription with overridable QoS is created.
+FOREIGN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What the node adds to the mapper's own configuration."""
+
+    checkpoint: str = setting('', 'Weights, a .safetensors or .pth file; empty: the bundled model')
+    device: str = setting('auto', 'Where the network runs: auto, cpu, cuda or cuda:N')
+    mode: str = setting(
+        'live', 'live: the newest image wins; replay: every image is used, none is dropped',
+        choices=('live', 'replay'))
+    image_transport: str = setting(
+        'raw', 'Type of the image topic; compressed listens to <image>/compressed',
+        choices=('raw', 'compressed'))
+    max_rate: float = setting(
+        0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
+    camera_info_timeout_sec: float = setting(
+        1.0, 'Calibration is used when stamped this close to the image; 0: however old',
+        0.0, 3600.0)
+    map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
+    optical_frame: str = setting('', "Frame of the images; empty: the one in each image's header")
+    publish_tf: bool = setting(True, 'Publish the transform map_frame -> optical frame')
+    map_publish_period_sec: float = setting(
+        1.0, 'Least time between two messages on ~/map_points', 0.0, 3600.0)
+    map_directory: str = setting('~/.ros/spann3r_ros', 'Folder that ~/save_map writes to')
+    autostart: bool = setting(
+        True, 'Configure and activate at start; false: leave it to a lifecycle manager')
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if not self.map_frame:
+            raise ValueError('NodeConfig.map_frame: expected a frame name, got an empty string')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the parameters say at one moment."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    mapper: MapperConfig = field(default_factory=MapperConfig)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter as its dataclass field declares it."""
+
+    name: str
+    default: Value
+    metadata: Mapping[str, Any]
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return documentation and bounds as ROS shows them."""
+        descriptor = ParameterDescriptor(description=self.metadata['doc'])
+        if 'choices' in self.metadata:
+            descriptor.additional_constraints = f'one of {self.metadata["choices"]}'
+        if 'min' not in self.metadata:
+            return descriptor
+        low, high = self.metadata['min'], self.metadata['max']
+        if isinstance(self.default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(low), to_value=float(high))]
+        else:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        return descriptor
+
+    def bounds_text(self) -> str:
+        """Return the bounds in brackets, or nothing."""
+        if 'min' not in self.metadata:
+            return ''
+        return f' [{self.metadata["min"]}..{self.metadata["max"]}]'
+
+
+def all_parameters() -> list[Parameter]:
+    """Return every parameter of the node, in the order of the dataclasses."""
+    settings = Settings()
+    return [*_walk(settings.node, ''), *_walk(settings.mapper, '')]
+
+
+def declare(node: Node) -> None:
+    """Declare every parameter; ValueError names those given from outside that do not exist."""
+    parameters = all_parameters()
+    for parameter in parameters:
+        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+    known = {parameter.name for parameter in parameters}
+    unknown = sorted(name for name in node._parameter_overrides  # rclpy offers no public list
+                     if name not in known and not name.startswith(FOREIGN))
+    if unknown:
+        raise ValueError(f'unknown parameters: {", ".join(unknown)}')
+
+
+def read(node: Node, changes: Mapping[str, Value] | None = None) -> Settings:
+    """Return the node's present settings with `changes` applied; ValueError says what is wrong."""
+    changes = changes or {}
+
+    def value(name: str) -> Value:
+        return changes[name] if name in changes else node.get_parameter(name).value
+
+    return from_values(value)
+
+
+def from_values(value: Callable[[str], Value]) -> Settings:
+    """Build settings from a function that gives the value of each parameter name."""
+    defaults = Settings()
+    return Settings(_rebuild(defaults.node, '', value), _rebuild(defaults.mapper, '', value))
+
+
+def to_yaml() -> str:
+    """Return `config/mapper.yaml`: every parameter, commented, at its default."""
+    lines = [
+        '# SPDX-License-Identifier: Apache-2.0',
+        '# Every parameter of mapper_node at its default. Written from the dataclasses by',
+        '#   python3 -m spann3r_ros.nodes.parameters > config/mapper.yaml',
+        '/**:', '  ros__parameters:']
+    opened: list[str] = []
+    for parameter in all_parameters():
+        *groups, name = parameter.name.split('.')
+        for depth, group in enumerate(groups):
+            if opened[depth:depth + 1] != [group]:
+                lines.append(f'{_indent(depth)}{group}:')
+        opened = groups
+        indent = _indent(len(groups))
+        text = parameter.metadata['doc'] + parameter.bounds_text()
+        lines += textwrap.wrap(text, LINE_WIDTH - len(indent) - 2,
+                               initial_indent=f'{indent}# ', subsequent_indent=f'{indent}#   ')
+        lines.append(f'{indent}{name}: {json.dumps(parameter.default)}')
+    return '\n'.join(lines) + '\n'
+
+
+def to_markdown() -> str:
+    """Return the README's table of parameters."""
+    rows = [f'| `{item.name}` | `{json.dumps(item.default)}` | '
+            f'{item.metadata["doc"]}{item.bounds_text()} |' for item in all_parameters()]
+    return '\n'.join(['| parameter | default | meaning |', '|---|---|---|', *rows]) + '\n'
+
+
+def _indent(depth: int) -> str:
+    return '  ' * (depth + 2)
+
+
+def _walk(config: object, prefix: str) -> Iterator[Parameter]:
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from _walk(value, f'{prefix}{item.name}.')
+        else:
+            yield Parameter(prefix + item.name, value, item.metadata)
+
+
+def _rebuild(config: Config, prefix: str, value: Callable[[str], Value]) -> Config:
+    values = {}
+    for item in fields(config):
+        default = getattr(config, item.name)
+        values[item.name] = (_rebuild(default, f'{prefix}{item.name}.', value)
+                             if is_dataclass(default) else value(prefix + item.name))
+    return replace(config, **values)
+
+
+if __name__ == '__main__':
+    sys.stdout.write(to_markdown() if sys.argv[1:] == ['--markdown'] else to_yaml())

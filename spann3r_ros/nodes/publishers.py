@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the mapper node publishes; what nobody hears is not even converted."""
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from nav_msgs.msg import Path
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from spann3r_ros.mapping.types import Keyframe, MapUpdate, StampedPose
+from spann3r_ros.mapping.voxel_map import VoxelMap
+from spann3r_ros.msg import MapperStatus
+
+from . import conversions
+from .parameters import Settings
+from .transforms import CameraBroadcaster
+
+STREAM_DEPTH = 5
+
+
+class MapPublishers:
+    """Created at configure, silent until the node is active, destroyed at cleanup.
+
+    All but `publish_status` belong to the worker thread. The map and the path are latched and
+    throttled; `refresh` catches up with what the throttle or a late listener left open.
+    """
+
+    def __init__(self, node: LifecycleNode, settings: Settings) -> None:
+        self._node = node
+        self._map_frame = settings.node.map_frame
+        self._period_sec = settings.node.map_publish_period_sec
+        self._managed: list[LifecyclePublisher] = []
+        self._points = self._stream(PointCloud2, '~/points')
+        self._map_points = self._latched(PointCloud2, '~/map_points')
+        self._confidence = self._stream(Image, '~/confidence')
+        self._depth = self._stream(Image, '~/depth')
+        self._depth_info = self._stream(CameraInfo, '~/depth/camera_info')
+        self._pose = self._stream(PoseWithCovarianceStamped, '~/pose')
+        self._path = self._latched(Path, '~/path')
+        # Not managed by the lifecycle: an inactive node still tells how it fares.
+        self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
+        self._camera = (CameraBroadcaster(node, self._map_frame)
+                        if settings.node.publish_tf else None)
+        self._poses: deque[PoseStamped] = deque(maxlen=settings.mapper.path_max_size)
+        self._stamp_ns = 0
+        self._pose_stamp_ns = -1
+        self._changed = {self._map_points: False, self._path: False}
+        self._refreshed_sec = float('-inf')
+
+    def publish(self, update: MapUpdate, voxel_map: VoxelMap) -> None:
+        """Publish what one frame changed."""
+        if update.keyframe is not None:
+            self._publish_keyframe(update.keyframe)
+        if update.live_pose is not None:
+            self._publish_pose(update.live_pose)
+        if update.keyframe is not None:
+            self.refresh(voxel_map)
+
+    def refresh(self, voxel_map: VoxelMap, force: bool = False) -> None:
+        """Publish map and path if changed, due and heard; `force` needs only the change."""
+        if not force and monotonic() - self._refreshed_sec < self._period_sec:
+            return
+        header = conversions.to_header(self._stamp_ns, self._map_frame)
+        if self._is_due(self._map_points, force):
+            self._map_points.publish(conversions.map_cloud(voxel_map.arrays(), header))
+        if self._is_due(self._path, force):
+            self._path.publish(Path(header=header, poses=list(self._poses)))
+
+    def clear(self, voxel_map: VoxelMap) -> None:
+        """Publish the empty map and path that follow a reset."""
+        self._poses.clear()
+        self._pose_stamp_ns = -1
+        self._changed = dict.fromkeys(self._changed, True)
+        self.refresh(voxel_map, force=True)
+
+    def publish_status(self, status: MapperStatus) -> None:
+        """Publish a status, active or not."""
+        if self._status.get_subscription_count():
+            self._status.publish(status)
+
+    def destroy(self) -> None:
+        """Take every publisher away from the node."""
+        for publisher in self._managed:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._node.destroy_publisher(self._status)
+        if self._camera is not None:
+            self._camera.destroy()
+
+    def _publish_keyframe(self, keyframe: Keyframe) -> None:
+        self._stamp_ns = keyframe.stamp_ns
+        self._changed = dict.fromkeys(self._changed, True)
+        map_header = conversions.to_header(keyframe.stamp_ns, self._map_frame)
+        image_header = conversions.to_header(keyframe.stamp_ns, keyframe.frame_id)
+        if _is_heard(self._points):
+            self._points.publish(conversions.keyframe_cloud(keyframe, map_header))
+        if _is_heard(self._confidence):
+            self._confidence.publish(
+                conversions.to_float_image(keyframe.pointmap.confidence, image_header))
+        if keyframe.pose is None:
+            return
+        self._poses.append(conversions.to_pose_stamped(keyframe.pose, self._map_frame))
+        self._publish_pose(keyframe.pose)
+        if _is_heard(self._depth):
+            self._depth.publish(
+                conversions.to_float_image(conversions.to_depth(keyframe), image_header))
+        if _is_heard(self._depth_info):
+            self._depth_info.publish(
+                conversions.to_camera_info(keyframe.intrinsics, image_header))
+
+    def _publish_pose(self, pose: StampedPose) -> None:
+        # A keyframe's pose comes after the live pose of the same frame: one per stamp goes out.
+        if pose.stamp_ns == self._pose_stamp_ns or not self._pose.is_activated:
+            return
+        self._pose_stamp_ns = pose.stamp_ns
+        if _is_heard(self._pose):
+            self._pose.publish(conversions.to_pose_with_covariance(pose, self._map_frame))
+        if self._camera is not None:
+            self._camera.send(pose)
+
+    def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
+        due = (publisher.is_activated and self._changed[publisher]
+               and (force or _is_heard(publisher)))
+        if due:
+            self._changed[publisher] = False
+            self._refreshed_sec = monotonic()
+        return due
+
+    def _stream(self, kind: type, topic: str) -> LifecyclePublisher:
+        return self._create(kind, topic, QoSProfile(depth=STREAM_DEPTH))
+
+    def _latched(self, kind: type, topic: str) -> LifecyclePublisher:
+        return self._create(
+            kind, topic, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+
+    def _create(self, kind: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
+        publisher = self._node.create_lifecycle_publisher(kind, topic, qos)
+        self._managed.append(publisher)
+        return publisher
+
+
+def _is_heard(publisher: LifecyclePublisher) -> bool:
+    return publisher.is_activated and publisher.get_subscription_count() > 0

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lives from configure to cleanup: mapper, worker, publishers."""
+from __future__ import annotations
+
+import traceback
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock
+
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode
+
+from spann3r_ros.mapping.map_io import write_ply, write_tum
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate
+
+from .conversions import to_status
+from .intake import Intake
+from .parameters import Settings
+from .publishers import MapPublishers
+from .slot import FrameSlot
+from .worker import Worker
+
+STATUS_PERIOD_SEC = 1.0
+WARNING_PERIOD_SEC = 2.0
+
+
+class MapEmptyError(RuntimeError):
+    """There is no map to save yet."""
+
+
+class Session:
+    """Owns a mapper and everything that feeds it or tells of it; the worker's reporter.
+
+    Public methods are called on the executor's thread. `deliver` and the methods after it run on
+    the worker's.
+    """
+
+    def __init__(self, node: LifecycleNode, settings: Settings, mapper: Mapper) -> None:
+        self._node = node
+        self._settings = settings
+        self._mapper = mapper
+        self._map_status = mapper.status()
+        self._last_error = ''
+        self._intake: Intake | None = None
+        self._refreshing: Future | None = None
+        self._status_lock = Lock()
+        self._publishers = MapPublishers(node, settings)
+        self._slot = FrameSlot(blocking=settings.node.mode == 'replay')
+        # Wall time: a paused or late /clock must not silence the status.
+        self._timer = node.create_timer(STATUS_PERIOD_SEC, self._tick,
+                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._worker = Worker(mapper.process, self._slot, self)
+
+    def activate(self) -> None:
+        """Take images."""
+        self._slot.open()
+        self._intake = Intake(self._node, self._settings.node, self._slot, self._note_failure)
+        self.publish_status()
+
+    def deactivate(self) -> None:
+        """Take no more images, drop the waiting one, finish the one in work; the map stays."""
+        if self._intake is None:
+            return
+        self._intake.destroy()
+        self._intake = None
+        self._slot.close()
+        self._worker.call(
+            lambda: self._publishers.refresh(self._mapper.voxel_map, force=True))
+        self.publish_status()
+
+    def close(self) -> None:
+        """Undo the construction."""
+        self.deactivate()
+        self._node.destroy_timer(self._timer)
+        self._worker.stop()
+        self._publishers.destroy()
+
+    def reset(self) -> str:
+        """Begin a new map; the waiting frame is dropped, the accounts go on. Return a message."""
+        self._slot.discard()
+        self._worker.call(self._reset)
+        self.publish_status()
+        return 'a new map begins'
+
+    def save(self) -> str:
+        """Write map and trajectory into the map directory; return a message naming the files.
+
+        In replay mode this ends the recording: the last frame joins the map first, and further
+        frames are refused until a reset. Raises MapEmptyError, and OSError when a file cannot be
+        written (an older file then stays as it was).
+        """
+        paths = self._worker.call(self._save)
+        self.publish_status()
+        return 'wrote ' + ' and '.join(map(str, paths))
+
+    def publish_status(self) -> None:
+        """Publish accounts, timing and memory; any thread."""
+        # Built under the lock: counts never run backwards on the topic.
+        with self._status_lock:
+            state = 'inactive' if self._intake is None else 'active'
+            self._publishers.publish_status(to_status(
+                self._worker.report(), self._map_status, state, self._last_error,
+                self._settings.node.map_frame))
+
+    def deliver(self, update: MapUpdate) -> None:
+        """Publish what a frame yielded."""
+        self._publishers.publish(update, self._mapper.voxel_map)
+
+    def frame_settled(self) -> None:
+        """Publish the new accounts."""
+        self._map_status = self._mapper.status()
+        self.publish_status()
+
+    def frame_failed(self, frame: Frame, error: Exception) -> None:
+        """Warn about a frame the mapper could not use."""
+        self._note_failure(error)
+
+    def report_failed(self, error: Exception) -> None:
+        """Log results that could not be published."""
+        self._node.get_logger().error(
+            'results not published: ' + ''.join(traceback.format_exception(error)))
+
+    def _note_failure(self, error: Exception) -> None:
+        logger = self._node.get_logger()
+        if isinstance(error, FrameError):
+            self._last_error = str(error)
+            logger.warning(f'frame refused: {error}', throttle_duration_sec=WARNING_PERIOD_SEC)
+        else:
+            self._last_error = f'{type(error).__name__}: {error}'
+            logger.error('frame failed: ' + ''.join(traceback.format_exception(error)),
+                         throttle_duration_sec=WARNING_PERIOD_SEC)
+
+    def _reset(self) -> None:
+        self._mapper.reset()
+        self._map_status = self._mapper.status()
+        self._publishers.clear(self._mapper.voxel_map)
+
+    def _save(self) -> tuple[Path, Path]:
+        if self._settings.node.mode == 'replay':
+            self._flush()
+        cloud = self._mapper.voxel_map.arrays()
+        if not len(cloud):
+            raise MapEmptyError('the map is empty')
+        directory = Path(self._settings.node.map_directory).expanduser()
+        directory.mkdir(parents=True, exist_ok=True)
+        map_path, trajectory_path = directory / 'map.ply', directory / 'trajectory.tum'
+        write_ply(map_path, cloud)
+        write_tum(trajectory_path, self._mapper.trajectory)
+        return map_path, trajectory_path
+
+    def _flush(self) -> None:
+        try:
+            self.deliver(self._mapper.flush())
+        except FrameError as error:
+            self._note_failure(error)
+        self._map_status = self._mapper.status()
+
+    def _tick(self) -> None:
+        self.publish_status()
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = self._slot.submit(self._refresh)
+
+    def _refresh(self) -> None:
+        try:
+            self._publishers.refresh(self._mapper.voxel_map)
+        # Nobody waits for this call's result.
+        except Exception as error:
+            self.report_failed(error)

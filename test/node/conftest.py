@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every test talks on a DDS domain of its own and on this machine only."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from domain_coordinator import domain_id
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness import Camera, Mapper, Orbit, Peer, Value, running
+
+
+@pytest.fixture(scope='session')
+def orbit() -> Orbit:
+    return Orbit()
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    with domain_id() as number:
+        monkeypatch.setenv('ROS_DOMAIN_ID', str(number))
+        monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        yield number
+
+
+@pytest.fixture
+def peer(domain: int) -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def camera(peer: Peer) -> Camera:
+    return Camera(peer)
+
+
+@pytest.fixture
+def start(peer: Peer, tmp_path: Path) -> Iterator[Callable[..., Mapper]]:
+    """Return a function that starts a mapper; all are killed at the end."""
+    with ExitStack() as stack:
+        def start_mapper(options: dict[str, Value] | None = None,
+                         **parameters: Value) -> Mapper:
+            return stack.enter_context(running(Mapper(tmp_path, options, **parameters)))
+        yield start_mapper

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapper in its own process, and a node that talks to it over DDS."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Condition, Event, Thread
+from typing import Any, TypeVar
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
+from spann3r_ros.msg import MapperStatus
+from std_srvs.srv import Trigger
+from synthetic import SyntheticScene, encode_index, orbit_trajectory
+from synthetic_mapper import CAMERA, FRAMES
+
+DEADLINE_SEC = 60.0
+START_NS = 1_700_000_000_123_456_789
+PERIOD_NS = 33_333_333
+OPTICAL_FRAME = 'camera_optical'
+TRANSITIONS = {
+    'configure': Transition.TRANSITION_CONFIGURE, 'activate': Transition.TRANSITION_ACTIVATE,
+    'deactivate': Transition.TRANSITION_DEACTIVATE, 'cleanup': Transition.TRANSITION_CLEANUP,
+}
+SERVICES = {
+    '/mapper/change_state': ChangeState, '/mapper/get_state': GetState,
+    '/mapper/set_parameters_atomically': SetParametersAtomically,
+    '/mapper/reset': Trigger, '/mapper/save_map': Trigger,
+}
+Result = TypeVar('Result')
+Value = bool | int | float | str
+Message = Any  # rclpy's generated classes share no base
+
+
+def stamp_of(index: int) -> int:
+    return START_NS + index * PERIOD_NS
+
+
+def to_ns(stamp: Time) -> int:
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def raw_image(rgb: np.ndarray, stamp_ns: int) -> Image:
+    height, width, _ = rgb.shape
+    message = Image(height=height, width=width, encoding='rgb8', step=3 * width,
+                    data=rgb.tobytes())
+    message.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    message.header.frame_id = OPTICAL_FRAME
+    return message
+
+
+class Orbit:
+    """The frames the synthetic mapper knows."""
+
+    def __init__(self) -> None:
+        self.poses = orbit_trajectory(FRAMES)
+        scene = SyntheticScene()
+        self.rgb = [encode_index(scene.render(pose, CAMERA)[0], index)
+                    for index, pose in enumerate(self.poses)]
+
+    def image(self, index: int) -> Image:
+        return raw_image(self.rgb[index], stamp_of(index))
+
+
+class Mapper:
+    """The mapper's process; its output goes to `log`."""
+
+    def __init__(self, directory: Path, options: dict[str, Any] | None = None,
+                 **parameters: Value) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        if options:
+            checkpoint = directory / 'options.json'
+            checkpoint.write_text(json.dumps(options))
+            parameters['checkpoint'] = str(checkpoint)
+        parameters.setdefault('map_directory', str(directory / 'maps'))
+        arguments = ['--ros-args', '-r', 'image:=/camera/image_raw',
+                     '-r', 'camera_info:=/camera/camera_info']
+        for name, value in parameters.items():
+            arguments += ['-p', f'{name}:={json.dumps(value)}']
+        self.map_directory = Path(parameters['map_directory'])
+        self.log_path = directory / 'mapper.log'
+        with self.log_path.open('w') as log:
+            # A session of its own: signals reach it as they would under a launch system.
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name('synthetic_mapper.py')),
+                 *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    @property
+    def threads(self) -> int:
+        return len(os.listdir(f'/proc/{self.process.pid}/task'))
+
+    @property
+    def resident_bytes(self) -> int:
+        pages = int(Path(f'/proc/{self.process.pid}/statm').read_text().split()[1])
+        return pages * os.sysconf('SC_PAGE_SIZE')
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_SEC)
+
+    def kill(self) -> None:
+        if self.alive():
+            self.process.kill()
+            self.process.wait(DEADLINE_SEC)
+
+
+class Peer:
+    """A node in the test's process: publishes images, collects what the mapper says."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node('peer', context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._closing = Event()
+        self._changed = Condition()
+        self.received: dict[str, list[Message]] = defaultdict(list)
+        # There before the mapper is: a server that does not know its client yet loses the answer.
+        self._clients = {service: self.node.create_client(kind, service)
+                         for service, kind in SERVICES.items()}
+        self._thread = Thread(target=self._spin)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def listen(self, kind: type, topic: str, latched: bool = False) -> list[Message]:
+        """Collect a topic's messages into the returned list."""
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        self.node.create_subscription(kind, topic, lambda message: self._take(topic, message),
+                                      QoSProfile(depth=1000, durability=durability))
+        return self.received[topic]
+
+    def publisher(self, kind: type, topic: str) -> Publisher:
+        return self.node.create_publisher(kind, topic, QoSProfile(depth=1000))
+
+    def until(self, condition: Callable[[], Result], what: str) -> Result:
+        """Wait until the condition holds and return its value; fail at the deadline."""
+        end = time.monotonic() + DEADLINE_SEC
+        while not (result := condition()):
+            with self._changed:
+                self._changed.wait(0.02)
+            assert time.monotonic() < end, f'timed out waiting for {what}'
+        return result
+
+    def call(self, service: str, request: Message = None) -> Message:
+        client = self._clients[service]
+        self.until(client.service_is_ready, f'service {service}')
+        future = client.call_async(request or SERVICES[service].Request())
+        self.until(future.done, f'answer of {service}')
+        return future.result()
+
+    def trigger(self, service: str) -> Trigger.Response:
+        return self.call(service)
+
+    def change_state(self, transition: str) -> bool:
+        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
+        return self.call('/mapper/change_state', request).success
+
+    def state(self) -> str:
+        return self.call('/mapper/get_state').current_state.label
+
+    def set_text(self, name: str, value: str) -> Message:
+        request = SetParametersAtomically.Request(parameters=[Parameter(
+            name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING,
+                                            string_value=value))])
+        return self.call('/mapper/set_parameters_atomically', request).result
+
+    def statuses(self) -> list[MapperStatus]:
+        """Begin to collect statuses, at the first call; every one must balance."""
+        if '/mapper/status' not in self.received:
+            self.listen(MapperStatus, '/mapper/status')
+        return self.received['/mapper/status']
+
+    def until_settled(self, received: int) -> MapperStatus:
+        """Wait for the status in which this many frames were received and none waits."""
+        def settled() -> MapperStatus | None:
+            last = self.statuses()[-1] if self.statuses() else None
+            done = last and last.frames_received == received and not last.frames_waiting
+            return last if done else None
+        return self.until(settled, f'{received} settled frames')
+
+    def _take(self, topic: str, message: Message) -> None:
+        with self._changed:
+            self.received[topic].append(message)
+            self._changed.notify_all()
+
+    def _spin(self) -> None:
+        while not self._closing.is_set():
+            self._executor.spin_once(timeout_sec=0.1)
+
+
+class Camera:
+    """A reliable image publisher that waits for its reader."""
+
+    def __init__(self, peer: Peer, kind: type = Image,
+                 topic: str = '/camera/image_raw') -> None:
+        self._peer = peer
+        self._publisher = peer.publisher(kind, topic)
+
+    def connect(self) -> None:
+        self._peer.until(self._publisher.get_subscription_count, 'the mapper to read images')
+
+    def send(self, *messages: Message) -> None:
+        self.connect()
+        for message in messages:
+            self._publisher.publish(message)
+
+
+@contextmanager
+def running(mapper: Mapper) -> Iterator[Mapper]:
+    """Kill the mapper at the end; pytest shows its log with a failure."""
+    try:
+        yield mapper
+    finally:
+        mapper.kill()
+        sys.stderr.write(mapper.log)
+
+
+def balanced(status: MapperStatus) -> bool:
+    return status.frames_received == (
+        status.frames_processed + status.frames_skipped + status.frames_dropped
+        + status.frames_failed + status.frames_waiting)

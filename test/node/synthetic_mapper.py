@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapper node on a synthetic reconstructor; its checkpoint is a JSON file of its options.
+
+An orbit of `FRAMES` poses; the image says by its drawn index which pose it stands for.
+"""
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from synthetic import (
+    SyntheticOptions,
+    SyntheticReconstructor,
+    SyntheticScene,
+    orbit_trajectory,
+    square_camera,
+)
+
+from spann3r_ros.mapping.types import Reconstructor
+from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.nodes.mapper_node import main
+
+FRAMES = 60
+CAMERA = square_camera(96)
+
+
+def create_reconstructor(checkpoint: str, device: str, memory: MemoryConfig) -> Reconstructor:
+    options = SyntheticOptions(index_from_image=True)
+    if checkpoint:
+        options = replace(options, **json.loads(Path(checkpoint).read_text()))
+    return SyntheticReconstructor(SyntheticScene(), orbit_trajectory(FRAMES), options, CAMERA)
+
+
+if __name__ == '__main__':
+    sys.exit(main(create_reconstructor=create_reconstructor))

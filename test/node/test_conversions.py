@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What leaves as a message is what the mapper said."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from rclpy.serialization import deserialize_message, serialize_message
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+
+from spann3r_ros.mapping.types import FrameError, Intrinsics, StampedPose
+from spann3r_ros.mapping.voxel_map import VoxelCloud
+from spann3r_ros.nodes import conversions
+
+STAMP_NS = 1_700_000_000_123_456_789
+
+
+@pytest.mark.parametrize('stamp_ns', [0, 1, 999_999_999, STAMP_NS, 2**31 * 10**9 - 1])
+def test_stamp_keeps_every_nanosecond(stamp_ns: int) -> None:
+    assert conversions.to_nanoseconds(conversions.to_stamp(stamp_ns)) == stamp_ns
+
+
+@pytest.mark.parametrize('stamp', [Time(sec=-1), Time(sec=1, nanosec=10**9)])
+def test_impossible_stamp_is_refused(stamp: Time) -> None:
+    with pytest.raises(FrameError, match='stamp'):
+        conversions.to_nanoseconds(stamp)
+
+
+def test_cloud_carries_points_colours_and_confidence() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(3, 4, 3)).astype(np.float32)
+    colors = rng.integers(0, 256, (3, 4, 3), np.uint8)
+    confidence = rng.random((3, 4), np.float32)
+    header = conversions.to_header(STAMP_NS, 'map')
+    sent = conversions.to_cloud(points, colors, confidence, header)
+    cloud = deserialize_message(serialize_message(sent), PointCloud2)
+
+    assert (cloud.height, cloud.width, cloud.row_step) == (3, 4, 4 * cloud.point_step)
+    assert len(cloud.data) == cloud.height * cloud.row_step
+    assert cloud.is_dense and cloud.header == header
+    assert {field.datatype for field in cloud.fields} == {PointField.FLOAT32}
+    raw = np.frombuffer(cloud.data, np.uint8).reshape(3, 4, cloud.point_step)
+    offsets = {field.name: field.offset for field in cloud.fields}
+    for axis, name in enumerate('xyz'):
+        column = raw[..., offsets[name]:offsets[name] + 4].copy().view('<f4')[..., 0]
+        assert np.array_equal(column, points[..., axis])
+    # RViz and PCL read the bytes of `rgb` as blue, green, red.
+    assert np.array_equal(raw[..., offsets['rgb']:offsets['rgb'] + 3], colors[..., ::-1])
+
+
+def test_cloud_with_holes_is_not_dense() -> None:
+    points = np.zeros((1, 2, 3), np.float32)
+    points[0, 1] = np.nan
+    cloud = conversions.to_cloud(points, np.zeros((1, 2, 3), np.uint8),
+                                 np.zeros((1, 2), np.float32), conversions.to_header(0, 'map'))
+    assert not cloud.is_dense
+
+
+def test_empty_map_is_an_empty_cloud() -> None:
+    empty = VoxelCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8),
+                       np.zeros(0, np.float32))
+    cloud = conversions.map_cloud(empty, conversions.to_header(0, 'map'))
+    assert (cloud.height, cloud.width, len(cloud.data)) == (1, 0, 0)
+
+
+def test_float_image_keeps_values() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::-1]
+    image = conversions.to_float_image(values, conversions.to_header(0, 'camera'))
+    assert (image.height, image.width, image.step, image.encoding) == (2, 3, 12, '32FC1')
+    assert np.array_equal(np.frombuffer(image.data, '<f4').reshape(2, 3), values)
+
+
+def test_transform_agrees_with_the_pose() -> None:
+    rotation = Rotation.random(random_state=3)
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation.as_matrix(), [1.0, -2.0, 3.0]
+    pose = StampedPose(STAMP_NS, 'camera', matrix)
+    transform = conversions.to_transform(pose, 'map')
+    assert (transform.header.frame_id, transform.child_frame_id) == ('map', 'camera')
+    assert conversions.to_nanoseconds(transform.header.stamp) == STAMP_NS
+    q, t = transform.transform.rotation, transform.transform.translation
+    assert (rotation * Rotation.from_quat([q.x, q.y, q.z, q.w]).inv()).magnitude() < 1e-9
+    assert (t.x, t.y, t.z) == (1.0, -2.0, 3.0)
+    posed = conversions.to_pose_with_covariance(pose, 'map').pose.pose
+    assert (posed.orientation, posed.position.x) == (q, 1.0)
+
+
+def test_calibration_survives_the_round_trip() -> None:
+    intrinsics = Intrinsics(500.0, 510.0, 319.5, 239.5, 640, 480)
+    info = conversions.to_camera_info(intrinsics, conversions.to_header(0, 'camera'))
+    assert conversions.to_intrinsics(info) == intrinsics
+    assert info.p[0] == 500.0 and info.p[5] == 510.0
+
+
+@pytest.mark.parametrize('focal', [0.0, -1.0, np.nan, np.inf])
+def test_uncalibrated_camera_has_no_intrinsics(focal: float) -> None:
+    info = CameraInfo(width=640, height=480)
+    info.k = [focal, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]
+    assert conversions.to_intrinsics(info) is None

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nobody hears costs nothing; what is latched waits for who comes."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from harness import Peer
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import PointCloud2
+
+from spann3r_ros.mapping.config import VoxelMapConfig
+from spann3r_ros.mapping.types import Intrinsics, Keyframe, MapUpdate, Pointmap, StampedPose
+from spann3r_ros.mapping.voxel_map import VoxelMap
+from spann3r_ros.nodes import conversions
+from spann3r_ros.nodes.parameters import Settings
+from spann3r_ros.nodes.publishers import MapPublishers
+
+CONVERTERS = ('keyframe_cloud', 'map_cloud', 'to_float_image', 'to_camera_info',
+              'to_pose_with_covariance', 'to_depth')
+
+
+@pytest.fixture
+def node(peer: Peer) -> Iterator[LifecycleNode]:
+    node = LifecycleNode('mapper', context=peer.context)
+    yield node
+    node.destroy_node()
+
+
+def keyframe() -> Keyframe:
+    points = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
+    pose = StampedPose(1, 'camera', np.eye(4))
+    return Keyframe(1, 'camera', pose, np.zeros((8, 8, 3), np.uint8),
+                    Intrinsics(8.0, 8.0, 3.5, 3.5, 8, 8),
+                    Pointmap(points, np.full((8, 8), 0.5, np.float32)), 0)
+
+
+def voxel_map(frame: Keyframe) -> VoxelMap:
+    voxels = VoxelMap(VoxelMapConfig(voxel_size=0.01))
+    voxels.integrate(frame.pointmap.points.reshape(-1, 3), frame.image.reshape(-1, 3),
+                     frame.pointmap.confidence.reshape(-1))
+    return voxels
+
+
+def test_without_listeners_nothing_is_converted(
+        node: LifecycleNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.trigger_configure()
+    publishers = MapPublishers(node, Settings())
+    node.trigger_activate()
+    called = []
+    for name in CONVERTERS:
+        monkeypatch.setattr(conversions, name, lambda *_, name=name: called.append(name))
+    frame = keyframe()
+    publishers.publish(MapUpdate(keyframe=frame), voxel_map(frame))
+    publishers.destroy()
+    assert called == []
+
+
+def test_an_inactive_node_is_silent_even_when_heard(node: LifecycleNode, peer: Peer) -> None:
+    node.trigger_configure()
+    publishers = MapPublishers(node, Settings())
+    clouds = peer.listen(PointCloud2, '/mapper/points')
+    heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    peer.until(lambda: node.count_subscribers('/mapper/points'), 'the listener')
+    frame = keyframe()
+    voxels = voxel_map(frame)
+    publishers.publish(MapUpdate(keyframe=frame), voxels)
+    node.trigger_activate()
+    publishers.refresh(voxels, force=True)
+    peer.until(lambda: heard, 'the map')
+    publishers.destroy()
+    assert heard[0].width == len(voxels)
+    assert clouds == []
+
+
+def test_map_is_throttled_and_caught_up_with(node: LifecycleNode, peer: Peer) -> None:
+    node.trigger_configure()
+    publishers = MapPublishers(node, Settings())
+    node.trigger_activate()
+    heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    points = peer.listen(PointCloud2, '/mapper/points')
+    peer.until(lambda: node.count_subscribers('/mapper/map_points')
+               and node.count_subscribers('/mapper/points'), 'the listeners')
+    frame = keyframe()
+    voxels = voxel_map(frame)
+    for _ in range(5):
+        publishers.publish(MapUpdate(keyframe=frame), voxels)
+    peer.until(lambda: len(points) == 5, 'every keyframe')
+    assert len(heard) == 1
+    voxels.clear()
+    peer.until(lambda: publishers.refresh(voxels) or len(heard) == 2, 'the caught up map')
+    publishers.destroy()
+    assert heard[1].width == 0

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames in over DDS, a map out; every frame is accounted for."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from harness import (
+    CAMERA,
+    OPTICAL_FRAME,
+    Camera,
+    Mapper,
+    Orbit,
+    Peer,
+    balanced,
+    raw_image,
+    stamp_of,
+    to_ns,
+)
+from nav_msgs.msg import Path
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from tf2_msgs.msg import TFMessage
+
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert, transform_points
+from spann3r_ros.mapping.map_io import read_ply, read_tum
+from spann3r_ros.nodes.conversions import POINT
+
+Start = Callable[..., Mapper]
+CLOUD_DTYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
+                        ('confidence', '<f4')])
+
+
+def compressed(rgb: np.ndarray, stamp_ns: int, suffix: str = '.jpg') -> CompressedImage:
+    _, data = cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    message = CompressedImage(header=raw_image(rgb, stamp_ns).header, data=data.tobytes())
+    message.format = 'jpeg' if suffix == '.jpg' else 'png'
+    return message
+
+
+def malformed_images(orbit: Orbit) -> list[Image]:
+    """Return one message per way an image can be wrong."""
+    empty, short, step, encoding, depth = (orbit.image(index) for index in range(5))
+    empty.height = empty.width = empty.step = 0
+    empty.data = b''
+    short.data = short.data[:-1]
+    step.step -= 1
+    encoding.encoding = 'purple8'
+    values = np.full((96, 96), np.nan, np.float32)
+    depth.encoding, depth.step, depth.data = '32FC1', 4 * 96, values.tobytes()
+    return [empty, short, step, encoding, depth]
+
+
+def stamps(messages: list) -> list[int]:
+    return [to_ns(message.header.stamp) for message in messages]
+
+
+def test_replay_maps_every_frame_and_counts_malformed_ones(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    clouds = peer.listen(PointCloud2, '/mapper/points')
+    mapper = start(mode='replay')
+    peer.statuses()
+    bad = malformed_images(orbit)
+    for index in range(20):
+        camera.send(orbit.image(index))
+        if index < len(bad):
+            camera.send(bad[index])
+
+    status = peer.until_settled(20 + len(bad))
+    assert (status.frames_processed, status.frames_failed) == (20, len(bad))
+    assert (status.frames_dropped, status.frames_skipped) == (0, 0)
+    assert '32FC1' in status.last_error
+    assert all(balanced(one) for one in peer.statuses())
+    assert status.voxels > 1000
+    assert not status.metric and np.isinf(status.scale_variance)
+
+    answer = peer.trigger('/mapper/save_map')
+    assert answer.success, answer.message
+    peer.until(lambda: len(clouds) == 20, 'the last frame to join the map')
+    assert stamps(clouds) == [stamp_of(index) for index in range(20)]
+    assert {cloud.header.frame_id for cloud in clouds} == {'map'}
+    assert len(read_ply(mapper.map_directory / 'map.ply')) > status.voxels
+    poses = read_tum(mapper.map_directory / 'trajectory.tum')
+    assert [pose.stamp_ns for pose in poses] == [stamp_of(index) for index in range(20)]
+    truth = MAP_FROM_OPTICAL @ invert(orbit.poses[0]) @ orbit.poses[19] @ invert(MAP_FROM_OPTICAL)
+    assert np.allclose(poses[19].world_from_camera[:3, 3], truth[:3, 3], atol=0.02)
+
+
+def test_compressed_images_are_mapped_and_a_truncated_one_is_refused(
+        peer: Peer, orbit: Orbit, start: Start) -> None:
+    clouds = peer.listen(PointCloud2, '/mapper/points')
+    start(mode='replay', image_transport='compressed')
+    camera = Camera(peer, CompressedImage, '/camera/image_raw/compressed')
+    truncated = compressed(orbit.rgb[0], stamp_of(0))
+    truncated.data = truncated.data[:len(truncated.data) // 2]
+    suffixes = ['.jpg', '.png'] * 4
+    camera.send(truncated, *(compressed(orbit.rgb[index], stamp_of(index), suffix)
+                             for index, suffix in enumerate(suffixes)))
+
+    status = peer.until_settled(9)
+    assert (status.frames_processed, status.frames_failed) == (8, 1)
+    assert 'JPEG' in status.last_error
+    peer.until(lambda: len(clouds) == 7, 'seven keyframes')
+    assert stamps(clouds) == [stamp_of(index) for index in range(7)]
+
+
+def test_live_overload_drops_the_old_and_accounts_for_all(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    start({'delay_sec': 0.05}, **{
+        'qos_overrides./camera/image_raw.subscription.reliability': 'reliable',
+        'qos_overrides./camera/image_raw.subscription.depth': 100})
+    peer.statuses()
+    camera.send(*(orbit.image(index) for index in range(50)))
+
+    status = peer.until_settled(50)
+    assert status.frames_dropped > 10
+    assert status.frames_processed >= 2
+    assert status.frames_processed + status.frames_dropped == 50
+    assert all(balanced(one) for one in peer.statuses())
+    # The newest frame is never the one that is dropped.
+    assert to_ns(status.header.stamp) == stamp_of(49)
+    assert status.latency_last_sec >= status.inference_last_sec >= 0.05
+    assert status.latency_max_sec >= status.latency_p95_sec >= status.latency_mean_sec / 2
+
+
+def test_max_rate_skips_by_image_time(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    start(mode='replay', max_rate=10.0)
+    camera.send(*(orbit.image(index) for index in range(30)))
+
+    status = peer.until_settled(30)
+    assert status.frames_processed == 10
+    assert status.frames_skipped == 20
+
+
+def test_outputs_of_one_keyframe_agree(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    topics = {'points': PointCloud2, 'confidence': Image, 'depth': Image,
+              'depth/camera_info': CameraInfo, 'pose': PoseWithCovarianceStamped}
+    heard = {name: peer.listen(kind, f'/mapper/{name}') for name, kind in topics.items()}
+    path = peer.listen(Path, '/mapper/path')
+    transforms = peer.listen(TFMessage, '/tf')
+    start(mode='replay', map_publish_period_sec=0.0)
+    camera.connect()
+    infos = peer.publisher(CameraInfo, '/camera/camera_info')
+    peer.until(infos.get_subscription_count, 'the mapper to read calibrations')
+    camera.send(*(orbit.image(index) for index in range(4)))
+    peer.until_settled(4)
+    peer.until(lambda: all(len(heard[name]) >= 3 for name in topics) and len(path) >= 3,
+               'all outputs')
+
+    cloud, confidence, depth, info = (
+        heard[name][2] for name in ('points', 'confidence', 'depth', 'depth/camera_info'))
+    assert stamps([cloud, confidence, depth, info]) == [stamp_of(2)] * 4
+    assert {one.header.frame_id for one in (confidence, depth, info)} == {OPTICAL_FRAME}
+    assert confidence.encoding == depth.encoding == '32FC1'
+    points = np.frombuffer(cloud.data, CLOUD_DTYPE).reshape(cloud.height, cloud.width)
+    assert cloud.point_step == CLOUD_DTYPE.itemsize
+    assert [field.name for field in cloud.fields] == list(CLOUD_DTYPE.names)
+    assert np.array_equal(
+        points['confidence'], np.frombuffer(confidence.data, '<f4').reshape(96, 96))
+    red = (points['rgb'] >> 16).astype(np.uint8)
+    assert np.array_equal(red, orbit.rgb[2][..., 0])
+
+    pose = next(one for one in path[-1].poses if to_ns(one.header.stamp) == stamp_of(2)).pose
+    back = back_project(np.frombuffer(depth.data, '<f4').reshape(96, 96), info)
+    world = transform_points(to_matrix(pose), back)
+    expected = np.stack([points[axis] for axis in 'xyz'], axis=-1)
+    # The pose is solved by PnP: pixel and point agree to a fraction of a pixel.
+    assert np.median(np.linalg.norm(world - expected, axis=-1)) < 0.01
+
+    sent = [one for message in transforms for one in message.transforms]
+    assert {(one.header.frame_id, one.child_frame_id) for one in sent} == {
+        ('map', OPTICAL_FRAME)}
+    assert sorted(stamps(sent)) == [stamp_of(index) for index in range(4)]
+    assert sorted(stamps(heard['pose'])) == sorted(stamps(sent))
+
+
+def back_project(depth: np.ndarray, info: CameraInfo) -> np.ndarray:
+    rows, columns = np.indices(depth.shape)
+    return np.stack([(columns - info.k[2]) / info.k[0] * depth,
+                     (rows - info.k[5]) / info.k[4] * depth, depth], axis=-1)
+
+
+def to_matrix(pose: object) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+    q, p = pose.orientation, pose.position
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+    matrix[:3, 3] = [p.x, p.y, p.z]
+    return matrix
+
+
+def test_camera_info_is_used_when_fresh_and_of_the_image(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    used = peer.listen(CameraInfo, '/mapper/depth/camera_info')
+    start(mode='replay')
+    camera.connect()
+    infos = peer.publisher(CameraInfo, '/camera/camera_info')
+    peer.until(infos.get_subscription_count, 'the mapper to read calibrations')
+    # Longer than what the pointmaps tell, so that the source of the focal length shows.
+    told = 1.05 * CAMERA.fx
+    for index, late_sec in enumerate((100, 100, 100, 0, 0, 0)):
+        if index == 3:
+            peer.until_settled(3)
+            assert peer.trigger('/mapper/reset').success
+        info = CameraInfo(header=orbit.image(index).header, width=96, height=96)
+        info.header.stamp.sec -= late_sec
+        info.k = [told, 0.0, CAMERA.cx, 0.0, told, CAMERA.cy, 0.0, 0.0, 1.0]
+        infos.publish(info)
+        camera.send(orbit.image(index))
+
+    peer.until(lambda: len(used) == 4, 'four keyframes')
+    focals = [one.k[0] for one in used]
+    assert focals[:2] == pytest.approx([CAMERA.fx] * 2, rel=0.02)
+    assert focals[3] == pytest.approx(told)
+
+
+def test_a_late_listener_gets_the_map(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    start(mode='replay')
+    camera.send(*(orbit.image(index) for index in range(5)))
+    status = peer.until_settled(5)
+    clouds = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    path = peer.listen(Path, '/mapper/path', latched=True)
+    peer.until(lambda: clouds and path, 'the map')
+    assert clouds[-1].width == status.voxels
+    assert len(path[-1].poses) == 4
+    assert stamps(clouds[-1:]) == [stamp_of(3)]
+
+
+@pytest.mark.parametrize('fault', ['frame_error', 'crash'])
+def test_a_failing_frame_costs_only_itself(
+        fault: str, peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    mapper = start({'fault_at': 3, 'fault': fault}, mode='replay')
+    camera.send(*(orbit.image(index) for index in range(8)))
+    status = peer.until_settled(8)
+    assert (status.frames_processed, status.frames_failed) == (7, 1)
+    assert 'frame 3' in status.last_error
+    assert ('Traceback' in mapper.log) == (fault == 'crash')
+    assert status.voxels > 1000
+
+
+def test_point_layout_is_packed() -> None:
+    assert CLOUD_DTYPE == POINT
