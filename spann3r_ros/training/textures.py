@@ -6,48 +6,59 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 
 @dataclass(frozen=True)
 class TextureBank:
-    """Textures of one size with all their mip levels, stored as one list of texels.
+    """Square textures with all their mip levels, stored as one list of texels.
 
-    `texels` is float32 [T, 3] in 0..1, level after level, texture after texture, row after row;
-    `level_starts` int32 [levels] is where each level begins. The size is a power of two.
+    `texels` int32 [T] hold 0xRRGGBB, texture after texture, level after level, row after row,
+    from `size` x `size` texels down to one. The size is a power of two.
     """
 
     texels: Tensor
-    level_starts: Tensor
-    count: int
     size: int
 
     @property
-    def levels(self) -> int:
-        """Number of mip levels, down to a single texel."""
-        return self.level_starts.shape[0]
+    def stride(self) -> int:
+        """Texels of one texture on all levels."""
+        return (4 * self.size**2 - 1) // 3
 
-    def sample(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
-        """Bilinear colours at one mip level, wrapping around the borders.
+    def __len__(self) -> int:
+        return len(self.texels) // self.stride
 
-        `texture` int32 [M]; `u`, `v` float [M] in tiles; `level` float [M], rounded to the nearest
-        and clamped. Returns float32 [M, 3].
+    def sample(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> list[Tensor]:
+        """Bilinear red, green and blue in 0..1 at the nearest mip level, wrapping around.
+
+        `texture` int32, `u` and `v` in tiles and `level` are of one shape, which the three
+        channels get too. `level` is changed.
         """
-        level = level.round_().clamp_(0, self.levels - 1).int()
-        size = self.size >> level
-        x, y = u * size - 0.5, v * size - 0.5
+        levels = self.size.bit_length() - 1
+        size = level.round_().clamp_(0, levels).sub_(levels).neg_().exp2_()
+        start = (self.size**2 - size.square()).mul_(4 / 3).round_().int()
+        start.add_(texture, alpha=self.stride)
+        x, y = u.mul(size).sub_(0.5), v.mul(size).sub_(0.5)
         left, top = x.floor(), y.floor()
-        x, y = x - left, y - top
+        x, y = x.sub_(left), y.sub_(top)
+        size, left, top = size.int(), left.int(), top.int()
         mask = size - 1
-        left, top = left.int(), top.int()
-        columns = (left & mask, (left + 1) & mask)
-        start = self.level_starts[level] + texture * (size * size)
-        rows = (start + (top & mask) * size, start + ((top + 1) & mask) * size)
-        indices = torch.stack([row + column for row in rows for column in columns])
-        weights = torch.stack([a * b for a in (1 - y, y) for b in (1 - x, x)])
-        indices, weights = indices.t().contiguous(), weights.t().contiguous()
-        return F.embedding_bag(indices, self.texels, mode='sum', per_sample_weights=weights)
+        columns = (left & mask, left.add_(1).bitwise_and_(mask))
+        rows = [(side & mask).mul_(size).add_(start) for side in (top, top + 1)]
+        # Weights of the four texels in 256ths; cut, not rounded, so that none is negative.
+        both, right, below = ((w * 256).int() for w in (x * y, x, y))
+        right, below = right.sub_(both), below.sub_(both)
+        weights = (256 - both - right - below, right, below, both)
+        # Red and blue are summed in one number, 16 bits each.
+        red_blue = green = 0
+        places = [row + column for row in rows for column in columns]
+        for place, weight in zip(places, weights, strict=True):
+            texel = self.texels.index_select(0, place.view(-1)).view(place.shape)
+            red_blue = (texel & 0xFF00FF).mul_(weight).add_(red_blue)
+            green = (texel >> 8).bitwise_and_(0xFF).mul_(weight).add_(green)
+        parts = ((red_blue >> 16).bitwise_and_(0xFFFF), green, red_blue.bitwise_and_(0xFFFF))
+        return [part.float().mul_(1 / (255 * 256)) for part in parts]
 
 
 def make_texture_bank(
@@ -62,22 +73,14 @@ def make_texture_bank(
     if count < 1:
         raise ValueError(f'count: expected a positive number of textures, got {count}')
     canvas = _Canvas(size, torch.Generator().manual_seed(seed))
-    families = tuple(_FAMILIES)
-    images = torch.stack([canvas.draw(families[i % len(families)]) for i in range(count)])
-    levels, starts, start = [], [], 0
+    images = torch.stack([canvas.draw(_FAMILIES[i % len(_FAMILIES)]) for i in range(count)])
+    levels = []
     while True:
-        starts.append(start)
-        levels.append(images.permute(0, 2, 3, 1).reshape(-1, 3))
-        start += levels[-1].shape[0]
+        red, green, blue = (images * 255).round().int().flatten(2).unbind(1)
+        levels.append((red << 16) | (green << 8) | blue)
         if images.shape[-1] == 1:
-            break
-        images = F.avg_pool2d(images, 2)
-    return TextureBank(
-        torch.cat(levels).contiguous().to(device),
-        torch.tensor(starts, dtype=torch.int32, device=device),
-        count,
-        size,
-    )
+            return TextureBank(torch.cat(levels, 1).flatten().to(device), size)
+        images = avg_pool2d(images, 2)
 
 
 class _Canvas:

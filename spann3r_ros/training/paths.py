@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random camera paths through a room."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .draw import Draw
+
+
+@dataclass(frozen=True)
+class PathConfig:
+    """Bounds of the camera's path at full motion; metres, degrees, radians along the ellipse.
+
+    `radius` is the ellipse's half axes in shares of the room's sides; the steps are per frame.
+    """
+
+    height: tuple[float, float] = (1.1, 1.7)
+    radius: tuple[float, float] = (0.12, 0.3)
+    yaw_step_deg: float = 34.0
+    path_step: float = 0.35
+    pitch_deg: float = 12.0
+    roll_deg: float = 5.0
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Motion without a room, each [B, F]: radians, and `height` from -1 (lowest) to 1."""
+
+    place: Tensor
+    height: Tensor
+    yaw: Tensor
+    pitch: Tensor
+    roll: Tensor
+
+
+def wander(count: int, frames: int, motion: float, config: PathConfig, draw: Draw) -> Walk:
+    """Draw smooth random walks, steps and tilts scaled by `motion`."""
+    steps = []
+    for largest in (config.path_step, math.radians(config.yaw_step_deg)):
+        mean = draw.uniform(-0.75, 0.75, count, 1)
+        spread = 1 - mean.abs()
+        step = motion * largest * (mean + spread * _smooth(count, frames, draw))
+        steps.append(draw.uniform(0, 2 * math.pi, count, 1) + step.cumsum(1))
+    tilt = min(1.0, motion)
+
+    def around(limit: float) -> Tensor:
+        base = draw.uniform(-0.5, 0.5, count, 1)
+        return limit * (base + 0.5 * tilt * _smooth(count, frames, draw))
+
+    height, pitch, roll = (
+        around(limit)
+        for limit in (1.0, math.radians(config.pitch_deg), math.radians(config.roll_deg))
+    )
+    return Walk(steps[0], height, steps[1], pitch, roll)
+
+
+def turn(count: int, frames: int, degrees: float, path_step: float, draw: Draw) -> Walk:
+    """Draw steady level turns of `degrees` and `path_step` radians a frame."""
+    time = torch.arange(frames, dtype=torch.float32)
+    place = draw.uniform(0, 2 * math.pi, count, 1) + path_step * time
+    yaw = draw.uniform(0, 2 * math.pi, count, 1) + math.radians(degrees) * time
+    height = draw.uniform(-1, 1, count, 1).expand(count, frames)
+    level = torch.zeros(count, frames)
+    return Walk(place, height, yaw, level, level)
+
+
+def positions(walk: Walk, room_size: Tensor, config: PathConfig, draw: Draw) -> Tensor:
+    """Camera centres [B, F, 3] in the world, on an ellipse near the middle of each room [B, 3]."""
+    count = len(room_size)
+    radius = room_size[:, :2] * draw.uniform(*config.radius, count, 2)
+    centre = room_size[:, :2] * draw.uniform(0.43, 0.57, count, 2)
+    circle = torch.stack((walk.place.cos(), walk.place.sin()), -1)
+    low, high = config.height
+    height = (low + high) / 2 + (high - low) / 2 * walk.height
+    return torch.cat((centre[:, None] + radius[:, None] * circle, height[..., None]), -1)
+
+
+def world_from_camera(walk: Walk) -> Tensor:
+    """Rotations [B, F, 3, 3] from an optical camera to the world with z up.
+
+    Yaw turns left from world x, pitch looks up, roll turns the image about its axis.
+    """
+    cos_yaw, sin_yaw = walk.yaw.cos(), walk.yaw.sin()
+    cos_pitch, sin_pitch = walk.pitch.cos(), walk.pitch.sin()
+    forward = torch.stack((cos_yaw * cos_pitch, sin_yaw * cos_pitch, sin_pitch), -1)
+    right = torch.stack((sin_yaw, -cos_yaw, torch.zeros_like(cos_yaw)), -1)
+    down = torch.linalg.cross(forward, right)
+    cos_roll, sin_roll = walk.roll.cos()[..., None], walk.roll.sin()[..., None]
+    axes = (cos_roll * right + sin_roll * down, cos_roll * down - sin_roll * right, forward)
+    return torch.stack(axes, -1)
+
+
+def _smooth(count: int, frames: int, draw: Draw) -> Tensor:
+    """Smooth random signals [count, frames] between -1 and 1."""
+    time = torch.arange(frames, dtype=torch.float32)
+    rate, phase = draw.uniform(0.1, 0.9, count, 2, 1), draw.uniform(0, 7, count, 2, 1)
+    return torch.sin(rate * time + phase).mean(1)
