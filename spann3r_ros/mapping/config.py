@@ -81,7 +81,7 @@ class VoxelMapConfig:
     """Resolution and bounds of the map."""
 
     voxel_size: float = setting(
-        0.0, 'Edge of a voxel in map units; 0.0 takes 1 % of the median depth of the first keyframe',
+        0.0, 'Edge of a voxel in map units; 0.0: 1 % of the median depth of the first keyframe',
         0.0, 1000.0)
     max_voxels: int = setting(
         500_000, 'Most voxels kept; beyond, the least recently observed go, down to 90 %',

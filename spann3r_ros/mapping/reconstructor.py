@@ -12,6 +12,7 @@ from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
 
+from .memory_manager import scale_memory_budget
 from .types import FrameError, MemoryStatus, Pointmap, StepResult
 
 DEVICES = ('auto', 'cpu', 'cuda')
@@ -47,10 +48,11 @@ class Spann3RReconstructor:
 
     def __init__(self, model: Spann3R, memory: MemoryConfig) -> None:
         self._model = model
-        self._memory = memory
+        self.input_size = (model.config.image_height, model.config.image_width)
+        rows, columns = model.config.grid(*self.input_size)
+        self._memory = scale_memory_budget(memory, rows * columns)
         self._device = model.norm_k.weight.device
         self._dtype = model.norm_k.weight.dtype
-        self.input_size = (model.config.image_height, model.config.image_width)
         self._state = self._start()
 
     def step(self, image: np.ndarray, provisional: bool) -> StepResult:

@@ -18,7 +18,8 @@ from spann3r_ros.mapping.types import StampedPose
 from spann3r_ros.mapping.voxel_map import VoxelCloud
 
 RUN = {'images': 60, 'received': 60, 'processed': 57, 'skipped': 1, 'dropped': 1, 'failed': 1,
-       'wall_sec': 3.0, 'latencies_sec': [0.1] * 9 + [1.0], 'inference_sec': [0.05]}
+       'wall_sec': 3.0, 'latencies_sec': [0.1] * 9 + [1.0], 'inference_sec': [0.05],
+       'saved': True, 'message': 'wrote map.ply'}
 SCALE, SHIFT = 2.0, np.array([3.0, 1.0, 1.5])
 
 
@@ -127,6 +128,7 @@ def test_complete_run_has_no_fault() -> None:
     ({'received': 59}, 5, '60 images in the bag, 59 received'),
     ({'processed': 56}, 5, '60 frames received, 59 accounted for'),
     ({}, 0, 'the map is empty'),
+    ({'saved': False, 'message': 'disk full'}, 0, 'no map: disk full'),
 ])
 def test_incomplete_run_is_a_fault(change: dict[str, int], voxels: int, fault: str) -> None:
     assert fault in find_faults(RUN | change, voxels)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transforms, focal length and pose from rendered pointmaps."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import SyntheticScene, orbit_trajectory, square_camera
+
+from spann3r_ros.mapping.config import PoseConfig
+from spann3r_ros.mapping.geometry import (
+    MAP_FROM_OPTICAL,
+    PoseError,
+    bound_focal,
+    estimate_focal,
+    invert,
+    matrix_to_quaternion,
+    quaternion_to_matrix,
+    select_points,
+    solve_pose,
+    transform_points,
+    weighted_median,
+)
+from spann3r_ros.mapping.types import FrameError, Pointmap
+
+CAMERA = square_camera(64)
+
+
+@pytest.fixture(scope='module')
+def seen() -> tuple[np.ndarray, Pointmap]:
+    """Return a pose and its pointmap in the camera's own frame."""
+    pose = orbit_trajectory(12)[2]
+    points = SyntheticScene().render(pose, CAMERA)[1].astype(np.float32)
+    return pose, Pointmap(points, np.full(points.shape[:2], 0.9, np.float32))
+
+
+def test_map_axes_are_forward_left_up() -> None:
+    forward, right, down = np.eye(3)[[2, 0, 1]]
+    turned = transform_points(MAP_FROM_OPTICAL, np.array([forward, right, down]))
+    np.testing.assert_array_equal(turned, [[1, 0, 0], [0, -1, 0], [0, 0, -1]])
+    assert np.linalg.det(MAP_FROM_OPTICAL[:3, :3]) == pytest.approx(1.0)
+
+
+def test_invert_undoes_a_transform() -> None:
+    pose = orbit_trajectory(7)[3]
+    np.testing.assert_allclose(invert(pose) @ pose, np.eye(4), atol=1e-12)
+
+
+@pytest.mark.parametrize('index', range(8))
+def test_quaternion_round_trip(index: int) -> None:
+    rotation = orbit_trajectory(8)[index][:3, :3]
+    quaternion = matrix_to_quaternion(rotation)
+    assert np.linalg.norm(quaternion) == pytest.approx(1.0)
+    np.testing.assert_allclose(quaternion_to_matrix(quaternion), rotation, atol=1e-12)
+
+
+def test_quaternion_of_a_quarter_turn_about_z() -> None:
+    turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(matrix_to_quaternion(turn), [0, 0, np.sqrt(0.5), np.sqrt(0.5)],
+                               atol=1e-12)
+
+
+def test_zero_quaternion_is_refused() -> None:
+    with pytest.raises(ValueError, match='quaternion'):
+        quaternion_to_matrix(np.zeros(4))
+
+
+def test_focal_of_a_rendered_view_is_the_camera_s(seen: tuple[np.ndarray, Pointmap]) -> None:
+    assert estimate_focal(seen[1]) == pytest.approx(CAMERA.fx, rel=1e-4)
+
+
+def test_focal_stands_a_third_of_wrong_points(seen: tuple[np.ndarray, Pointmap]) -> None:
+    points = seen[1].points.copy()
+    points[:20, :, :2] *= 0.5
+    assert estimate_focal(replace(seen[1], points=points)) == pytest.approx(CAMERA.fx, rel=0.02)
+
+
+def test_focal_needs_points_in_front() -> None:
+    behind = Pointmap(np.full((4, 4, 3), -1.0, np.float32), np.full((4, 4), 0.9, np.float32))
+    with pytest.raises(FrameError, match='in front'):
+        estimate_focal(behind)
+
+
+def test_incredible_focals_are_held_within_bounds() -> None:
+    assert bound_focal(1.0, 100, 200) == pytest.approx(60.0)
+    assert bound_focal(1e9, 100, 200) == pytest.approx(1000.0)
+    assert bound_focal(180.0, 100, 200) == 180.0
+
+
+def test_weighted_median_follows_the_weight() -> None:
+    assert weighted_median(np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.0, 5.0])) == 2.0
+
+
+def test_pose_of_points_in_another_frame_is_found(seen: tuple[np.ndarray, Pointmap]) -> None:
+    pose, pointmap = seen
+    moved = replace(pointmap, points=transform_points(pose, pointmap.points))
+    np.testing.assert_allclose(solve_pose(moved, CAMERA, PoseConfig()), pose, atol=1e-3)
+
+
+def test_pose_needs_enough_points(seen: tuple[np.ndarray, Pointmap]) -> None:
+    confidence = np.zeros((64, 64), np.float32)
+    confidence[0, :5] = 0.9
+    with pytest.raises(PoseError, match='12 usable points, got 5'):
+        solve_pose(replace(seen[1], confidence=confidence), CAMERA,
+                   PoseConfig(best_fraction=1.0))
+
+
+def test_points_on_one_line_fix_no_pose() -> None:
+    points = np.zeros((8, 8, 3), np.float32)
+    points[..., 2] = 1.0 + np.arange(64).reshape(8, 8)
+    with pytest.raises(PoseError, match='one line'):
+        solve_pose(Pointmap(points, np.full((8, 8), 0.9, np.float32)), CAMERA, PoseConfig())
+
+
+def test_disagreeing_points_are_reported_not_solved() -> None:
+    rng = np.random.default_rng(0)
+    cloud = Pointmap(rng.normal(size=(64, 64, 3)).astype(np.float32) + [0, 0, 5],
+                     np.full((64, 64), 0.9, np.float32))
+    with pytest.raises(PoseError):
+        solve_pose(cloud, CAMERA, PoseConfig())
+
+
+def test_selection_takes_the_most_confident_and_no_nan() -> None:
+    confidence = np.linspace(0.0, 0.9, 100, dtype=np.float32).reshape(10, 10)
+    points = np.ones((10, 10, 3), np.float32)
+    points[9, 9] = np.nan
+    chosen = select_points(Pointmap(points, confidence), PoseConfig(best_fraction=0.2))
+    assert 99 not in chosen
+    assert chosen.min() >= 78
+    assert len(chosen) >= 19

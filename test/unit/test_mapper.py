@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapper on rendered rooms: poses, axes, bounds, and what bad answers may not do."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import (
+    SyntheticOptions,
+    SyntheticReconstructor,
+    SyntheticScene,
+    look_at,
+    orbit_trajectory,
+    render_frames,
+    square_camera,
+)
+
+from spann3r_ros.mapping.config import (
+    KeyframeConfig,
+    MapperConfig,
+    PoseConfig,
+    VoxelMapConfig,
+)
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate, StampedPose
+
+SCENE = SyntheticScene()
+CAMERA = square_camera(96)
+LIMIT_M, LIMIT_DEG = 0.01, 0.5
+CORRUPTED = SyntheticOptions(corrupted_fraction=0.3)
+EVERYONE_VOTES = PoseConfig(min_confidence=0.0, best_fraction=1.0)
+
+
+def make_mapper(poses: list[np.ndarray], options: SyntheticOptions | None = None,
+                config: MapperConfig | None = None) -> Mapper:
+    options = options or SyntheticOptions()
+    return Mapper(SyntheticReconstructor(SCENE, poses, options, CAMERA), config)
+
+
+def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:
+    return [*(mapper.process(frame) for frame in frames), mapper.flush()]
+
+
+def pose_errors(found: list[StampedPose], poses: list[np.ndarray],
+                frames: list[Frame]) -> tuple[float, float]:
+    """Return the largest error in metres and in degrees against the truth in map axes."""
+    truth = {frame.stamp_ns: MAP_FROM_OPTICAL @ invert(poses[0]) @ pose
+             for frame, pose in zip(frames, poses, strict=True)}
+    distances, angles = [], []
+    for item in found:
+        error = invert(truth[item.stamp_ns]) @ item.world_from_camera
+        distances.append(np.linalg.norm(error[:3, 3]))
+        cosine = np.clip((np.trace(error[:3, :3]) - 1) / 2, -1, 1)
+        angles.append(np.degrees(np.arccos(cosine)))
+    return max(distances), max(angles)
+
+
+@pytest.fixture(scope='module')
+def orbit() -> tuple[list[np.ndarray], list[Frame]]:
+    poses = orbit_trajectory(60)
+    return poses, render_frames(SCENE, poses, CAMERA)
+
+
+def test_orbit_recovers_every_pose(orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses)
+    updates = run(mapper, frames)
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [frame.stamp_ns for frame in frames]
+    distance, angle = pose_errors(mapper.trajectory, poses, frames)
+    assert distance <= LIMIT_M
+    assert angle <= LIMIT_DEG
+
+    live = [update.live_pose for update in updates if update.live_pose]
+    # Intrinsics come with the frames, so only the very first one has no live pose.
+    assert [pose.stamp_ns for pose in live] == [frame.stamp_ns for frame in frames[1:]]
+    distance, angle = pose_errors(live, poses, frames)
+    assert distance <= LIMIT_M
+    assert angle <= LIMIT_DEG
+
+
+def test_orbit_without_calibration_recovers_every_pose(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses)
+    updates = run(mapper, [replace(frame, intrinsics=None) for frame in frames])
+    keyframe = next(update.keyframe for update in updates if update.keyframe)
+    assert keyframe.intrinsics.fx == pytest.approx(CAMERA.fx, rel=0.01)
+    distance, angle = pose_errors(mapper.trajectory, poses, frames)
+    assert distance <= LIMIT_M
+    assert angle <= LIMIT_DEG
+
+
+def test_low_confidence_corruption_is_outvoted(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, CORRUPTED)
+    run(mapper, frames)
+    assert len(mapper.trajectory) == len(frames)
+    distance, angle = pose_errors(mapper.trajectory, poses, frames)
+    assert distance <= LIMIT_M
+    assert angle <= LIMIT_DEG
+
+
+def test_ignoring_confidence_breaches_the_limit(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, CORRUPTED, MapperConfig(pose=EVERYONE_VOTES))
+    run(mapper, frames)
+    distance, _ = pose_errors(mapper.trajectory, poses, frames)
+    assert distance > LIMIT_M
+
+
+def test_pure_forward_motion_moves_along_map_x() -> None:
+    start = np.array([-1.8, 0.0, 1.2])
+    poses = [look_at(start + [0.1 * n, 0.0, 0.0], np.array([2.0, 0.0, 1.2])) for n in range(4)]
+    mapper = make_mapper(poses)
+    run(mapper, render_frames(SCENE, poses, CAMERA))
+    np.testing.assert_allclose(mapper.trajectory[-1].world_from_camera[:3, 3], [0.3, 0.0, 0.0],
+                               atol=LIMIT_M)
+
+
+def test_level_floor_is_flat_and_below(orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    # The first camera is level, 1.2 m above the floor.
+    poses, frames = orbit
+    mapper = make_mapper(poses)
+    run(mapper, frames)
+    z = mapper.voxel_map.arrays().points[:, 2]
+    floor = z[z < z.min() + 0.2]
+    assert len(floor) > 1000
+    share_flat = np.mean(np.abs(floor + 1.2) < 0.02)
+    # What is left is the foot of walls and boxes.
+    assert share_flat > 0.7
+    assert z.min() == pytest.approx(-1.2, abs=0.02)
+    assert z.max() == pytest.approx(SCENE.room[1, 2] - 1.2, abs=0.02)
+
+
+def test_revisiting_adds_few_voxels() -> None:
+    poses = orbit_trajectory(20) * 2
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses)
+    for frame in frames[:21]:
+        mapper.process(frame)
+    once = mapper.status().voxels
+    for frame in frames[21:]:
+        mapper.process(frame)
+    mapper.flush()
+    assert once > 1000
+    assert mapper.status().voxels < 1.05 * once
+
+
+def test_second_run_is_bit_identical() -> None:
+    poses = orbit_trajectory(8)
+    frames = render_frames(SCENE, poses, CAMERA)
+    clouds, paths = [], []
+    for _ in range(2):
+        mapper = make_mapper(poses, SyntheticOptions(noise=0.01))
+        run(mapper, frames)
+        clouds.append(mapper.voxel_map.arrays())
+        paths.append(np.stack([pose.world_from_camera for pose in mapper.trajectory]))
+    np.testing.assert_array_equal(clouds[0].points, clouds[1].points)
+    np.testing.assert_array_equal(clouds[0].colors, clouds[1].colors)
+    np.testing.assert_array_equal(paths[0], paths[1])
+
+
+def test_keyframe_points_are_in_map_axes_and_reproject() -> None:
+    poses = orbit_trajectory(30)[:4]
+    frames = render_frames(SCENE, poses, CAMERA)
+    keyframe = run(make_mapper(poses), frames)[3].keyframe
+    assert keyframe.stamp_ns == frames[2].stamp_ns
+    camera_from_map = invert(keyframe.pose.world_from_camera)
+    seen = keyframe.pointmap.points @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
+    u = seen[..., 0] / seen[..., 2] * keyframe.intrinsics.fx + keyframe.intrinsics.cx
+    columns = np.broadcast_to(np.arange(96), (96, 96))
+    assert np.abs(u - columns).max() < 0.5
+
+
+def test_first_frame_yields_nothing_and_flush_gives_the_last() -> None:
+    poses = orbit_trajectory(20)[:3]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses)
+    updates = run(mapper, frames)
+    assert updates[0] == replace(updates[0], keyframe=None, live_pose=None)
+    stamps = [update.keyframe.stamp_ns for update in updates[1:]]
+    assert stamps == [frame.stamp_ns for frame in frames]
+
+
+def test_one_frame_makes_no_map() -> None:
+    poses = orbit_trajectory(20)[:1]
+    mapper = make_mapper(poses)
+    updates = run(mapper, render_frames(SCENE, poses, CAMERA))
+    assert updates[-1].keyframe is None
+    assert mapper.status().voxels == 0
+
+
+def test_flush_closes_until_reset() -> None:
+    poses = orbit_trajectory(20)[:6]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses)
+    run(mapper, frames[:3])
+    with pytest.raises(FrameError, match='reset'):
+        mapper.process(frames[3])
+    mapper.reset()
+    mapper.process(frames[3])
+    mapper.process(frames[4])
+    assert mapper.status().keyframes == 1
+
+
+def test_reset_empties_the_map_and_begins_a_fragment() -> None:
+    poses = orbit_trajectory(20)[:6]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses)
+    for frame in frames[:3]:
+        mapper.process(frame)
+    before = mapper.status()
+    mapper.reset()
+    after = mapper.status()
+    assert before.voxels > 0
+    assert (after.voxels, after.keyframes, len(mapper.trajectory)) == (0, 0, 0)
+    assert after.fragment_id == before.fragment_id + 1
+    assert after.memory.resets == 1
+
+
+@pytest.mark.parametrize('fault', ['not_finite', 'no_confidence'])
+def test_unusable_pointmap_fails_one_frame_and_leaves_the_map(fault: str) -> None:
+    poses = orbit_trajectory(30)[:7]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses, SyntheticOptions(fault_at=3, fault=fault))
+    for frame in frames[:4]:
+        mapper.process(frame)
+    voxels = mapper.status().voxels
+    with pytest.raises(FrameError, match='pointmap'):
+        mapper.process(frames[4])
+    assert mapper.status().voxels == voxels
+    mapper.process(frames[5])
+    mapper.process(frames[6])
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [
+        frames[n].stamp_ns for n in (0, 1, 2, 4, 5)]
+    assert np.isfinite(mapper.voxel_map.arrays().points).all()
+
+
+def test_frame_refused_by_the_reconstructor_costs_only_itself() -> None:
+    poses = orbit_trajectory(30)[:6]
+    frames = render_frames(SCENE, poses, CAMERA, indexed=True)
+    mapper = make_mapper(poses, SyntheticOptions(fault_at=3, index_from_image=True))
+    for frame in frames[:3]:
+        mapper.process(frame)
+    with pytest.raises(FrameError, match='frame 3'):
+        mapper.process(frames[3])
+    mapper.process(frames[4])
+    mapper.process(frames[5])
+    distance, _ = pose_errors(mapper.trajectory, poses, frames)
+    assert len(mapper.trajectory) == 4
+    assert distance <= LIMIT_M
+
+
+def test_changed_image_size_is_refused_by_name() -> None:
+    poses = orbit_trajectory(30)[:3]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses)
+    mapper.process(frames[0])
+    mapper.process(frames[1])
+    with pytest.raises(FrameError, match=r'rgb: expected height and width \(96, 96\).*\(64, 64\)'):
+        mapper.process(Frame(5, 'camera', np.zeros((64, 64, 3), np.uint8)))
+    assert mapper.process(frames[2]).keyframe is not None
+
+
+def test_gate_skips_are_counted_and_reach_nobody() -> None:
+    poses = orbit_trajectory(30)[:9]
+    frames = render_frames(SCENE, poses, CAMERA, indexed=True)
+    mapper = make_mapper(poses, SyntheticOptions(index_from_image=True),
+                         MapperConfig(keyframes=KeyframeConfig(stride=3)))
+    updates = run(mapper, frames)
+    assert [update.skipped for update in updates[:-1]] == [False, True, True] * 3
+    assert mapper.status().skipped == 6
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [
+        frames[n].stamp_ns for n in (0, 3, 6)]
+
+
+def test_live_pose_can_be_switched_off() -> None:
+    poses = orbit_trajectory(30)[:3]
+    updates = run(make_mapper(poses, config=MapperConfig(live_pose=False)),
+                  render_frames(SCENE, poses, CAMERA))
+    assert all(update.live_pose is None for update in updates)
+
+
+def test_voxels_stay_within_the_bound() -> None:
+    poses = orbit_trajectory(16)
+    config = MapperConfig(voxel_map=VoxelMapConfig(max_voxels=6000))
+    mapper = make_mapper(poses, config=config)
+    for frame in render_frames(SCENE, poses, CAMERA):
+        mapper.process(frame)
+        assert mapper.status().voxels <= 6000
+    assert mapper.status().voxels_evicted > 0
+
+
+def test_path_is_bounded() -> None:
+    poses = orbit_trajectory(30)[:6]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses, config=MapperConfig(path_max_size=2))
+    run(mapper, frames)
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [
+        frame.stamp_ns for frame in frames[-2:]]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The voxel map: means, bounds, eviction, and what never gets in."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spann3r_ros.mapping.config import VoxelMapConfig
+from spann3r_ros.mapping.types import FrameError
+from spann3r_ros.mapping.voxel_map import VoxelMap
+
+
+def line(first: int, count: int) -> np.ndarray:
+    """Return points in the middle of `count` neighbouring cells of one metre along x."""
+    points = np.full((count, 3), 0.5, np.float32)
+    points[:, 0] += first + np.arange(count)
+    return points
+
+
+def integrate(voxels: VoxelMap, points: np.ndarray, confidence: float | np.ndarray = 0.5,
+              color: int = 100) -> int:
+    points = np.asarray(points, np.float32)
+    return voxels.integrate(points, np.full((len(points), 3), color, np.uint8),
+                            np.broadcast_to(np.float32(confidence), len(points)))
+
+
+def make(**settings: float) -> VoxelMap:
+    return VoxelMap(VoxelMapConfig(**{'voxel_size': 1.0, 'max_voxels': 100, **settings}))
+
+
+def test_points_of_one_cell_become_their_weighted_mean() -> None:
+    voxels = make()
+    integrate(voxels, [[0.1, 0.1, 0.1], [0.5, 0.1, 0.1]], np.array([0.25, 0.75], np.float32))
+    cloud = voxels.arrays()
+    np.testing.assert_allclose(cloud.points, [[0.4, 0.1, 0.1]], rtol=1e-6)
+    np.testing.assert_allclose(cloud.confidence, [0.5])
+
+
+def test_later_keyframes_join_by_weight() -> None:
+    voxels = make()
+    integrate(voxels, [[0.2, 0.5, 0.5]], 0.2, color=0)
+    integrate(voxels, [[0.8, 0.5, 0.5]], 0.6, color=200)
+    cloud = voxels.arrays()
+    assert len(cloud) == 1
+    np.testing.assert_allclose(cloud.points[0, 0], 0.65, rtol=1e-6)
+    assert cloud.colors[0].tolist() == [150, 150, 150]
+
+
+def test_negative_coordinates_have_cells_of_their_own() -> None:
+    voxels = make()
+    integrate(voxels, [[-0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    assert len(voxels) == 2
+
+
+def test_unusable_points_stay_out() -> None:
+    voxels = make(min_confidence=0.3)
+    points = np.array([[np.nan, 0, 0], [np.inf, 0, 0], [1, 1, 1], [5e7, 0, 0], [2, 2, 2]])
+    merged = integrate(voxels, points, np.array([0.9, 0.9, 0.2, 0.9, 0.9], np.float32))
+    assert merged == 1
+    np.testing.assert_array_equal(voxels.arrays().points, [[2, 2, 2]])
+
+
+def test_zero_confidence_stays_out_even_when_allowed() -> None:
+    voxels = make(min_confidence=0.0)
+    assert integrate(voxels, line(0, 3), 0.0) == 0
+    assert len(voxels) == 0
+
+
+def test_bound_evicts_least_recently_observed_first_down_to_ninety_percent() -> None:
+    voxels = make(max_voxels=100)
+    integrate(voxels, line(0, 60))
+    integrate(voxels, line(60, 40))
+    integrate(voxels, line(0, 30))  # cells 0 to 29 are seen again
+    integrate(voxels, line(100, 10))
+    cells = np.floor(voxels.arrays().points[:, 0]).astype(int)
+    assert len(voxels) == 90
+    assert voxels.evicted == 20
+    expected = {*range(0, 30), *range(50, 60), *range(60, 110)}
+    # Of cells 30 to 59, equally old and equally heavy, twenty went.
+    assert set(range(0, 30)) | set(range(60, 110)) <= set(cells)
+    assert len(set(cells)) == len(expected)
+
+
+def test_equally_old_voxels_go_by_weight() -> None:
+    voxels = make(max_voxels=100)
+    weights = np.full(100, 0.9, np.float32)
+    weights[40:51] = 0.2
+    integrate(voxels, line(0, 100), weights)
+    integrate(voxels, line(100, 1))
+    cells = set(np.floor(voxels.arrays().points[:, 0]).astype(int))
+    assert cells == {*range(0, 40), *range(51, 101)}
+
+
+def test_one_keyframe_larger_than_the_bound_keeps_its_most_confident() -> None:
+    voxels = make(max_voxels=100)
+    integrate(voxels, line(0, 150), np.linspace(0.2, 0.9, 150, dtype=np.float32))
+    cells = np.floor(voxels.arrays().points[:, 0]).astype(int)
+    assert sorted(cells) == list(range(50, 150))
+
+
+def test_min_observations_hides_voxels_seen_once() -> None:
+    voxels = make(min_observations=2)
+    integrate(voxels, line(0, 5))
+    integrate(voxels, line(3, 5))
+    assert len(voxels) == 8
+    assert len(voxels.arrays()) == 2
+
+
+def test_automatic_size_is_a_hundredth_of_the_median_depth_until_cleared() -> None:
+    voxels = make(voxel_size=0.0)
+    integrate(voxels, [[3.0, 0, 0], [3.0, 1, 0], [9.0, 0, 0]])
+    assert voxels.voxel_size == pytest.approx(0.03)
+    voxels.clear()
+    assert len(voxels) == 0
+    integrate(voxels, [[5.0, 0, 0]])
+    assert voxels.voxel_size == pytest.approx(0.05)
+
+
+def test_automatic_size_needs_depth() -> None:
+    with pytest.raises(FrameError, match='median depth'):
+        integrate(make(voxel_size=0.0), [[0.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize(('points', 'colors', 'name'), [
+    (np.zeros((2, 2)), np.zeros((3, 3), np.uint8), 'points'),
+    (np.zeros((3, 3)), np.zeros((2, 3), np.uint8), 'colors'),
+    (np.zeros((3, 3)), np.zeros((3, 3), np.float32), 'colors')])
+def test_wrong_arrays_are_named(points: np.ndarray, colors: np.ndarray, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        make().integrate(points, colors, np.ones(3))
