@@ -20,6 +20,8 @@ def main() -> None:
                         help='where state and curve are kept')
     parser.add_argument('--release', type=Path, metavar='FILE',
                         help='write the averaged weights to a .safetensors file instead')
+    parser.add_argument('--start-from', type=Path, metavar='FILE',
+                        help='checkpoint whose weights a new run begins with')
     parser.add_argument('--steps', type=int, default=TrainingConfig.steps)
     parser.add_argument('--frames-per-step', type=int, default=TrainingConfig.frames_per_step)
     parser.add_argument('--seed', type=int, default=TrainingConfig.seed)
@@ -34,7 +36,8 @@ def main() -> None:
         release(options.folder, config, options.release)
         return
     trainer = Trainer(config, options.folder, Rank.join(), options.device)
-    trainer.resume()
+    if not trainer.resume() and options.start_from:
+        trainer.start_from(options.start_from)
     trainer.run()
 
 

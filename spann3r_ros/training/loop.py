@@ -15,6 +15,7 @@ from torch import distributed as dist
 from torch import nn
 from tqdm import tqdm
 
+from spann3r_ros.model.checkpoint import CheckpointError, load_model
 from spann3r_ros.model.spann3r import Spann3R
 
 from .config import Stage, TrainingConfig
@@ -188,6 +189,15 @@ class Trainer:
             optimiser.load_state_dict(values)
         self.rooms.restore(state['rooms'])
         return True
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Begin with the weights of a checkpoint of the same sizes; CheckpointError otherwise."""
+        weights = load_model(checkpoint, self.device)
+        if weights.config != self.config.network:
+            raise CheckpointError(f'checkpoint: expected {self.config.network}, got '
+                                  f'{weights.config}')
+        self.model.load_state_dict(weights.state_dict())
+        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def _state_path(self) -> Path:
         return self.folder / f'state-{self.rank.index}-of-{self.rank.count}.pt'

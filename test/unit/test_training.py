@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from spann3r_ros.model.checkpoint import (
+    CheckpointError,
+    load_model,
+    read_metadata,
+    save_model,
+)
 from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
 from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.training.config import Stage, TrainingConfig, small_network
@@ -21,6 +27,7 @@ from spann3r_ros.training.loop import (
 )
 from spann3r_ros.training.muon import orthogonalise
 from spann3r_ros.training.objective import memory_supervision
+from spann3r_ros.training.release import release
 from spann3r_ros.training.unroll import unroll
 
 TINY = Spann3RConfig(
@@ -135,6 +142,38 @@ def test_resumed_run_has_the_curve_of_an_uninterrupted_one(tmp_path: Path) -> No
     assert second.resume()
     second.run()
     assert curve(split) == curve(whole)
+
+
+def test_new_run_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    teacher = Spann3R(square_tiny())
+    save_model(tmp_path / 'weights.safetensors', teacher, torch.float32)
+    trainer = Trainer(tiny_run(2), tmp_path / 'run', Rank())
+    trainer.start_from(tmp_path / 'weights.safetensors')
+    for key, value in teacher.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[key], value)
+        assert torch.equal(trainer.average[key], value)
+    trainer.run()
+    assert not torch.equal(trainer.model.value_out.weight, teacher.value_out.weight)
+
+
+def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path / 'weights.safetensors', Spann3R(TINY))
+    with pytest.raises(CheckpointError, match='image_height=48.*image_height=32'):
+        Trainer(tiny_run(2), tmp_path, Rank()).start_from(tmp_path / 'weights.safetensors')
+
+
+def test_release_writes_the_averaged_weights_with_their_history(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_run(2), tmp_path, Rank())
+    trainer.run()
+    path = tmp_path / 'models' / 'model.safetensors'
+    release(tmp_path, tiny_run(2), path)
+    released = load_model(path)
+    torch.testing.assert_close(released.value_out.weight, trainer.average['value_out.weight'],
+                               rtol=1e-3, atol=1e-4)
+    history = read_metadata(path)
+    assert (history['training_steps'], history['licence']) == ('2', 'Apache-2.0')
+    assert int(history['training_frames']) == trainer.frames
 
 
 def test_bundled_network_sizes_are_valid() -> None:
