@@ -5,7 +5,7 @@ export PYTHON ?= python3
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint train clean
+.PHONY: help setup demo test test-full lint train evaluate clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -25,8 +25,13 @@ test-full: setup  ## the full-size parity tests
 lint: setup  ## ruff
 	@$(run) ruff check .
 
-train: setup  ## train the bundled model (hours); resumes where it stopped
-	@$(run) python -m spann3r_ros.training
+train: setup  ## train the bundled model (hours), PROCESSES=cores; resumes where it stopped
+	@OMP_NUM_THREADS=1 $(run) torchrun --nproc_per_node $(or $(PROCESSES),1) \
+	  -m spann3r_ros.training output/training
 
-clean:  ## remove everything the other targets made
-	rm -rf .venv build install log output .setup.lock
+evaluate: setup  ## score the bundled model on unseen rooms
+	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \
+	  --reference models/held_out_reference.json
+
+clean:  ## remove the environment and what was built; keeps output
+	rm -rf .venv build install log .setup.lock

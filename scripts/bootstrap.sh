@@ -17,7 +17,7 @@ fail() { say "$*"; exit 1; }
 # A ROS 2 installation is sourced when a prefix outside this checkout is active.
 sourced_ros() {
   local prefix
-  [[ -n ${ROS_DISTRO:-} ]] || return 1
+  [[ -n ${ROS_DISTRO:-} && -n ${AMENT_PREFIX_PATH:-} ]] || return 1
   for prefix in ${AMENT_PREFIX_PATH//:/ }; do
     [[ $prefix == "$root"/* ]] || return 0
   done
@@ -123,6 +123,17 @@ workspace_stamp() {
   cat "$venv/.stamp"
 }
 
+# What was built for another place, another ROS or with other options cannot be continued; its
+# owner decides what becomes of it.
+refuse_what_others_made() {
+  local before="$home at $root"
+  [[ ! -f $venv/.stamp ]] || before=$(head -n 1 "$venv/.stamp")
+  [[ $before == "$home at $root" ]] ||
+    fail ".venv was set up for '$before', now it is '$home at $root': run 'make clean' first"
+  [[ ! -d build/spann3r_ros || -f build/.stamp ]] ||
+    fail "build and install come from a colcon build of your own: run 'make clean' first"
+}
+
 is_current() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 
 exec 9> .setup.lock
@@ -131,10 +142,7 @@ home=wheels
 if sourced_ros; then home=$ROS_DISTRO; fi
 python=${PYTHON:-python3}
 
-if [[ -f $venv/.stamp && $(head -n 1 "$venv/.stamp") != "$home at $root" ]]; then
-  fail ".venv was set up for '$(head -n 1 "$venv/.stamp")', now it is '$home at $root': \
-run 'make clean' first"
-fi
+refuse_what_others_made
 if [[ $home == wheels ]]; then
   # Nothing of an environment sourced before may leak in.
   unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH
@@ -153,6 +161,8 @@ fi
 stamp=$(workspace_stamp)
 if ! is_current build/.stamp "$stamp"; then
   say 'building the package'
+  mkdir -p build
+  echo unfinished > build/.stamp
   (
     if [[ $home == wheels ]]; then enter "$venv/setup.bash"; fi
     if [[ -f $underlay/setup.bash ]]; then enter "$underlay/setup.bash"; fi

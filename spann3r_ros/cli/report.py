@@ -21,30 +21,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print and draw; 0 only if every image is accounted for and the map is not empty."""
+    from spann3r_ros.evaluation.tables import format_table
+    run = json.loads((args.output / 'run.json').read_text())
+    rows, voxels = run_rows(run), 0
+    if run['saved']:
+        more, voxels = map_rows(args.output, Path(run['bag']))
+        rows += more
+    print(format_table((Path(run['bag']).name, ''), rows))
+    if run['saved']:
+        print('wrote ' + ', '.join(str(args.output / name) for name in FILES))
+    faults = find_faults(run, voxels)
+    for fault in faults:
+        print(f'FAILED: {fault}')
+    return 1 if faults else 0
+
+
+def map_rows(output: Path, bag: Path) -> tuple[list[tuple[str, str]], int]:
+    """Draw the map; return the rows about map and truth, and the number of voxels."""
     from spann3r_ros.evaluation.bag_truth import read_truth
     from spann3r_ros.evaluation.picture import draw_map
     from spann3r_ros.evaluation.report import AlignmentError, compare
-    from spann3r_ros.evaluation.tables import format_table
     from spann3r_ros.mapping.map_io import read_ply, read_tum
-    run = json.loads((args.output / 'run.json').read_text())
-    cloud = read_ply(args.output / 'map.ply')
-    trajectory = read_tum(args.output / 'trajectory.tum')
-    truth = read_truth(Path(run['bag']))
+    cloud = read_ply(output / 'map.ply')
+    trajectory = read_tum(output / 'trajectory.tum')
+    truth = read_truth(bag)
     comparison, reason = None, 'none in the bag'
     if truth is not None:
         try:
             comparison = compare(cloud, trajectory, truth)
         except AlignmentError as error:
             reason = f'not comparable: {error}'
-    rows = run_rows(run) + [('map', f'{len(cloud)} voxels, {len(trajectory)} poses')]
+    rows = [('map', f'{len(cloud)} voxels, {len(trajectory)} poses')]
     rows += truth_rows(comparison) if comparison else [('ground truth', reason)]
-    print(format_table((Path(run['bag']).name, ''), rows))
-    draw_map(args.output / 'map.png', cloud, trajectory, truth, comparison)
-    print('wrote ' + ', '.join(str(args.output / name) for name in FILES))
-    faults = find_faults(run, len(cloud))
-    for fault in faults:
-        print(f'FAILED: {fault}')
-    return 1 if faults else 0
+    draw_map(output / 'map.png', cloud, trajectory, truth, comparison)
+    return rows, len(cloud)
 
 
 def run_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
@@ -84,6 +94,8 @@ def find_faults(run: dict[str, Any], voxels: int) -> list[str]:
         faults.append(f'{run["images"]} images in the bag, {run["received"]} received')
     if ended != run['received']:
         faults.append(f'{run["received"]} frames received, {ended} accounted for')
-    if not voxels:
+    if not run['saved']:
+        faults.append(f'no map: {run["message"]}')
+    elif not voxels:
         faults.append('the map is empty')
     return faults

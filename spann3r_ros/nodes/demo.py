@@ -36,7 +36,8 @@ PLAYER = ('-m', 'spann3r_ros.nodes.bag_player')
 PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 SPIN_SEC = 0.05
 STATUS_DEPTH = 100
-PRODUCTS = ('map.ply', 'trajectory.tum', 'run.json')
+# Those of an earlier run must not pass for this one's.
+PRODUCTS = ('map.ply', 'trajectory.tum', 'run.json', 'map.png')
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class DemoOptions:
     checkpoint: str = ''
     device: str = 'auto'
     output: Path = Path('output')
+    parameters: Path | None = None
     patience_sec: float = 120.0
     mapper: tuple[str, ...] = MAPPER
 
@@ -70,7 +72,8 @@ class DemoRun:
     wall_sec: float
     latencies_sec: list[float]
     inference_sec: list[float]
-    saved: str
+    saved: bool
+    message: str
 
 
 class Watcher(Node):
@@ -105,13 +108,11 @@ class Watcher(Node):
         wait(self, future.done, patience_sec, 'the mapper was not ready', check)
         return future.result().current_state.label
 
-    def save(self, check: Callable[[], None], patience_sec: float) -> str:
-        """Have the mapper flush and write its map; return its message; ProcessError without."""
+    def save(self, check: Callable[[], None], patience_sec: float) -> Trigger.Response:
+        """Have the mapper flush and write its map; return its answer."""
         future = self._save.call_async(Trigger.Request())
         wait(self, future.done, patience_sec, 'the mapper did not save its map', check)
-        if not future.result().success:
-            raise ProcessError(f'no map: {future.result().message}')
-        return future.result().message
+        return future.result()
 
 
 def wait(node: Node, condition: Callable[[], bool], patience_sec: float, complaint: str,
@@ -165,8 +166,8 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
         if state != 'active':
             raise mapper.failure(f'is {state}, not active')
         follow(watcher, images, check, options.patience_sec)
-        saved = watcher.save(check, options.patience_sec)
-        return to_run(watcher, options.bag, images, saved)
+        answer = watcher.save(check, options.patience_sec)
+        return to_run(watcher, options.bag, images, answer)
 
 
 def follow(watcher: Watcher, images: int, check: Callable[[], None],
@@ -185,14 +186,14 @@ def follow(watcher: Watcher, images: int, check: Callable[[], None],
 def mapper_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
     """Return the mapper's arguments for the interpreter."""
     parameters = {
-        'mode': 'replay', 'autostart': 'true', 'device': options.device,
-        'checkpoint': options.checkpoint, 'map_directory': str(options.output.resolve()),
+        'mode': 'replay', 'device': options.device, 'checkpoint': options.checkpoint,
+        'map_directory': str(options.output.resolve()),
         'image_transport': 'compressed' if compressed else 'raw',
     }
-    settings = [f'{name}:={json.dumps(text) if name not in ("autostart",) else text}'
-                for name, text in parameters.items()]
+    settings = [f'{name}:={json.dumps(text)}' for name, text in parameters.items()]
     remaps = [f'image:={base_topic(topic)}', f'camera_info:={info_topic(topic)}']
-    return [*options.mapper, '--ros-args',
+    file = ['--params-file', str(options.parameters)] if options.parameters else []
+    return [*options.mapper, '--ros-args', *file,
             *(word for setting in settings for word in ('-p', setting)),
             *(word for remap in remaps for word in ('-r', remap))]
 
@@ -207,7 +208,7 @@ def player_command(options: DemoOptions, topic: str, compressed: bool) -> list[s
     return command
 
 
-def to_run(watcher: Watcher, bag: Path, images: int, saved: str) -> DemoRun:
+def to_run(watcher: Watcher, bag: Path, images: int, answer: Trigger.Response) -> DemoRun:
     """Return the accounts as they stand."""
     last = watcher.last
     return DemoRun(
@@ -216,7 +217,8 @@ def to_run(watcher: Watcher, bag: Path, images: int, saved: str) -> DemoRun:
         dropped=last.frames_dropped, failed=last.frames_failed, voxels=last.voxels,
         working_frames=last.working_frames, long_term_tokens=last.long_term_tokens,
         device_bytes=last.device_bytes, wall_sec=watcher.last_sec - watcher.first_sec,
-        latencies_sec=watcher.latencies_sec, inference_sec=watcher.inference_sec, saved=saved)
+        latencies_sec=watcher.latencies_sec, inference_sec=watcher.inference_sec,
+        saved=answer.success, message=answer.message)
 
 
 def parse(arguments: Sequence[str] | None) -> DemoOptions:
@@ -228,12 +230,14 @@ def parse(arguments: Sequence[str] | None) -> DemoOptions:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--output', type=Path, default=Path('output'),
                         help='folder of the results (default: %(default)s)')
+    parser.add_argument('--params-file', type=Path, help="the mapper's parameters as YAML")
     parser.add_argument('--patience-sec', type=float, default=120.0, help=(
         'give up when nothing happens for this long (default: %(default)s)'))
     args = parser.parse_args(arguments)
     bag = args.bag or share_directory() / 'bags' / 'demo_room'
     checkpoint = str(Path(args.checkpoint).resolve()) if args.checkpoint else ''
-    return DemoOptions(bag, args.topic, checkpoint, args.device, args.output, args.patience_sec)
+    return DemoOptions(bag, args.topic, checkpoint, args.device, args.output, args.params_file,
+                       args.patience_sec)
 
 
 @contextmanager
