@@ -62,6 +62,7 @@ class TrainingConfig:
     attention_weight: float = 0.1
     field_of_view_deg: float = 80.0
     field_of_view_jitter_deg: float = 0.0
+    textures: int = 384
     turn_share: float = 0.3
     turn_range_deg: tuple[float, float] = (2.0, 14.0)
     seed: int = 0

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from tqdm import tqdm
 
 from spann3r_ros.model.checkpoint import CheckpointError, load_model
@@ -27,6 +27,7 @@ from .unroll import unroll
 log = logging.getLogger(__name__)
 
 TRAINING_TEXTURES_SEED = 1
+STATE = 'state.pt'
 CURVE_FIELDS = ('step', 'frames', 'seconds', 'length', 'loss', 'point_error', 'last_error',
                 'attention_loss', 'gradient_norm', 'lr_scale')
 
@@ -68,25 +69,25 @@ class Trainer:
         )
         rooms = RoomConfig(size=config.network.image_height,
                            field_of_view_deg=config.field_of_view_deg,
-                           field_of_view_jitter_deg=config.field_of_view_jitter_deg)
+                           field_of_view_jitter_deg=config.field_of_view_jitter_deg,
+                           textures=config.textures)
         self.rooms = RoomGenerator(rooms, 1000 + config.seed + 7919 * rank.index,
                                    TRAINING_TEXTURES_SEED, device)
         self.step = 0
         self.frames = 0
         self.seconds = 0.0
 
-    def run(self, save_every_sec: float = 300.0) -> None:
-        """Train to the last step, saving the state atomically every few minutes."""
+    def run(self, save_every_steps: int = 100) -> None:
+        """Train to the last step, saving the state atomically every so many steps."""
         progress = tqdm(total=self.config.steps, initial=self.step, unit='step',
                         disable=self.rank.index != 0, mininterval=10)
-        saved = time.monotonic()
         while self.step < self.config.steps:
             row = self.advance()
             progress.update()
             progress.set_postfix(loss=f'{row["loss"]:.3f}', error=f'{row["point_error"]:.3f}')
-            if time.monotonic() - saved > save_every_sec or self.step == self.config.steps:
+            # By steps, not by the clock: the processes must agree on the moment.
+            if self.step % save_every_steps == 0 or self.step == self.config.steps:
                 self.save()
-                saved = time.monotonic()
 
     def advance(self) -> dict[str, float]:
         """Make one step and return its line of the curve."""
@@ -164,31 +165,48 @@ class Trainer:
         return model.eval().requires_grad_(False)
 
     def save(self) -> None:
-        """Write each process's state aside, then move it into place."""
+        """Write one state for all processes aside, then move it into place; all must call."""
+        rooms = self._gather(self.rooms.state())
+        if self.rank.index != 0:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._state_path()
+        path = self.folder / STATE
         state = {
             'step': self.step, 'frames': self.frames, 'seconds': self.seconds,
             'model': self.model.state_dict(), 'average': self.average,
             'optimisers': [item.state_dict() for item in self.optimisers],
-            'rooms': self.rooms.state(),
+            'rooms': rooms,
         }
         torch.save(state, path.with_suffix('.part'))
         os.replace(path.with_suffix('.part'), path)
 
     def resume(self) -> bool:
-        """Load the state of an earlier run of the same folder, if there is one."""
-        path = self._state_path()
+        """Load the state of an earlier run of the same folder, if there is one.
+
+        Raises ValueError when that run had another number of processes.
+        """
+        path = self.folder / STATE
         if not path.is_file():
             return False
-        state = torch.load(path, weights_only=True, map_location=self.device)
+        state = torch.load(path, weights_only=True, map_location='cpu')
+        if len(state['rooms']) != self.rank.count:
+            raise ValueError(f'{path}: expected as many processes as before, '
+                             f'{len(state["rooms"])}, got {self.rank.count}')
         self.step, self.frames, self.seconds = state['step'], state['frames'], state['seconds']
         self.model.load_state_dict(state['model'])
-        self.average = state['average']
+        self.average = {key: value.to(self.device) for key, value in state['average'].items()}
         for optimiser, values in zip(self.optimisers, state['optimisers'], strict=True):
             optimiser.load_state_dict(values)
-        self.rooms.restore(state['rooms'])
+        self.rooms.restore(state['rooms'][self.rank.index])
         return True
+
+    def _gather(self, state: Tensor) -> list[Tensor]:
+        """Return the random states of all processes, in order of rank."""
+        states = [torch.empty_like(state) for _ in range(self.rank.count)]
+        if self.rank.count == 1:
+            return [state]
+        dist.all_gather(states, state)
+        return states
 
     def start_from(self, checkpoint: Path) -> None:
         """Begin with the weights of a checkpoint of the same sizes; CheckpointError otherwise."""
@@ -198,9 +216,6 @@ class Trainer:
                                   f'{weights.config}')
         self.model.load_state_dict(weights.state_dict())
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
-
-    def _state_path(self) -> Path:
-        return self.folder / f'state-{self.rank.index}-of-{self.rank.count}.pt'
 
     def _record(self, row: dict[str, float]) -> None:
         if self.rank.index != 0:

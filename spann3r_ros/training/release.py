@@ -10,6 +10,7 @@ from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.spann3r import Spann3R
 
 from .config import TrainingConfig
+from .loop import STATE
 
 LICENCE = 'Apache-2.0'
 
@@ -19,10 +20,9 @@ def release(folder: Path, config: TrainingConfig, path: Path) -> dict[str, str]:
 
     Raises ValueError when the folder has no state.
     """
-    states = sorted(folder.glob('state-0-of-*.pt'))
-    if len(states) != 1:
-        raise ValueError(f'folder: expected one state-0-of-N.pt in {folder}, found {len(states)}')
-    state = torch.load(states[0], weights_only=True, map_location='cpu')
+    if not (folder / STATE).is_file():
+        raise ValueError(f'folder: expected a {STATE} in {folder}')
+    state = torch.load(folder / STATE, weights_only=True, map_location='cpu')
     model = Spann3R(config.network)
     model.load_state_dict(state['average'])
     metadata = {

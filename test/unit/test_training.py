@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,13 +41,32 @@ OPEN_MEMORY = MemoryConfig(long_term_tokens=1000, similarity_threshold=1.0,
                            attention_threshold=0.0)
 
 
+ROOT = Path(__file__).parents[2]
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+sys.path[:0] = ['.', 'test/unit']
+from test_training import tiny_run
+from spann3r_ros.training.loop import Rank, Trainer
+torch.set_num_threads(1)
+folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+trainer = Trainer(tiny_run(5), folder, Rank.join())
+trainer.resume()
+while trainer.step < stop:
+    trainer.advance()
+trainer.save()
+torch.save(trainer.model.state_dict(), folder / f'weights-{trainer.rank.index}.pt')
+"""
+
+
 def square_tiny() -> Spann3RConfig:
     return replace(TINY, image_height=48)
 
 
 def tiny_run(steps: int) -> TrainingConfig:
     return TrainingConfig(network=square_tiny(), stages=(Stage(1.0, (3, 4)),), steps=steps,
-                          frames_per_step=8, warmup_steps=2)
+                          frames_per_step=8, warmup_steps=2, textures=12)
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
@@ -142,6 +163,27 @@ def test_resumed_run_has_the_curve_of_an_uninterrupted_one(tmp_path: Path) -> No
     assert second.resume()
     second.run()
     assert curve(split) == curve(whole)
+
+
+def test_state_of_other_processes_is_refused(tmp_path: Path) -> None:
+    Trainer(tiny_run(1), tmp_path, Rank()).run()
+    with pytest.raises(ValueError, match='as many processes as before, 1, got 2'):
+        Trainer(tiny_run(1), tmp_path, Rank(0, 2)).resume()
+
+
+def test_two_processes_stay_equal_and_resume_together(tmp_path: Path) -> None:
+    """Two gloo processes, stopped and resumed, end with one set of weights."""
+    script = tmp_path / 'run.py'
+    script.write_text(TWO_PROCESSES)
+    for stop in (2, 5):
+        subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                        '--nproc_per_node', '2', script, tmp_path / 'run', str(stop)],
+                       check=True, timeout=300, cwd=ROOT)
+    weights = [torch.load(tmp_path / 'run' / f'weights-{rank}.pt', weights_only=True)
+               for rank in (0, 1)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert [row['step'] for row in curve(tmp_path / 'run')] == ['1', '2', '3', '4', '5']
 
 
 def test_new_run_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
