@@ -30,6 +30,7 @@ from spann3r_ros.mapping.types import (
 INDEX_BITS = 16
 INDEX_CELLS_PER_SIDE = 24
 PATCH_PIXELS = 16
+MAX_CACHED_RENDERS = 130
 FAULTS = ('frame_error', 'crash', 'not_finite', 'no_confidence')
 
 
@@ -99,6 +100,7 @@ class SyntheticScene:
             [[-1.2, 1.7, 0.5], [-0.2, 2.2, 1.6]],
             [[0.7, -2.2, 0.0], [1.5, -1.7, 1.9]],
         ])
+        self._renders: dict[tuple[bytes, Intrinsics], tuple[np.ndarray, np.ndarray]] = {}
 
     def cast(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ray parameters [n] of the first hits and the hit surface's number [n].
@@ -124,7 +126,20 @@ class SyntheticScene:
         return reach, surface
 
     def render(self, pose: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
-        """Return rgb uint8 [h, w, 3] and the pointmap float64 [h, w, 3] in the camera frame."""
+        """Return rgb uint8 [h, w, 3] and the pointmap float64 [h, w, 3] in the camera frame.
+
+        The latest answers are kept and shared, hence read-only.
+        """
+        key = (pose.tobytes(), intrinsics)
+        if key not in self._renders:
+            if len(self._renders) >= MAX_CACHED_RENDERS:
+                self._renders.pop(next(iter(self._renders)))
+            self._renders[key] = self._render(pose, intrinsics)
+            for array in self._renders[key]:
+                array.setflags(write=False)
+        return self._renders[key]
+
+    def _render(self, pose: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
         h, w = intrinsics.height, intrinsics.width
         rays = np.ones((h, w, 3))
         rays[..., 0] = ((np.arange(w) - intrinsics.cx) / intrinsics.fx)[None, :]
@@ -203,7 +218,6 @@ class SyntheticReconstructor:
     intrinsics: Intrinsics = field(default_factory=square_camera)
 
     def __post_init__(self) -> None:
-        self._rendered: dict[int, np.ndarray] = {}
         self._steps = 0
         self.reset()
 
@@ -248,7 +262,7 @@ class SyntheticReconstructor:
         return MemoryStatus(frames, 0, frames * tokens, 5 * tokens)
 
     def _pointmap(self, index: int) -> Pointmap:
-        points = self._camera_points(index).copy()
+        points = self.scene.render(self.poses[index], self.intrinsics)[1].copy()
         confidence = np.full(points.shape[:2], 0.9)
         rng = np.random.default_rng([self.options.seed, index])
         self._corrupt(points, confidence)
@@ -263,12 +277,6 @@ class SyntheticReconstructor:
         origin_from_camera = np.linalg.inv(self.poses[self._indices[0]]) @ world_from_camera
         points = points @ origin_from_camera[:3, :3].T + origin_from_camera[:3, 3]
         return Pointmap(points.astype(np.float32), confidence.astype(np.float32))
-
-    def _camera_points(self, index: int) -> np.ndarray:
-        if index not in self._rendered:
-            self._rendered = {k: v for k, v in self._rendered.items() if k == index - 1}
-            self._rendered[index] = self.scene.render(self.poses[index], self.intrinsics)[1]
-        return self._rendered[index]
 
     def _corrupt(self, points: np.ndarray, confidence: np.ndarray) -> None:
         """Shear the left columns sideways and forward together, from nothing at their inner edge.

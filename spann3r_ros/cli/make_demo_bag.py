@@ -20,8 +20,8 @@ class DemoRoom:
 
     frames: int = 60
     size: int = 320
-    turn_deg_per_frame: float = 6.0
-    seed: int = 90_005
+    turn_deg_per_frame: float = 3.0
+    seed: int = 90_006
     textures_seed: int = 90_004
     rate: float = 10.0
     jpeg_quality: int = 88

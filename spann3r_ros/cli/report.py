@@ -74,10 +74,10 @@ def run_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
 
 def truth_rows(comparison: Comparison) -> list[tuple[str, str]]:
     """Return the rows about ground truth."""
-    rows = [('aligned to the truth by', 'one similarity of the trajectory'),
-            ('ATE (RMS of positions)', f'{comparison.trajectory_error:.3f} m '
+    rows = [('ATE (RMS of positions)', f'{comparison.trajectory_error:.3f} m '
                                        f'on {comparison.path_length:.1f} m'),
-            ('rotation error, median', f'{comparison.rotation_deg:.1f} deg')]
+            ('rotation error, median', f'{comparison.rotation_deg:.1f} deg'),
+            ('map laid over the truth', f'one similarity, scale {comparison.alignment.scale:.2f}')]
     for name in ('accuracy', 'completion'):
         distances = getattr(comparison, name)
         if distances is not None:

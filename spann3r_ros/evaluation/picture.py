@@ -70,7 +70,7 @@ def caption(comparison: Comparison | None) -> str:
     if comparison.accuracy is not None:
         text += (f' · accuracy {comparison.accuracy.mean:.2f} m'
                  f' · completion {comparison.completion.mean:.2f} m')
-    return text + ' · aligned by one similarity of the path · the ceiling is cut away'
+    return text + ' · laid over the truth by one similarity · the ceiling is cut away'
 
 
 def select_content(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: Truth | None,

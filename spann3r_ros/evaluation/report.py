@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from spann3r_ros.evaluation import metrics, trajectories
 from spann3r_ros.evaluation.bag_truth import Truth
@@ -15,6 +16,8 @@ from spann3r_ros.mapping.types import StampedPose
 from spann3r_ros.mapping.voxel_map import VoxelCloud
 
 QUERY_POINTS = 20_000
+SCALE_POINTS = 5000
+SCALE_STEPS = 25
 LEAST_POSES = 3
 
 
@@ -24,11 +27,13 @@ class AlignmentError(ValueError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Errors in the truth's unit, after `alignment` took the map to the truth's world.
+    """Errors in the truth's unit; the map's scale and origin are arbitrary, so it is aligned.
 
-    The alignment is one similarity that takes the estimated camera centres to the true ones in
-    the least-squares sense: the map's scale and origin are arbitrary. `rotation_deg` is the
-    median over poses; accuracy and completion are None without true points.
+    `alignment` is one similarity for the whole map: the mean of all orientations gives its
+    rotation, the middle of the path its shift, and its scale is the one that brings map and true
+    points closest (camera centres give it where there are no true points). `trajectory_error`
+    is the usual ATE: camera centres after a least-squares similarity of their own.
+    `rotation_deg` is the median over poses; accuracy and completion are None without true points.
     """
 
     alignment: Similarity
@@ -43,7 +48,7 @@ class Comparison:
 def compare(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: Truth) -> Comparison:
     """Return the errors of a map; poses belong together when their stamps are equal.
 
-    AlignmentError if fewer than three stamps are shared: they fix no alignment.
+    AlignmentError if fewer than three stamps are shared, or the camera never moved.
     """
     true_poses = {pose.stamp_ns: pose.world_from_camera for pose in truth.poses}
     pairs = [(pose.world_from_camera, true_poses[pose.stamp_ns]) for pose in trajectory
@@ -52,7 +57,13 @@ def compare(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: Truth) 
         raise AlignmentError(f'trajectory: expected {LEAST_POSES} or more poses at stamps of '
                              f'the truth, got {len(pairs)}')
     estimate, true = (np.stack(poses) for poses in zip(*pairs, strict=True))
-    alignment = trajectories.fit_similarity(estimate[:, :3, 3], true[:, :3, 3])
+    try:
+        path_alignment = trajectories.fit_similarity(estimate[:, :3, 3], true[:, :3, 3])
+    except ValueError as error:
+        raise AlignmentError(str(error)) from error
+    path_error = path_alignment.apply(estimate[:, :3, 3]) - true[:, :3, 3]
+    alignment = align_map(cloud.points.astype(float), truth.points, estimate, true,
+                          path_alignment.scale)
     aligned = move_poses(alignment, estimate)
     accuracy = completion = None
     if len(truth.points):
@@ -62,8 +73,40 @@ def compare(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: Truth) 
     steps = np.diff(true[:, :3, 3], axis=0)
     return Comparison(
         alignment, len(pairs), float(np.linalg.norm(steps, axis=1).sum()),
-        trajectories.root_mean_square(aligned[:, :3, 3] - true[:, :3, 3]),
+        trajectories.root_mean_square(path_error),
         float(np.median(trajectories.rotation_errors_deg(aligned, true))), accuracy, completion)
+
+
+def align_map(points: np.ndarray, true_points: np.ndarray, estimate: np.ndarray,
+              true: np.ndarray, path_scale: float) -> Similarity:
+    """Return the similarity from the map's world to the truth's; see `Comparison`."""
+    rotation = trajectories.mean_rotation(estimate, true)
+    middle, true_middle = estimate[:, :3, 3].mean(axis=0), true[:, :3, 3].mean(axis=0)
+    scale = path_scale
+    if len(true_points):
+        rays = metrics.subsample(points - middle, SCALE_POINTS) @ rotation.T
+        scale = fit_surface_scale(
+            rays, metrics.subsample(true_points - true_middle, SCALE_POINTS))
+    return Similarity(scale, rotation, true_middle - scale * rotation @ middle)
+
+
+def fit_surface_scale(points: np.ndarray, truth: np.ndarray) -> float:
+    """Return s that brings s * points [n, 3] closest to the surface that truth [m, 3] samples.
+
+    Closest in the sum of mean accuracy and mean completion. It is sought within a factor of
+    eight of the ratio of median distances from the origin, which alone depends on sampling.
+    """
+    def distance(log_scale: float) -> float:
+        scaled = np.exp(log_scale) * points
+        return metrics.accuracy(scaled, truth).mean + metrics.completion(scaled, truth).mean
+
+    start = np.log(np.median(np.linalg.norm(truth, axis=1))
+                   / np.median(np.linalg.norm(points, axis=1)))
+    coarse = start + np.linspace(-1.0, 1.0, SCALE_STEPS) * np.log(8.0)
+    best = coarse[np.argmin([distance(log_scale) for log_scale in coarse])]
+    step = coarse[1] - coarse[0]
+    found = minimize_scalar(distance, bounds=(best - step, best + step), method='bounded')
+    return float(np.exp(found.x))
 
 
 def move_poses(alignment: Similarity, poses: np.ndarray) -> np.ndarray:

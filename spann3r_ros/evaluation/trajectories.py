@@ -84,6 +84,17 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, with_scale: bool = Tr
     return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
 
 
+def mean_rotation(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the rotation [3, 3] that best turns estimated orientations into the true ones.
+
+    Unlike one fitted to camera centres it stands on short and straight paths too.
+    """
+    estimate, truth = check_pose_pairs(estimate, truth)
+    summed = np.einsum('nij,nkj->ik', truth[:, :3, :3], estimate[:, :3, :3])
+    u, _, vt = np.linalg.svd(summed)
+    return (u * [1.0, 1.0, np.linalg.det(u) * np.linalg.det(vt)]) @ vt
+
+
 def absolute_trajectory_error(estimate: np.ndarray, truth: np.ndarray,
                               with_scale: bool = True) -> float:
     """Return the RMS distance of camera centres after one similarity (or rigid) alignment."""

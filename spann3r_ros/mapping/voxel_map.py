@@ -39,9 +39,9 @@ class _Batch:
     confidence: np.ndarray  # mean [n]
 
     def take(self, which: np.ndarray) -> _Batch:
-        """Return the chosen rows."""
-        return _Batch(self.keys[which], self.weights[which], self.features[which],
-                      self.confidence[which])
+        """Return the rows of indices `which`."""
+        return _Batch(self.keys.take(which), self.weights.take(which),
+                      self.features.take(which, axis=0), self.confidence.take(which))
 
 
 class VoxelMap:
@@ -83,8 +83,11 @@ class VoxelMap:
         size; FrameError if its points all lie at depth zero.
         """
         _check_shapes(points, colors, confidence)
-        usable = np.isfinite(points).all(axis=1) & (confidence >= self._config.min_confidence)
-        usable &= confidence > 0.0  # a weight of zero would divide by zero; NaN fails here as well
+        # A weight of zero would divide by zero; NaN fails both comparisons.
+        usable = (confidence >= self._config.min_confidence) & (confidence > 0.0)
+        finite = np.isfinite(points)
+        if not finite.all():
+            usable &= finite.all(axis=1)
         if not usable.all():
             points, colors, confidence = points[usable], colors[usable], confidence[usable]
         if len(points) and self.voxel_size == 0.0:
@@ -107,29 +110,34 @@ class VoxelMap:
     def _gather(
         self, points: np.ndarray, colors: np.ndarray, confidence: np.ndarray
     ) -> tuple[_Batch, int]:
-        cells = np.floor(points / (self.voxel_size or 1.0))
-        near = (np.abs(cells) < KEY_REACH).all(axis=1)
-        if not near.all():
+        with np.errstate(over='ignore'):  # what overflows is out of reach
+            cells = np.floor(points / (self.voxel_size or 1.0))
+        if np.abs(cells).max(initial=0.0) >= KEY_REACH:
+            near = (np.abs(cells) < KEY_REACH).all(axis=1)
             points, colors, confidence = points[near], colors[near], confidence[near]
             cells = cells[near]
-        shifted = cells.astype(np.int64) + KEY_REACH
-        keys = (shifted[:, 0] << 2 * KEY_BITS) | (shifted[:, 1] << KEY_BITS) | shifted[:, 2]
-        order = np.argsort(keys, kind='stable')
-        keys = keys[order]
+        x, y, z = cells.T.astype(np.int64) + KEY_REACH
+        keys = (x << 2 * KEY_BITS) | (y << KEY_BITS) | z
+        order = np.argsort(keys)
+        keys = keys.take(order)
+        weights = confidence.astype(np.float32).take(order)
+        features = np.empty((len(keys), 6), np.float32)
+        features[:, :3], features[:, 3:] = points, colors
+        features = features.take(order, axis=0)
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
-        counts = np.diff(starts, append=len(keys))
-        weights = confidence[order].astype(np.float64)
-        weighted = np.concatenate([points, colors], axis=1)[order] * weights[:, None]  # [n, 6]
-        if not len(keys):
-            return _Batch(keys, weights, weighted, weights), 0
+        if len(starts) == len(keys):  # a voxel for each point, or no points at all
+            return _Batch(keys, weights, features, weights), len(keys)
         totals = np.add.reduceat(weights, starts)
-        features = np.add.reduceat(weighted, starts, axis=0) / totals[:, None]
-        return _Batch(keys[starts], totals, features, totals / counts), len(keys)
+        features *= weights[:, None]
+        features = np.add.reduceat(features, starts, axis=0) / totals[:, None]
+        counts = np.diff(starts, append=len(order)).astype(np.float32)
+        return _Batch(keys.take(starts), totals, features, totals / counts), len(order)
 
     def _merge(self, batch: _Batch) -> None:
         rows, known = self._find(batch.keys)
-        self._update(rows[known], batch.take(known))
-        fresh = batch.take(~known)
+        seen_before = np.flatnonzero(known)
+        self._update(rows.take(seen_before), batch.take(seen_before))
+        fresh = batch.take(np.flatnonzero(~known))
         if self._size + len(fresh.keys) > self._config.max_voxels:
             self._evict(len(fresh.keys))
             room = self._config.max_voxels - self._size
@@ -143,29 +151,34 @@ class VoxelMap:
         if not self._size:
             return np.zeros(len(keys), np.int32), np.zeros(len(keys), bool)
         places = np.minimum(np.searchsorted(self._index_keys, keys), self._size - 1)
-        return self._index_rows[places], self._index_keys[places] == keys
+        return self._index_rows.take(places), self._index_keys.take(places) == keys
 
     def _update(self, rows: np.ndarray, batch: _Batch) -> None:
-        weights = self._weights[rows] + batch.weights
-        share = (batch.weights / weights)[:, None]
-        self._features[rows] += share * (batch.features - self._features[rows])
+        weights = self._weights.take(rows) + batch.weights
+        means = self._features.take(rows, axis=0)
+        means += (batch.weights / weights)[:, None] * (batch.features - means)
+        observations = self._observations.take(rows) + 1
+        confidence = self._confidence.take(rows)
+        confidence += (batch.confidence - confidence) / observations.astype(np.float32)
+        self._features[rows] = means
         self._weights[rows] = weights
-        self._observations[rows] += 1
-        self._confidence[rows] += (
-            (batch.confidence - self._confidence[rows]) / self._observations[rows])
+        self._confidence[rows] = confidence
+        self._observations[rows] = observations
         self._observed_at[rows] = self._tick
 
     def _insert(self, fresh: _Batch) -> None:
-        rows = np.arange(self._size, self._size + len(fresh.keys), dtype=np.int32)
-        self._features[rows] = fresh.features
-        self._weights[rows] = fresh.weights
-        self._confidence[rows] = fresh.confidence
-        self._observations[rows] = 1
-        self._observed_at[rows] = self._tick
+        size = self._size + len(fresh.keys)
+        added = slice(self._size, size)
+        self._features[added] = fresh.features
+        self._weights[added] = fresh.weights
+        self._confidence[added] = fresh.confidence
+        self._observations[added] = 1
+        self._observed_at[added] = self._tick
+        rows = np.arange(self._size, size, dtype=np.int32)
         places = np.searchsorted(self._index_keys, fresh.keys)
         self._index_keys = np.insert(self._index_keys, places, fresh.keys)
         self._index_rows = np.insert(self._index_rows, places, rows)
-        self._size += len(fresh.keys)
+        self._size = size
 
     def _evict(self, fresh: int) -> None:
         """Remove stale voxels so that `fresh` new ones bring the map to 90 % of the bound."""

@@ -151,20 +151,24 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
         stack.callback(watcher.destroy_node)
         mapper = stack.enter_context(
             Child(mapper_command(options, image_topic, compressed), output / 'mapper.log'))
-        player = stack.enter_context(
-            Child(player_command(options, image_topic, compressed), output / 'player.log'))
+        children = [mapper]
 
         def check() -> None:
             if stop.is_set():
                 raise KeyboardInterrupt
-            player.check()
-            mapper.check()
+            for child in children:
+                child.check()
             if mapper.status is not None:
                 raise mapper.failure('ended before the bag did')
 
         state = watcher.state(check, options.patience_sec)
         if state != 'active':
             raise mapper.failure(f'is {state}, not active')
+        # The player starts only now: a status nobody hears yet takes a frame's latency with it.
+        wait(watcher, lambda: watcher.last is not None, options.patience_sec,
+             'the mapper was silent', check)
+        children.append(stack.enter_context(
+            Child(player_command(options, image_topic, compressed), output / 'player.log')))
         follow(watcher, images, check, options.patience_sec)
         answer = watcher.save(check, options.patience_sec)
         return to_run(watcher, options.bag, images, answer)
@@ -173,7 +177,6 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
 def follow(watcher: Watcher, images: int, check: Callable[[], None],
            patience_sec: float) -> None:
     """Show progress until every image has met its end; a lost one exhausts the patience."""
-    wait(watcher, lambda: watcher.last is not None, patience_sec, 'the mapper was silent', check)
     with tqdm(total=images, unit='frame', desc='mapping') as bar:
         while settled(watcher.last) < images:
             done = settled(watcher.last)

@@ -48,6 +48,14 @@ def test_similarity_never_mirrors() -> None:
     assert np.linalg.det(found.rotation) == pytest.approx(1.0)
 
 
+def test_mean_rotation_is_recovered_even_from_one_place() -> None:
+    rotation = turn(0, 40.0) @ turn(1, -70.0)
+    estimate = orbit(6)
+    estimate[:, :3, 3] = 0.0
+    found = trajectories.mean_rotation(estimate, moved(estimate, 1.0, rotation, np.zeros(3)))
+    np.testing.assert_allclose(found, rotation, atol=1e-12)
+
+
 def test_ate_ignores_world_and_scale() -> None:
     truth = orbit()
     estimate = moved(truth, 0.4, turn(1, 33.0), np.array([1.0, 2.0, 3.0]))

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mappers on the synthetic room, and how far their poses are from the truth."""
+from __future__ import annotations
+
+import numpy as np
+from synthetic import SyntheticOptions, SyntheticReconstructor, SyntheticScene, square_camera
+
+from spann3r_ros.mapping.config import MapperConfig
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.types import Frame, MapUpdate, StampedPose
+
+SCENE = SyntheticScene()
+CAMERA = square_camera(96)
+
+
+def make_mapper(poses: list[np.ndarray], options: SyntheticOptions | None = None,
+                config: MapperConfig | None = None) -> Mapper:
+    options = options or SyntheticOptions()
+    return Mapper(SyntheticReconstructor(SCENE, poses, options, CAMERA), config)
+
+
+def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:
+    return [*(mapper.process(frame) for frame in frames), mapper.flush()]
+
+
+def pose_errors(found: list[StampedPose], poses: list[np.ndarray],
+                frames: list[Frame]) -> tuple[float, float]:
+    """Return the largest error in metres and in degrees against the truth in map axes."""
+    truth = {frame.stamp_ns: MAP_FROM_OPTICAL @ invert(poses[0]) @ pose
+             for frame, pose in zip(frames, poses, strict=True)}
+    distances, angles = [], []
+    for item in found:
+        error = invert(truth[item.stamp_ns]) @ item.world_from_camera
+        distances.append(np.linalg.norm(error[:3, 3]))
+        cosine = np.clip((np.trace(error[:3, :3]) - 1) / 2, -1, 1)
+        angles.append(np.degrees(np.arccos(cosine)))
+    return max(distances), max(angles)

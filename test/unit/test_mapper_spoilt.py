@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapper on answers that are noisy, drifting, floating, or of no use at all."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
+from synthetic import SyntheticOptions, SyntheticReconstructor, orbit_trajectory, render_frames
+
+from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.types import FrameError, Intrinsics, Pointmap, StepResult
+
+
+class Shuffled(SyntheticReconstructor):
+    """Answers with the right points at the wrong pixels: confident, finite, of no camera."""
+
+    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+        result = super().step(image, provisional)
+        if result.refined is None:
+            return result
+        return StepResult(self._shuffle(result.refined), result.provisional)
+
+    def _shuffle(self, pointmap: Pointmap) -> Pointmap:
+        order = np.random.default_rng(0).permutation(pointmap.confidence.size)
+        points = pointmap.points.reshape(-1, 3)[order].reshape(pointmap.points.shape)
+        return replace(pointmap, points=points)
+
+
+def test_noise_of_a_centimetre_moves_poses_less_than_one() -> None:
+    poses = orbit_trajectory(60)[:8]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses, SyntheticOptions(noise=0.01))
+    updates = run(mapper, [replace(frame, intrinsics=None) for frame in frames])
+    live = [update.live_pose for update in updates if update.live_pose]
+    for found in (mapper.trajectory, live):
+        distance, angle = pose_errors(found, poses, frames)
+        assert distance <= 0.01
+        assert angle <= 0.5
+
+
+def test_drift_of_the_network_shows_in_the_path() -> None:
+    poses = orbit_trajectory(60)[:5]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses, SyntheticOptions(drift=0.02))
+    run(mapper, frames)
+    distance, _ = pose_errors(mapper.trajectory, poses, frames)
+    assert distance == pytest.approx(4 * 0.02, abs=0.005)
+
+
+def test_floaters_seen_once_can_be_hidden() -> None:
+    poses = [orbit_trajectory(60)[0]] * 6
+    options = SyntheticOptions(floater_fraction=0.5)
+    share = {}
+    for least in (1, 3):
+        size = VoxelMapConfig(voxel_size=0.05, min_observations=least)
+        mapper = make_mapper(poses, options, MapperConfig(voxel_map=size))
+        run(mapper, render_frames(SCENE, poses, CAMERA))
+        clean = make_mapper(poses, config=MapperConfig(voxel_map=size))
+        run(clean, render_frames(SCENE, poses, CAMERA))
+        truth = {tuple(cell) for cell in _cells(clean)}
+        found = [tuple(cell) for cell in _cells(mapper)]
+        share[least] = np.mean([cell not in truth for cell in found])
+    assert share[1] > 0.02
+    assert share[3] < 0.2 * share[1]
+
+
+def _cells(mapper: Mapper) -> np.ndarray:
+    return np.floor(mapper.voxel_map.arrays().points / 0.05).astype(int)
+
+
+@pytest.mark.parametrize('fault', ['not_finite', 'no_confidence'])
+def test_unusable_founder_starts_the_fragment_over(fault: str) -> None:
+    poses = orbit_trajectory(30)[:5]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses, SyntheticOptions(fault_at=0, fault=fault))
+    assert mapper.process(frames[0]).keyframe is None
+    with pytest.raises(FrameError, match='pointmap'):
+        mapper.process(frames[1])
+    assert mapper.process(frames[2]).keyframe is None
+    assert mapper.process(frames[3]).keyframe.stamp_ns == frames[2].stamp_ns
+    # The map begins at the camera that founded it.
+    np.testing.assert_allclose(
+        mapper.trajectory[0].world_from_camera[:3, 3], np.zeros(3), atol=0.01)
+    assert mapper.status().memory.resets == 1
+
+
+def test_pointmap_of_no_camera_is_mapped_without_a_pose() -> None:
+    poses = orbit_trajectory(30)[:4]
+    mapper = Mapper(Shuffled(SCENE, poses, SyntheticOptions(), CAMERA))
+    updates = [mapper.process(frame) for frame in render_frames(SCENE, poses, CAMERA)]
+    assert [update.keyframe.pose for update in updates[1:]] == [None] * 3
+    assert mapper.trajectory == []
+    assert mapper.status().poses_failed == 3
+    assert mapper.status().voxels > 0
+    assert all(update.live_pose for update in updates[1:])
+
+
+def test_holes_in_a_pointmap_stay_holes() -> None:
+    poses = orbit_trajectory(30)[:3]
+
+    class Holed(SyntheticReconstructor):
+        def _pointmap(self, index: int) -> Pointmap:
+            pointmap = super()._pointmap(index)
+            pointmap.points[:10, :, 1] = np.inf
+            pointmap.confidence[10:20] = np.nan
+            return pointmap
+
+    mapper = Mapper(Holed(SCENE, poses, SyntheticOptions(), CAMERA))
+    updates = [mapper.process(frame) for frame in render_frames(SCENE, poses, CAMERA)]
+    keyframe = updates[2].keyframe
+    assert np.isnan(keyframe.pointmap.points[:20]).all()
+    assert (keyframe.pointmap.confidence[:20] == 0.0).all()
+    assert np.isfinite(keyframe.pointmap.points[20:]).all()
+    assert keyframe.pose is not None
+    assert np.isfinite(mapper.voxel_map.arrays().points).all()
+
+
+def test_crash_of_the_network_surfaces_and_the_mapper_lives() -> None:
+    poses = orbit_trajectory(30)[:4]
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = make_mapper(poses, SyntheticOptions(fault_at=2, fault='crash'))
+    mapper.process(frames[0])
+    mapper.process(frames[1])
+    with pytest.raises(RuntimeError, match='frame 2'):
+        mapper.process(frames[2])
+    assert mapper.process(frames[3]).keyframe.stamp_ns == frames[1].stamp_ns
+
+
+def test_frame_of_wrong_intrinsics_costs_only_itself() -> None:
+    poses = orbit_trajectory(30)[:4]
+    frames = render_frames(SCENE, poses, CAMERA, indexed=True)
+    mapper = make_mapper(poses, SyntheticOptions(index_from_image=True))
+    mapper.process(frames[0])
+    mapper.process(frames[1])
+    with pytest.raises(FrameError, match='intrinsics'):
+        mapper.process(replace(frames[2], intrinsics=Intrinsics(50.0, 50.0, 9.0, 9.0, 20, 20)))
+    assert mapper.process(frames[3]).keyframe.stamp_ns == frames[1].stamp_ns
