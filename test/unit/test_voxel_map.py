@@ -98,6 +98,16 @@ def test_one_keyframe_larger_than_the_bound_keeps_its_most_confident() -> None:
     assert sorted(cells) == list(range(50, 150))
 
 
+def test_voxels_seen_by_the_keyframe_that_overflows_are_never_evicted() -> None:
+    voxels = make(max_voxels=100)
+    integrate(voxels, line(0, 96))
+    integrate(voxels, line(0, 106))
+    cells = set(np.floor(voxels.arrays().points[:, 0]).astype(int))
+    assert voxels.evicted == 0
+    assert len(cells) == 100
+    assert set(range(96)) <= cells
+
+
 def test_min_observations_hides_voxels_seen_once() -> None:
     voxels = make(min_observations=2)
     integrate(voxels, line(0, 5))
