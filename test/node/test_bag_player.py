@@ -51,6 +51,7 @@ def test_window_bounds_the_open_images(
     bag = raw_bag(tmp_path / 'bag', orbit, 12)
     statuses = peer.statuses()
     start({'delay_sec': 0.02}, mode='replay')
+    peer.until(lambda: statuses, 'a first status')
     done = play('--bag', bag, '--rate', '0', '--window', '2')
     assert done.returncode == 0, done.stderr
     last = peer.until_settled(12)
