@@ -206,9 +206,12 @@ class Mapper:
         """Give points or confidences that are not finite the point NaN and confidence 0."""
         finite = np.isfinite(pointmap.points).all(axis=-1) & np.isfinite(pointmap.confidence)
         confidence = np.where(finite, pointmap.confidence, 0.0).astype(np.float32)
-        least, best = self._config.voxel_map.min_confidence, confidence.max(initial=0.0)
+        # A map needs points to begin with; later, a blank wall need not cost its camera's pose.
+        founds = self._state.keyframes == 0
+        least = self._config.voxel_map.min_confidence if founds else 0.0
+        best = confidence.max(initial=0.0)
         if best < least or best == 0.0:
-            raise FrameError(f'pointmap: expected finite points of confidence {least} or more, '
+            raise FrameError(f'pointmap: expected finite points of confidence {least or "> 0"}, '
                              f'the best has {best:.3g}')
         points = np.where(finite[..., None], pointmap.points, np.nan).astype(np.float32)
         return Pointmap(points, confidence)

@@ -98,6 +98,28 @@ def test_pointmap_of_no_camera_is_mapped_without_a_pose() -> None:
     assert all(update.live_pose for update in updates[1:])
 
 
+def test_keyframe_too_unsure_for_the_map_keeps_its_pose() -> None:
+    poses = orbit_trajectory(30)[:5]
+
+    class Unsure(SyntheticReconstructor):
+        def _pointmap(self, index: int) -> Pointmap:
+            pointmap = super()._pointmap(index)
+            pointmap.confidence[:] *= 0.1 if index == 2 else 1.0
+            return pointmap
+
+    frames = render_frames(SCENE, poses, CAMERA)
+    mapper = Mapper(Unsure(SCENE, poses, SyntheticOptions(), CAMERA))
+    for frame in frames[:3]:
+        mapper.process(frame)
+    voxels = mapper.status().voxels
+    keyframe = mapper.process(frames[3]).keyframe
+    assert mapper.status().voxels == voxels > 0
+    assert keyframe.stamp_ns == frames[2].stamp_ns
+    distance, angle = pose_errors([keyframe.pose], poses, frames)
+    assert distance <= 0.01
+    assert angle <= 0.5
+
+
 def test_holes_in_a_pointmap_stay_holes() -> None:
     poses = orbit_trajectory(30)[:3]
 
