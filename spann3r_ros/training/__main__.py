@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from .config import TrainingConfig
+from .config import TrainingConfig, continuation
 from .loop import Rank, Trainer
 from .release import release
 
@@ -21,17 +22,18 @@ def main() -> None:
     parser.add_argument('--release', type=Path, metavar='FILE',
                         help='write the averaged weights to a .safetensors file instead')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
-                        help='checkpoint whose weights a new run begins with')
-    parser.add_argument('--steps', type=int, default=TrainingConfig.steps)
-    parser.add_argument('--frames-per-step', type=int, default=TrainingConfig.frames_per_step)
-    parser.add_argument('--seed', type=int, default=TrainingConfig.seed)
+                        help='checkpoint to continue with long sequences, in a folder of its own')
+    parser.add_argument('--steps', type=int, help='default: those of the bundled model')
+    parser.add_argument('--frames-per-step', type=int)
+    parser.add_argument('--seed', type=int)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of each process')
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(options.threads)
-    config = TrainingConfig(steps=options.steps, frames_per_step=options.frames_per_step,
-                            seed=options.seed)
+    given = {name: value for name in ('steps', 'frames_per_step', 'seed')
+             if (value := getattr(options, name)) is not None}
+    config = replace(continuation() if options.start_from else TrainingConfig(), **given)
     if options.release:
         release(options.folder, config, options.release)
         return

@@ -36,6 +36,11 @@ CURRICULUM = (
     Stage(0.20, (5, 8), (0.6, 0.6)),
     Stage(0.40, (5, 10, 24), (0.6, 0.6)),
 )
+# For weights that have the curriculum behind them: time belongs to what a map is made of.
+LONG_SEQUENCES = (
+    Stage(0.65, (5, 10, 16, 24), (0.6, 0.6)),
+    Stage(0.35, (5, 10, 24, 40), (0.6, 0.6)),
+)
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,9 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
         return asdict(self)
+
+
+def continuation() -> TrainingConfig:
+    """Return the run that follows the curriculum: long sequences, more turns, lower rates."""
+    return TrainingConfig(stages=LONG_SEQUENCES, steps=1900, frames_per_step=96, muon_lr=1.5e-3,
+                          adam_lr=7.5e-4, turn_share=0.4, seed=7)

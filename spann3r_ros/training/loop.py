@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
-from spann3r_ros.model.checkpoint import CheckpointError, load_model
+from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_metadata
 from spann3r_ros.model.spann3r import Spann3R
 
 from .config import Stage, TrainingConfig
@@ -209,13 +209,19 @@ class Trainer:
         return states
 
     def start_from(self, checkpoint: Path) -> None:
-        """Begin with the weights of a checkpoint of the same sizes; CheckpointError otherwise."""
+        """Begin with the weights of a checkpoint of the same sizes; CheckpointError otherwise.
+
+        Frames and seconds of the run it came from count on.
+        """
         weights = load_model(checkpoint, self.device)
         if weights.config != self.config.network:
             raise CheckpointError(f'checkpoint: expected {self.config.network}, got '
                                   f'{weights.config}')
         self.model.load_state_dict(weights.state_dict())
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
+        history = read_metadata(checkpoint) if checkpoint.suffix == '.safetensors' else {}
+        self.frames = int(history.get('training_frames', 0))
+        self.seconds = float(history.get('training_seconds', 0.0))
 
     def _record(self, row: dict[str, float]) -> None:
         if self.rank.index != 0:

@@ -28,7 +28,6 @@ def release(folder: Path, config: TrainingConfig, path: Path) -> dict[str, str]:
     metadata = {
         'licence': LICENCE,
         'training_data': 'procedurally generated rooms (spann3r_ros.training.rooms)',
-        'training_steps': str(state['step']),
         'training_frames': str(state['frames']),
         'training_seconds': f'{state["seconds"]:.0f}',
         'field_of_view_deg': str(config.field_of_view_deg),
