@@ -19,8 +19,8 @@ demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into 
 test: setup  ## all tests except the full-size ones
 	@$(run) python -m pytest test/unit test/parity test/node
 
-test-full: setup  ## the full-size parity tests
-	@$(run) python -m pytest -m full test/parity
+test-full: setup  ## the tests with the full-size network
+	@$(run) python -m pytest -m full test/parity test/node
 
 lint: setup  ## ruff
 	@$(run) ruff check .
