@@ -211,7 +211,8 @@ class Mapper:
         least = self._config.voxel_map.min_confidence if founds else 0.0
         best = confidence.max(initial=0.0)
         if best < least or best == 0.0:
-            raise FrameError(f'pointmap: expected finite points of confidence {least or "> 0"}, '
+            wanted = f'{least} or more' if least else 'above 0'
+            raise FrameError(f'pointmap: expected finite points of confidence {wanted}, '
                              f'the best has {best:.3g}')
         points = np.where(finite[..., None], pointmap.points, np.nan).astype(np.float32)
         return Pointmap(points, confidence)

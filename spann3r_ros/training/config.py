@@ -79,5 +79,5 @@ class TrainingConfig:
 
 def continuation() -> TrainingConfig:
     """Return the run that follows the curriculum: long sequences, more turns, lower rates."""
-    return TrainingConfig(stages=LONG_SEQUENCES, steps=1900, frames_per_step=96, muon_lr=1.5e-3,
-                          adam_lr=7.5e-4, turn_share=0.4, seed=7)
+    return TrainingConfig(stages=LONG_SEQUENCES, steps=1925, frames_per_step=96, decay_share=0.56,
+                          muon_lr=1.5e-3, adam_lr=7.5e-4, turn_share=0.4, seed=7)
