@@ -27,7 +27,6 @@ from spann3r_ros.model.memory import SpatialMemory
 
 DEMO = Path(__file__).parents[2] / 'scripts' / 'demo'
 FULL_SIZE = Spann3RConfig()
-FULL_SIZE_TOKENS = 196
 # Weights in fp32 and whatever one image, the libraries and the map need beside them.
 FULL_SIZE_BYTES = 6 * 2**30
 PATIENCE_SEC = 600
@@ -74,7 +73,8 @@ def test_full_size_network_of_random_weights_takes_photographs(
     weights = sum(4 * item.numel() for item in network.parameters())
     del network
     run = play(photos, tmp_path, '--checkpoint', str(checkpoint))
-    memory = SpatialMemory(MemoryConfig(), FULL_SIZE_TOKENS, FULL_SIZE.encoder_width)
+    rows, columns = FULL_SIZE.grid(FULL_SIZE.image_height, FULL_SIZE.image_width)
+    memory = SpatialMemory(MemoryConfig(), rows * columns, FULL_SIZE.encoder_width)
     assert run['long_term_tokens'] <= MemoryConfig().long_term_tokens
     assert run['device_bytes'] == weights + memory.device_bytes
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
