@@ -2,6 +2,7 @@
 # Every target sets up what it needs (scripts/bootstrap.sh); CI runs the same commands.
 SHELL := /bin/bash
 export PYTHON ?= python3
+RUN ?= curriculum
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
@@ -25,9 +26,10 @@ test-full: setup  ## the tests with the full-size network
 lint: setup  ## ruff
 	@$(run) ruff check .
 
-train: setup  ## train the bundled model (hours), PROCESSES=cores; resumes where it stopped
+train: setup  ## a run of the bundled model (hours), RUN=, FROM=, PROCESSES=cores; resumes
 	@OMP_NUM_THREADS=1 $(run) torchrun --nproc_per_node $(or $(PROCESSES),1) \
-	  -m spann3r_ros.training output/training
+	  -m spann3r_ros.training output/training/$(RUN) --run $(RUN) \
+	  $(if $(FROM),--start-from $(FROM))
 
 evaluate: setup  ## score the bundled model on unseen rooms
 	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .config import TrainingConfig, continuation
+from .config import BUNDLED_RUNS
 from .loop import Rank, Trainer
 from .release import release
 
@@ -22,7 +22,11 @@ def main() -> None:
     parser.add_argument('--release', type=Path, metavar='FILE',
                         help='write the averaged weights to a .safetensors file instead')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
-                        help='checkpoint to continue with long sequences, in a folder of its own')
+                        help='checkpoint to begin with, in a folder of its own')
+    first = next(iter(BUNDLED_RUNS))
+    parser.add_argument('--run', choices=list(BUNDLED_RUNS), default=first,
+                        help='which of the runs that made the bundled model; all but the first '
+                             'start from the release of the one before')
     parser.add_argument('--steps', type=int, help='default: those of the bundled model')
     parser.add_argument('--frames-per-step', type=int)
     parser.add_argument('--seed', type=int)
@@ -33,13 +37,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     given = {name: value for name in ('steps', 'frames_per_step', 'seed')
              if (value := getattr(options, name)) is not None}
-    config = replace(continuation() if options.start_from else TrainingConfig(), **given)
+    config = replace(BUNDLED_RUNS[options.run], **given)
     if options.release:
         release(options.folder, config, options.release)
         return
     trainer = Trainer(config, options.folder, Rank.join(), options.device)
-    if not trainer.resume() and options.start_from:
-        trainer.start_from(options.start_from)
+    if not trainer.resume():
+        if options.start_from:
+            trainer.start_from(options.start_from)
+        elif options.run != first:
+            parser.error(f'--run {options.run}: expected --start-from FILE, which it continues')
     trainer.run()
 
 

@@ -41,6 +41,10 @@ LONG_SEQUENCES = (
     Stage(0.65, (5, 10, 16, 24), (0.6, 0.6)),
     Stage(0.35, (5, 10, 24, 40), (0.6, 0.6)),
 )
+PLACED_SEQUENCES = (
+    Stage(0.35, (5, 8, 12), (0.8, 0.8)),
+    Stage(0.65, (5, 10, 16, 32), (0.8, 0.8)),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ class TrainingConfig:
 
     `turn_share` of the steps walk steady level turns of `turn_range_deg` a frame, to either side;
     the others wander. The best confidence C of a pixel with relative error e is alpha / e, so what
-    leaves the network, (C - 1) / C, tends to 1 - e / alpha.
+    leaves the network, (C - 1) / C, tends to 1 - e / alpha. `placed_share` of the sequences begin
+    as if their first camera stood anywhere in the map: the network has to take the frame of its
+    answers from the memory, as it must in the later part of a long sequence.
     """
 
     network: Spann3RConfig = field(default_factory=small_network)
@@ -70,6 +76,7 @@ class TrainingConfig:
     textures: int = 384
     turn_share: float = 0.3
     turn_range_deg: tuple[float, float] = (2.0, 14.0)
+    placed_share: float = 0.0
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +84,13 @@ class TrainingConfig:
         return asdict(self)
 
 
-def continuation() -> TrainingConfig:
-    """Return the run that follows the curriculum: long sequences, more turns, lower rates."""
-    return TrainingConfig(stages=LONG_SEQUENCES, steps=1925, frames_per_step=96, decay_share=0.56,
-                          muon_lr=1.5e-3, adam_lr=7.5e-4, turn_share=0.4, seed=7)
+# The runs that made the bundled model; each but the first began with what the one before released.
+BUNDLED_RUNS = {
+    'curriculum': TrainingConfig(),
+    'long': TrainingConfig(stages=LONG_SEQUENCES, steps=1925, frames_per_step=96,
+                           decay_share=0.56, muon_lr=1.5e-3, adam_lr=7.5e-4, turn_share=0.4,
+                           seed=7),
+    'placed': TrainingConfig(stages=PLACED_SEQUENCES, steps=2000, frames_per_step=96,
+                             warmup_steps=20, decay_share=1.0, muon_lr=1.5e-3, adam_lr=7.5e-4,
+                             turn_share=0.4, placed_share=0.6, seed=17),
+}

@@ -19,8 +19,10 @@ from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_metad
 from spann3r_ros.model.spann3r import Spann3R
 
 from .config import Stage, TrainingConfig
+from .draw import Draw
 from .muon import Muon
 from .objective import Objective, sequence_objective
+from .paths import placements
 from .rooms import RoomBatch, RoomConfig, RoomGenerator
 from .unroll import unroll
 
@@ -110,7 +112,9 @@ class Trainer:
         batch = self.rooms.batch(
             batch_size, length, motion * min(1.0, 8 / length) ** 0.5,
             'turn' if draw.random() < config.turn_share else 'train', turn)
-        objective = self._objective(batch)
+        placed = placements(batch_size, config.placed_share,
+                            Draw(draw.getrandbits(32) + self.rank.index))
+        objective = self._objective(batch, placed.to(self.device))
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         objective.total.backward()
@@ -129,11 +133,12 @@ class Trainer:
                 'attention_loss': objective.attention_loss.item(),
                 'gradient_norm': float(norm), 'lr_scale': scale}
 
-    def _objective(self, batch: RoomBatch) -> Objective:
+    def _objective(self, batch: RoomBatch, map_from_first: Tensor) -> Objective:
         images = batch.images.float().div(127.5).sub(1.0)
-        output = unroll(self.model, images)
+        output = unroll(self.model, images, map_from_first)
         return sequence_objective(output, batch.points, self.config.network.patch_size,
-                                  self.config.alpha, self.config.attention_weight)
+                                  self.config.alpha, self.config.attention_weight,
+                                  map_from_first)
 
     def _share_gradients(self) -> None:
         if self.rank.count == 1:

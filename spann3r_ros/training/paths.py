@@ -93,6 +93,31 @@ def world_from_camera(walk: Walk) -> Tensor:
     return torch.stack(axes, -1)
 
 
+def placements(count: int, share: float, draw: Draw) -> Tensor:
+    """Draw poses [count, 4, 4] of an optical camera seen from an earlier one in the same room.
+
+    Any heading, some tilt, up to 2 m aside; `share` of them, the rest stays where it is.
+    """
+    heading = draw.uniform(-math.pi, math.pi, count)
+    pitch, roll = (draw.uniform(-limit, limit, count) for limit in (0.2, 0.1))
+    offset = torch.stack([draw.uniform(-limit, limit, count) for limit in (2.0, 0.5, 2.0)], -1)
+    moved = (draw.uniform(0, 1, count) < share)[:, None, None]
+    result = torch.eye(4).repeat(count, 1, 1)
+    result[:, :3, :3] = _about(1, heading) @ _about(0, pitch) @ _about(2, roll)
+    result[:, :3, 3] = offset
+    return torch.where(moved, result, torch.eye(4))
+
+
+def _about(axis: int, angle: Tensor) -> Tensor:
+    """Return rotations [N, 3, 3] by angles [N] about a coordinate axis."""
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    rotation = torch.eye(3).repeat(len(angle), 1, 1)
+    rotation[:, first, first] = rotation[:, second, second] = angle.cos()
+    rotation[:, second, first] = angle.sin()
+    rotation[:, first, second] = -angle.sin()
+    return rotation
+
+
 def _smooth(count: int, frames: int, draw: Draw) -> Tensor:
     """Smooth random signals [count, frames] between -1 and 1."""
     time = torch.arange(frames, dtype=torch.float32)

@@ -25,10 +25,13 @@ class Unrolled:
     attention: list[Tensor]
 
 
-def unroll(model: Spann3R, images: Tensor) -> Unrolled:
+def unroll(model: Spann3R, images: Tensor, map_from_first: Tensor | None = None) -> Unrolled:
     """Run sequences [batch, frames, 3, height, width] in [-1, 1] through the network.
 
-    As in the paper's training every frame is written to memory and no weight is cut.
+    As in the paper's training every frame is written to memory and no weight is cut. With
+    `map_from_first` [batch, 4, 4] the first frame's points are stored as if its camera stood
+    there: every prediction but the first two (`reference[0]`, `target[0]`) is then to be in that
+    map frame, which only the memory tells.
     """
     batch, frames = images.shape[:2]
     grid = model.config.grid(*images.shape[-2:])
@@ -52,5 +55,14 @@ def unroll(model: Spann3R, images: Tensor) -> Unrolled:
             query = model.query(features[t + 1], target_tokens)
             key = model.key(features[t], tokens)
             keys.append(model.norm_k(key))
-            values.append(model.norm_v(model.encode_value(prediction.points) + key))
+            stored = prediction.points
+            if t == 0 and map_from_first is not None:
+                stored = move(map_from_first, stored)
+            values.append(model.norm_v(model.encode_value(stored) + key))
     return result
+
+
+def move(transform: Tensor, points: Tensor) -> Tensor:
+    """Apply rigid transforms [batch, 4, 4] to points [batch, ..., 3]."""
+    flat = points.flatten(1, -2) @ transform[:, :3, :3].mT + transform[:, None, :3, 3]
+    return flat.view_as(points)

@@ -18,8 +18,10 @@ from spann3r_ros.model.checkpoint import (
     save_model,
 )
 from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.training.config import Stage, TrainingConfig, small_network
+from spann3r_ros.training.draw import Draw
 from spann3r_ros.training.loop import (
     Rank,
     Trainer,
@@ -28,9 +30,10 @@ from spann3r_ros.training.loop import (
     split_parameters,
 )
 from spann3r_ros.training.muon import orthogonalise
-from spann3r_ros.training.objective import memory_supervision
+from spann3r_ros.training.objective import memory_supervision, sequence_objective
+from spann3r_ros.training.paths import placements
 from spann3r_ros.training.release import release
-from spann3r_ros.training.unroll import unroll
+from spann3r_ros.training.unroll import Unrolled, move, unroll
 
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=8, encoder_width=32, encoder_depth=1,
@@ -66,7 +69,7 @@ def square_tiny() -> Spann3RConfig:
 
 def tiny_run(steps: int) -> TrainingConfig:
     return TrainingConfig(network=square_tiny(), stages=(Stage(1.0, (3, 4)),), steps=steps,
-                          frames_per_step=8, warmup_steps=2, textures=12)
+                          frames_per_step=8, warmup_steps=2, textures=12, placed_share=0.5)
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
@@ -96,6 +99,50 @@ def test_unroll_carries_gradient_from_the_last_map_to_the_first_key() -> None:
     output.reference[-1].points.sum().backward()
     assert model.attn_head_1[0].weight.grad.abs().max() > 0
     assert model.value_out.weight.grad.abs().max() > 0
+
+
+def test_placed_sequence_differs_from_the_first_memory_on() -> None:
+    torch.manual_seed(0)
+    model = Spann3R(TINY).eval()
+    images = torch.rand(2, 4, 3, 32, 48) * 2 - 1
+    placed = placements(2, 1.0, Draw(1))
+    placed[1] = torch.eye(4)  # the second sequence stays
+    with torch.no_grad():
+        plain, moved = unroll(model, images), unroll(model, images, placed)
+    assert torch.equal(plain.reference[0].points, moved.reference[0].points)
+    assert torch.equal(plain.target[0].points, moved.target[0].points)
+    assert not torch.allclose(plain.reference[1].points[0], moved.reference[1].points[0])
+    torch.testing.assert_close(plain.reference[2].points[1], moved.reference[2].points[1])
+
+
+def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
+    points = torch.rand(2, 4, 32, 48, 3) + 1.0
+    placed = placements(2, 1.0, Draw(2))
+    mapped = move(placed, points)
+
+    def perfect(truth: torch.Tensor) -> DensePrediction:
+        return DensePrediction(truth, torch.zeros(truth.shape[:-1]))
+
+    reference = [perfect(points[:, 0]), perfect(mapped[:, 1]), perfect(mapped[:, 2])]
+    target = [perfect(points[:, 1]), perfect(mapped[:, 2]), perfect(mapped[:, 3])]
+    output = Unrolled(reference, target, [])
+    right = sequence_objective(output, points, 8, 0.5, 0.1, placed)
+    assert float(right.point_error) == float(right.last_error) == 0.0
+    wrong = sequence_objective(output, points, 8, 0.5, 0.1)
+    assert float(wrong.last_error) > 0.1
+
+
+def test_placements_are_rigid_and_as_many_as_asked_for() -> None:
+    placed = placements(400, 0.5, Draw(3))
+    rotation = placed[:, :3, :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(400, 3, 3))
+    assert (rotation.det() > 0).all()
+    moved = (placed - torch.eye(4)).abs().amax(dim=(1, 2)) > 0
+    assert 150 < moved.sum() < 250
+    ahead = rotation[moved, :, 2]  # where the cameras look, x right and z forward
+    assert (ahead[:, 2] < 0).float().mean() > 0.3
+    assert (ahead[:, 1].abs() < 0.35).all()
+    assert torch.equal(placements(4, 0.0, Draw(3)), torch.eye(4).expand(4, 4, 4))
 
 
 @pytest.mark.parametrize('shape', [(2, 24, 96), (2, 96, 24), (1, 32, 32)])
@@ -205,6 +252,14 @@ def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / 'weights.safetensors', Spann3R(TINY))
     with pytest.raises(CheckpointError, match='image_height=48.*image_height=32'):
         Trainer(tiny_run(2), tmp_path, Rank()).start_from(tmp_path / 'weights.safetensors')
+
+
+def test_run_that_continues_another_wants_its_weights(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, '-m', 'spann3r_ros.training', str(tmp_path),
+                           '--run', 'placed'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert '--run placed: expected --start-from FILE' in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_release_writes_the_averaged_weights_with_their_history(tmp_path: Path) -> None:
