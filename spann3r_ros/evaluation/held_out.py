@@ -23,7 +23,7 @@ from spann3r_ros.evaluation.held_out_rooms import (
     unseen_rooms,
 )
 from spann3r_ros.mapping.config import PoseConfig
-from spann3r_ros.mapping.geometry import PoseError, solve_pose
+from spann3r_ros.mapping.pose import PoseError, solve_pose
 from spann3r_ros.mapping.types import FrameError, Pointmap, Reconstructor
 
 
@@ -120,7 +120,8 @@ def score_poses(pointmaps: list[Pointmap], sequence: Sequence) -> PoseScores:
     solved, truth = [], []
     for pointmap, pose in zip(pointmaps[1:], sequence.poses[1:], strict=True):
         try:
-            solved.append(solve_pose(pointmap, sequence.intrinsics, PoseConfig()))
+            solved.append(solve_pose(pointmap, sequence.intrinsics,
+                                     PoseConfig()).fragment_from_camera)
         except PoseError:
             continue
         truth.append(pose)

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rigid transforms, map axes, and a camera's focal length and pose from a pointmap.
+"""Rigid transforms, map axes, and a camera's focal length from a pointmap.
 
 Transforms are 4x4 and named destination first: `a_from_b` takes points of frame b to frame a.
 """
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-from .config import PoseConfig
 from .types import FrameError, Intrinsics, Pointmap
 
 # REP-103: map x is the optical z, map y the negative optical x, map z the negative optical y.
@@ -22,14 +20,6 @@ MAP_FROM_OPTICAL.setflags(write=False)
 
 # Focal lengths are believed between these multiples of the longer side: 118 to 11 degrees.
 FOCAL_BOUNDS = (0.3, 5.0)
-MIN_POSE_POINTS = 12
-# Below this ratio of spreads the points lie on a line (or in one spot) and fix no pose.
-MIN_SPREAD_RATIO = 1e-3
-REFINE_ROUNDS = 3
-
-
-class PoseError(FrameError):
-    """The points admit no camera pose."""
 
 
 def invert(transform: np.ndarray) -> np.ndarray:
@@ -45,6 +35,12 @@ def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return points [..., 3] moved by a transform [4, 4], in the points' own dtype."""
     rotation = transform[:3, :3].astype(points.dtype)
     return points @ rotation.T + transform[:3, 3].astype(points.dtype)
+
+
+def rotate_covariance(transform: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return a pose's covariance [6, 6] along the axes that a rigid transform [4, 4] leads to."""
+    rotation = np.kron(np.eye(2), transform[:3, :3])
+    return rotation @ covariance @ rotation.T
 
 
 def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
@@ -88,7 +84,7 @@ def estimate_focal(pointmap: Pointmap) -> float:
     """
     height, width = pointmap.confidence.shape
     centre = np.array([0.5 * (width - 1), 0.5 * (height - 1)])
-    pixels = _pixel_grid(height, width) - centre  # [h*w, 2]
+    pixels = pixel_grid(height, width) - centre  # [h*w, 2]
     points = pointmap.points.reshape(-1, 3).astype(float)
     with np.errstate(all='ignore'):
         rays = points[:, :2] / points[:, 2:]
@@ -113,7 +109,7 @@ def estimate_focal_reference(points: np.ndarray) -> float:
     Ten rounds of L1 reweighting over all pixels, about the point (w/2, h/2).
     """
     height, width = points.shape[:2]
-    pixels = _pixel_grid(height, width) - np.array([width / 2, height / 2])  # [h*w, 2]
+    pixels = pixel_grid(height, width) - np.array([width / 2, height / 2])  # [h*w, 2]
     flat = points.reshape(-1, 3).astype(float)
     with np.errstate(all='ignore'):
         rays = flat[:, :2] / flat[:, 2:]
@@ -133,113 +129,7 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order][np.searchsorted(reached, 0.5 * reached[-1])])
 
 
-def select_points(pointmap: Pointmap, config: PoseConfig) -> np.ndarray:
-    """Return flat indices of the pixels that may vote for a pose.
-
-    They are the finite ones above `min_confidence`, of those the `best_fraction` most confident,
-    thinned evenly to `max_points`.
-    """
-    confidence = pointmap.confidence.reshape(-1)
-    finite = np.isfinite(pointmap.points).all(axis=-1).reshape(-1)
-    # 'Ignore confidence' must let points of confidence zero vote too.
-    above = confidence > config.min_confidence if config.min_confidence > 0.0 else True
-    voters = np.flatnonzero(finite & np.isfinite(confidence) & above)
-    if len(voters) and config.best_fraction < 1.0:
-        bar = np.quantile(confidence[voters], 1.0 - config.best_fraction)
-        voters = voters[confidence[voters] >= bar]
-    if len(voters) > config.max_points:
-        # Drawn by chance, since an even stride would favour some image columns.
-        rng = np.random.default_rng(0)
-        voters = np.sort(rng.choice(voters, config.max_points, replace=False))
-    return voters
-
-
-def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -> np.ndarray:
-    """Return `fragment_from_camera` [4, 4] by PnP-RANSAC and refinement on the inliers.
-
-    Raises PoseError when the points are too few, degenerate or in disagreement.
-    """
-    voters = select_points(pointmap, config)
-    if len(voters) < MIN_POSE_POINTS:
-        raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {len(voters)}')
-    points = pointmap.points.reshape(-1, 3)[voters].astype(float)
-    pixels = _pixel_grid(*pointmap.confidence.shape)[voters]
-    _check_spread(points)
-    limit = config.max_reprojection * intrinsics.width
-    camera_from_fragment = _solve_ransac(points, pixels, intrinsics, config, limit)
-    inliers = _inliers(camera_from_fragment, points, pixels, intrinsics, limit)
-    for _ in range(REFINE_ROUNDS):
-        _check_inliers(inliers, points, config)
-        camera_from_fragment = _refine(
-            camera_from_fragment, points[inliers], pixels[inliers], intrinsics)
-        inliers = _inliers(camera_from_fragment, points, pixels, intrinsics, limit)
-    _check_inliers(inliers, points, config)
-    return invert(camera_from_fragment)
-
-
-def _solve_ransac(
-    points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, config: PoseConfig,
-    limit: float,
-) -> np.ndarray:
-    try:
-        found, rotation, translation, _ = cv2.solvePnPRansac(
-            points, pixels, intrinsics.matrix, None, iterationsCount=config.ransac_iterations,
-            reprojectionError=limit, confidence=0.9999, flags=cv2.SOLVEPNP_SQPNP)
-    except cv2.error as error:
-        raise PoseError(f'pose: the points admit no solution ({error.err})') from error
-    if not found:
-        raise PoseError('pose: no camera agrees with the points')
-    return _to_transform(rotation, translation)
-
-
-def _refine(
-    camera_from_fragment: np.ndarray, points: np.ndarray, pixels: np.ndarray,
-    intrinsics: Intrinsics,
-) -> np.ndarray:
-    """Return the pose that minimises the squared reprojection error (Levenberg-Marquardt)."""
-    rotation, _ = cv2.Rodrigues(camera_from_fragment[:3, :3])
-    translation = camera_from_fragment[:3, 3].copy()
-    rotation, translation = cv2.solvePnPRefineLM(
-        points, pixels, intrinsics.matrix, None, rotation, translation)
-    return _to_transform(rotation, translation)
-
-
-def _to_transform(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
-        raise PoseError('pose: the solution is not finite')
-    transform = np.eye(4)
-    transform[:3, :3] = cv2.Rodrigues(rotation)[0]
-    transform[:3, 3] = translation.reshape(3)
-    return transform
-
-
-def _inliers(
-    camera_from_fragment: np.ndarray, points: np.ndarray, pixels: np.ndarray,
-    intrinsics: Intrinsics, limit: float,
-) -> np.ndarray:
-    """Return which points [n] lie before the camera and within `limit` pixels of theirs."""
-    seen = transform_points(camera_from_fragment, points)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        projected = seen[:, :2] / seen[:, 2:] * (intrinsics.fx, intrinsics.fy)
-    error = np.linalg.norm(projected + (intrinsics.cx, intrinsics.cy) - pixels, axis=1)
-    return (seen[:, 2] > 0.0) & (error <= limit)
-
-
-def _check_inliers(inliers: np.ndarray, points: np.ndarray, config: PoseConfig) -> None:
-    needed = max(MIN_POSE_POINTS, config.min_inlier_fraction * len(points))
-    if inliers.sum() < needed:
-        raise PoseError(f'pose: expected {needed:.0f} of {len(points)} points to agree, '
-                        f'got {inliers.sum()}')
-    _check_spread(points[inliers])
-
-
-def _check_spread(points: np.ndarray) -> None:
-    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-    if not spread[1] > MIN_SPREAD_RATIO * spread[0]:
-        raise PoseError('pose: the points lie on one line')
-
-
-def _pixel_grid(height: int, width: int) -> np.ndarray:
+def pixel_grid(height: int, width: int) -> np.ndarray:
     """Return the (x, y) of every pixel, row by row, float64 [height * width, 2]."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x, y], axis=-1).reshape(-1, 2).astype(float)

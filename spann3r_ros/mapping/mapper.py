@@ -13,15 +13,15 @@ from .config import MapperConfig
 from .fragments import Fragment
 from .geometry import (
     MAP_FROM_OPTICAL,
-    PoseError,
     bound_focal,
     centred_intrinsics,
     estimate_focal,
-    solve_pose,
+    rotate_covariance,
     transform_points,
 )
 from .keyframes import KeyframeGate
 from .memory_manager import MemoryManager, MemoryReport
+from .pose import PoseError, solve_pose
 from .preprocess import Preprocessed, preprocess
 from .scale import Scale
 from .types import (
@@ -242,8 +242,9 @@ class Mapper:
     ) -> tuple[StampedPose | None, str]:
         """Return the camera's pose in the map, or None and why there is none."""
         try:
-            fragment_from_camera = solve_pose(pointmap, intrinsics, self._config.pose)
+            solution = solve_pose(pointmap, intrinsics, self._config.pose)
         except PoseError as error:
             return None, str(error)
         return StampedPose(frame.stamp_ns, frame.frame_id,
-                           MAP_FROM_OPTICAL @ fragment_from_camera), ''
+                           MAP_FROM_OPTICAL @ solution.fragment_from_camera,
+                           rotate_covariance(MAP_FROM_OPTICAL, solution.covariance)), ''

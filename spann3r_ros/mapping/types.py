@@ -98,11 +98,16 @@ class Reconstructor(Protocol):
 
 @dataclass(frozen=True)
 class StampedPose:
-    """Pose of the camera's optical frame in the map; transform [4, 4], destination first."""
+    """Pose of the camera's optical frame in the map; transform [4, 4], destination first.
+
+    `covariance` [6, 6], where known, is that of the place (map units) and of the rotation
+    (radians) about the camera, x y z each, along the map's axes.
+    """
 
     stamp_ns: int
     frame_id: str
     world_from_camera: np.ndarray
+    covariance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,11 @@ def to_pose_stamped(pose: StampedPose, map_frame: str) -> PoseStamped:
 
 
 def to_pose_with_covariance(pose: StampedPose, map_frame: str) -> PoseWithCovarianceStamped:
-    """Return a camera pose in the map; its covariance is not estimated and stays zero."""
+    """Return a camera pose in the map, with its covariance where known, else zeros."""
     message = PoseWithCovarianceStamped(header=to_header(pose.stamp_ns, map_frame))
     message.pose.pose = to_pose(pose.world_from_camera)
+    if pose.covariance is not None:
+        message.pose.covariance = pose.covariance.reshape(-1)
     return message
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms, focal length and pose from rendered pointmaps."""
+"""Transforms, and the focal length of rendered pointmaps."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
-from spann3r_ros.mapping.config import PoseConfig
 from spann3r_ros.mapping.geometry import (
     MAP_FROM_OPTICAL,
-    PoseError,
     bound_focal,
     estimate_focal,
     invert,
     matrix_to_quaternion,
     quaternion_to_matrix,
-    select_points,
-    solve_pose,
+    rotate_covariance,
     transform_points,
     weighted_median,
 )
@@ -92,40 +89,6 @@ def test_weighted_median_follows_the_weight() -> None:
     assert weighted_median(np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.0, 5.0])) == 2.0
 
 
-def test_pose_of_points_in_another_frame_is_found(seen: tuple[np.ndarray, Pointmap]) -> None:
-    pose, pointmap = seen
-    moved = replace(pointmap, points=transform_points(pose, pointmap.points))
-    np.testing.assert_allclose(solve_pose(moved, CAMERA, PoseConfig()), pose, atol=1e-3)
-
-
-def test_pose_needs_enough_points(seen: tuple[np.ndarray, Pointmap]) -> None:
-    confidence = np.zeros((64, 64), np.float32)
-    confidence[0, :5] = 0.9
-    with pytest.raises(PoseError, match='12 usable points, got 5'):
-        solve_pose(replace(seen[1], confidence=confidence), CAMERA,
-                   PoseConfig(best_fraction=1.0))
-
-
-def test_points_on_one_line_fix_no_pose() -> None:
-    points = np.zeros((8, 8, 3), np.float32)
-    points[..., 2] = 1.0 + np.arange(64).reshape(8, 8)
-    with pytest.raises(PoseError, match='one line'):
-        solve_pose(Pointmap(points, np.full((8, 8), 0.9, np.float32)), CAMERA, PoseConfig())
-
-
-def test_disagreeing_points_are_reported_not_solved() -> None:
-    rng = np.random.default_rng(0)
-    cloud = Pointmap(rng.normal(size=(64, 64, 3)).astype(np.float32) + [0, 0, 5],
-                     np.full((64, 64), 0.9, np.float32))
-    with pytest.raises(PoseError):
-        solve_pose(cloud, CAMERA, PoseConfig())
-
-
-def test_selection_takes_the_most_confident_and_no_nan() -> None:
-    confidence = np.linspace(0.0, 0.9, 100, dtype=np.float32).reshape(10, 10)
-    points = np.ones((10, 10, 3), np.float32)
-    points[9, 9] = np.nan
-    chosen = select_points(Pointmap(points, confidence), PoseConfig(best_fraction=0.2))
-    assert 99 not in chosen
-    assert chosen.min() >= 78
-    assert len(chosen) >= 19
+def test_covariance_follows_the_axes() -> None:
+    turned = rotate_covariance(MAP_FROM_OPTICAL, np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    np.testing.assert_array_equal(turned, np.diag([3.0, 1.0, 2.0, 6.0, 4.0, 5.0]))
