@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spann3r_ros.mapping.types import (
+    DeviceMemoryError,
     Frame,
     FrameError,
     Intrinsics,
@@ -31,7 +32,7 @@ INDEX_BITS = 16
 INDEX_CELLS_PER_SIDE = 24
 PATCH_PIXELS = 16
 MAX_CACHED_RENDERS = 130
-FAULTS = ('frame_error', 'crash', 'not_finite', 'no_confidence')
+FAULTS = ('frame_error', 'crash', 'out_of_memory', 'not_finite', 'no_confidence')
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class SyntheticOptions:
     corrupted_confidence: float = 0.05
     floater_fraction: float = 0.0  # share of the pixels at depth edges that hang in between
     drift: float = 0.0  # along world x, per step
+    stretch: float = 1.0  # factor on the scale of every further fragment
     delay_sec: float = 0.0  # per step
     fault_at: int | None = None  # index of the afflicted frame
     fault: str = 'frame_error'  # one of FAULTS
@@ -219,7 +221,8 @@ class SyntheticReconstructor:
 
     def __post_init__(self) -> None:
         self._steps = 0
-        self.reset()
+        self._fragments = 0
+        self._indices: list[int] = []
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -238,6 +241,8 @@ class SyntheticReconstructor:
             raise FrameError(f'frame {index} is faulty')
         if index == self.options.fault_at and self.options.fault == 'crash':
             raise RuntimeError(f'the synthetic network crashed at frame {index}')
+        if index == self.options.fault_at and self.options.fault == 'out_of_memory':
+            raise DeviceMemoryError(f'no memory left for frame {index}')
         previous = self._indices[-1] if self._indices else None
         self._indices.append(index)
         if previous is None:
@@ -253,7 +258,8 @@ class SyntheticReconstructor:
 
     def reset(self) -> None:
         """Forget every image; the count of steps, which chooses the pose, goes on."""
-        self._indices: list[int] = []
+        self._fragments += bool(self._indices)
+        self._indices = []
 
     def status(self) -> MemoryStatus:
         """Return counters of a memory that keeps five frames and drops the rest."""
@@ -276,6 +282,7 @@ class SyntheticReconstructor:
         world_from_camera[0, 3] += self.options.drift * (index - self._indices[0])
         origin_from_camera = np.linalg.inv(self.poses[self._indices[0]]) @ world_from_camera
         points = points @ origin_from_camera[:3, :3].T + origin_from_camera[:3, 3]
+        points *= self.options.stretch ** self._fragments
         return Pointmap(points.astype(np.float32), confidence.astype(np.float32))
 
     def _corrupt(self, points: np.ndarray, confidence: np.ndarray) -> None:

@@ -37,10 +37,24 @@ def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ rotation.T + transform[:3, 3].astype(points.dtype)
 
 
-def rotate_covariance(transform: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Return a pose's covariance [6, 6] along the axes that a rigid transform [4, 4] leads to."""
-    rotation = np.kron(np.eye(2), transform[:3, :3])
-    return rotation @ covariance @ rotation.T
+def move_pose(similarity: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Return a camera pose [4, 4] moved by a similarity [4, 4]; it stays rigid."""
+    moved = similarity @ pose
+    moved[:3, :3] /= similarity_scale(similarity)
+    return moved
+
+
+def move_covariance(similarity: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return a pose's covariance [6, 6] in the frame that a similarity [4, 4] leads to."""
+    turn = np.zeros((6, 6))
+    turn[:3, :3] = similarity[:3, :3]
+    turn[3:, 3:] = similarity[:3, :3] / similarity_scale(similarity)
+    return turn @ covariance @ turn.T
+
+
+def similarity_scale(similarity: np.ndarray) -> float:
+    """Return the factor by which a similarity [4, 4] stretches."""
+    return float(np.cbrt(np.linalg.det(similarity[:3, :3])))
 
 
 def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:

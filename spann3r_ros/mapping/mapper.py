@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .config import MapperConfig
-from .fragments import Fragment
+from .fragments import AlignmentError, Anchor, Fragment, place_after
 from .geometry import (
-    MAP_FROM_OPTICAL,
     bound_focal,
     centred_intrinsics,
     estimate_focal,
-    rotate_covariance,
+    invert,
+    move_covariance,
+    move_pose,
     transform_points,
 )
 from .keyframes import KeyframeGate
@@ -25,6 +26,7 @@ from .pose import PoseError, solve_pose
 from .preprocess import Preprocessed, preprocess
 from .scale import Scale
 from .types import (
+    DeviceMemoryError,
     Frame,
     FrameError,
     Intrinsics,
@@ -74,6 +76,9 @@ class _State:
     trajectory: deque[StampedPose]
     fragment: Fragment = field(default_factory=Fragment)
     newest: _Admitted | None = None
+    anchor: Anchor | None = None
+    aligning: bool = False  # the next refined pointmap is the anchor's, in the new fragment
+    restart_reason: str = ''  # not empty: the next frame begins a fragment
     image_size: tuple[int, int] | None = None
     intrinsics: Intrinsics | None = None  # estimated, at the network's input size
     closed: bool = False
@@ -102,7 +107,8 @@ class Mapper:
         """Take one frame; what comes back is the previous keyframe, refined, and the live pose.
 
         Raises FrameError for a frame that cannot be used, or whose step gave the previous frame
-        no usable point: the map is untouched and the next frame may follow.
+        no usable point: the map is untouched and the next frame may follow. After
+        DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
         self._check_open(frame)
@@ -110,17 +116,17 @@ class Mapper:
         if not state.gate.admits(frame.stamp_ns):
             return MapUpdate(skipped=True)
         started = time.perf_counter()
-        result = self._reconstructor.step(network_input.image, self._config.live_pose)
-        inference_sec = time.perf_counter() - started
+        try:
+            if state.restart_reason:
+                self._begin_fragment()
+            return self._advance(_Admitted(frame, network_input), started)
+        except DeviceMemoryError:
+            state.restart_reason = 'out of memory'
+            raise
 
-        previous, state.newest = state.newest, _Admitted(frame, network_input)
-        state.image_size = frame.rgb.shape[:2]
-        keyframe, live_pose = None, None
-        if previous is not None and result.refined is not None:
-            keyframe = self._finish(previous, result.refined)
-        if result.provisional is not None:
-            live_pose = self._solve_live_pose(state.newest, result.provisional)
-        return MapUpdate(False, keyframe, live_pose, inference_sec)
+    def new_fragment(self, reason: str = 'asked for') -> None:
+        """Let the next frame begin a fragment: the memory starts anew, the map goes on."""
+        self._state.restart_reason = reason
 
     def flush(self) -> MapUpdate:
         """Close the fragment: the last frame's keyframe, or nothing if under two frames came.
@@ -171,6 +177,45 @@ class Mapper:
             raise FrameError(f'rgb: expected height and width {state.image_size} as before, got '
                              f'{frame.rgb.shape[:2]}; reset to change the image size')
 
+    def _begin_fragment(self) -> None:
+        """Forget, and look again at the last placed keyframe and at the frame still to refine."""
+        state = self._state
+        self._memory.reset(state.restart_reason)
+        state.fragment = Fragment(state.fragment.id + 1, state.fragment.scale)
+        state.aligning = state.anchor is not None
+        if state.anchor is not None:
+            self._reconstructor.step(state.anchor.image, False)
+        newest, state.newest = state.newest, None
+        if newest is not None:
+            self._advance(newest, time.perf_counter())
+        state.restart_reason = ''
+
+    def _advance(self, admitted: _Admitted, started: float) -> MapUpdate:
+        state = self._state
+        result = self._reconstructor.step(admitted.network_input.image, self._config.live_pose)
+        inference_sec = time.perf_counter() - started
+        previous, state.newest = state.newest, admitted
+        state.image_size = admitted.frame.rgb.shape[:2]
+        keyframe, live_pose = None, None
+        if state.aligning:
+            self._place_fragment(result.refined)
+        elif previous is not None and result.refined is not None:
+            keyframe = self._finish(previous, result.refined)
+        if result.provisional is not None:
+            live_pose = self._solve_live_pose(admitted, result.provisional)
+        return MapUpdate(False, keyframe, live_pose, inference_sec)
+
+    def _place_fragment(self, pointmap: Pointmap) -> None:
+        """Join the fragment to the map; when that fails, the next frame begins another one."""
+        state = self._state
+        try:
+            similarity = place_after(state.anchor, pointmap, self._config.voxel_map.min_confidence)
+        except AlignmentError:
+            state.newest, state.restart_reason = None, 'the last fragment found no place'
+            raise
+        state.aligning = False
+        state.fragment = replace(state.fragment, map_from_fragment=similarity)
+
     def _finish(self, admitted: _Admitted, pointmap: Pointmap) -> Keyframe:
         """Merge a frame's refined pointmap; a fragment whose first one is no good starts over."""
         try:
@@ -190,7 +235,7 @@ class Mapper:
         intrinsics = state.intrinsics
         pose, reason = self._solve_pose(frame, pointmap, intrinsics)
 
-        points = transform_points(MAP_FROM_OPTICAL, pointmap.points)
+        points = transform_points(state.fragment.map_from_fragment, pointmap.points)
         self.voxel_map.integrate(
             points.reshape(-1, 3), image.reshape(-1, 3), pointmap.confidence.reshape(-1))
         state.keyframes += 1
@@ -199,6 +244,9 @@ class Mapper:
             logger.warning('keyframe %d has no pose: %s', state.keyframes, reason)
         else:
             state.trajectory.append(pose)
+            camera_points = transform_points(invert(pose.world_from_camera), points)
+            state.anchor = Anchor(image, camera_points[..., 2], pointmap.confidence,
+                                  pose.world_from_camera)
         return Keyframe(frame.stamp_ns, frame.frame_id, pose, image, intrinsics,
                         Pointmap(points, pointmap.confidence), state.fragment.id)
 
@@ -245,6 +293,7 @@ class Mapper:
             solution = solve_pose(pointmap, intrinsics, self._config.pose)
         except PoseError as error:
             return None, str(error)
+        similarity = self._state.fragment.map_from_fragment
         return StampedPose(frame.stamp_ns, frame.frame_id,
-                           MAP_FROM_OPTICAL @ solution.fragment_from_camera,
-                           rotate_covariance(MAP_FROM_OPTICAL, solution.covariance)), ''
+                           move_pose(similarity, solution.fragment_from_camera),
+                           move_covariance(similarity, solution.covariance)), ''

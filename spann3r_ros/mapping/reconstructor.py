@@ -2,6 +2,7 @@
 """Spann3R behind the `Reconstructor` protocol: images in, pointmaps out, numpy at both ends."""
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
 
 from .memory_manager import scale_memory_budget
-from .types import FrameError, MemoryStatus, Pointmap, StepResult
+from .types import DeviceMemoryError, FrameError, MemoryStatus, Pointmap, StepResult
 
 DEVICES = ('auto', 'cpu', 'cuda')
 
@@ -53,39 +54,51 @@ class Spann3RReconstructor:
         self._memory = scale_memory_budget(memory, rows * columns)
         self._device = model.norm_k.weight.device
         self._dtype = model.norm_k.weight.dtype
-        self._state = self._start()
+        self._state: StreamState | None = self._start()
 
     def step(self, image: np.ndarray, provisional: bool) -> StepResult:
         """Take one uint8 RGB image [height, width, 3] and return what became known by it.
 
         Raises FrameError for an image of another size or type, and when the network returns
-        points that are not finite; the sequence then stands where it stood.
+        points that are not finite; the sequence then stands where it stood. Raises
+        DeviceMemoryError when memory runs out: `reset` frees what the sequence holds.
         """
         expected = (*self.input_size, 3)
         if image.shape != expected or image.dtype != np.uint8:
             raise FrameError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-        tensor = tensor.permute(2, 0, 1)[None].to(self._dtype).div(127.5).sub(1.0)
         try:
+            if self._state is None:
+                self._state = self._start()
+            tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+            tensor = tensor.permute(2, 0, 1)[None].to(self._dtype).div(127.5).sub(1.0)
             output = self._model.step(self._state, tensor, provisional)
         except NotFiniteError as error:
             raise FrameError(str(error)) from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise DeviceMemoryError(f'out of memory on {self._device}: {error}') from error
         return StepResult(_to_pointmap(output.refined), _to_pointmap(output.provisional))
 
     def flush(self) -> Pointmap | None:
         """Return the newest image's pointmap and close the fragment; None if under two images."""
+        if self._state is None:
+            return None
         pointmap = _to_pointmap(self._model.flush(self._state))
         self.reset()
         return pointmap
 
     def reset(self) -> None:
         """Forget every image: the next one founds a new fragment."""
-        self._state = self._start()
+        # Freed before the next one is allocated; without room for that, `step` tries again.
+        self._state = None
+        with suppress(torch.OutOfMemoryError, MemoryError):
+            self._state = self._start()
 
     def status(self) -> MemoryStatus:
         """Return the memory's counters."""
-        memory = self._state.memory
         weights = sum(item.nbytes for item in self._model.parameters())
+        if self._state is None:
+            return MemoryStatus(device_bytes=weights)
+        memory = self._state.memory
         return MemoryStatus(memory.working_frames, memory.long_term_tokens, memory.tokens,
                             memory.capacity, memory.prunings, memory.rejected_frames,
                             weights + memory.device_bytes)

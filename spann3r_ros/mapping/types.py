@@ -12,6 +12,10 @@ class FrameError(ValueError):
     """A single frame cannot be used; the map is untouched and the next frame may follow."""
 
 
+class DeviceMemoryError(FrameError):
+    """A step ran out of memory: the frame is lost, and what the network remembers has to go."""
+
+
 @dataclass(frozen=True)
 class Intrinsics:
     """Pinhole intrinsics in pixels; pixel centres lie at integer coordinates."""
@@ -84,7 +88,10 @@ class Reconstructor(Protocol):
         """Return (height, width) of the images `step` takes."""
 
     def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        """Take one uint8 RGB image [height, width, 3] and return what became known by it."""
+        """Take one uint8 RGB image [height, width, 3] and return what became known by it.
+
+        Raises DeviceMemoryError when only forgetting helps; the image is not taken then.
+        """
 
     def flush(self) -> Pointmap | None:
         """Return the newest image's pointmap and close the fragment; None if under two images."""

@@ -25,7 +25,10 @@ REPLAY_DEPTH = 1000
 
 
 class Intake:
-    """The subscriptions of an active node; every image ends in the slot or in an account."""
+    """The subscriptions of an active node; every image ends in the slot or in an account.
+
+    While `enabled` is false every image is skipped.
+    """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, slot: FrameSlot,
                  on_failure: Callable[[Exception], None]) -> None:
@@ -33,6 +36,7 @@ class Intake:
         self._config = config
         self._slot = slot
         self._on_failure = on_failure
+        self.enabled = True
         self._limiter = RateLimiter(config.max_rate)
         self._intrinsics: Intrinsics | None = None
         self._info_stamp_ns = 0
@@ -68,6 +72,9 @@ class Intake:
         self._info_stamp_ns = stamp.sec * conversions.SECOND_NS + stamp.nanosec
 
     def _take_image(self, message: Image | CompressedImage) -> None:
+        if not self.enabled:
+            self._slot.refuse(Outcome.SKIPPED)
+            return
         try:
             stamp_ns = conversions.to_nanoseconds(message.header.stamp)
             if not self._limiter.admits(stamp_ns):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 from types import FrameType
+from typing import TypeVar
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
@@ -19,7 +20,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from spann3r_ros import share_directory
 from spann3r_ros.mapping.mapper import Mapper
@@ -32,6 +33,7 @@ from .logs import forward_logging
 from .session import MapEmptyError, Session
 
 SPIN_TIMEOUT_SEC = 0.2
+Answer = TypeVar('Answer', Trigger.Response, SetBool.Response)
 CreateReconstructor = Callable[[str, str, MemoryConfig], Reconstructor]
 
 
@@ -67,6 +69,8 @@ class MapperNode(RobustLifecycleNode):
         parameters.read(self)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.create_service(Trigger, '~/reset', self._reset)
+        self.create_service(Trigger, '~/new_fragment', self._new_fragment)
+        self.create_service(SetBool, '~/set_enabled', self._set_enabled)
         self.create_service(Trigger, '~/save_map', self._save_map)
 
     def autostart(self) -> None:
@@ -146,11 +150,19 @@ class MapperNode(RobustLifecycleNode):
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, 'reset', Session.reset)
 
+    def _new_fragment(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, 'divide', Session.new_fragment)
+
+    def _set_enabled(self, request: SetBool.Request,
+                     response: SetBool.Response) -> SetBool.Response:
+        verb = 'enable' if request.data else 'disable'
+        return self._answer(response, verb,
+                            lambda session: session.set_enabled(request.data))
+
     def _save_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, 'save', Session.save)
 
-    def _answer(self, response: Trigger.Response, verb: str,
-                action: Callable[[Session], str]) -> Trigger.Response:
+    def _answer(self, response: Answer, verb: str, action: Callable[[Session], str]) -> Answer:
         if self._session is None:
             response.message = f'nothing to {verb}: the node is not configured'
             return response

@@ -23,6 +23,20 @@ FOREIGN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
 
 
 @dataclass(frozen=True)
+class DiagnosticsConfig:
+    """When /diagnostics warns."""
+
+    stale_after_sec: float = setting(
+        2.0, 'Warn when an active node has got no image for longer', 0.1, 3600.0)
+    max_dropped_share: float = setting(
+        0.9, 'Warn when more of the images of the last seconds were dropped; live mode drops '
+        'what the device cannot keep up with', 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """What the node adds to the mapper's own configuration."""
 
@@ -47,6 +61,8 @@ class NodeConfig:
     map_directory: str = setting('~/.ros/spann3r_ros', 'Folder that ~/save_map writes to')
     autostart: bool = setting(
         True, 'Configure and activate at start; false: leave it to a lifecycle manager')
+
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
 
     def __post_init__(self) -> None:
         check_settings(self)

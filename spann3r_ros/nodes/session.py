@@ -12,9 +12,10 @@ from rclpy.lifecycle import LifecycleNode
 
 from spann3r_ros.mapping.map_io import write_ply, write_tum
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate
+from spann3r_ros.mapping.types import DeviceMemoryError, Frame, FrameError, MapUpdate
 
 from .conversions import to_status
+from .diagnostics import ERROR, WARN, Diagnostics, Health
 from .intake import Intake
 from .parameters import Settings
 from .publishers import MapPublishers
@@ -42,10 +43,13 @@ class Session:
         self._mapper = mapper
         self._map_status = mapper.status()
         self._last_error = ''
+        self._health = Health()
         self._intake: Intake | None = None
+        self._enabled = True
         self._refreshing: Future | None = None
         self._status_lock = Lock()
         self._publishers = MapPublishers(node, settings)
+        self._diagnostics = Diagnostics(node, settings.node.diagnostics)
         self._slot = FrameSlot(blocking=settings.node.mode == 'replay')
         # Wall time: a paused or late /clock must not silence the status.
         self._timer = node.create_timer(STATUS_PERIOD_SEC, self._tick,
@@ -56,6 +60,7 @@ class Session:
         """Take images."""
         self._slot.open()
         self._intake = Intake(self._node, self._settings.node, self._slot, self._note_failure)
+        self._intake.enabled = self._enabled
         self.publish_status()
 
     def deactivate(self) -> None:
@@ -75,6 +80,7 @@ class Session:
         self._node.destroy_timer(self._timer)
         self._worker.stop()
         self._publishers.destroy()
+        self._diagnostics.destroy()
 
     def reset(self) -> str:
         """Begin a new map; the waiting frame is dropped, the accounts go on. Return a message."""
@@ -82,6 +88,19 @@ class Session:
         self._worker.call(self._reset)
         self.publish_status()
         return 'a new map begins'
+
+    def new_fragment(self) -> str:
+        """Let the next frame begin a fragment of the same map. Return a message."""
+        self._worker.call(self._mapper.new_fragment)
+        return f'the next frame begins fragment {self._map_status.fragment_id + 1}'
+
+    def set_enabled(self, enabled: bool) -> str:
+        """Take images, or skip them until further notice, also over a pause of the lifecycle."""
+        self._enabled = enabled
+        if self._intake is not None:
+            self._intake.enabled = enabled
+        self.publish_status()
+        return 'images are taken' if enabled else 'images are skipped'
 
     def save(self) -> str:
         """Write map and trajectory into the map directory; return a message naming the files.
@@ -98,14 +117,21 @@ class Session:
         """Publish accounts, timing and memory; any thread."""
         # Built under the lock: counts never run backwards on the topic.
         with self._status_lock:
-            state = 'inactive' if self._intake is None else 'active'
             self._publishers.publish_status(to_status(
-                self._worker.report(), self._map_status, state, self._last_error,
+                self._worker.report(), self._map_status, self._state(), self._last_error,
                 self._settings.node.map_frame))
+
+    def publish_diagnostics(self) -> None:
+        """Publish what robot monitors watch; any thread."""
+        with self._status_lock:
+            self._diagnostics.publish(
+                self._state(), self._worker.report(), self._map_status, self._health)
 
     def deliver(self, update: MapUpdate) -> None:
         """Publish what a frame yielded."""
         self._publishers.publish(update, self._mapper.voxel_map)
+        if not update.skipped:
+            self._health = Health()
 
     def frame_settled(self) -> None:
         """Publish the new accounts."""
@@ -121,15 +147,27 @@ class Session:
         self._node.get_logger().error(
             'results not published: ' + ''.join(traceback.format_exception(error)))
 
+    def _state(self) -> str:
+        if self._intake is None:
+            return 'inactive'
+        return 'active' if self._enabled else 'paused'
+
     def _note_failure(self, error: Exception) -> None:
         logger = self._node.get_logger()
-        if isinstance(error, FrameError):
+        if isinstance(error, FrameError) and not isinstance(error, DeviceMemoryError):
+            level = WARN
             self._last_error = str(error)
             logger.warning(f'frame refused: {error}', throttle_duration_sec=WARNING_PERIOD_SEC)
         else:
+            level = ERROR
             self._last_error = f'{type(error).__name__}: {error}'
             logger.error('frame failed: ' + ''.join(traceback.format_exception(error)),
                          throttle_duration_sec=WARNING_PERIOD_SEC)
+        worse = level == ERROR and self._health.level != ERROR
+        self._health = Health(level, self._last_error)
+        # An error shorter than the timer's period is told too.
+        if worse:
+            self.publish_diagnostics()
 
     def _reset(self) -> None:
         self._mapper.reset()
@@ -158,6 +196,7 @@ class Session:
 
     def _tick(self) -> None:
         self.publish_status()
+        self.publish_diagnostics()
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self._slot.submit(self._refresh)
 

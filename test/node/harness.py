@@ -27,7 +27,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from spann3r_ros.msg import MapperStatus
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 from synthetic import SyntheticScene, encode_index, orbit_trajectory
 from synthetic_mapper import CAMERA, FRAMES
 
@@ -42,7 +42,8 @@ TRANSITIONS = {
 SERVICES = {
     '/mapper/change_state': ChangeState, '/mapper/get_state': GetState,
     '/mapper/set_parameters_atomically': SetParametersAtomically,
-    '/mapper/reset': Trigger, '/mapper/save_map': Trigger,
+    '/mapper/reset': Trigger, '/mapper/new_fragment': Trigger, '/mapper/save_map': Trigger,
+    '/mapper/set_enabled': SetBool,
 }
 Result = TypeVar('Result')
 Value = bool | int | float | str
@@ -183,6 +184,9 @@ class Peer:
 
     def trigger(self, service: str) -> Trigger.Response:
         return self.call(service)
+
+    def set_enabled(self, enabled: bool) -> SetBool.Response:
+        return self.call('/mapper/set_enabled', SetBool.Request(data=enabled))
 
     def change_state(self, transition: str) -> bool:
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))

@@ -14,8 +14,9 @@ from spann3r_ros.mapping.geometry import (
     estimate_focal,
     invert,
     matrix_to_quaternion,
+    move_covariance,
+    move_pose,
     quaternion_to_matrix,
-    rotate_covariance,
     transform_points,
     weighted_median,
 )
@@ -90,5 +91,15 @@ def test_weighted_median_follows_the_weight() -> None:
 
 
 def test_covariance_follows_the_axes() -> None:
-    turned = rotate_covariance(MAP_FROM_OPTICAL, np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
-    np.testing.assert_array_equal(turned, np.diag([3.0, 1.0, 2.0, 6.0, 4.0, 5.0]))
+    turned = move_covariance(MAP_FROM_OPTICAL, np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    np.testing.assert_allclose(turned, np.diag([3.0, 1.0, 2.0, 6.0, 4.0, 5.0]))
+
+
+def test_a_similarity_stretches_places_and_leaves_rotations_rigid() -> None:
+    pose = orbit_trajectory(7)[3]
+    doubled = np.diag([2.0, 2.0, 2.0, 1.0])
+    moved = move_pose(doubled, pose)
+    np.testing.assert_allclose(moved[:3, 3], 2.0 * pose[:3, 3])
+    np.testing.assert_allclose(moved[:3, :3], pose[:3, :3])
+    np.testing.assert_allclose(move_covariance(doubled, np.eye(6)),
+                               np.diag([4.0, 4.0, 4.0, 1.0, 1.0, 1.0]))

@@ -16,9 +16,10 @@ from spann3r_ros.mapping.keyframes import KeyframeGate
 from spann3r_ros.mapping.map_io import read_ply, read_tum, write_ply, write_tum
 from spann3r_ros.mapping.memory_manager import MemoryManager, scale_memory_budget
 from spann3r_ros.mapping.reconstructor import Spann3RReconstructor, resolve_device
-from spann3r_ros.mapping.types import FrameError, StampedPose
+from spann3r_ros.mapping.types import DeviceMemoryError, FrameError, StampedPose
 from spann3r_ros.mapping.voxel_map import VoxelCloud
 from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.model.spann3r import Spann3R
 
 SECOND_NS = 1_000_000_000
 
@@ -160,6 +161,31 @@ def test_reconstructor_turns_points_that_are_not_finite_into_a_frame_error() -> 
     with torch.no_grad():
         model.dust3r.decoder_embed.bias.copy_(healthy)
     assert reconstructor.step(picture(reconstructor, 1), provisional=False).refined is not None
+
+
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError, MemoryError])
+def test_reconstructor_out_of_memory_says_so_and_recovers(
+        reconstructor: Spann3RReconstructor, monkeypatch: pytest.MonkeyPatch,
+        error: type[Exception]) -> None:
+    reconstructor.step(picture(reconstructor, 0), False)
+    held = reconstructor.status().device_bytes
+
+    def exhausted(*_: object) -> None:
+        raise error('no room')
+
+    monkeypatch.setattr(Spann3R, 'step', exhausted)
+    with pytest.raises(DeviceMemoryError, match='cpu: no room'):
+        reconstructor.step(picture(reconstructor, 1), False)
+    monkeypatch.setattr(Spann3R, 'start', exhausted)
+    reconstructor.reset()  # there is no room for an empty memory either
+    assert 0 < reconstructor.status().device_bytes < held
+    assert reconstructor.flush() is None
+    with pytest.raises(DeviceMemoryError):
+        reconstructor.step(picture(reconstructor, 1), False)
+    monkeypatch.undo()
+    reconstructor.step(picture(reconstructor, 0), False)
+    assert reconstructor.step(picture(reconstructor, 1), False).refined is not None
+    assert reconstructor.status().device_bytes == held
 
 
 def test_memory_manager_reports_what_is_held(reconstructor: Spann3RReconstructor) -> None:

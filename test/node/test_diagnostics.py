@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Robot monitors hear of silence, overload and errors, and of their end."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from harness import Camera, Mapper, Orbit, Peer
+
+Start = Callable[..., Mapper]
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+class Monitor:
+    """The statuses of one name, in order."""
+
+    def __init__(self, peer: Peer, name: str) -> None:
+        self._arrays = peer.listen(DiagnosticArray, '/diagnostics')
+        self._name = f'mapper: {name}'
+        self._peer = peer
+
+    def statuses(self) -> list[DiagnosticStatus]:
+        return [status for array in self._arrays for status in array.status
+                if status.name == self._name]
+
+    def levels(self) -> list[bytes]:
+        """Return the levels without repetitions."""
+        levels = [status.level for status in self.statuses()]
+        return [level for index, level in enumerate(levels)
+                if index == 0 or level != levels[index - 1]]
+
+    def until(self, *levels: bytes) -> DiagnosticStatus:
+        """Wait until these are the latest levels and return the newest status."""
+        count = len(levels)
+        self._peer.until(lambda: self.levels()[-count:] == list(levels), f'levels {levels}')
+        return self.statuses()[-1]
+
+
+def test_silence_is_a_warning_until_an_image_comes(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    monitor = Monitor(peer, 'input')
+    start(mode='replay', **{'diagnostics.stale_after_sec': 1.5})
+    assert 'no image for' in monitor.until(WARN).message
+    camera.send(orbit.image(0))
+    monitor.until(WARN, OK)
+
+
+def test_an_inactive_node_says_so_and_does_not_warn(peer: Peer, start: Start) -> None:
+    monitor = Monitor(peer, 'input')
+    start(autostart=False, **{'diagnostics.stale_after_sec': 0.1})
+    assert peer.change_state('configure')
+    peer.until(lambda: len(monitor.statuses()) >= 3, 'statuses')
+    assert {(status.level, status.message) for status in monitor.statuses()} == {
+        (OK, 'inactive')}
+
+
+def test_an_error_is_told_and_ends_with_the_next_good_frame(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    monitor = Monitor(peer, 'map')
+    start({'fault_at': 3, 'fault': 'out_of_memory'}, mode='replay')
+    monitor.until(OK)
+    camera.send(*(orbit.image(index) for index in range(4)))
+    assert 'no memory left' in monitor.until(OK, ERROR).message
+    camera.send(*(orbit.image(index) for index in range(4, 8)))
+    values = {pair.key: pair.value for pair in monitor.until(OK, ERROR, OK).values}
+    assert (values['fragment'], values['metric']) == ('1', 'False')
+
+
+def test_many_dropped_images_are_a_warning(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    monitor = Monitor(peer, 'load')
+    start({'delay_sec': 0.5}, **{
+        'qos_overrides./camera/image_raw.subscription.reliability': 'reliable',
+        'qos_overrides./camera/image_raw.subscription.depth': 100,
+        'diagnostics.max_dropped_share': 0.5})
+    monitor.until(OK)
+    camera.send(*(orbit.image(index) for index in range(30)))
+    status = monitor.until(OK, WARN)
+    assert 'of the images are dropped' in status.message
+    values = {pair.key: pair.value for pair in status.values}
+    assert int(values['dropped']) > 15
+    monitor.until(OK, WARN, OK)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new fragment on request or for want of memory; taking no images for a while."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
+from nav_msgs.msg import Path
+
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+
+Start = Callable[..., Mapper]
+
+
+def truth(orbit: Orbit, index: int) -> np.ndarray:
+    return (MAP_FROM_OPTICAL @ invert(orbit.poses[0]) @ orbit.poses[index])[:3, 3]
+
+
+def places(path: Path) -> dict[int, np.ndarray]:
+    return {to_ns(item.header.stamp): np.array([item.pose.position.x, item.pose.position.y,
+                                                item.pose.position.z])
+            for item in path.poses}
+
+
+def test_a_new_fragment_continues_the_map(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    paths = peer.listen(Path, '/mapper/path', latched=True)
+    start({'stretch': 1.8}, mode='replay', map_publish_period_sec=0.0)
+    camera.send(*(orbit.image(index) for index in range(6)))
+    before = peer.until_settled(6)
+    answer = peer.trigger('/mapper/new_fragment')
+    assert answer.success and 'fragment 1' in answer.message
+    camera.send(*(orbit.image(index) for index in range(6, 12)))
+    after = peer.until_settled(12)
+    assert (after.frames_processed, after.frames_failed) == (12, 0)
+    assert (after.fragment_id, after.resets) == (1, before.resets + 1)
+    assert after.voxels > before.voxels
+    peer.until(lambda: paths and len(paths[-1].poses) == 11, 'the path')
+    for stamp_ns, place in places(paths[-1]).items():
+        index = round((stamp_ns - stamp_of(0)) / (stamp_of(1) - stamp_of(0)))
+        assert np.linalg.norm(place - truth(orbit, index)) < 0.01
+
+
+def test_out_of_memory_costs_one_frame_and_the_node_lives(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    mapper = start({'fault_at': 30, 'fault': 'out_of_memory', 'stretch': 0.6}, mode='replay')
+    camera.send(*(orbit.image(index) for index in range(40)))
+    status = peer.until_settled(40)
+    assert (status.frames_processed, status.frames_failed) == (39, 1)
+    assert status.fragment_id == 1
+    assert 'DeviceMemoryError' in status.last_error
+    assert mapper.alive()
+
+
+def test_a_paused_node_skips_images_and_goes_on(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    start(mode='replay')
+    camera.send(*(orbit.image(index) for index in range(3)))
+    peer.until_settled(3)
+    assert peer.set_enabled(False).success
+    camera.send(*(orbit.image(index) for index in range(3, 6)))
+    paused = peer.until_settled(6)
+    assert (paused.state, paused.frames_skipped) == ('paused', 3)
+    assert peer.change_state('deactivate')
+    assert peer.change_state('activate')
+    camera.send(orbit.image(6))
+    assert peer.until_settled(7).frames_skipped == 4
+    assert peer.set_enabled(True).success
+    camera.send(*(orbit.image(index) for index in range(7, 9)))
+    running = peer.until_settled(9)
+    assert (running.state, running.frames_processed) == ('active', 5)
+
+
+def test_poses_carry_a_covariance(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    poses = peer.listen(PoseWithCovarianceStamped, '/mapper/pose')
+    start({'noise': 0.01}, mode='replay')
+    camera.send(*(orbit.image(index) for index in range(5)))
+    peer.until_settled(5)
+    peer.until(lambda: len(poses) >= 4, 'poses')
+    for pose in poses:
+        covariance = np.array(pose.pose.covariance).reshape(6, 6)
+        np.testing.assert_allclose(covariance, covariance.T)
+        deviations = np.sqrt(np.linalg.eigvalsh(covariance))
+        assert 1e-4 < deviations.min() and deviations.max() < 0.2

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new fragment goes on where the last one stood, whatever its scale; else it says so."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
+from synthetic import SyntheticOptions, orbit_trajectory, render_frames
+
+from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.fragments import AlignmentError, Anchor, place_after
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.types import DeviceMemoryError, Frame, Pointmap, StepResult
+
+FRAMES = 30
+INDEXED = SyntheticOptions(index_from_image=True)
+COARSE = MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.047))  # no wall on a boundary
+
+
+@pytest.fixture(scope='module')
+def orbit() -> tuple[list[np.ndarray], list[Frame]]:
+    poses = orbit_trajectory(FRAMES)
+    return poses, render_frames(SCENE, poses, CAMERA, indexed=True)
+
+
+def voxels_of_one_fragment(poses: list[np.ndarray], frames: list[Frame]) -> int:
+    mapper = make_mapper(poses, INDEXED, COARSE)
+    for frame in frames:
+        mapper.process(frame)
+    mapper.flush()
+    return len(mapper.voxel_map)
+
+
+def test_fragments_of_any_scale_join_into_one_map(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, replace(INDEXED, stretch=1.7), COARSE)
+    fragments = []
+    for index, frame in enumerate(frames):
+        if index and index % 6 == 0:
+            mapper.new_fragment()
+        update = mapper.process(frame)
+        fragments.append(mapper.status().fragment_id)
+        if index:
+            assert update.live_pose is not None
+    mapper.flush()
+    assert fragments == [index // 6 for index in range(FRAMES)]
+    # Every frame is a keyframe once, also the two that are seen again at each restart.
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [frame.stamp_ns for frame in frames]
+    distance, angle = pose_errors(mapper.trajectory, poses, frames)
+    assert distance <= 0.01
+    assert angle <= 0.5
+    assert len(mapper.voxel_map) < 1.05 * voxels_of_one_fragment(poses, frames)
+    assert mapper.status().memory.resets == FRAMES // 6 - 1
+
+
+def test_scale_is_not_carried_over_blindly(orbit: tuple[list[np.ndarray], list[Frame]],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above measures is the alignment: without it the map falls apart."""
+    poses, frames = orbit
+    monkeypatch.setattr('spann3r_ros.mapping.mapper.place_after',
+                        lambda anchor, *_: anchor.map_from_camera)
+    mapper = make_mapper(poses, replace(INDEXED, stretch=1.7))
+    for index, frame in enumerate(frames):
+        if index == 15:
+            mapper.new_fragment()
+        mapper.process(frame)
+    assert pose_errors(mapper.trajectory, poses, frames)[0] > 0.2
+
+
+def test_out_of_memory_costs_its_frame_and_begins_a_fragment(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, replace(INDEXED, stretch=0.5, fault_at=12,
+                                        fault='out_of_memory'))
+    for index, frame in enumerate(frames):
+        if index == 12:
+            with pytest.raises(DeviceMemoryError):
+                mapper.process(frame)
+        else:
+            mapper.process(frame)
+    mapper.flush()
+    assert mapper.status().fragment_id == 1
+    assert mapper.status().memory.last_reset_reason == 'out of memory'
+    kept = [frame.stamp_ns for index, frame in enumerate(frames) if index != 12]
+    assert [pose.stamp_ns for pose in mapper.trajectory] == kept
+    assert max(pose_errors(mapper.trajectory, poses, frames)) <= 0.5
+
+
+def test_fragment_before_any_keyframe_founds_the_map(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, INDEXED)
+    mapper.process(frames[0])
+    mapper.new_fragment()
+    for frame in frames[1:8]:
+        mapper.process(frame)
+    mapper.flush()
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [
+        frame.stamp_ns for frame in frames[:8]]
+    assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
+
+
+def test_fragment_without_a_place_is_reported_and_tried_again(
+        orbit: tuple[list[np.ndarray], list[Frame]], monkeypatch: pytest.MonkeyPatch) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, INDEXED)
+    for frame in frames[:6]:
+        mapper.process(frame)
+    keyframes = mapper.status().keyframes
+    step = mapper._reconstructor.step
+
+    def no_confidence(image: np.ndarray, provisional: bool) -> StepResult:
+        result = step(image, provisional)
+        if result.refined is None:
+            return result
+        blind = replace(result.refined, confidence=np.zeros_like(result.refined.confidence))
+        return replace(result, refined=blind)
+
+    mapper.new_fragment()
+    monkeypatch.setattr(mapper._reconstructor, 'step', no_confidence)
+    for frame in frames[6:8]:
+        with pytest.raises(AlignmentError, match='50 confident points'):
+            mapper.process(frame)
+    monkeypatch.undo()
+    assert mapper.status().keyframes == keyframes
+    for frame in frames[8:14]:
+        mapper.process(frame)
+    mapper.flush()
+    distance, _ = pose_errors(mapper.trajectory, poses, frames)
+    assert distance <= 0.01
+    assert mapper.trajectory[-1].stamp_ns == frames[13].stamp_ns
+
+
+def anchored(orbit: tuple[list[np.ndarray], list[Frame]]) -> tuple[Mapper, Anchor, Pointmap]:
+    depth = SCENE.render(orbit[0][0], CAMERA)[1].astype(np.float32)
+    confidence = np.full(depth.shape[:2], 0.9, np.float32)
+    return Anchor(orbit[1][0].rgb, depth[..., 2], confidence, np.eye(4)), Pointmap(
+        depth / 3.0, confidence)
+
+
+def test_scale_stands_outliers_and_refuses_their_majority(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    anchor, pointmap = anchored(orbit)
+    rows = len(pointmap.points)
+    rng = np.random.default_rng(0)
+    for share, fine in ((0.2, True), (0.8, False)):
+        points = pointmap.points.copy()
+        wrong = slice(0, round(share * rows))
+        points[wrong] *= np.exp(rng.normal(0.0, 1.5, points[wrong].shape[:2]))[..., None]
+        spoilt = replace(pointmap, points=points)
+        if fine:
+            placed = place_after(anchor, spoilt, 0.1)
+            assert placed[0, 0] == pytest.approx(3.0, rel=0.01)
+        else:
+            with pytest.raises(AlignmentError, match='agree on a scale'):
+                place_after(anchor, spoilt, 0.1)
