@@ -103,6 +103,9 @@ class MapperConfig:
     pose: PoseConfig = field(default_factory=PoseConfig)
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    field_of_view: str = setting(
+        'crop', 'crop: the network sees the middle of a wide image; letterbox: it sees the whole '
+        'image, smaller', choices=('crop', 'letterbox'))
     live_pose: bool = setting(
         True, 'Also solve the pose of the newest frame, before its points are refined')
     path_max_size: int = setting(10_000, 'Most poses kept in the trajectory', 1, 10_000_000)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from .config import MapperConfig
 from .fragments import AlignmentError, Anchor, Fragment, place_after
@@ -35,6 +34,7 @@ from .types import (
     Pointmap,
     Reconstructor,
     StampedPose,
+    clean,
 )
 from .voxel_map import VoxelMap
 
@@ -46,6 +46,7 @@ class MappingStatus:
     """Where the mapper stands; counts are since the last reset, those of `memory` since the start.
 
     `poses_failed` counts keyframes, `live_poses_failed` newest frames, that admitted no pose.
+    `coverage` is the share of the newest image that the network saw; NaN before the first.
     """
 
     fragment_id: int
@@ -54,6 +55,7 @@ class MappingStatus:
     skipped: int
     poses_failed: int
     live_poses_failed: int
+    coverage: float
     voxels: int
     voxel_size: float
     voxels_evicted: int
@@ -80,6 +82,7 @@ class _State:
     aligning: bool = False  # the next refined pointmap is the anchor's, in the new fragment
     restart_reason: str = ''  # not empty: the next frame begins a fragment
     image_size: tuple[int, int] | None = None
+    coverage: float = math.nan
     intrinsics: Intrinsics | None = None  # estimated, at the network's input size
     closed: bool = False
     keyframes: int = 0
@@ -112,7 +115,8 @@ class Mapper:
         """
         state = self._state
         self._check_open(frame)
-        network_input = preprocess(frame.rgb, frame.intrinsics, self._reconstructor.input_size)
+        network_input = preprocess(frame, self._reconstructor.input_size,
+                                   self._config.field_of_view == 'letterbox')
         if not state.gate.admits(frame.stamp_ns):
             return MapUpdate(skipped=True)
         started = time.perf_counter()
@@ -158,6 +162,7 @@ class Mapper:
             skipped=state.gate.skipped,
             poses_failed=state.poses_failed,
             live_poses_failed=state.live_poses_failed,
+            coverage=state.coverage,
             voxels=len(self.voxel_map),
             voxel_size=self.voxel_map.voxel_size,
             voxels_evicted=self.voxel_map.evicted,
@@ -196,13 +201,15 @@ class Mapper:
         inference_sec = time.perf_counter() - started
         previous, state.newest = state.newest, admitted
         state.image_size = admitted.frame.rgb.shape[:2]
+        state.coverage = admitted.network_input.coverage
         keyframe, live_pose = None, None
         if state.aligning:
             self._place_fragment(result.refined)
         elif previous is not None and result.refined is not None:
             keyframe = self._finish(previous, result.refined)
         if result.provisional is not None:
-            live_pose = self._solve_live_pose(admitted, result.provisional)
+            live_pose = self._solve_live_pose(
+                admitted, clean(result.provisional, admitted.network_input.usable))
         return MapUpdate(False, keyframe, live_pose, inference_sec)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
@@ -219,7 +226,9 @@ class Mapper:
     def _finish(self, admitted: _Admitted, pointmap: Pointmap) -> Keyframe:
         """Merge a frame's refined pointmap; a fragment whose first one is no good starts over."""
         try:
-            return self._merge(admitted, self._clean(pointmap))
+            pointmap = clean(pointmap, admitted.network_input.usable)
+            self._check_confident(pointmap)
+            return self._merge(admitted, pointmap)
         except FrameError:
             if self._state.keyframes == 0 and not self._state.closed:
                 self._memory.reset('the first frame gave no usable pointmap')
@@ -250,20 +259,15 @@ class Mapper:
         return Keyframe(frame.stamp_ns, frame.frame_id, pose, image, intrinsics,
                         Pointmap(points, pointmap.confidence), state.fragment.id)
 
-    def _clean(self, pointmap: Pointmap) -> Pointmap:
-        """Give points or confidences that are not finite the point NaN and confidence 0."""
-        finite = np.isfinite(pointmap.points).all(axis=-1) & np.isfinite(pointmap.confidence)
-        confidence = np.where(finite, pointmap.confidence, 0.0).astype(np.float32)
+    def _check_confident(self, pointmap: Pointmap) -> None:
         # A map needs points to begin with; later, a blank wall need not cost its camera's pose.
         founds = self._state.keyframes == 0
         least = self._config.voxel_map.min_confidence if founds else 0.0
-        best = confidence.max(initial=0.0)
+        best = pointmap.confidence.max(initial=0.0)
         if best < least or best == 0.0:
             wanted = f'{least} or more' if least else 'above 0'
             raise FrameError(f'pointmap: expected finite points of confidence {wanted}, '
                              f'the best has {best:.3g}')
-        points = np.where(finite[..., None], pointmap.points, np.nan).astype(np.float32)
-        return Pointmap(points, confidence)
 
     def _estimate_intrinsics(self, pointmap: Pointmap) -> Intrinsics:
         """Estimate by the fragment's first pointmap, the only one in its own camera's frame."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from .types import FrameError, Intrinsics
+from .rectify import rectify
+from .types import Frame, FrameError, Intrinsics
 
 # The principal point must keep this share of the side on its narrow side.
 MIN_CENTRE_SHARE = 0.2
@@ -16,69 +17,132 @@ MIN_CENTRE_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """A network input: `image` uint8 [h, w, 3] and its intrinsics where the camera's are known."""
+    """A network input: `image` uint8 [h, w, 3] and its intrinsics where the camera's are known.
+
+    `usable`, bool [h, w], says which pixels may enter the map; None: all. `coverage` is the share
+    of the camera's image that the network gets to see.
+    """
 
     image: np.ndarray
     intrinsics: Intrinsics | None
+    usable: np.ndarray | None = None
+    coverage: float = 1.0
 
 
-def preprocess(
-    rgb: np.ndarray, intrinsics: Intrinsics | None, size: tuple[int, int]
-) -> Preprocessed:
-    """Centre, resize and crop an image to `size` (height, width), as the network was trained.
+def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False) -> Preprocessed:
+    """Rectify, resize and crop an image to `size` (height, width), as the network was trained.
 
     The window is symmetric about the principal point, or about the middle without intrinsics.
-    Raises FrameError for an image or intrinsics that cannot be used.
+    With `letterbox` the whole image is fitted in between black bars instead. Raises FrameError
+    for an image, mask or intrinsics that cannot be used.
     """
+    rgb, intrinsics, usable = frame.rgb, frame.intrinsics, frame.mask
     _check_image(rgb)
+    if usable is not None:
+        _check_mask(usable, rgb)
     if intrinsics is not None:
         _check_intrinsics(intrinsics, rgb)
-    height, width = rgb.shape[:2]
+        if intrinsics.distortion is not None:
+            rectified = rectify(rgb, intrinsics)
+            rgb, intrinsics = rectified.rgb, rectified.intrinsics
+            seen = rectified.seen
+            usable = seen if usable is None else seen & rectified.follow(usable)
+    fit = _letterbox if letterbox else _crop
+    window = fit(rgb.shape[:2], intrinsics, size)
+
+    image = Image.fromarray(np.ascontiguousarray(rgb[window.rows, window.columns]))
+    image = np.asarray(image.resize(window.resized[::-1], Image.Resampling.LANCZOS))
+    image = window.place(image, size)
+    if usable is not None:
+        part = Image.fromarray(usable[window.rows, window.columns].astype(np.uint8) * 255)
+        part = np.asarray(part.resize(window.resized[::-1], Image.Resampling.BOX))
+        usable = window.place(part, size) == 255  # a pixel that is partly masked is masked
+    elif letterbox:
+        usable = window.place(np.ones(window.resized, bool), size)
+    if intrinsics is not None:
+        intrinsics = window.follow(intrinsics, size)
+    return Preprocessed(image, intrinsics, usable, window.coverage(rgb.shape[:2], size))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Part of an image, the size (height, width) it is resized to, and where that comes to lie.
+
+    `corner` (y, x) is the resized part's pixel that becomes the result's first; negative ones
+    leave a bar.
+    """
+
+    rows: slice
+    columns: slice
+    resized: tuple[int, int]
+    corner: tuple[int, int]
+
+    def place(self, resized: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the result [size] of a resized part, with zeros in the bars."""
+        (y, x), (height, width) = self.corner, size
+        inside = resized[max(y, 0):y + height, max(x, 0):x + width]
+        top, left = max(-y, 0), max(-x, 0)
+        if inside.shape[:2] == size:
+            return np.ascontiguousarray(inside)
+        placed = np.zeros((*size, *resized.shape[2:]), resized.dtype)
+        placed[top:top + inside.shape[0], left:left + inside.shape[1]] = inside
+        return placed
+
+    def follow(self, intrinsics: Intrinsics, size: tuple[int, int]) -> Intrinsics:
+        """Return the intrinsics of the result."""
+        # Resizing keeps pixel areas: the outer edge of pixel 0, at -0.5, stays where it is.
+        (y, x), (height, width) = self.factors, (self.rows.start, self.columns.start)
+        return replace(
+            intrinsics, fx=intrinsics.fx * x, fy=intrinsics.fy * y,
+            cx=(intrinsics.cx - width + 0.5) * x - 0.5 - self.corner[1],
+            cy=(intrinsics.cy - height + 0.5) * y - 0.5 - self.corner[0],
+            width=size[1], height=size[0])
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Return how much the resize stretches (y, x)."""
+        return (self.resized[0] / (self.rows.stop - self.rows.start),
+                self.resized[1] / (self.columns.stop - self.columns.start))
+
+    def coverage(self, whole: tuple[int, int], size: tuple[int, int]) -> float:
+        """Return the share of an image of size `whole` that the result shows."""
+        shown = [min(size[axis], self.resized[axis]) / self.factors[axis] for axis in (0, 1)]
+        return shown[0] * shown[1] / (whole[0] * whole[1])
+
+
+def _crop(whole: tuple[int, int], intrinsics: Intrinsics | None,
+          size: tuple[int, int]) -> _Window:
+    """Return the window that fills the result."""
+    height, width = whole
     centre = (height // 2, width // 2)
     if intrinsics is not None:
         centre = (round(intrinsics.cy), round(intrinsics.cx))
-    top, bottom = _window('height', height, centre[0])
-    left, right = _window('width', width, centre[1])
-    window = rgb[top:bottom, left:right]
-
+    rows = _window('height', height, centre[0])
+    columns = _window('width', width, centre[1])
+    length = (rows.stop - rows.start, columns.stop - columns.start)
     # The term 1e-8 keeps the side that decides the scale from losing a pixel to the floor.
-    scale = max(size[0] / window.shape[0], size[1] / window.shape[1]) + 1e-8
-    resized = (math.floor(window.shape[0] * scale), math.floor(window.shape[1] * scale))
-    image = Image.fromarray(np.ascontiguousarray(window))
-    image = image.resize((resized[1], resized[0]), Image.Resampling.LANCZOS)
+    scale = max(size[0] / length[0], size[1] / length[1]) + 1e-8
+    resized = (math.floor(length[0] * scale), math.floor(length[1] * scale))
     # Python rounds half to even, and so does the rule.
-    y, x = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
-    cropped = np.asarray(image)[y:y + size[0], x:x + size[1]]
-    if intrinsics is not None:
-        shifted = replace(intrinsics, cx=intrinsics.cx - left, cy=intrinsics.cy - top)
-        factors = (resized[0] / window.shape[0], resized[1] / window.shape[1])
-        intrinsics = _follow(shifted, factors, (y, x), size)
-    return Preprocessed(np.ascontiguousarray(cropped), intrinsics)
+    corner = (round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2))
+    return _Window(rows, columns, resized, corner)
 
 
-def _follow(
-    intrinsics: Intrinsics, factors: tuple[float, float], corner: tuple[int, int],
-    size: tuple[int, int],
-) -> Intrinsics:
-    """Return the intrinsics after a resize by `factors` and a crop at `corner`, both (y, x)."""
-    # Resizing keeps pixel areas: the outer edge of pixel 0, at -0.5, stays where it is.
-    return Intrinsics(
-        fx=intrinsics.fx * factors[1],
-        fy=intrinsics.fy * factors[0],
-        cx=(intrinsics.cx + 0.5) * factors[1] - 0.5 - corner[1],
-        cy=(intrinsics.cy + 0.5) * factors[0] - 0.5 - corner[0],
-        width=size[1],
-        height=size[0],
-    )
+def _letterbox(whole: tuple[int, int], _: Intrinsics | None, size: tuple[int, int]) -> _Window:
+    """Return the whole image, fitted into the result."""
+    scale = min(size[0] / whole[0], size[1] / whole[1])
+    resized = (max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale)))
+    corner = (-((size[0] - resized[0]) // 2), -((size[1] - resized[1]) // 2))
+    return _Window(slice(0, whole[0]), slice(0, whole[1]), resized, corner)
 
 
-def _window(side: str, length: int, centre: int) -> tuple[int, int]:
-    """Return [first, last) of the widest window of a side that is symmetric about `centre`."""
+def _window(side: str, length: int, centre: int) -> slice:
+    """Return the widest window of a side that is symmetric about `centre`."""
     reach = min(centre, length - centre)
     if reach <= length * MIN_CENTRE_SHARE:
         raise FrameError(f'image {side}: expected the principal point in the middle 60 % of '
                          f'{length} pixels, got {centre}')
-    return centre - reach, centre + reach
+    return slice(centre - reach, centre + reach)
 
 
 def _check_image(rgb: np.ndarray) -> None:
@@ -86,6 +150,11 @@ def _check_image(rgb: np.ndarray) -> None:
             or rgb.shape[2] != 3 or min(rgb.shape[:2]) < 2:
         got = f'{rgb.dtype} {rgb.shape}' if isinstance(rgb, np.ndarray) else type(rgb).__name__
         raise FrameError(f'rgb: expected uint8 [height, width, 3], sides of 2 or more, got {got}')
+
+
+def _check_mask(mask: np.ndarray, rgb: np.ndarray) -> None:
+    if mask.dtype != bool or mask.shape != rgb.shape[:2]:
+        raise FrameError(f'mask: expected bool {rgb.shape[:2]}, got {mask.dtype} {mask.shape}')
 
 
 def _check_intrinsics(intrinsics: Intrinsics, rgb: np.ndarray) -> None:

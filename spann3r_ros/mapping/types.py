@@ -17,8 +17,19 @@ class DeviceMemoryError(FrameError):
 
 
 @dataclass(frozen=True)
+class Distortion:
+    """Lens distortion as CameraInfo names it: plumb_bob, rational_polynomial or equidistant."""
+
+    model: str
+    coefficients: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Intrinsics:
-    """Pinhole intrinsics in pixels; pixel centres lie at integer coordinates."""
+    """Pinhole intrinsics in pixels; pixel centres lie at integer coordinates.
+
+    With `distortion` they are those of the rectified image, which keeps focal length and centre.
+    """
 
     fx: float
     fy: float
@@ -26,6 +37,7 @@ class Intrinsics:
     cy: float
     width: int
     height: int
+    distortion: Distortion | None = None
 
     @property
     def matrix(self) -> np.ndarray:
@@ -35,12 +47,16 @@ class Intrinsics:
 
 @dataclass(frozen=True)
 class Frame:
-    """One stamped camera image; `rgb` is uint8 [height, width, 3]."""
+    """One stamped camera image; `rgb` is uint8 [height, width, 3].
+
+    `mask`, bool [height, width], says which pixels may enter the map; None: all.
+    """
 
     stamp_ns: int
     frame_id: str
     rgb: np.ndarray
     intrinsics: Intrinsics | None = None
+    mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,15 @@ class Pointmap:
 
     points: np.ndarray
     confidence: np.ndarray
+
+
+def clean(pointmap: Pointmap, usable: np.ndarray | None = None) -> Pointmap:
+    """Return float32 with the point NaN and confidence 0 where not finite or not usable [h, w]."""
+    good = np.isfinite(pointmap.points).all(axis=-1) & np.isfinite(pointmap.confidence)
+    if usable is not None:
+        good &= usable
+    return Pointmap(np.where(good[..., None], pointmap.points, np.nan).astype(np.float32),
+                    np.where(good, pointmap.confidence, 0.0).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,13 @@ from std_msgs.msg import Header
 
 from spann3r_ros.mapping.geometry import invert, matrix_to_quaternion, transform_points
 from spann3r_ros.mapping.mapper import MappingStatus
-from spann3r_ros.mapping.types import FrameError, Intrinsics, Keyframe, StampedPose
+from spann3r_ros.mapping.types import (
+    Distortion,
+    FrameError,
+    Intrinsics,
+    Keyframe,
+    StampedPose,
+)
 from spann3r_ros.mapping.voxel_map import VoxelCloud
 from spann3r_ros.msg import MapperStatus
 
@@ -55,12 +61,21 @@ def to_header(stamp_ns: int, frame_id: str) -> Header:
     return Header(stamp=to_stamp(stamp_ns), frame_id=frame_id)
 
 
-def to_intrinsics(info: CameraInfo) -> Intrinsics | None:
-    """Return the pinhole part of a calibration; None for an uncalibrated camera (K[0] = 0)."""
-    fx, _, cx, _, fy, cy = (float(value) for value in info.k[:6])
+def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | None:
+    """Return a calibration; None for an uncalibrated camera (K[0] = 0).
+
+    K and D are those of the raw image, P is that of the `rectified` one.
+    """
+    matrix = np.asarray(info.p).reshape(3, 4) if rectified else np.asarray(info.k).reshape(3, 3)
+    fx, fy, cx, cy = (float(matrix[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
     if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0.0 and fy > 0.0):
         return None
-    return Intrinsics(fx, fy, cx, cy, info.width, info.height)
+    coefficients = tuple(float(value) for value in info.d)
+    distortion = None
+    # A NaN is not zero either: it is refused with the image.
+    if not rectified and any(value != 0.0 for value in coefficients):
+        distortion = Distortion(info.distortion_model, coefficients)
+    return Intrinsics(fx, fy, cx, cy, info.width, info.height, distortion)
 
 
 def to_camera_info(intrinsics: Intrinsics, header: Header) -> CameraInfo:
@@ -159,8 +174,9 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_err
         memory_tokens=memory.tokens, memory_capacity_tokens=memory.capacity_tokens,
         memory_rejected_frames=memory.rejected_frames, prunings=memory.prunings,
         resets=mapping.memory.resets, device_bytes=memory.device_bytes,
-        voxels=mapping.voxels, fragment_id=mapping.fragment_id, metric=scale.metric,
-        scale=scale.value, scale_variance=scale.variance, scale_source=scale.source)
+        image_coverage=mapping.coverage, voxels=mapping.voxels,
+        fragment_id=mapping.fragment_id, metric=scale.metric, scale=scale.value,
+        scale_variance=scale.variance, scale_source=scale.source)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

@@ -67,7 +67,7 @@ class Intake:
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
     def _take_info(self, info: CameraInfo) -> None:
-        self._intrinsics = conversions.to_intrinsics(info)
+        self._intrinsics = conversions.to_intrinsics(info, self._config.image_rectified)
         stamp = info.header.stamp
         self._info_stamp_ns = stamp.sec * conversions.SECOND_NS + stamp.nanosec
 

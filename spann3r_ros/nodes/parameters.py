@@ -50,6 +50,8 @@ class NodeConfig:
         choices=('raw', 'compressed'))
     max_rate: float = setting(
         0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
+    image_rectified: bool = setting(
+        False, "Images come without distortion: camera_info's P is theirs, not K and D")
     camera_info_timeout_sec: float = setting(
         1.0, 'Calibration is used when stamped this close to the image; 0: however old',
         0.0, 3600.0)

@@ -9,7 +9,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 
-from spann3r_ros.mapping.types import FrameError, Intrinsics, StampedPose
+from spann3r_ros.mapping.types import Distortion, FrameError, Intrinsics, StampedPose
 from spann3r_ros.mapping.voxel_map import VoxelCloud
 from spann3r_ros.nodes import conversions
 
@@ -91,6 +91,20 @@ def test_calibration_survives_the_round_trip() -> None:
     info = conversions.to_camera_info(intrinsics, conversions.to_header(0, 'camera'))
     assert conversions.to_intrinsics(info) == intrinsics
     assert info.p[0] == 500.0 and info.p[5] == 510.0
+
+
+def test_distortion_belongs_to_raw_images_only() -> None:
+    info = CameraInfo(width=640, height=480, distortion_model='plumb_bob')
+    info.k = [500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]
+    info.p = [480.0, 0.0, 310.0, 0.0, 0.0, 481.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info.d = [0.0] * 5
+    assert conversions.to_intrinsics(info).distortion is None
+    info.d = [-0.2, 0.1, 0.0, 0.0, 0.0]
+    raw = conversions.to_intrinsics(info)
+    assert raw == Intrinsics(500.0, 500.0, 320.0, 240.0, 640, 480,
+                             Distortion('plumb_bob', (-0.2, 0.1, 0.0, 0.0, 0.0)))
+    assert conversions.to_intrinsics(info, rectified=True) == Intrinsics(
+        480.0, 481.0, 310.0, 250.0, 640, 480)
 
 
 @pytest.mark.parametrize('focal', [0.0, -1.0, np.nan, np.inf])

@@ -115,5 +115,7 @@ def test_rviz_file_shows_the_outputs_in_the_map_frame() -> None:
 
 def test_every_group_is_a_dataclass_field() -> None:
     groups = {parameter.name.rpartition('.')[0] for parameter in all_parameters()} - {''}
-    assert all(hasattr(Settings().mapper, group) for group in groups)
+    settings = Settings()
+    assert all(hasattr(settings.mapper, group) or hasattr(settings.node, group)
+               for group in groups)
     assert parameters.FOREIGN[-1].endswith('.')

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spann3r_ros.mapping.preprocess import preprocess
+from spann3r_ros.mapping.types import Frame
 from spann3r_ros.model.heads import DensePrediction, activate
 from spann3r_ros.model.memory import MemoryEntry, SpatialMemory, prune_order
 from spann3r_ros.model.rope import rotary_table, rotate
@@ -121,7 +122,7 @@ def replay_preprocess(recording: Recording) -> Arrays:
     arrays: Arrays = {}
     for index, item in enumerate(recording.meta['items']):
         source = image(item['seed'], item['H'], item['W'], 0, 0)
-        result = preprocess(source, None, (224, 224)).image
+        result = preprocess(Frame(0, 'camera', source, None), (224, 224)).image
         checksum = zlib.crc32(np.ascontiguousarray(result).tobytes())
         if checksum != item['crc32']:
             raise AssertionError(f'image {index} of {item["W"]}x{item["H"]}: CRC-32 {checksum}, '

@@ -22,6 +22,7 @@ from recording import (
 from replays import REPLAYS
 
 from spann3r_ros.mapping.preprocess import preprocess
+from spann3r_ros.mapping.types import Frame
 
 NETWORK = {'enc_dim': 32, 'enc_depth': 1, 'enc_heads': 2, 'dec_dim': 24, 'dec_depth': 4,
            'dec_heads': 2, 'mem_depth': 1, 'mem_heads': 2, 'feat': 8, 'layers': [4, 6, 8, 10]}
@@ -31,7 +32,7 @@ WALK = [[5, 48, 80, *CORNERS[step - (step > 3)]] for step in range(14)]  # frame
 
 
 def _preprocess_case() -> tuple[dict[str, Any], Arrays]:
-    result = preprocess(image(3, 300, 411, 0, 0), None, (224, 224)).image
+    result = preprocess(Frame(0, 'camera', image(3, 300, 411, 0, 0), None), (224, 224)).image
     item = {'W': 411, 'H': 300, 'seed': 3, 'crc32': zlib.crc32(result.tobytes())}
     return {'kind': 'preprocess', 'items': [item], 'stride': 7, 'norm_stride': 16}, {}
 

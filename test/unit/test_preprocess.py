@@ -2,12 +2,14 @@
 """Resize and crop: known sizes, the middle, and intrinsics that follow the pixels."""
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from spann3r_ros.mapping.preprocess import preprocess
-from spann3r_ros.mapping.types import FrameError, Intrinsics
+from spann3r_ros.mapping.rectify import rectify
+from spann3r_ros.mapping.types import Distortion, Frame, FrameError, Intrinsics
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
@@ -24,13 +26,13 @@ def test_published_sizes_are_resized_and_cropped_as_specified(
         width: int, height: int, resized: int, left: int) -> None:
     rgb = coordinates(height, width)
     whole = np.asarray(Image.fromarray(rgb).resize((resized, 224), Image.Resampling.LANCZOS))
-    result = preprocess(rgb, None, (224, 224)).image
+    result = preprocess(Frame(0, 'camera', rgb, None), (224, 224)).image
     np.testing.assert_array_equal(result, whole[:, left:left + 224])
 
 
 @pytest.mark.parametrize('size', [(224, 224), (96, 96), (64, 112)])
 def test_any_network_size_is_filled(size: tuple[int, int]) -> None:
-    result = preprocess(coordinates(123, 321), None, size)
+    result = preprocess(Frame(0, 'camera', coordinates(123, 321), None), size)
     assert result.image.shape == (*size, 3)
     assert result.intrinsics is None
 
@@ -40,7 +42,7 @@ def test_intrinsics_follow_the_pixels() -> None:
     camera = Intrinsics(400.0, 410.0, 330.0, 236.0, 640, 480)
     rgb = np.zeros((480, 640, 3), np.uint8)
     rgb[296:304, 396:404] = 255
-    result = preprocess(rgb, camera, (96, 96))
+    result = preprocess(Frame(0, 'camera', rgb, camera), (96, 96))
     x, y = (399.5 - camera.cx) / camera.fx, (299.5 - camera.cy) / camera.fy
     moved = result.intrinsics
     u, v = moved.fx * x + moved.cx, moved.fy * y + moved.cy
@@ -53,7 +55,7 @@ def test_intrinsics_follow_the_pixels() -> None:
 
 def test_principal_point_becomes_the_middle() -> None:
     camera = Intrinsics(400.0, 400.0, 260.0, 240.0, 640, 480)
-    moved = preprocess(coordinates(480, 640), camera, (96, 96)).intrinsics
+    moved = preprocess(Frame(0, 'camera', coordinates(480, 640), camera), (96, 96)).intrinsics
     assert moved.cx == pytest.approx(47.5, abs=0.6)
     assert moved.cy == pytest.approx(47.5, abs=0.6)
 
@@ -63,7 +65,7 @@ def test_principal_point_becomes_the_middle() -> None:
     np.zeros((10, 10, 3), np.float32), np.zeros((0, 10, 3), np.uint8), None])
 def test_what_is_no_image_is_refused_by_name(bad: np.ndarray | None) -> None:
     with pytest.raises(FrameError, match='rgb: expected uint8'):
-        preprocess(bad, None, (96, 96))
+        preprocess(Frame(0, 'camera', bad, None), (96, 96))
 
 
 @pytest.mark.parametrize('camera', [
@@ -73,4 +75,100 @@ def test_what_is_no_image_is_refused_by_name(bad: np.ndarray | None) -> None:
     Intrinsics(0.0, 400.0, 320.0, 240.0, 640, 480)])
 def test_unusable_intrinsics_are_refused(camera: Intrinsics) -> None:
     with pytest.raises(FrameError, match='intrinsics|principal point'):
-        preprocess(coordinates(480, 640), camera, (96, 96))
+        preprocess(Frame(0, 'camera', coordinates(480, 640), camera), (96, 96))
+
+
+def test_letterbox_keeps_the_whole_image_between_bars() -> None:
+    rgb = np.full((90, 160, 3), 200, np.uint8)
+    result = preprocess(Frame(0, 'camera', rgb), (96, 96), letterbox=True)
+    assert result.coverage == 1.0
+    assert result.usable.sum() == 96 * 54
+    np.testing.assert_array_equal(result.usable, result.image[..., 0] > 0)
+    assert result.usable[21:75].all()
+
+
+@pytest.mark.parametrize(('size', 'share'), [
+    ((480, 640), 0.75), ((720, 1280), 0.5625), ((640, 480), 0.75), ((96, 96), 1.0)])
+def test_crop_reports_what_it_shows(size: tuple[int, int], share: float) -> None:
+    result = preprocess(Frame(0, 'camera', coordinates(*size)), (96, 96))
+    assert result.coverage == pytest.approx(share, abs=0.01)
+    assert result.usable is None
+
+
+@pytest.mark.parametrize('letterbox', [False, True])
+@pytest.mark.parametrize('size', [(480, 640), (360, 640), (640, 480)])
+def test_intrinsics_follow_the_pixels_for_every_shape(
+        size: tuple[int, int], letterbox: bool) -> None:
+    height, width = size
+    camera = Intrinsics(400.0, 410.0, 0.48 * width, 0.51 * height, width, height)
+    rgb = np.zeros((height, width, 3), np.uint8)
+    v0, u0 = height // 2 + 40, width // 2 - 30
+    rgb[v0:v0 + 8, u0:u0 + 8] = 255
+    result = preprocess(Frame(0, 'camera', rgb, camera), (96, 96), letterbox)
+    x, y = (u0 + 3.5 - camera.cx) / camera.fx, (v0 + 3.5 - camera.cy) / camera.fy
+    moved = result.intrinsics
+    weight = result.image[..., 0].astype(float)
+    rows, columns = np.mgrid[:96, :96]
+    assert (weight * columns).sum() / weight.sum() == pytest.approx(
+        moved.fx * x + moved.cx, abs=0.1)
+    assert (weight * rows).sum() / weight.sum() == pytest.approx(moved.fy * y + moved.cy, abs=0.1)
+
+
+def test_mask_goes_where_its_pixels_go() -> None:
+    rgb = np.full((120, 160, 3), 255, np.uint8)
+    rgb[30:90, 40:100] = 0
+    mask = rgb[..., 0] > 0
+    result = preprocess(Frame(0, 'camera', rgb, mask=mask), (96, 96))
+    assert result.image[~result.usable].size
+    # The filter of the image reaches further than a masked pixel, never the other way round.
+    assert not result.usable[result.image[..., 0] < 100].any()
+    assert result.usable[result.image[..., 0] == 255].mean() > 0.95
+
+
+def test_mask_of_another_size_is_refused() -> None:
+    mask = np.ones((60, 80), bool)
+    with pytest.raises(FrameError, match=r'mask: expected bool \(120, 160\)'):
+        preprocess(Frame(0, 'camera', coordinates(120, 160), mask=mask), (96, 96))
+
+
+LENSES = [Distortion('plumb_bob', (-0.3, 0.1, 0.001, -0.002, 0.0)),
+          Distortion('rational_polynomial', (0.2, -0.1, 0.0, 0.001, 0.0, 0.3, 0.0, 0.0)),
+          Distortion('equidistant', (0.05, -0.01, 0.0, 0.0))]
+
+
+@pytest.mark.parametrize('lens', LENSES, ids=lambda lens: lens.model)
+def test_rectified_pixels_obey_the_pinhole(lens: Distortion) -> None:
+    """Spots drawn where the lens puts known rays are found where a pinhole would put them."""
+    camera = Intrinsics(300.0, 305.0, 322.0, 238.0, 640, 480, lens)
+    rays = np.array([[x, y, 1.0] for x in (-0.4, 0.0, 0.45) for y in (-0.3, 0.05, 0.35)])
+    coefficients = np.array(lens.coefficients)
+    project = cv2.fisheye.projectPoints if lens.model == 'equidistant' else cv2.projectPoints
+    drawn = project(rays[:, None], np.zeros(3), np.zeros(3), camera.matrix, coefficients)[0]
+    for ray, (u, v) in zip(rays, drawn.reshape(-1, 2), strict=True):
+        yy, xx = np.mgrid[:480, :640]
+        spot = np.exp(-((xx - u)**2 + (yy - v)**2) / 32.0)
+        rgb = np.repeat((250 * spot).astype(np.uint8)[..., None], 3, axis=-1)
+        rectified = rectify(rgb, camera)
+        weight = rectified.rgb[..., 0].astype(float)
+        assert (weight * xx).sum() / weight.sum() == pytest.approx(300.0 * ray[0] + 322.0, abs=0.7)
+        assert (weight * yy).sum() / weight.sum() == pytest.approx(305.0 * ray[1] + 238.0, abs=0.7)
+
+
+def test_what_the_lens_has_not_seen_stays_out() -> None:
+    pincushion = Distortion('plumb_bob', (0.4, 0.0, 0.0, 0.0, 0.0))
+    camera = Intrinsics(300.0, 300.0, 319.5, 239.5, 640, 480, pincushion)
+    result = preprocess(Frame(0, 'camera', np.full((480, 640, 3), 255, np.uint8), camera),
+                        (96, 96))
+    assert result.intrinsics.distortion is None
+    assert not result.usable[0, 0] and result.usable[48, 48]
+    assert result.image[result.usable].min() > 200  # the resize reaches a little over the edge
+
+
+@pytest.mark.parametrize(('lens', 'reason'), [
+    (Distortion('plumb_bob', (0.1, 0.2)), '4 or 5 coefficients'),
+    (Distortion('kannala', (0.1,)), "distortion model: expected .* got 'kannala'"),
+    (Distortion('plumb_bob', (float('nan'), 0.0, 0.0, 0.0)), 'finite')])
+def test_unknown_distortion_is_refused(lens: Distortion, reason: str) -> None:
+    camera = Intrinsics(300.0, 300.0, 319.5, 239.5, 640, 480, lens)
+    with pytest.raises(FrameError, match=reason):
+        preprocess(Frame(0, 'camera', coordinates(480, 640), camera), (96, 96))
