@@ -31,6 +31,7 @@ OVERRIDES = {
 ARGUMENTS = {
     'image_topic': ('image', 'images; with image_transport compressed without /compressed'),
     'camera_info_topic': ('', 'calibration; empty: camera_info beside the image topic'),
+    'mask_topic': ('mask', 'masks, when the parameter mask asks for them'),
     'params_file': (str(SHARE / 'config' / 'mapper.yaml'), 'parameters of the node'),
     **{name: ('', f'{doc}; empty: as in params_file') for name, doc in OVERRIDES.items()},
     'namespace': ('', 'namespace of the node'),
@@ -84,7 +85,8 @@ def _mapper(given: dict[str, str], sim_time: bool, environment: dict[str, str]) 
         package='spann3r_ros', executable='mapper_node', name='mapper',
         namespace=given['namespace'], output='screen', emulate_tty=True,
         parameters=[given['params_file'], {'use_sim_time': sim_time, **parameters}],
-        remappings=[('image', given['image_topic']), ('camera_info', info)],
+        remappings=[('image', given['image_topic']), ('camera_info', info),
+                    ('mask', given['mask_topic'])],
         arguments=['--ros-args', '--log-level', f'mapper:={given["log_level"]}'],
         additional_env=environment)
 

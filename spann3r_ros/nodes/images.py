@@ -11,6 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from spann3r_ros.mapping.types import FrameError
 
 MAX_PIXELS = 2**26
+MASK_ENCODINGS = ('mono8', '8UC1')
 JPEG, PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
 # Start-of-frame markers: all of C0..CF but the tables DHT, JPG and DAC.
 JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -62,6 +63,14 @@ def to_rgb(message: Image | CompressedImage) -> np.ndarray:
         return _convert(message)
     except cv2.error as error:
         raise FrameError(f'data: expected a decodable image, OpenCV says {error.err}') from error
+
+
+def to_mask(message: Image) -> np.ndarray:
+    """Return bool [height, width], true where a mono8 mask is not zero; FrameError otherwise."""
+    if message.encoding not in MASK_ENCODINGS:
+        raise FrameError(f'mask encoding: expected one of {", ".join(MASK_ENCODINGS)}, '
+                         f'got {message.encoding!r}')
+    return _pixels(message, ENCODINGS['mono8']) > 0
 
 
 def _convert(message: Image) -> np.ndarray:

@@ -14,12 +14,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from spann3r_ros.mapping.types import Frame, Intrinsics
 
 from . import conversions
-from .images import to_rgb
+from .images import to_mask, to_rgb
+from .masks import MaskMatcher
 from .parameters import NodeConfig
 from .rate import RateLimiter
 from .slot import FrameSlot, Outcome
 
 COMPRESSED = '/compressed'
+# So many live images may wait for their masks.
+LIVE_MASK_CAPACITY = 10
 # In replay the slot holds the callback back; meanwhile the middleware keeps this many images.
 REPLAY_DEPTH = 1000
 
@@ -40,13 +43,19 @@ class Intake:
         self._limiter = RateLimiter(config.max_rate)
         self._intrinsics: Intrinsics | None = None
         self._info_stamp_ns = 0
+        capacity = REPLAY_DEPTH if config.mode == 'replay' else LIVE_MASK_CAPACITY
+        self._masks = MaskMatcher(config.mask, capacity, slot.put,
+                                  lambda: slot.refuse(Outcome.DROPPED))
         kind, topic = self._image_topic()
         self._subscriptions = [
             self._subscribe(CameraInfo, 'camera_info', self._take_info),
             self._subscribe(kind, topic, self._take_image)]
+        if config.mask != 'none':
+            self._subscriptions.append(self._subscribe(Image, 'mask', self._take_mask))
 
     def destroy(self) -> None:
-        """Take the subscriptions away from the node."""
+        """Take the subscriptions away from the node and drop what waits for a mask."""
+        self._masks.drop_waiting()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
@@ -71,6 +80,14 @@ class Intake:
         stamp = info.header.stamp
         self._info_stamp_ns = stamp.sec * conversions.SECOND_NS + stamp.nanosec
 
+    def _take_mask(self, message: Image) -> None:
+        try:
+            self._masks.take_mask(conversions.to_nanoseconds(message.header.stamp),
+                                  to_mask(message))
+        # A mask is not in the accounts; the images that wait for it are.
+        except Exception as error:
+            self._on_failure(error)
+
     def _take_image(self, message: Image | CompressedImage) -> None:
         if not self.enabled:
             self._slot.refuse(Outcome.SKIPPED)
@@ -88,7 +105,7 @@ class Intake:
             self._slot.refuse(Outcome.FAILED)
             self._on_failure(error)
         else:
-            self._slot.put(frame)
+            self._masks.take_frame(frame)
 
     def _calibration(self, stamp_ns: int, shape: tuple[int, ...]) -> Intrinsics | None:
         """Return the camera's intrinsics when they are of this image: by size and by stamp."""

@@ -14,6 +14,8 @@ from rclpy.node import Node
 
 from spann3r_ros.mapping.config import MapperConfig, check_settings, setting
 
+from .masks import MODES as MASK_MODES
+
 Config = TypeVar('Config')
 LINE_WIDTH = 99
 Value = bool | int | float | str
@@ -48,6 +50,10 @@ class NodeConfig:
     image_transport: str = setting(
         'raw', 'Type of the image topic; compressed listens to <image>/compressed',
         choices=('raw', 'compressed'))
+    mask: str = setting(
+        'none', 'Whether images are masked by the topic mask (mono8, 0: stays out of the map). '
+        "latest: by the newest mask; exact: by the mask of the image's stamp, which the image "
+        'waits for', choices=MASK_MODES)
     max_rate: float = setting(
         0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
     image_rectified: bool = setting(

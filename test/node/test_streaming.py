@@ -245,3 +245,27 @@ def test_a_failing_frame_costs_only_itself(
 
 def test_point_layout_is_packed() -> None:
     assert CLOUD_DTYPE == POINT
+
+
+def test_masked_pixels_enter_no_cloud(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    clouds = peer.listen(PointCloud2, '/mapper/points')
+    start(mode='replay', mask='exact')
+    camera.connect()
+    masks = peer.publisher(Image, '/mask')
+    peer.until(masks.get_subscription_count, 'the mapper to read masks')
+    free = np.ones((96, 96), np.uint8)
+    free[30:50, 40:80] = 0
+    for index in range(5):
+        header = orbit.image(index).header
+        camera.send(orbit.image(index))
+        if index != 3:
+            masks.publish(Image(header=header, height=96, width=96, encoding='mono8', step=96,
+                                data=free.tobytes()))
+    peer.until(lambda: len(clouds) == 3, 'three keyframes')
+    status = peer.until_settled(5)
+    assert (status.frames_processed, status.frames_dropped) == (4, 1)
+    for cloud in clouds:
+        points = np.frombuffer(cloud.data, CLOUD_DTYPE).reshape(96, 96)
+        assert np.array_equal(np.isnan(points['x']), free == 0)
+        assert (points['confidence'][free == 0] == 0.0).all()
