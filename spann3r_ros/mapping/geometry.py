@@ -18,8 +18,28 @@ MAP_FROM_OPTICAL = np.array([
 ])
 MAP_FROM_OPTICAL.setflags(write=False)
 
+# A camera that looks this much along the vertical has no forward of its own: 10 degrees.
+STEEP = 0.985
 # Focal lengths are believed between these multiples of the longer side: 118 to 11 degrees.
 FOCAL_BOUNDS = (0.3, 5.0)
+
+
+def map_axes(up: np.ndarray | None) -> np.ndarray:
+    """Return `map_from_optical` [4, 4] that turns `up` [3] into z and forward, levelled, into x.
+
+    A camera that looks along `up` takes the side of its image that lies forward for x. None is
+    a level camera.
+    """
+    if up is None:
+        return MAP_FROM_OPTICAL
+    z = np.asarray(up, float) / np.linalg.norm(up)
+    steep = abs(z[2]) > STEEP
+    ahead = np.array([0.0, np.sign(z[2]), 0.0]) if steep else np.array([0.0, 0.0, 1.0])
+    x = ahead - (ahead @ z) * z
+    x /= np.linalg.norm(x)
+    transform = np.eye(4)
+    transform[:3, :3] = [x, np.cross(z, x), z]
+    return transform
 
 
 def invert(transform: np.ndarray) -> np.ndarray:

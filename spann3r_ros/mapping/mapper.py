@@ -15,6 +15,7 @@ from .geometry import (
     centred_intrinsics,
     estimate_focal,
     invert,
+    map_axes,
     move_covariance,
     move_pose,
     transform_points,
@@ -197,6 +198,8 @@ class Mapper:
 
     def _advance(self, admitted: _Admitted, started: float) -> MapUpdate:
         state = self._state
+        if state.newest is None and state.keyframes == 0:
+            state.fragment = replace(state.fragment, map_from_fragment=map_axes(admitted.frame.up))
         result = self._reconstructor.step(admitted.network_input.image, self._config.live_pose)
         inference_sec = time.perf_counter() - started
         previous, state.newest = state.newest, admitted

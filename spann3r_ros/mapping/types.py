@@ -49,7 +49,8 @@ class Intrinsics:
 class Frame:
     """One stamped camera image; `rgb` is uint8 [height, width, 3].
 
-    `mask`, bool [height, width], says which pixels may enter the map; None: all.
+    `mask`, bool [height, width], says which pixels may enter the map; None: all. `up` [3] is the
+    direction against gravity in the optical frame; None: the camera is taken as level.
     """
 
     stamp_ns: int
@@ -57,6 +58,7 @@ class Frame:
     rgb: np.ndarray
     intrinsics: Intrinsics | None = None
     mask: np.ndarray | None = None
+    up: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

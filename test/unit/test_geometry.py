@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
 from spann3r_ros.mapping.geometry import (
@@ -13,6 +14,7 @@ from spann3r_ros.mapping.geometry import (
     bound_focal,
     estimate_focal,
     invert,
+    map_axes,
     matrix_to_quaternion,
     move_covariance,
     move_pose,
@@ -103,3 +105,32 @@ def test_a_similarity_stretches_places_and_leaves_rotations_rigid() -> None:
     np.testing.assert_allclose(moved[:3, :3], pose[:3, :3])
     np.testing.assert_allclose(move_covariance(doubled, np.eye(6)),
                                np.diag([4.0, 4.0, 4.0, 1.0, 1.0, 1.0]))
+
+
+def test_a_level_camera_needs_no_levelling() -> None:
+    np.testing.assert_array_equal(map_axes(None), MAP_FROM_OPTICAL)
+    np.testing.assert_allclose(map_axes(np.array([0.0, -2.0, 0.0])), MAP_FROM_OPTICAL, atol=1e-12)
+
+
+@pytest.mark.parametrize('pitch_deg', [-90, -85, -40, 20, 60, 90])
+@pytest.mark.parametrize('roll_deg', [0, 15, 180])
+def test_map_is_level_however_the_camera_is_held(pitch_deg: float, roll_deg: float) -> None:
+    """Pitch looks up about the camera's right, roll turns it about its axis."""
+    roll, pitch = (Rotation.from_euler(axis, angle, degrees=True)
+                   for axis, angle in (('z', roll_deg), ('x', pitch_deg)))
+    level_from_camera = (pitch * roll).as_matrix()  # level optical axes: y down, z forward
+    up = level_from_camera.T @ [0.0, -1.0, 0.0]
+    transform = map_axes(up)
+    rotation = transform[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(rotation) == pytest.approx(1.0)
+    np.testing.assert_allclose(rotation @ up, [0.0, 0.0, 1.0], atol=1e-9)
+    if abs(pitch_deg) < 70:
+        looking = rotation @ [0.0, 0.0, 1.0]
+        np.testing.assert_allclose(
+            looking, [np.cos(np.radians(pitch_deg)), 0.0, np.sin(np.radians(pitch_deg))],
+            atol=1e-9)
+    elif roll_deg == 0:
+        # The robot's forward is at the top of an image that looks down, at the bottom of one up.
+        forward = level_from_camera.T @ [0.0, 0.0, 1.0]
+        np.testing.assert_allclose(rotation @ forward, [1.0, 0.0, 0.0], atol=0.1)

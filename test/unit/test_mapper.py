@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
+from scipy.spatial.transform import Rotation
 from synthetic import SyntheticOptions, look_at, orbit_trajectory, render_frames
 
 from spann3r_ros.mapping.config import (
@@ -277,3 +278,24 @@ def test_path_is_bounded() -> None:
     run(mapper, frames)
     assert [pose.stamp_ns for pose in mapper.trajectory] == [
         frame.stamp_ns for frame in frames[-2:]]
+
+
+@pytest.mark.parametrize(('pitch_deg', 'roll_deg'), [(-25.0, 0.0), (15.0, 10.0), (-5.0, -20.0)])
+def test_floor_is_flat_when_gravity_is_told(pitch_deg: float, roll_deg: float) -> None:
+    poses = []
+    for pose in orbit_trajectory(8):
+        tilt = Rotation.from_euler('xz', [pitch_deg, roll_deg], degrees=True).as_matrix()
+        poses.append(pose.copy())
+        poses[-1][:3, :3] = pose[:3, :3] @ tilt
+    frames = [replace(frame, up=pose[:3, :3].T @ [0.0, 0.0, 1.0])
+              for frame, pose in zip(render_frames(SCENE, poses, CAMERA), poses, strict=True)]
+    mapper = make_mapper(poses)
+    floor_z = []
+    for pose, update in zip(poses, run(mapper, frames)[1:], strict=True):
+        world_z = transform_points(pose, SCENE.render(pose, CAMERA)[1])[..., 2]
+        floor_z.append(update.keyframe.pointmap.points[..., 2][world_z < 1e-6])
+    floor_z = np.concatenate(floor_z)
+    assert len(floor_z) > 1000
+    assert np.abs(floor_z + poses[0][2, 3]).max() < 0.02
+    forward = mapper.trajectory[0].world_from_camera[:3, 2]
+    assert forward[1] == pytest.approx(0.0, abs=0.01) and forward[0] > 0.8
