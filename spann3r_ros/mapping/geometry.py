@@ -72,6 +72,14 @@ def move_covariance(similarity: np.ndarray, covariance: np.ndarray) -> np.ndarra
     return turn @ covariance @ turn.T
 
 
+def shift_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
+    """Return a pose's covariance [6, 6] for a point that is `lever` [3] away, in the same axes."""
+    x, y, z = lever
+    shift = np.eye(6)
+    shift[:3, 3:] = [[0.0, z, -y], [-z, 0.0, x], [y, -x, 0.0]]
+    return shift @ covariance @ shift.T
+
+
 def similarity_scale(similarity: np.ndarray) -> float:
     """Return the factor by which a similarity [4, 4] stretches."""
     return float(np.cbrt(np.linalg.det(similarity[:3, :3])))

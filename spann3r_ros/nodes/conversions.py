@@ -16,10 +16,16 @@ from geometry_msgs.msg import (
     TransformStamped,
     Vector3,
 )
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from spann3r_ros.mapping.geometry import invert, matrix_to_quaternion, transform_points
+from spann3r_ros.mapping.geometry import (
+    invert,
+    matrix_to_quaternion,
+    quaternion_to_matrix,
+    transform_points,
+)
 from spann3r_ros.mapping.mapper import MappingStatus
 from spann3r_ros.mapping.types import (
     Distortion,
@@ -31,6 +37,7 @@ from spann3r_ros.mapping.types import (
 from spann3r_ros.mapping.voxel_map import VoxelCloud
 from spann3r_ros.msg import MapperStatus
 
+from .odometry import Motion
 from .worker import WorkerReport
 
 SECOND_NS = 10**9
@@ -148,13 +155,34 @@ def to_pose_with_covariance(pose: StampedPose, map_frame: str) -> PoseWithCovari
     return message
 
 
-def to_transform(pose: StampedPose, map_frame: str) -> TransformStamped:
-    """Return the transform from the map frame to the camera's optical frame."""
-    x, y, z = (float(value) for value in pose.world_from_camera[:3, 3])
+def to_transform(parent_from_child: np.ndarray, stamp_ns: int, parent: str,
+                 child: str) -> TransformStamped:
+    """Return a rigid transform [4, 4] between two frames."""
+    x, y, z = (float(value) for value in parent_from_child[:3, 3])
     transform = Transform(translation=Vector3(x=x, y=y, z=z),
-                          rotation=_quaternion(pose.world_from_camera))
-    return TransformStamped(header=to_header(pose.stamp_ns, map_frame),
-                            child_frame_id=pose.frame_id, transform=transform)
+                          rotation=_quaternion(parent_from_child))
+    return TransformStamped(header=to_header(stamp_ns, parent), child_frame_id=child,
+                            transform=transform)
+
+
+def to_matrix(transform: Transform) -> np.ndarray:
+    """Return a transform as a matrix [4, 4]; ValueError for a quaternion of zeros."""
+    t, q = transform.translation, transform.rotation
+    matrix = np.eye(4)
+    matrix[:3, :3] = quaternion_to_matrix(np.array([q.x, q.y, q.z, q.w]))
+    matrix[:3, 3] = [t.x, t.y, t.z]
+    return matrix
+
+
+def to_odometry(motion: Motion, odom_frame: str, child_frame: str) -> Odometry:
+    """Return odometry: the pose in `odom_frame`, the twist in the child's own axes."""
+    message = Odometry(header=to_header(motion.stamp_ns, odom_frame), child_frame_id=child_frame)
+    message.pose.pose = to_pose(motion.odom_from_base)
+    message.pose.covariance = motion.covariance.reshape(-1)
+    linear, angular = message.twist.twist.linear, message.twist.twist.angular
+    linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, motion.twist)
+    message.twist.covariance = motion.twist_covariance.reshape(-1)
+    return message
 
 
 def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_error: str,

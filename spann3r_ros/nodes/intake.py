@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -34,11 +35,13 @@ class Intake:
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, slot: FrameSlot,
-                 on_failure: Callable[[Exception], None]) -> None:
+                 on_failure: Callable[[Exception], None],
+                 up_in: Callable[[str], np.ndarray | None]) -> None:
         self._node = node
         self._config = config
         self._slot = slot
         self._on_failure = on_failure
+        self._up_in = up_in
         self.enabled = True
         self._limiter = RateLimiter(config.max_rate)
         self._intrinsics: Intrinsics | None = None
@@ -99,7 +102,8 @@ class Intake:
                 return
             rgb = to_rgb(message)
             frame_id = self._config.optical_frame or message.header.frame_id
-            frame = Frame(stamp_ns, frame_id, rgb, self._calibration(stamp_ns, rgb.shape))
+            frame = Frame(stamp_ns, frame_id, rgb, self._calibration(stamp_ns, rgb.shape),
+                          up=self._up_in(frame_id))
         # Whatever a message does to its conversion costs this message only; it is reported.
         except Exception as error:
             self._slot.refuse(Outcome.FAILED)

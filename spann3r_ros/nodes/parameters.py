@@ -62,8 +62,16 @@ class NodeConfig:
         1.0, 'Calibration is used when stamped this close to the image; 0: however old',
         0.0, 3600.0)
     map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
+    odom_frame: str = setting('odom', 'Frame of ~/odometry, in which nothing ever jumps')
+    base_frame: str = setting(
+        'base_link', 'The robot; where TF connects it with the camera, the map is levelled by it')
     optical_frame: str = setting('', "Frame of the images; empty: the one in each image's header")
-    publish_tf: bool = setting(True, 'Publish the transform map_frame -> optical frame')
+    publish_tf: str = setting(
+        'auto', 'odom: map -> odom, where the robot owns odom -> base; base: map -> odom -> base; '
+        'camera: map -> optical frame; none; auto: the first of these that TF, at the first pose, '
+        'leaves room for', choices=('auto', 'odom', 'base', 'camera', 'none'))
+    invert_tf: bool = setting(
+        False, 'Publish the inverse of each transform: the map then hangs below the robot')
     map_publish_period_sec: float = setting(
         1.0, 'Least time between two messages on ~/map_points', 0.0, 3600.0)
     map_directory: str = setting('~/.ros/spann3r_ros', 'Folder that ~/save_map writes to')
@@ -74,8 +82,13 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not self.map_frame:
-            raise ValueError('NodeConfig.map_frame: expected a frame name, got an empty string')
+        for name in ('map_frame', 'odom_frame', 'base_frame'):
+            if not getattr(self, name):
+                raise ValueError(f'NodeConfig.{name}: expected a frame name, got an empty string')
+        names = (self.map_frame, self.odom_frame, self.base_frame)
+        if len(set(names)) < len(names):
+            raise ValueError('map_frame, odom_frame, base_frame: expected different names, '
+                             f'got {names}')
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import deque
 from time import monotonic
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
-from nav_msgs.msg import Path
+from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from spann3r_ros.mapping.geometry import shift_covariance
 from spann3r_ros.mapping.types import Keyframe, MapUpdate, StampedPose
 from spann3r_ros.mapping.voxel_map import VoxelMap
 from spann3r_ros.msg import MapperStatus
 
 from . import conversions
+from .odometry import Motion, Odometer
 from .parameters import Settings
-from .transforms import CameraBroadcaster
+from .transforms import FrameTree
 
 STREAM_DEPTH = 5
 
@@ -25,13 +28,16 @@ STREAM_DEPTH = 5
 class MapPublishers:
     """Created at configure, silent until the node is active, destroyed at cleanup.
 
-    All but `publish_status` belong to the worker thread. The map and the path are latched and
-    throttled; `refresh` catches up with what the throttle or a late listener left open.
+    All but `publish_status` and `up_in` belong to the worker thread. The map and the path are
+    latched and throttled; `refresh` catches up with what the throttle or a late listener left
+    open.
     """
 
     def __init__(self, node: LifecycleNode, settings: Settings) -> None:
         self._node = node
         self._map_frame = settings.node.map_frame
+        self._odom_frame = settings.node.odom_frame
+        self._base_frame = settings.node.base_frame
         self._period_sec = settings.node.map_publish_period_sec
         self._managed: list[LifecyclePublisher] = []
         self._points = self._stream(PointCloud2, '~/points')
@@ -40,11 +46,12 @@ class MapPublishers:
         self._depth = self._stream(Image, '~/depth')
         self._depth_info = self._stream(CameraInfo, '~/depth/camera_info')
         self._pose = self._stream(PoseWithCovarianceStamped, '~/pose')
+        self._odometry = self._stream(Odometry, '~/odometry')
         self._path = self._latched(Path, '~/path')
         # Not managed by the lifecycle: an inactive node still tells how it fares.
         self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
-        self._camera = (CameraBroadcaster(node, self._map_frame)
-                        if settings.node.publish_tf else None)
+        self._odometer = Odometer()
+        self._tree = FrameTree(node, settings.node, self._odometer)
         self._poses: deque[PoseStamped] = deque(maxlen=settings.mapper.path_max_size)
         self._stamp_ns = 0
         self._pose_stamp_ns = -1
@@ -62,6 +69,8 @@ class MapPublishers:
 
     def refresh(self, voxel_map: VoxelMap, force: bool = False) -> None:
         """Publish map and path if changed, due and heard; `force` needs only the change."""
+        if self._pose.is_activated:
+            self._tree.send_waiting()
         if not force and monotonic() - self._refreshed_sec < self._period_sec:
             return
         header = conversions.to_header(self._stamp_ns, self._map_frame)
@@ -70,12 +79,23 @@ class MapPublishers:
         if self._is_due(self._path, force):
             self._path.publish(Path(header=header, poses=list(self._poses)))
 
+    def pause(self, voxel_map: VoxelMap) -> None:
+        """Publish the last state of the map; poses that TF could not place yet are forgotten."""
+        self.refresh(voxel_map, force=True)
+        self._tree.clear_waiting()
+
     def clear(self, voxel_map: VoxelMap) -> None:
-        """Publish the empty map and path that follow a reset."""
+        """Publish the empty map and path that follow a reset; odometry goes on without a jump."""
+        self._odometer.restart()
+        self._tree.clear_waiting()
         self._poses.clear()
         self._pose_stamp_ns = -1
         self._changed = dict.fromkeys(self._changed, True)
         self.refresh(voxel_map, force=True)
+
+    def up_in(self, optical_frame: str) -> np.ndarray | None:
+        """Return the direction against gravity [3] in a camera's frame, if TF knows it."""
+        return self._tree.up_in(optical_frame)
 
     def publish_status(self, status: MapperStatus) -> None:
         """Publish a status, active or not."""
@@ -87,8 +107,7 @@ class MapPublishers:
         for publisher in self._managed:
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._status)
-        if self._camera is not None:
-            self._camera.destroy()
+        self._tree.destroy()
 
     def _publish_keyframe(self, keyframe: Keyframe) -> None:
         self._stamp_ns = keyframe.stamp_ns
@@ -118,8 +137,25 @@ class MapPublishers:
         self._pose_stamp_ns = pose.stamp_ns
         if _is_heard(self._pose):
             self._pose.publish(conversions.to_pose_with_covariance(pose, self._map_frame))
-        if self._camera is not None:
-            self._camera.send(pose)
+        motion, child = self._follow(pose)
+        if _is_heard(self._odometry):
+            self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
+        self._tree.send(pose)
+
+    def _follow(self, pose: StampedPose) -> tuple[Motion, str]:
+        """Return the motion of the robot's base, or of the camera where TF knows no base."""
+        optical_from_base = self._tree.base_in(pose.frame_id)
+        map_from_base, covariance, child = pose.world_from_camera, pose.covariance, pose.frame_id
+        if optical_from_base is not None:
+            map_from_base, child = map_from_base @ optical_from_base, self._base_frame
+            if covariance is not None:
+                lever = map_from_base[:3, 3] - pose.world_from_camera[:3, 3]
+                covariance = shift_covariance(covariance, lever)
+            if not self._odometer.has_begun:
+                there = self._tree.odometry_at(0)
+                if there is not None:
+                    self._odometer.begin_at(there)
+        return self._odometer.move(pose.stamp_ns, map_from_base, covariance), child
 
     def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
         due = (publisher.is_activated and self._changed[publisher]

@@ -59,7 +59,8 @@ class Session:
     def activate(self) -> None:
         """Take images."""
         self._slot.open()
-        self._intake = Intake(self._node, self._settings.node, self._slot, self._note_failure)
+        self._intake = Intake(self._node, self._settings.node, self._slot, self._note_failure,
+                              self._publishers.up_in)
         self._intake.enabled = self._enabled
         self.publish_status()
 
@@ -70,8 +71,7 @@ class Session:
         self._intake.destroy()
         self._intake = None
         self._slot.close()
-        self._worker.call(
-            lambda: self._publishers.refresh(self._mapper.voxel_map, force=True))
+        self._worker.call(lambda: self._publishers.pause(self._mapper.voxel_map))
         self.publish_status()
 
     def close(self) -> None:

@@ -1,35 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's place in the tree of coordinate frames."""
+"""The node's place in the tree of coordinate frames (REP-105), and what the tree says of it."""
 from __future__ import annotations
 
-from rclpy.lifecycle import LifecycleNode
-from tf2_ros import TransformBroadcaster
+from collections import deque
+from dataclasses import dataclass
+from threading import Lock
 
+import numpy as np
+from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode
+from rclpy.time import Time
+from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
+
+from spann3r_ros.mapping.geometry import invert
 from spann3r_ros.mapping.types import StampedPose
 
-from .conversions import to_transform
+from .conversions import to_matrix, to_transform
+from .odometry import Odometer
+from .parameters import NodeConfig
 
 WARNING_PERIOD_SEC = 10.0
+CACHE_SEC = 30.0
+# Poses that wait for the robot's odometry to reach their stamp.
+MAX_WAITING = 50
 
 
-class CameraBroadcaster:
-    """Broadcasts the transform from the map frame to the camera's optical frame."""
+@dataclass(frozen=True)
+class Edge:
+    """A transform [4, 4] of the tree: where the child's frame lies in the parent's."""
 
-    def __init__(self, node: LifecycleNode, map_frame: str) -> None:
+    parent: str
+    child: str
+    parent_from_child: np.ndarray
+
+
+class WatchedBuffer(Buffer):
+    """A buffer that remembers every parent a frame was ever given; tf2 keeps the latest only."""
+
+    def __init__(self, cache_time: Duration) -> None:
+        super().__init__(cache_time)
+        self._parents: dict[str, set[str]] = {}
+        self._parents_lock = Lock()
+
+    def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        """Take a transform that is valid at its stamp."""
+        self._note(transform)
+        super().set_transform(transform, authority)
+
+    def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
+        """Take a transform that is always valid."""
+        self._note(transform)
+        super().set_transform_static(transform, authority)
+
+    def parents_of(self, frame: str) -> set[str]:
+        """Return the parents a frame was ever given."""
+        with self._parents_lock:
+            return set(self._parents.get(frame, ()))
+
+    def ancestors_of(self, frame: str) -> set[str]:
+        """Return all frames above a frame."""
+        found: set[str] = set()
+        ahead = self.parents_of(frame)
+        while ahead:
+            found |= ahead
+            ahead = set().union(*map(self.parents_of, ahead)) - found
+        return found
+
+    def _note(self, transform: TransformStamped) -> None:
+        with self._parents_lock:
+            self._parents.setdefault(transform.child_frame_id, set()).add(
+                transform.header.frame_id)
+
+
+class FrameTree:
+    """Listens to TF and broadcasts what the parameter publish_tf asks for.
+
+    It never gives a frame a second parent: when the child of an edge has another one, or the edge
+    would close a loop, it says so and does not broadcast. `up_in` may be called from any thread,
+    everything else belongs to the worker's.
+    """
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig, odometer: Odometer) -> None:
         self._node = node
-        self._map_frame = map_frame
+        self._config = config
+        self._odometer = odometer
+        self._buffer = WatchedBuffer(Duration(seconds=CACHE_SEC))
+        self._listener = TransformListener(self._buffer, node)
         self._broadcaster = TransformBroadcaster(node)
+        self._waiting: deque[StampedPose] = deque(maxlen=MAX_WAITING)
+        self._publish = config.publish_tf
+
+    def up_in(self, optical_frame: str) -> np.ndarray | None:
+        """Return the direction against gravity [3] if the robot's base is known; it is level."""
+        optical_from_base = self._lookup(optical_frame, self._config.base_frame, 0)
+        return None if optical_from_base is None else optical_from_base[:3, 2]
+
+    def base_in(self, optical_frame: str) -> np.ndarray | None:
+        """Return `optical_from_base` [4, 4] if the camera is known to be on the robot."""
+        return self._lookup(optical_frame, self._config.base_frame, 0)
+
+    def odometry_at(self, stamp_ns: int) -> np.ndarray | None:
+        """Return the robot's own `odom_from_base` [4, 4] at a stamp; 0: the newest."""
+        return self._lookup(self._config.odom_frame, self._config.base_frame, stamp_ns)
 
     def send(self, pose: StampedPose) -> None:
-        """Broadcast a camera pose, unless the frames' names make it no transform; then warn."""
-        if pose.frame_id in ('', self._map_frame):
-            self._node.get_logger().warning(
-                f'no transform: the images are in frame {pose.frame_id!r} of map frame '
-                f'{self._map_frame!r}; set the parameter optical_frame',
-                throttle_duration_sec=WARNING_PERIOD_SEC)
+        """Broadcast where a camera is, and what waited for the robot's odometry."""
+        if pose.frame_id in ('', self._config.map_frame):
+            self._warn(f'the images are in frame {pose.frame_id!r} of map frame '
+                       f'{self._config.map_frame!r}; set the parameter optical_frame')
             return
-        self._broadcaster.sendTransform(to_transform(pose, self._map_frame))
+        if self._publish == 'auto':
+            self._publish = self._decide(pose)
+        if self._publish == 'none':
+            return
+        self._waiting.append(pose)
+        self.send_waiting()
+
+    def send_waiting(self) -> None:
+        """Try again what could not be told yet."""
+        for _ in range(len(self._waiting)):
+            pose = self._waiting.popleft()
+            edges = self._edges(pose)
+            if edges is None:
+                self._waiting.append(pose)
+                continue
+            edges = [self._inverted(edge) for edge in edges]
+            faults = [fault for edge in edges if (fault := self._fault(edge))]
+            if faults:
+                self._warn(faults[0])
+            else:
+                self._broadcaster.sendTransform([
+                    to_transform(edge.parent_from_child, pose.stamp_ns, edge.parent, edge.child)
+                    for edge in edges])
+
+    def clear_waiting(self) -> None:
+        """Forget poses of a map that is gone."""
+        self._waiting.clear()
 
     def destroy(self) -> None:
-        """Take the publisher away from the node."""
+        """Take subscriptions and publisher away from the node."""
+        self._listener.unregister()
         self._node.destroy_publisher(self._broadcaster.pub_tf)
+
+    def _decide(self, pose: StampedPose) -> str:
+        """Return what `auto` means on this robot, as far as TF tells by now."""
+        if self.base_in(pose.frame_id) is None:
+            chosen, reason = 'camera', f'TF knows no {self._config.base_frame} with this camera'
+        elif self.odometry_at(0) is None:
+            chosen, reason = 'base', f'TF knows no {self._config.odom_frame}'
+        else:
+            chosen, reason = 'odom', 'the robot has odometry'
+        self._node.get_logger().info(f'publish_tf: {chosen}, since {reason}')
+        return chosen
+
+    def _edges(self, pose: StampedPose) -> list[Edge] | None:
+        """Return what to broadcast for a pose; None while something is missing."""
+        names = self._config
+        map_from_camera = pose.world_from_camera
+        if self._publish == 'camera':
+            return [Edge(names.map_frame, pose.frame_id, map_from_camera)]
+        optical_from_base = self.base_in(pose.frame_id)
+        if optical_from_base is None:
+            self._warn(f'TF does not connect {names.base_frame} with {pose.frame_id}')
+            return None
+        map_from_base = map_from_camera @ optical_from_base
+        if self._publish == 'base':
+            odom_from_map = self._odometer.odom_from_map
+            return [Edge(names.map_frame, names.odom_frame, invert(odom_from_map)),
+                    Edge(names.odom_frame, names.base_frame, odom_from_map @ map_from_base)]
+        odom_from_base = self.odometry_at(pose.stamp_ns)
+        if odom_from_base is None:
+            return None
+        return [Edge(names.map_frame, names.odom_frame, map_from_base @ invert(odom_from_base))]
+
+    def _inverted(self, edge: Edge) -> Edge:
+        if not self._config.invert_tf:
+            return edge
+        return Edge(edge.child, edge.parent, invert(edge.parent_from_child))
+
+    def _fault(self, edge: Edge) -> str:
+        """Return why an edge must not be broadcast, or nothing."""
+        others = self._buffer.parents_of(edge.child) - {edge.parent}
+        if others:
+            return (f'{edge.child} has the parent {min(others)} already: no transform '
+                    f'{edge.parent} -> {edge.child}')
+        if edge.child in self._buffer.ancestors_of(edge.parent):
+            return f'{edge.parent} lies below {edge.child} already: no transform between them'
+        return ''
+
+    def _lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray | None:
+        try:
+            return to_matrix(self._buffer.lookup_transform(
+                target, source, Time(nanoseconds=stamp_ns)).transform)
+        except TransformException:
+            return None
+
+    def _warn(self, reason: str) -> None:
+        self._node.get_logger().warning(reason, throttle_duration_sec=WARNING_PERIOD_SEC)

@@ -76,7 +76,8 @@ def test_transform_agrees_with_the_pose() -> None:
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotation.as_matrix(), [1.0, -2.0, 3.0]
     pose = StampedPose(STAMP_NS, 'camera', matrix)
-    transform = conversions.to_transform(pose, 'map')
+    transform = conversions.to_transform(matrix, STAMP_NS, 'map', 'camera')
+    np.testing.assert_allclose(conversions.to_matrix(transform.transform), matrix, atol=1e-12)
     assert (transform.header.frame_id, transform.child_frame_id) == ('map', 'camera')
     assert conversions.to_nanoseconds(transform.header.stamp) == STAMP_NS
     q, t = transform.transform.rotation, transform.transform.translation

@@ -149,13 +149,6 @@ class Buffer:
         rotation.x, rotation.y, rotation.z, rotation.w = map(float, turn.as_quat())
         return result
 
-    def all_frames_as_yaml(self) -> str:
-        """Return every frame that has a parent, with its parent's name."""
-        with self._lock:
-            lines = [f"{child}: \n  parent: '{edge.parent}'" for child, edge in
-                     self._edges.items()]
-        return '\n'.join(lines) or '{}'
-
     def _set(self, transform: TransformStamped, static: bool) -> None:
         t, q = transform.transform.translation, transform.transform.rotation
         quaternion = np.array([q.x, q.y, q.z, q.w])
