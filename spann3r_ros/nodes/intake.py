@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from spann3r_ros.mapping.types import Frame, Intrinsics
 
 from . import conversions
+from .image_clock import ImageClock
 from .images import to_mask, to_rgb
 from .masks import MaskMatcher
 from .parameters import NodeConfig
@@ -28,6 +29,19 @@ LIVE_MASK_CAPACITY = 10
 REPLAY_DEPTH = 1000
 
 
+class IntakeListener(Protocol):
+    """What an intake asks and tells its owner, on the executor's thread."""
+
+    def up_in(self, optical_frame: str) -> np.ndarray | None:
+        """Return the direction against gravity [3] in a camera's frame, if it is known."""
+
+    def image_failed(self, error: Exception) -> None:
+        """Report an image or a mask that could not be used."""
+
+    def time_jumped(self) -> None:
+        """Begin a new map: the next image is older than those before."""
+
+
 class Intake:
     """The subscriptions of an active node; every image ends in the slot or in an account.
 
@@ -35,13 +49,12 @@ class Intake:
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, slot: FrameSlot,
-                 on_failure: Callable[[Exception], None],
-                 up_in: Callable[[str], np.ndarray | None]) -> None:
+                 clock: ImageClock, listener: IntakeListener) -> None:
         self._node = node
         self._config = config
         self._slot = slot
-        self._on_failure = on_failure
-        self._up_in = up_in
+        self._clock = clock
+        self._listener = listener
         self.enabled = True
         self._limiter = RateLimiter(config.max_rate)
         self._intrinsics: Intrinsics | None = None
@@ -89,7 +102,7 @@ class Intake:
                                   to_mask(message))
         # A mask is not in the accounts; the images that wait for it are.
         except Exception as error:
-            self._on_failure(error)
+            self._listener.image_failed(error)
 
     def _take_image(self, message: Image | CompressedImage) -> None:
         if not self.enabled:
@@ -101,13 +114,16 @@ class Intake:
                 self._slot.refuse(Outcome.SKIPPED)
                 return
             rgb = to_rgb(message)
+            if self._clock.follow(stamp_ns, self._config.time_jump == 'reset'):
+                self._masks.drop_waiting()
+                self._listener.time_jumped()
             frame_id = self._config.optical_frame or message.header.frame_id
             frame = Frame(stamp_ns, frame_id, rgb, self._calibration(stamp_ns, rgb.shape),
-                          up=self._up_in(frame_id))
+                          up=self._listener.up_in(frame_id))
         # Whatever a message does to its conversion costs this message only; it is reported.
         except Exception as error:
             self._slot.refuse(Outcome.FAILED)
-            self._on_failure(error)
+            self._listener.image_failed(error)
         else:
             self._masks.take_frame(frame)
 

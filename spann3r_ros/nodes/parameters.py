@@ -14,6 +14,7 @@ from rclpy.node import Node
 
 from spann3r_ros.mapping.config import MapperConfig, check_settings, setting
 
+from .image_clock import CHOICES as TIME_JUMPS
 from .masks import MODES as MASK_MODES
 
 Config = TypeVar('Config')
@@ -54,6 +55,9 @@ class NodeConfig:
         'none', 'Whether images are masked by the topic mask (mono8, 0: stays out of the map). '
         "latest: by the newest mask; exact: by the mask of the image's stamp, which the image "
         'waits for', choices=MASK_MODES)
+    time_jump: str = setting(
+        'reset', 'When the stamps of the images jump back by a second or more, as those of a bag '
+        'that is played again: begin a new map, or refuse the images', choices=TIME_JUMPS)
     max_rate: float = setting(
         0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
     image_rectified: bool = setting(

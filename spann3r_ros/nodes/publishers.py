@@ -97,6 +97,10 @@ class MapPublishers:
         """Return the direction against gravity [3] in a camera's frame, if TF knows it."""
         return self._tree.up_in(optical_frame)
 
+    def forget_transforms(self) -> None:
+        """Forget what TF said of a time that is void now."""
+        self._tree.forget()
+
     def publish_status(self, status: MapperStatus) -> None:
         """Publish a status, active or not."""
         if self._status.get_subscription_count():

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
@@ -16,6 +17,7 @@ from spann3r_ros.mapping.types import DeviceMemoryError, Frame, FrameError, MapU
 
 from .conversions import to_status
 from .diagnostics import ERROR, WARN, Diagnostics, Health
+from .image_clock import ImageClock
 from .intake import Intake
 from .parameters import Settings
 from .publishers import MapPublishers
@@ -46,6 +48,7 @@ class Session:
         self._health = Health()
         self._intake: Intake | None = None
         self._enabled = True
+        self._clock = ImageClock()
         self._refreshing: Future | None = None
         self._status_lock = Lock()
         self._publishers = MapPublishers(node, settings)
@@ -59,8 +62,7 @@ class Session:
     def activate(self) -> None:
         """Take images."""
         self._slot.open()
-        self._intake = Intake(self._node, self._settings.node, self._slot, self._note_failure,
-                              self._publishers.up_in)
+        self._intake = Intake(self._node, self._settings.node, self._slot, self._clock, self)
         self._intake.enabled = self._enabled
         self.publish_status()
 
@@ -112,6 +114,19 @@ class Session:
         paths = self._worker.call(self._save)
         self.publish_status()
         return 'wrote ' + ' and '.join(map(str, paths))
+
+    def up_in(self, optical_frame: str) -> np.ndarray | None:
+        """Return the direction against gravity [3] in a camera's frame, if TF knows it."""
+        return self._publishers.up_in(optical_frame)
+
+    def image_failed(self, error: Exception) -> None:
+        """Warn about an image that never became a frame."""
+        self._note_failure(error)
+
+    def time_jumped(self) -> None:
+        """Begin a new map after the frames that wait; what TF said of the old time is void."""
+        self._node.get_logger().warning('the stamps of the images jumped back: a new map begins')
+        self._worker.call(self._begin_again)
 
     def publish_status(self) -> None:
         """Publish accounts, timing and memory; any thread."""
@@ -173,6 +188,10 @@ class Session:
         self._mapper.reset()
         self._map_status = self._mapper.status()
         self._publishers.clear(self._mapper.voxel_map)
+
+    def _begin_again(self) -> None:
+        self._publishers.forget_transforms()
+        self._reset()
 
     def _save(self) -> tuple[Path, Path]:
         if self._settings.node.mode == 'replay':

@@ -138,6 +138,10 @@ class FrameTree:
         """Forget poses of a map that is gone."""
         self._waiting.clear()
 
+    def forget(self) -> None:
+        """Forget all moving transforms: time has jumped back."""
+        self._buffer.clear()
+
     def destroy(self) -> None:
         """Take subscriptions and publisher away from the node."""
         self._listener.unregister()

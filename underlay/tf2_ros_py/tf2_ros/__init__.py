@@ -125,9 +125,9 @@ class Buffer:
         self._set(transform, static=True)
 
     def clear(self) -> None:
-        """Forget all transforms."""
+        """Forget all transforms but the static ones."""
         with self._lock:
-            self._edges.clear()
+            self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
     def lookup_transform(self, target_frame: str, source_frame: str, time: Time | TimeMessage,
                          timeout: Duration | None = None) -> TransformStamped:
