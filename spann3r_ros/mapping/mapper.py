@@ -21,10 +21,10 @@ from .geometry import (
     transform_points,
 )
 from .keyframes import KeyframeGate
-from .memory_manager import MemoryManager, MemoryReport
+from .memory_manager import MemoryManager
 from .pose import PoseError, solve_pose
 from .preprocess import Preprocessed, preprocess
-from .scale import Scale
+from .status import MappingStatus
 from .types import (
     DeviceMemoryError,
     Frame,
@@ -40,27 +40,6 @@ from .types import (
 from .voxel_map import VoxelMap
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MappingStatus:
-    """Where the mapper stands; counts are since the last reset, those of `memory` since the start.
-
-    `poses_failed` counts keyframes, `live_poses_failed` newest frames, that admitted no pose.
-    `coverage` is the share of the newest image that the network saw; NaN before the first.
-    """
-
-    fragment_id: int
-    scale: Scale
-    keyframes: int
-    skipped: int
-    poses_failed: int
-    live_poses_failed: int
-    coverage: float
-    voxels: int
-    voxel_size: float
-    voxels_evicted: int
-    memory: MemoryReport
 
 
 @dataclass(frozen=True)

@@ -91,11 +91,11 @@ class _Window:
     def follow(self, intrinsics: Intrinsics, size: tuple[int, int]) -> Intrinsics:
         """Return the intrinsics of the result."""
         # Resizing keeps pixel areas: the outer edge of pixel 0, at -0.5, stays where it is.
-        (y, x), (height, width) = self.factors, (self.rows.start, self.columns.start)
+        (y, x), (top, left) = self.factors, (self.rows.start, self.columns.start)
         return replace(
             intrinsics, fx=intrinsics.fx * x, fy=intrinsics.fy * y,
-            cx=(intrinsics.cx - width + 0.5) * x - 0.5 - self.corner[1],
-            cy=(intrinsics.cy - height + 0.5) * y - 0.5 - self.corner[0],
+            cx=(intrinsics.cx - left + 0.5) * x - 0.5 - self.corner[1],
+            cy=(intrinsics.cy - top + 0.5) * y - 0.5 - self.corner[0],
             width=size[1], height=size[0])
 
     @property

@@ -26,7 +26,7 @@ from spann3r_ros.mapping.geometry import (
     quaternion_to_matrix,
     transform_points,
 )
-from spann3r_ros.mapping.mapper import MappingStatus
+from spann3r_ros.mapping.status import MappingStatus
 from spann3r_ros.mapping.types import (
     Distortion,
     FrameError,

@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
-from spann3r_ros.mapping.mapper import MappingStatus
+from spann3r_ros.mapping.status import MappingStatus
 
 from .parameters import DiagnosticsConfig
 from .slot import Accounts

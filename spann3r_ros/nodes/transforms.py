@@ -93,7 +93,7 @@ class FrameTree:
 
     def up_in(self, optical_frame: str) -> np.ndarray | None:
         """Return the direction against gravity [3] if the robot's base is known; it is level."""
-        optical_from_base = self._lookup(optical_frame, self._config.base_frame, 0)
+        optical_from_base = self.base_in(optical_frame)
         return None if optical_from_base is None else optical_from_base[:3, 2]
 
     def base_in(self, optical_frame: str) -> np.ndarray | None:
