@@ -55,7 +55,9 @@ class TrainingConfig:
     the others wander. The best confidence C of a pixel with relative error e is alpha / e, so what
     leaves the network, (C - 1) / C, tends to 1 - e / alpha. `placed_share` of the sequences begin
     as if their first camera stood anywhere in the map: the network has to take the frame of its
-    answers from the memory, as it must in the later part of a long sequence.
+    answers from the memory, as it must in the later part of a long sequence. `shown_share` of them
+    store true points instead of predicted ones: finding the way in a map that is right is learned
+    apart from living with one's own errors.
     """
 
     network: Spann3RConfig = field(default_factory=small_network)
@@ -77,6 +79,7 @@ class TrainingConfig:
     turn_share: float = 0.3
     turn_range_deg: tuple[float, float] = (2.0, 14.0)
     placed_share: float = 0.0
+    shown_share: float = 0.0
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:

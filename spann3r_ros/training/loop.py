@@ -24,7 +24,7 @@ from .muon import Muon
 from .objective import Objective, sequence_objective
 from .paths import placements
 from .rooms import RoomBatch, RoomConfig, RoomGenerator
-from .unroll import unroll
+from .unroll import Lesson, move, unroll
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +112,7 @@ class Trainer:
         batch = self.rooms.batch(
             batch_size, length, motion * min(1.0, 8 / length) ** 0.5,
             'turn' if draw.random() < config.turn_share else 'train', turn)
-        placed = placements(batch_size, config.placed_share,
-                            Draw(draw.getrandbits(32) + self.rank.index))
-        objective = self._objective(batch, placed.to(self.device))
+        objective = self._objective(batch, Draw(draw.getrandbits(32) + self.rank.index))
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         objective.total.backward()
@@ -133,12 +131,19 @@ class Trainer:
                 'attention_loss': objective.attention_loss.item(),
                 'gradient_norm': float(norm), 'lr_scale': scale}
 
-    def _objective(self, batch: RoomBatch, map_from_first: Tensor) -> Objective:
+    def _objective(self, batch: RoomBatch, draw: Draw) -> Objective:
         images = batch.images.float().div(127.5).sub(1.0)
-        output = unroll(self.model, images, map_from_first)
+        lesson = self._lesson(batch.points, draw)
+        output = unroll(self.model, images, lesson)
         return sequence_objective(output, batch.points, self.config.network.patch_size,
                                   self.config.alpha, self.config.attention_weight,
-                                  map_from_first)
+                                  lesson.map_points)
+
+    def _lesson(self, points: Tensor, draw: Draw) -> Lesson:
+        count = len(points)
+        map_from_first = placements(count, self.config.placed_share, draw).to(self.device)
+        shown = draw.uniform(0, 1, count) < self.config.shown_share
+        return Lesson(map_from_first, move(map_from_first, points), shown.to(self.device))
 
     def _share_gradients(self) -> None:
         if self.rank.count == 1:

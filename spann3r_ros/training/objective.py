@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from spann3r_ros.model.heads import DensePrediction
 
-from .unroll import Unrolled, move
+from .unroll import Unrolled
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Objective:
 
 
 def sequence_objective(output: Unrolled, points: Tensor, patch_size: int, alpha: float,
-                       attention_weight: float,
-                       map_from_first: Tensor | None = None) -> Objective:
+                       attention_weight: float, map_points: Tensor | None = None) -> Objective:
     """Score predictions against true points [batch, frames, height, width, 3].
 
-    `points` are in the first camera's frame; `map_from_first` [batch, 4, 4] is what `unroll` got.
+    `points` are in the first camera's frame, `map_points` in the frame of the map that the
+    memory was told; None: they are the same.
 
     The regression is the paper's confidence loss on distances divided by the sequence's true
     mean distance, not by the predicted one: the network learns the generator's scale.
     """
     scale = points.norm(dim=-1).mean(dim=(1, 2, 3))  # [batch]
     losses, errors = [], []
-    mapped = points if map_from_first is None else move(map_from_first, points)
+    map_points = points if map_points is None else map_points
     for t, (reference, target) in enumerate(zip(output.reference, output.target, strict=True)):
-        true = points if t == 0 else mapped
+        true = points if t == 0 else map_points
         for prediction, truth in ((reference, true[:, t]), (target, true[:, t + 1])):
             error = (prediction.points - truth).norm(dim=-1) / scale[:, None, None]
             losses.append(_confidence_loss(error, prediction, alpha))

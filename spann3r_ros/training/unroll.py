@@ -25,13 +25,31 @@ class Unrolled:
     attention: list[Tensor]
 
 
-def unroll(model: Spann3R, images: Tensor, map_from_first: Tensor | None = None) -> Unrolled:
+@dataclass(frozen=True)
+class Lesson:
+    """What is stored instead of predictions, so that a map is there to find one's way in.
+
+    The first frame's points are stored as if its camera stood at `map_from_first` [batch, 4, 4]:
+    every prediction but the first two (`reference[0]`, `target[0]`) is then to be in that map
+    frame, which only the memory tells. Sequences of `shown` [batch] bool store the true points
+    `map_points` [batch, frames, height, width, 3], given in that frame, instead of their own.
+    """
+
+    map_from_first: Tensor
+    map_points: Tensor
+    shown: Tensor
+
+    def stored(self, t: int, points: Tensor) -> Tensor:
+        """Return what to store for frame t's predicted points [batch, height, width, 3]."""
+        if t == 0:
+            points = move(self.map_from_first, points)
+        return torch.where(self.shown[:, None, None, None], self.map_points[:, t], points)
+
+
+def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unrolled:
     """Run sequences [batch, frames, 3, height, width] in [-1, 1] through the network.
 
-    As in the paper's training every frame is written to memory and no weight is cut. With
-    `map_from_first` [batch, 4, 4] the first frame's points are stored as if its camera stood
-    there: every prediction but the first two (`reference[0]`, `target[0]`) is then to be in that
-    map frame, which only the memory tells.
+    As in the paper's training every frame is written to memory and no weight is cut.
     """
     batch, frames = images.shape[:2]
     grid = model.config.grid(*images.shape[-2:])
@@ -55,9 +73,7 @@ def unroll(model: Spann3R, images: Tensor, map_from_first: Tensor | None = None)
             query = model.query(features[t + 1], target_tokens)
             key = model.key(features[t], tokens)
             keys.append(model.norm_k(key))
-            stored = prediction.points
-            if t == 0 and map_from_first is not None:
-                stored = move(map_from_first, stored)
+            stored = prediction.points if lesson is None else lesson.stored(t, prediction.points)
             values.append(model.norm_v(model.encode_value(stored) + key))
     return result
 

@@ -33,7 +33,7 @@ from spann3r_ros.training.muon import orthogonalise
 from spann3r_ros.training.objective import memory_supervision, sequence_objective
 from spann3r_ros.training.paths import placements
 from spann3r_ros.training.release import release
-from spann3r_ros.training.unroll import Unrolled, move, unroll
+from spann3r_ros.training.unroll import Lesson, Unrolled, move, unroll
 
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=8, encoder_width=32, encoder_depth=1,
@@ -107,12 +107,29 @@ def test_placed_sequence_differs_from_the_first_memory_on() -> None:
     images = torch.rand(2, 4, 3, 32, 48) * 2 - 1
     placed = placements(2, 1.0, Draw(1))
     placed[1] = torch.eye(4)  # the second sequence stays
+    lesson = Lesson(placed, torch.full((2, 4, 32, 48, 3), torch.nan), torch.zeros(2).bool())
     with torch.no_grad():
-        plain, moved = unroll(model, images), unroll(model, images, placed)
+        plain, moved = unroll(model, images), unroll(model, images, lesson)
     assert torch.equal(plain.reference[0].points, moved.reference[0].points)
     assert torch.equal(plain.target[0].points, moved.target[0].points)
     assert not torch.allclose(plain.reference[1].points[0], moved.reference[1].points[0])
     torch.testing.assert_close(plain.reference[2].points[1], moved.reference[2].points[1])
+
+
+def test_shown_sequence_stores_true_points_in_place_of_its_own() -> None:
+    torch.manual_seed(0)
+    model = Spann3R(TINY).eval()
+    images = torch.rand(2, 4, 3, 32, 48) * 2 - 1
+    with torch.no_grad():
+        own = unroll(model, images)
+        points = torch.stack([item.points for item in (*own.reference, own.target[-1])], dim=1)
+        points[1, 0] += 1.0  # the second sequence is shown something else at first
+        lesson = Lesson(torch.eye(4).expand(2, 4, 4), points, torch.ones(2).bool())
+        shown = unroll(model, images, lesson)
+    assert torch.equal(own.target[0].points, shown.target[0].points)
+    for before, after in zip(own.reference, shown.reference, strict=True):
+        torch.testing.assert_close(before.points[0], after.points[0])
+    assert not torch.allclose(own.reference[1].points[1], shown.reference[1].points[1])
 
 
 def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
@@ -126,7 +143,7 @@ def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
     reference = [perfect(points[:, 0]), perfect(mapped[:, 1]), perfect(mapped[:, 2])]
     target = [perfect(points[:, 1]), perfect(mapped[:, 2]), perfect(mapped[:, 3])]
     output = Unrolled(reference, target, [])
-    right = sequence_objective(output, points, 8, 0.5, 0.1, placed)
+    right = sequence_objective(output, points, 8, 0.5, 0.1, mapped)
     assert float(right.point_error) == float(right.last_error) == 0.0
     wrong = sequence_objective(output, points, 8, 0.5, 0.1)
     assert float(wrong.last_error) > 0.1
