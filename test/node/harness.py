@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
@@ -25,7 +26,7 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from spann3r_ros.msg import MapperStatus
 from std_srvs.srv import SetBool, Trigger
 from synthetic import SyntheticScene, encode_index, orbit_trajectory
@@ -67,6 +68,13 @@ def raw_image(rgb: np.ndarray, stamp_ns: int) -> Image:
                     data=rgb.tobytes())
     message.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
     message.header.frame_id = OPTICAL_FRAME
+    return message
+
+
+def compressed(rgb: np.ndarray, stamp_ns: int, suffix: str = '.jpg') -> CompressedImage:
+    _, data = cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    message = CompressedImage(header=raw_image(rgb, stamp_ns).header, data=data.tobytes())
+    message.format = 'jpeg' if suffix == '.jpg' else 'png'
     return message
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -16,7 +15,7 @@ from harness import (
     Orbit,
     Peer,
     balanced,
-    raw_image,
+    compressed,
     stamp_of,
     to_ns,
 )
@@ -31,13 +30,6 @@ from spann3r_ros.nodes.conversions import POINT
 Start = Callable[..., Mapper]
 CLOUD_DTYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
                         ('confidence', '<f4')])
-
-
-def compressed(rgb: np.ndarray, stamp_ns: int, suffix: str = '.jpg') -> CompressedImage:
-    _, data = cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    message = CompressedImage(header=raw_image(rgb, stamp_ns).header, data=data.tobytes())
-    message.format = 'jpeg' if suffix == '.jpg' else 'png'
-    return message
 
 
 def malformed_images(orbit: Orbit) -> list[Image]:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A seeded source of image messages that no camera should send."""
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from harness import raw_image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+UINT32 = 2**32 - 1
+WRONG_ENCODINGS = ('', 'purple8', 'RGB8', 'rgb8 ', '32FC1', '16UC1', '64FC4', 'nv21', 'bayer_8',
+                   'rgb8\n', 'ünïcode', 'x' * 65_536)
+
+
+class MalformedImages:
+    """Draws raw images, each wrong in one way or in two; the same seed draws the same ones."""
+
+    def __init__(self, rgb: np.ndarray, seed: int) -> None:
+        self._rgb = rgb
+        self._draw = random.Random(seed)
+        self._ways: tuple[Callable[[Image], None], ...] = (
+            self._spoil_size, self._spoil_step, self._spoil_encoding, self._spoil_length,
+            self._spoil_stamp, self._spoil_floats)
+
+    def take(self, count: int, stamp_ns: int) -> Iterator[Image]:
+        """Yield `count` messages of one stamp, every way to be wrong in turn."""
+        for way in islice(cycle(self._ways), count):
+            image = raw_image(self._rgb, stamp_ns)
+            image.header.frame_id = self._draw.choice(('camera_optical', '', '/', 'a' * 5000))
+            if self._draw.random() < 0.3:
+                self._spoil_stamp(image)
+            way(image)
+            yield image
+
+    def _spoil_size(self, image: Image) -> None:
+        height, width = self._draw.choice((
+            (0, 0), (0, image.width), (image.height, 0), (UINT32, UINT32), (UINT32, 1),
+            (1, UINT32), (image.height + self._draw.randint(1, 999), image.width),
+            (image.height, image.width + self._draw.randint(1, 999)), (2**16, 2**16)))
+        image.height, image.width = height, width
+
+    def _spoil_step(self, image: Image) -> None:
+        steps = (0, 1, image.step - 1, image.step + 1, UINT32, self._draw.randint(2, UINT32))
+        image.step = self._draw.choice(steps)
+
+    def _spoil_encoding(self, image: Image) -> None:
+        image.encoding = self._draw.choice(WRONG_ENCODINGS)
+
+    def _spoil_length(self, image: Image) -> None:
+        data = image.data.tobytes()
+        cut = self._draw.randrange(len(data))
+        image.data = self._draw.choice((b'', data[:cut], data + data[:cut + 1]))
+
+    def _spoil_stamp(self, image: Image) -> None:
+        image.header.stamp = self._draw.choice((
+            Time(sec=-1), Time(sec=-2**31), Time(nanosec=10**9), Time(sec=5, nanosec=UINT32)))
+
+    def _spoil_floats(self, image: Image) -> None:
+        value = self._draw.choice((np.nan, np.inf, -np.inf, 0.0, 1e38))
+        image.encoding = self._draw.choice(('32FC1', '32FC3', '64FC1'))
+        image.data = np.full(image.height * image.width, value, np.float32).tobytes()
+        image.step = 4 * image.width
+
+
+class MalformedFiles:
+    """Draws compressed images that hold no picture, or one that must not be unpacked."""
+
+    def __init__(self, rgb: np.ndarray, seed: int) -> None:
+        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        self._jpeg = cv2.imencode('.jpg', bgr)[1].tobytes()
+        self._png = cv2.imencode('.png', bgr)[1].tobytes()
+        self._header = raw_image(rgb, 0).header
+        self._draw = random.Random(seed)
+        self._ways: tuple[Callable[[], bytes], ...] = (
+            self._cut, self._noise, self._bomb_jpeg, self._bomb_png, self._foreign)
+
+    def take(self, count: int, stamp_ns: int) -> Iterator[CompressedImage]:
+        """Yield `count` messages of one stamp, every way to be wrong in turn."""
+        self._header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        for way in islice(cycle(self._ways), count):
+            yield CompressedImage(header=self._header, data=way(), format=self._draw.choice(
+                ('jpeg', 'png', '', 'rgb8; jpeg compressed bgr8', 'x' * 5000)))
+
+    def _cut(self) -> bytes:
+        data = self._draw.choice((self._jpeg, self._png))
+        return data[:self._draw.randrange(len(data) - 1)]
+
+    def _noise(self) -> bytes:
+        magic = self._draw.choice((self._jpeg[:3], self._png[:8], b''))
+        # Without a byte 0xFF behind the magic no noise can hold a JPEG's end.
+        return magic + bytes(self._draw.randrange(255) for _ in range(self._draw.randrange(999)))
+
+    def _bomb_jpeg(self) -> bytes:
+        data = bytearray(self._jpeg)
+        at = data.find(b'\xff\xc0')
+        data[at + 5:at + 9] = struct.pack('>HH', 65_500, self._draw.randint(60_000, 65_500))
+        return bytes(data)
+
+    def _bomb_png(self) -> bytes:
+        size = struct.pack('>LL', self._draw.randint(2**16, 2**31), 2**16)
+        return self._png[:16] + size + self._png[24:]
+
+    def _foreign(self) -> bytes:
+        magic = self._draw.choice((b'', b'GIF89a', b'BM', b'RIFF\0\0\0\0WEBP', b'%PDF-1.7'))
+        return magic + bytes(self._draw.randrange(64))
+
+
+def malformed_calibrations(seed: int) -> Iterator[CameraInfo]:
+    """Yield endless calibrations with numbers that are none, and of wrong shapes."""
+    draw = random.Random(seed)
+    while True:
+        info = CameraInfo(width=draw.choice((0, 96, UINT32)), height=draw.choice((0, 96)))
+        info.k = [draw.choice((np.nan, np.inf, -50.0, 0.0, 1e308, 48.0)) for _ in range(9)]
+        info.p = [draw.choice((np.nan, 0.0, 48.0)) for _ in range(12)]
+        info.distortion_model = draw.choice(('', 'plumb_bob', 'equidistant', 'fisheye', 'x' * 999))
+        info.d = [draw.choice((np.nan, 1e308, 0.1)) for _ in range(draw.randrange(20))]
+        info.header.stamp = Time(sec=draw.choice((-1, 0, 2**31 - 1)), nanosec=UINT32)
+        yield info
