@@ -264,8 +264,12 @@ class Camera:
         self._peer = peer
         self._publisher = peer.publisher(kind, topic)
 
+    @property
+    def readers(self) -> int:
+        return self._publisher.get_subscription_count()
+
     def connect(self) -> None:
-        self._peer.until(self._publisher.get_subscription_count, 'the mapper to read images')
+        self._peer.until(lambda: self.readers, 'the mapper to read images')
 
     def send(self, *messages: Message) -> None:
         self.connect()

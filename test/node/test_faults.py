@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the world does to a node: full disks, killed processes, files that change."""
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
+from sensor_msgs.msg import PointCloud2
+
+from spann3r_ros.mapping.map_io import read_ply
+
+Start = Callable[..., Mapper]
+MEBIBYTE = 2**20
+TOO_SMALL_BYTES = 50_000
+
+PUBLISHER = """
+import sys, time
+sys.path += sys.argv[2:]
+import rclpy
+from harness import Orbit
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+rclpy.init()
+orbit, first = Orbit(), int(sys.argv[1])
+publisher = rclpy.create_node('camera').create_publisher(
+    Image, '/camera/image_raw', QoSProfile(depth=100))
+while not publisher.get_subscription_count():
+    time.sleep(0.01)
+for index in range(first, first + 4):
+    publisher.publish(orbit.image(index))
+time.sleep(600)
+"""
+
+
+def test_full_disk_leaves_the_old_map_and_says_so(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    mapper = start(**{'qos_overrides./camera/image_raw.subscription.reliability': 'reliable'})
+    for index in range(4):
+        camera.send(orbit.image(index))
+        peer.until_settled(index + 1)
+    assert peer.trigger('/mapper/save_map').success
+    saved = (mapper.map_directory / 'map.ply').read_bytes()
+    camera.send(orbit.image(4))
+    peer.until_settled(5)
+
+    # A file that may not grow fails in the middle of writing, as one on a full disk does.
+    limit = resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE)
+    assert len(saved) > TOO_SMALL_BYTES
+    resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, (TOO_SMALL_BYTES, limit[1]))
+    answer = peer.trigger('/mapper/save_map')
+    assert not answer.success and 'File too large' in answer.message
+    assert (mapper.map_directory / 'map.ply').read_bytes() == saved
+    assert {file.name for file in mapper.map_directory.iterdir()} == {'map.ply', 'trajectory.tum'}
+
+    resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, limit)
+    camera.send(orbit.image(5))
+    assert peer.until_settled(6).frames_processed == 6
+    assert peer.trigger('/mapper/save_map').success
+    assert len(read_ply(mapper.map_directory / 'map.ply')) > 0
+
+
+def test_saving_replaces_a_link_and_not_what_it_points_at(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, tmp_path: Path) -> None:
+    outside = tmp_path / 'precious'
+    outside.write_text('untouched')
+    mapper = start(mode='replay')
+    mapper.map_directory.mkdir()
+    (mapper.map_directory / 'map.ply').symlink_to(outside)
+    camera.send(*(orbit.image(index) for index in range(3)))
+    peer.until_settled(3)
+    assert peer.trigger('/mapper/save_map').success
+    assert outside.read_text() == 'untouched'
+    assert len(read_ply(mapper.map_directory / 'map.ply')) > 0
+
+
+def test_a_killed_mapper_can_be_started_again(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    mapper = start(mode='replay')
+    camera.send(*(orbit.image(index) for index in range(3)))
+    peer.until_settled(3)
+    mapper.kill()
+    # The middleware takes its time to find out; images sent before would reach nobody.
+    peer.until(lambda: not camera.readers, 'the mapper to be missed')
+    peer.statuses().clear()
+    start(mode='replay')
+    camera.send(*(orbit.image(index) for index in range(3)))
+    assert peer.until_settled(3).frames_processed == 3
+
+
+def test_a_killed_camera_can_be_replaced(peer: Peer, start: Start) -> None:
+    clouds = peer.listen(PointCloud2, '/mapper/points')
+    start(mode='replay')
+    for first in (0, 4):
+        camera = subprocess.Popen([sys.executable, '-c', PUBLISHER, str(first), *sys.path])
+        try:
+            status = peer.until_settled(first + 4)
+        finally:
+            camera.kill()
+            camera.wait()
+        assert status.frames_processed == first + 4
+    peer.until(lambda: len(clouds) == 7, 'the keyframes')
+    assert [to_ns(cloud.header.stamp) for cloud in clouds] == [stamp_of(i) for i in range(7)]
+
+
+def test_a_checkpoint_replaced_on_disk_is_read_at_the_next_configure(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, tmp_path: Path) -> None:
+    checkpoint = tmp_path / 'weights.json'
+    checkpoint.write_text(json.dumps({'noise': 0.0}))
+    start(mode='replay', checkpoint=str(checkpoint))
+    camera.send(orbit.image(0), orbit.image(1))
+    peer.until_settled(2)
+    checkpoint.write_text('{')
+    camera.send(orbit.image(2))
+    assert peer.until_settled(3).frames_processed == 3
+    assert peer.change_state('deactivate') and peer.change_state('cleanup')
+    assert not peer.change_state('configure')
+    assert peer.state() == 'unconfigured'
+    checkpoint.write_text('{}')
+    assert peer.change_state('configure')
+
+
+def test_a_hundred_configurations_leave_nothing_behind(peer: Peer, start: Start) -> None:
+    mapper = start(autostart=False)
+    threads, resident = [], []
+    for _ in range(100):
+        assert peer.change_state('configure')
+        assert peer.change_state('cleanup')
+        threads.append(mapper.threads)
+        resident.append(mapper.resident_bytes)
+    assert threads[-1] == threads[19]
+    # The first rounds load libraries and fill caches.
+    assert resident[-1] - resident[19] < 4 * MEBIBYTE
