@@ -6,7 +6,7 @@ RUN ?= curriculum
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint train evaluate clean
+.PHONY: help setup demo test test-full lint train evaluate bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -34,6 +34,9 @@ train: setup  ## a run of the bundled model (hours), RUN=, FROM=, PROCESSES=core
 evaluate: setup  ## score the bundled model on unseen rooms
 	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \
 	  --reference models/held_out_reference.json
+
+bench: setup  ## what the node costs apart from the network, PROFILE=1: and where
+	@$(run) python benchmarks/node_cost.py $(if $(PROFILE),--profile)
 
 clean:  ## remove the environment and what was built; keeps output
 	rm -rf .venv build install log .setup.lock

@@ -5,6 +5,9 @@ Transforms are 4x4 and named destination first: `a_from_b` takes points of frame
 """
 from __future__ import annotations
 
+from functools import lru_cache
+
+import cv2
 import numpy as np
 
 from .types import FrameError, Intrinsics, Pointmap
@@ -53,8 +56,11 @@ def invert(transform: np.ndarray) -> np.ndarray:
 
 def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return points [..., 3] moved by a transform [4, 4], in the points' own dtype."""
-    rotation = transform[:3, :3].astype(points.dtype)
-    return points @ rotation.T + transform[:3, 3].astype(points.dtype)
+    if not points.size:
+        return points.copy()
+    # An order of magnitude faster than numpy's product with a matrix this small.
+    rows = np.ascontiguousarray(points).reshape(-1, 1, 3)
+    return cv2.transform(rows, transform[:3].astype(points.dtype)).reshape(points.shape)
 
 
 def move_pose(similarity: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -171,7 +177,10 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order][np.searchsorted(reached, 0.5 * reached[-1])])
 
 
+@lru_cache(maxsize=4)
 def pixel_grid(height: int, width: int) -> np.ndarray:
-    """Return the (x, y) of every pixel, row by row, float64 [height * width, 2]."""
+    """Return the (x, y) of every pixel, row by row, float64 [height * width, 2], read-only."""
     y, x = np.mgrid[:height, :width]
-    return np.stack([x, y], axis=-1).reshape(-1, 2).astype(float)
+    grid = np.stack([x, y], axis=-1).reshape(-1, 2).astype(float)
+    grid.setflags(write=False)
+    return grid

@@ -9,12 +9,14 @@ import numpy as np
 
 from .config import PoseConfig
 from .geometry import invert, pixel_grid, transform_points
-from .types import FrameError, Intrinsics, Pointmap
+from .types import FrameError, Intrinsics, Pointmap, finite_points
 
 MIN_POSE_POINTS = 12
 # Below this ratio of spreads the points lie on a line (or in one spot) and fix no pose.
 MIN_SPREAD_RATIO = 1e-3
-REFINE_ROUNDS = 3
+MAX_REFINEMENTS = 10
+# Radians, and shares of the points' distance: a smaller step ends the refinement.
+SMALL_STEP = 1e-6
 # A network errs by patches, not by pixels: so many neighbours count as one measurement.
 PIXELS_PER_MEASUREMENT = 256
 # However well the points agree, a pixel is not measured better than this.
@@ -45,13 +47,14 @@ def select_points(pointmap: Pointmap, config: PoseConfig) -> np.ndarray:
     They are the finite ones above `min_confidence`, of those the `best_fraction` most confident.
     """
     confidence = pointmap.confidence.reshape(-1)
-    finite = np.isfinite(pointmap.points).all(axis=-1).reshape(-1)
+    finite = finite_points(pointmap.points).reshape(-1)
     # 'Ignore confidence' must let points of confidence zero vote too.
     above = confidence > config.min_confidence if config.min_confidence > 0.0 else True
     voters = np.flatnonzero(finite & np.isfinite(confidence) & above)
     if len(voters) and config.best_fraction < 1.0:
-        bar = np.quantile(confidence[voters], 1.0 - config.best_fraction)
-        voters = voters[confidence[voters] >= bar]
+        of_voters = confidence[voters]
+        last = int((1.0 - config.best_fraction) * (len(voters) - 1))
+        voters = voters[of_voters >= np.partition(of_voters, last)[last]]
     return voters
 
 
@@ -73,52 +76,66 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
     _check_spread(points)
     limit = config.max_reprojection * intrinsics.width
     camera_from_fragment = _solve_ransac(points, pixels, intrinsics, config, limit)
-    inliers = _inliers(camera_from_fragment, points, pixels, intrinsics, limit)
-    for _ in range(REFINE_ROUNDS):
-        _check_inliers(inliers, points, config)
-        camera_from_fragment = _refine(
-            camera_from_fragment, points[inliers], pixels[inliers], intrinsics)
+    for left in reversed(range(MAX_REFINEMENTS)):
         inliers = _inliers(camera_from_fragment, points, pixels, intrinsics, limit)
-    _check_inliers(inliers, points, config)
+        _check_inliers(inliers, points, config)
+        fit = _Fit(camera_from_fragment, points[inliers], pixels[inliers], intrinsics)
+        step = fit.step()
+        small = np.abs(step[3:]).max() < SMALL_STEP > np.abs(step[:3]).max() / fit.distance
+        if small or not left:
+            break
+        camera_from_fragment = _moved(camera_from_fragment, step)
+    _check_spread(points[inliers])
     support = float(inliers.mean())
-    covariance = pose_covariance(camera_from_fragment, points[inliers], pixels[inliers],
-                                 intrinsics, support * electorate / PIXELS_PER_MEASUREMENT)
+    covariance = fit.covariance(support * electorate / PIXELS_PER_MEASUREMENT)
     return PoseSolution(invert(camera_from_fragment), covariance, support)
 
 
-def pose_covariance(
-    camera_from_fragment: np.ndarray, points: np.ndarray, pixels: np.ndarray,
-    intrinsics: Intrinsics, measurements: float,
-) -> np.ndarray:
-    """Return the covariance [6, 6] of a pose that was fitted to points [n, 3] at pixels [n, 2].
+class _Fit:
+    """The camera's pose linearised about an estimate, for points [n, 3] seen at pixels [n, 2].
 
-    That of least squares with the residuals as noise, if the points are worth `measurements`
-    independent ones. Order and axes are those of `PoseSolution.covariance`.
+    Steps [6] are small motions of the points in the camera's frame: shift, then rotation vector.
     """
-    rotation = camera_from_fragment[:3, :3]
-    x, y, z = (points @ rotation.T + camera_from_fragment[:3, 3]).T
-    projection = np.zeros((len(points), 2, 3))
-    projection[:, 0, 0], projection[:, 0, 2] = intrinsics.fx / z, -intrinsics.fx * x / z**2
-    projection[:, 1, 1], projection[:, 1, 2] = intrinsics.fy / z, -intrinsics.fy * y / z**2
-    moved = projection @ -rotation  # [n, 2, 3]: by the camera's place along the fragment's axes
-    lever = points - invert(camera_from_fragment)[:3, 3]
-    turned = np.cross(lever[:, None], moved)  # [n, 2, 3]: by its rotation about them
-    slopes = np.concatenate([moved, turned], axis=-1)  # [n, 2, 6]
-    seen = np.stack([intrinsics.fx * x / z + intrinsics.cx,
-                     intrinsics.fy * y / z + intrinsics.cy], axis=1)  # [n, 2]
-    pulls = np.einsum('nij,ni->nj', slopes, seen - pixels)  # [n, 6]
-    rows = slopes.reshape(-1, 6)
-    bend = rows.T @ rows
-    # White's estimator: near points err by more pixels than far ones.
-    noise = pulls.T @ pulls + MIN_PIXEL_DEVIATION**2 * bend
-    try:
-        spread = np.linalg.inv(bend)
-    except np.linalg.LinAlgError as error:
-        raise PoseError('pose: the points leave a direction open') from error
-    # Two numbers a measurement, six of them spent on the fit.
-    independent = max(measurements - 3.0, 1.0)
-    covariance = spread @ noise @ spread * (len(points) / independent)
-    return 0.5 * (covariance + covariance.T)  # rounding leaves it not quite symmetric
+
+    def __init__(self, camera_from_fragment: np.ndarray, points: np.ndarray, pixels: np.ndarray,
+                 intrinsics: Intrinsics) -> None:
+        self._fragment_from_camera = camera_from_fragment[:3, :3].T
+        x, y, z = transform_points(camera_from_fragment, points).T
+        u, v, zero = x / z, y / z, np.zeros(len(points))
+        fx, fy = intrinsics.fx, intrinsics.fy
+        self._slopes = np.stack([
+            fx / z, zero, -fx * u / z, -fx * u * v, fx * (1.0 + u * u), -fx * v,
+            zero, fy / z, -fy * v / z, -fy * (1.0 + v * v), fy * u * v, fy * u,
+        ], axis=1).reshape(-1, 2, 6)
+        self._errors = np.stack([fx * u + intrinsics.cx, fy * v + intrinsics.cy], 1) - pixels
+        rows = self._slopes.reshape(-1, 6)
+        self._bend = rows.T @ rows
+        self.distance = float(np.median(z))
+        try:
+            self._spread = np.linalg.inv(self._bend)
+        except np.linalg.LinAlgError as error:
+            raise PoseError('pose: the points leave a direction open') from error
+
+    def step(self) -> np.ndarray:
+        """Return the step [6] to the least squared error (Gauss-Newton)."""
+        return -self._spread @ (self._slopes.reshape(-1, 6).T @ self._errors.reshape(-1))
+
+    def covariance(self, measurements: float) -> np.ndarray:
+        """Return the pose's covariance, order and axes as in `PoseSolution`.
+
+        That of least squares with the residuals as noise, if the points are worth `measurements`
+        independent ones.
+        """
+        # White's estimator: near points err by more pixels than far ones.
+        pulls = np.einsum('nij,ni->nj', self._slopes, self._errors)  # [n, 6]
+        noise = pulls.T @ pulls + MIN_PIXEL_DEVIATION**2 * self._bend
+        # Two numbers a measurement, six of them spent on the fit.
+        independent = max(measurements - 3.0, 1.0)
+        of_points = self._spread @ noise @ self._spread * (len(pulls) / independent)
+        # The camera moves against the points that it sees.
+        turn = np.kron(np.eye(2), -self._fragment_from_camera)
+        covariance = turn @ of_points @ turn.T
+        return 0.5 * (covariance + covariance.T)  # rounding leaves it not quite symmetric
 
 
 def _solve_ransac(
@@ -136,16 +153,9 @@ def _solve_ransac(
     return _to_transform(rotation, translation)
 
 
-def _refine(
-    camera_from_fragment: np.ndarray, points: np.ndarray, pixels: np.ndarray,
-    intrinsics: Intrinsics,
-) -> np.ndarray:
-    """Return the pose that minimises the squared reprojection error (Levenberg-Marquardt)."""
-    rotation, _ = cv2.Rodrigues(camera_from_fragment[:3, :3])
-    translation = camera_from_fragment[:3, 3].copy()
-    rotation, translation = cv2.solvePnPRefineLM(
-        points, pixels, intrinsics.matrix, None, rotation, translation)
-    return _to_transform(rotation, translation)
+def _moved(camera_from_fragment: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return the pose [4, 4] after a step [6] of the points in the camera's frame."""
+    return _to_transform(step[3:], step[:3]) @ camera_from_fragment
 
 
 def _to_transform(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
@@ -174,10 +184,11 @@ def _check_inliers(inliers: np.ndarray, points: np.ndarray, config: PoseConfig) 
     if inliers.sum() < needed:
         raise PoseError(f'pose: expected {needed:.0f} of {len(points)} points to agree, '
                         f'got {inliers.sum()}')
-    _check_spread(points[inliers])
 
 
 def _check_spread(points: np.ndarray) -> None:
-    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-    if not spread[1] > MIN_SPREAD_RATIO * spread[0]:
+    offsets = points - points.mean(axis=0)
+    # Squared spreads, ascending; rounding may take the least below zero.
+    squares = np.linalg.eigvalsh(offsets.T @ offsets)
+    if not squares[1] > MIN_SPREAD_RATIO**2 * squares[2]:
         raise PoseError('pose: the points lie on one line')

@@ -69,11 +69,21 @@ class Pointmap:
     confidence: np.ndarray
 
 
+def finite_points(points: np.ndarray) -> np.ndarray:
+    """Return which points [..., 3] have three finite coordinates, bool [...]."""
+    # Much faster than a reduction over an axis as short as three.
+    x, y, z = (np.isfinite(points[..., axis]) for axis in range(3))
+    return x & y & z
+
+
 def clean(pointmap: Pointmap, usable: np.ndarray | None = None) -> Pointmap:
     """Return float32 with the point NaN and confidence 0 where not finite or not usable [h, w]."""
-    good = np.isfinite(pointmap.points).all(axis=-1) & np.isfinite(pointmap.confidence)
+    good = finite_points(pointmap.points) & np.isfinite(pointmap.confidence)
     if usable is not None:
         good &= usable
+    if good.all():
+        return Pointmap(pointmap.points.astype(np.float32, copy=False),
+                        pointmap.confidence.astype(np.float32, copy=False))
     return Pointmap(np.where(good[..., None], pointmap.points, np.nan).astype(np.float32),
                     np.where(good, pointmap.confidence, 0.0).astype(np.float32))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .config import VoxelMapConfig
-from .types import FrameError
+from .types import FrameError, finite_points
 
 AUTOMATIC_SHARE = 0.01
 EVICTION_TARGET = 0.9
@@ -85,9 +85,7 @@ class VoxelMap:
         _check_shapes(points, colors, confidence)
         # A weight of zero would divide by zero; NaN fails both comparisons.
         usable = (confidence >= self._config.min_confidence) & (confidence > 0.0)
-        finite = np.isfinite(points)
-        if not finite.all():
-            usable &= finite.all(axis=1)
+        usable &= finite_points(points)
         if not usable.all():
             points, colors, confidence = points[usable], colors[usable], confidence[usable]
         if len(points) and self.voxel_size == 0.0:
@@ -124,14 +122,18 @@ class VoxelMap:
         features = np.empty((len(keys), 6), np.float32)
         features[:, :3], features[:, 3:] = points, colors
         features = features.take(order, axis=0)
-        starts = np.flatnonzero(np.diff(keys, prepend=-1))
+        begins = np.diff(keys, prepend=-1) != 0
+        starts = np.flatnonzero(begins)
         if len(starts) == len(keys):  # a voxel for each point, or no points at all
             return _Batch(keys, weights, features, weights), len(keys)
-        totals = np.add.reduceat(weights, starts)
-        features *= weights[:, None]
-        features = np.add.reduceat(features, starts, axis=0) / totals[:, None]
+        voxel = np.cumsum(begins) - 1  # of each point
+        totals = np.bincount(voxel, weights)
+        means = np.empty((len(starts), 6), np.float32)
+        for column in range(6):  # half the time of a reduction over rows
+            means[:, column] = np.bincount(voxel, weights * features[:, column]) / totals
+        totals = totals.astype(np.float32)
         counts = np.diff(starts, append=len(order)).astype(np.float32)
-        return _Batch(keys.take(starts), totals, features, totals / counts), len(order)
+        return _Batch(keys.take(starts), totals, means, totals / counts), len(order)
 
     def _merge(self, batch: _Batch) -> None:
         rows, known = self._find(batch.keys)

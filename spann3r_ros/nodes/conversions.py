@@ -109,14 +109,25 @@ def to_depth(keyframe: Keyframe) -> np.ndarray:
     return transform_points(camera_from_world, keyframe.pointmap.points)[..., 2]
 
 
-def keyframe_cloud(keyframe: Keyframe, header: Header) -> PointCloud2:
-    """Return a keyframe's points, one per pixel and in the order of the image."""
-    return to_cloud(keyframe.pointmap.points, keyframe.image, keyframe.pointmap.confidence, header)
+def keyframe_cloud(keyframe: Keyframe, header: Header, max_bytes: int) -> PointCloud2:
+    """Return a keyframe's points in the order of the image.
+
+    Where they would exceed `max_bytes`, those of every n-th row and column.
+    """
+    height, width = keyframe.pointmap.confidence.shape
+    stride = 1
+    while -(-height // stride) * -(-width // stride) * POINT.itemsize > max_bytes:
+        stride += 1
+    part = np.s_[::stride, ::stride]
+    return to_cloud(keyframe.pointmap.points[part], keyframe.image[part],
+                    keyframe.pointmap.confidence[part], header)
 
 
-def map_cloud(cloud: VoxelCloud, header: Header) -> PointCloud2:
-    """Return the voxel map as an unordered cloud."""
-    return to_cloud(cloud.points[None], cloud.colors[None], cloud.confidence[None], header)
+def map_cloud(cloud: VoxelCloud, header: Header, max_bytes: int) -> PointCloud2:
+    """Return the voxel map as an unordered cloud; every n-th voxel if it exceeds `max_bytes`."""
+    stride = max(1, -(-len(cloud) * POINT.itemsize // max_bytes))
+    return to_cloud(cloud.points[None, ::stride], cloud.colors[None, ::stride],
+                    cloud.confidence[None, ::stride], header)
 
 
 def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
@@ -125,8 +136,9 @@ def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
     height, width = confidence.shape
     cloud = np.empty((height, width), POINT)
     cloud['x'], cloud['y'], cloud['z'] = points[..., 0], points[..., 1], points[..., 2]
-    red, green, blue = (colors[..., channel].astype(np.uint32) for channel in range(3))
-    cloud['rgb'] = red << 16 | green << 8 | blue
+    packed = np.zeros((height, width, 4), np.uint8)
+    packed[..., :3] = colors[..., ::-1]
+    cloud['rgb'] = packed.view('<u4')[..., 0]
     cloud['confidence'] = confidence
     return PointCloud2(header=header, height=height, width=width, fields=FIELDS,
                        is_bigendian=False, point_step=POINT.itemsize,

@@ -102,6 +102,10 @@ class MapperNode(RobustLifecycleNode):
         except (ValueError, OSError) as error:
             raise TransitionFailedError(str(error)) from error
         self._session = Session(self, settings, Mapper(reconstructor, settings.mapper))
+        # Also: rclpy's first line of log takes a second when torch is loaded; no frame waits now.
+        height, width = reconstructor.input_size
+        self.get_logger().info(f'configured: {settings.node.mode} mode, the network sees '
+                               f'{width}x{height} pixels')
         return super().on_configure(state)
 
     @reported

@@ -78,6 +78,9 @@ class NodeConfig:
         False, 'Publish the inverse of each transform: the map then hangs below the robot')
     map_publish_period_sec: float = setting(
         1.0, 'Least time between two messages on ~/map_points', 0.0, 3600.0)
+    max_cloud_bytes: int = setting(
+        10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is sent thinned',
+        1000, 2**31 - 1)
     map_directory: str = setting('~/.ros/spann3r_ros', 'Folder that ~/save_map writes to')
     autostart: bool = setting(
         True, 'Configure and activate at start; false: leave it to a lifecycle manager')

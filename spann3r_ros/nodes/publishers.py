@@ -38,6 +38,7 @@ class MapPublishers:
         self._map_frame = settings.node.map_frame
         self._odom_frame = settings.node.odom_frame
         self._base_frame = settings.node.base_frame
+        self._max_cloud_bytes = settings.node.max_cloud_bytes
         self._period_sec = settings.node.map_publish_period_sec
         self._managed: list[LifecyclePublisher] = []
         self._points = self._stream(PointCloud2, '~/points')
@@ -75,7 +76,8 @@ class MapPublishers:
             return
         header = conversions.to_header(self._stamp_ns, self._map_frame)
         if self._is_due(self._map_points, force):
-            self._map_points.publish(conversions.map_cloud(voxel_map.arrays(), header))
+            self._map_points.publish(conversions.map_cloud(
+                voxel_map.arrays(), header, self._max_cloud_bytes))
         if self._is_due(self._path, force):
             self._path.publish(Path(header=header, poses=list(self._poses)))
 
@@ -119,7 +121,8 @@ class MapPublishers:
         map_header = conversions.to_header(keyframe.stamp_ns, self._map_frame)
         image_header = conversions.to_header(keyframe.stamp_ns, keyframe.frame_id)
         if _is_heard(self._points):
-            self._points.publish(conversions.keyframe_cloud(keyframe, map_header))
+            self._points.publish(conversions.keyframe_cloud(
+                keyframe, map_header, self._max_cloud_bytes))
         if _is_heard(self._confidence):
             self._confidence.publish(
                 conversions.to_float_image(keyframe.pointmap.confidence, image_header))

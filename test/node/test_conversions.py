@@ -9,7 +9,14 @@ from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 
-from spann3r_ros.mapping.types import Distortion, FrameError, Intrinsics, StampedPose
+from spann3r_ros.mapping.types import (
+    Distortion,
+    FrameError,
+    Intrinsics,
+    Keyframe,
+    Pointmap,
+    StampedPose,
+)
 from spann3r_ros.mapping.voxel_map import VoxelCloud
 from spann3r_ros.nodes import conversions
 
@@ -57,10 +64,35 @@ def test_cloud_with_holes_is_not_dense() -> None:
     assert not cloud.is_dense
 
 
+@pytest.mark.parametrize(('max_bytes', 'sent'), [(2000, 100), (1999, 50), (1000, 50), (999, 34)])
+def test_map_cloud_keeps_to_its_budget(max_bytes: int, sent: int) -> None:
+    points = np.arange(300, dtype=np.float32).reshape(100, 3)
+    voxels = VoxelCloud(points, np.zeros((100, 3), np.uint8), np.ones(100, np.float32))
+    cloud = conversions.map_cloud(voxels, conversions.to_header(0, 'map'), max_bytes)
+    assert cloud.width == sent and len(cloud.data) == sent * 20 <= max_bytes
+    x = np.frombuffer(cloud.data, conversions.POINT)['x']
+    assert np.array_equal(x, points[::-(-100 // sent), 0])
+
+
+@pytest.mark.parametrize(('max_bytes', 'shape'), [
+    (960, (6, 8)), (959, (3, 4)), (240, (3, 4)), (239, (2, 3)), (20, (1, 1))])
+def test_keyframe_cloud_keeps_to_its_budget_and_its_order(
+        max_bytes: int, shape: tuple[int, int]) -> None:
+    points = np.arange(144, dtype=np.float32).reshape(6, 8, 3)
+    keyframe = Keyframe(0, 'camera', None, np.zeros((6, 8, 3), np.uint8),
+                        Intrinsics(8.0, 8.0, 4.0, 3.0, 8, 6),
+                        Pointmap(points, np.ones((6, 8), np.float32)), 0)
+    cloud = conversions.keyframe_cloud(keyframe, conversions.to_header(0, 'map'), max_bytes)
+    assert (cloud.height, cloud.width) == shape and len(cloud.data) <= max_bytes
+    stride = -(-8 // shape[1])
+    x = np.frombuffer(cloud.data, conversions.POINT)['x'].reshape(shape)
+    assert np.array_equal(x, points[::stride, ::stride, 0])
+
+
 def test_empty_map_is_an_empty_cloud() -> None:
     empty = VoxelCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8),
                        np.zeros(0, np.float32))
-    cloud = conversions.map_cloud(empty, conversions.to_header(0, 'map'))
+    cloud = conversions.map_cloud(empty, conversions.to_header(0, 'map'), 1000)
     assert (cloud.height, cloud.width, len(cloud.data)) == (1, 0, 0)
 
 

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node costs apart from the network: `make bench`.
+
+A camera of 640x480 at 30 Hz plays into the mapper over DDS, each in its own process, with every
+output listened to. The network answers at once with recorded pointmaps: 96x96 as the bundled one's
+or 224x224 as the full-size one's. Costs are processor time, so that other work on the machine does
+not count as the node's.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import pstats
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from spann3r_ros.msg import MapperStatus
+from std_srvs.srv import Trigger
+from tqdm import tqdm
+
+from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.nodes.processes import Child, private_domain
+
+RATE_HZ = 30
+WIDTH, HEIGHT = 640, 480
+PATIENCE_SEC = 60.0
+SIZES = {'bundled, 96x96': 96, 'full size, 224x224': 224}
+OUTPUTS = {'points': PointCloud2, 'map_points': PointCloud2, 'confidence': Image, 'depth': Image,
+           'depth/camera_info': CameraInfo, 'pose': PoseWithCovarianceStamped,
+           'odometry': Odometry, 'path': PathMessage}
+
+
+class Driver(Node):
+    """Plays the camera and listens to everything."""
+
+    def __init__(self) -> None:
+        super().__init__('bench')
+        self.status: MapperStatus | None = None
+        self.latencies_sec: list[float] = []
+        self._images = self.create_publisher(Image, '/image', QoSProfile(depth=1))
+        self.create_subscription(MapperStatus, '/mapper/status', self._take, QoSProfile(depth=100))
+        for topic, kind in OUTPUTS.items():
+            self.create_subscription(kind, f'/mapper/{topic}', lambda _: None, QoSProfile(depth=5))
+        self._reset = self.create_client(Trigger, '/mapper/reset')
+
+    def play(self, frames: int, child: Child, label: str) -> None:
+        """Publish frames at the camera's rate and wait for their accounts."""
+        self._wait(lambda: self.status and self._images.get_subscription_count(), child)
+        pixels = np.random.default_rng(0).integers(0, 255, HEIGHT * WIDTH * 3, np.uint8)
+        image = Image(height=HEIGHT, width=WIDTH, encoding='rgb8', step=3 * WIDTH,
+                      data=pixels.tobytes())
+        image.header.frame_id = 'camera'
+        begin = time.monotonic()
+        for index in tqdm(range(frames), label, unit='frame', mininterval=1.0):
+            while (left := begin + index / RATE_HZ - time.monotonic()) > 0:
+                rclpy.spin_once(self, timeout_sec=left)
+            stamp_ns = 10**9 + index * 10**9 // RATE_HZ
+            image.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+            self._images.publish(image)
+        self._wait(lambda: self.status.frames_received and not self.status.frames_waiting, child)
+
+    def reset(self, report: Path, child: Child) -> None:
+        """Let the network write its report."""
+        self._reset.call_async(Trigger.Request())
+        self._wait(report.exists, child)
+
+    def _take(self, status: MapperStatus) -> None:
+        if self.status is None or status.frames_processed > self.status.frames_processed:
+            self.latencies_sec.append(status.latency_last_sec)
+        self.status = status
+
+    def _wait(self, condition: object, child: Child) -> None:
+        end = time.monotonic() + PATIENCE_SEC
+        while not condition():
+            child.check()
+            if time.monotonic() > end:
+                raise child.failure('did not answer')
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+
+def run(size: int, frames: int, folder: Path, label: str, profile: bool) -> tuple[list, Driver]:
+    """Return each keyframe's costs, and the driver with the last status; the profile is a file."""
+    report, options = folder / f'{size}.json', folder / f'options_{size}.json'
+    report.unlink(missing_ok=True)
+    options.write_text(json.dumps({'size': size, 'report': str(report), 'profile': profile}))
+    network = Path(__file__).with_name('recorded_network.py')
+    command = [str(network), '--ros-args', '-p', f'checkpoint:={options}']
+    with ExitStack() as stack:
+        child = stack.enter_context(Child(command, folder / f'mapper_{size}.log'))
+        driver = Driver()
+        stack.callback(driver.destroy_node)
+        driver.play(frames, child, label)
+        driver.reset(report, child)
+        return json.loads(report.read_text()), driver
+
+
+def measure(size: int, frames: int, folder: Path, label: str) -> dict:
+    """Return what one size costs."""
+    costs, driver = run(size, frames, folder, label, profile=False)
+    worker = np.array([cost['worker'] for cost in costs])
+    process = np.array([cost['process'] for cost in costs])
+    status = driver.status
+    return {
+        'pointmaps': label, 'keyframes': len(costs), 'received': status.frames_received,
+        'dropped': status.frames_dropped, 'failed': status.frames_failed,
+        'voxels': status.voxels,
+        'worker_ms': percentiles(worker), 'process_ms': percentiles(process),
+        'latency_ms': percentiles(np.array(driver.latencies_sec)),
+    }
+
+
+def percentiles(seconds: np.ndarray) -> dict[str, float]:
+    """Return median and 95th percentile in milliseconds."""
+    return {f'p{q}': round(1e3 * float(np.nanpercentile(seconds, q)), 2) for q in (50, 95)}
+
+
+def show(results: list[dict]) -> None:
+    """Print the table."""
+    header = ['pointmaps', 'keyframes', 'dropped', 'worker p50', 'p95', 'process p50', 'p95',
+              'latency p50', 'p95']
+    rows = [[item['pointmaps'], str(item['keyframes']), str(item['dropped']),
+             *(f'{item[kind][q]:.1f}' for kind in ('worker_ms', 'process_ms', 'latency_ms')
+               for q in ('p50', 'p95'))] for item in results]
+    print('processor milliseconds per keyframe (latency: wall)\n' + format_table(header, rows))
+
+
+def main() -> int:
+    """Measure, print, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--frames', type=int, default=300)
+    parser.add_argument('--profile', action='store_true', help='also where the time goes')
+    parser.add_argument('--sort', default='tottime', help='order of the profile')
+    parser.add_argument('--top', type=int, default=20, help='lines of the profile')
+    parser.add_argument('--output', type=Path, default=Path('output/node_cost.json'))
+    arguments = parser.parse_args()
+    with private_domain() as domain, tempfile.TemporaryDirectory() as name:
+        os.environ |= {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+        rclpy.init()
+        results = [measure(size, arguments.frames, Path(name), label)
+                   for label, size in SIZES.items()]
+        show(results)
+        for label, size in SIZES.items() if arguments.profile else ():
+            run(size, arguments.frames, Path(name), f'{label}, profiled', profile=True)
+            print(f"\n{label}: where the worker's time goes")
+            profile = pstats.Stats(str(Path(name) / f'{size}.prof'))
+            profile.sort_stats(arguments.sort).print_stats(arguments.top)
+        rclpy.shutdown()
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps({
+        'date': date.today().isoformat(), 'machine': platform.processor() or platform.machine(),
+        'cores': os.cpu_count(), 'results': results}, indent=1) + '\n')
+    print(f'wrote {arguments.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
