@@ -52,6 +52,12 @@ class Child:
         """Return the exit status, None while it runs."""
         return self._process.poll()
 
+    @property
+    def resident_bytes(self) -> int:
+        """Return how much memory the process holds now (Linux)."""
+        pages = int(Path(f'/proc/{self._process.pid}/statm').read_text().split()[1])
+        return pages * os.sysconf('SC_PAGE_SIZE')
+
     def check(self) -> None:
         """Raise ProcessError if the process has ended badly."""
         if self.status:

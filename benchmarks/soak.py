@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thousands of frames through the live node: `make soak`.
+
+The bundled bag goes forth and back, with stamps that go on, into a mapper whose map is so small
+that it evicts. Every image is sent when the one before is settled. The report shows a line per
+tenth of the run; the exit status is 1 unless memory, map and accounts stayed within their bounds.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from nav_msgs.msg import Path as PathMessage
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import PointCloud2
+from spann3r_ros.msg import MapperStatus
+from tqdm import tqdm
+
+from spann3r_ros import share_directory
+from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.nodes.bag_player import IMAGE_TYPES, ImageBag
+from spann3r_ros.nodes.processes import Child, private_domain
+
+MEBIBYTE = 2**20
+PERIOD_NS = 10**9 // 30
+MAX_VOXELS = 60_000
+MAX_GROWTH = 0.05
+PATIENCE_SEC = 60.0
+TENTHS = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The mapper after one frame; `own_sec` is latency less inference."""
+
+    resident_bytes: int
+    voxels: int
+    latency_sec: float
+    own_sec: float
+
+
+class Camera(Node):
+    """Sends a bag's images forth and back, each when the one before is settled."""
+
+    def __init__(self, bag: Path) -> None:
+        super().__init__('soak')
+        self.status: MapperStatus | None = None
+        self.balanced = True
+        with ImageBag(bag) as opened:
+            kind = IMAGE_TYPES[opened.image.msgtype]
+            images = [deserialize_message(data, kind)
+                      for connection, _, data in opened.messages() if connection is opened.image]
+        self._images = [*images, *images[-2:0:-1]]
+        topic = 'image/compressed' if 'Compressed' in kind.__name__ else 'image'
+        self.transport = 'compressed' if 'Compressed' in kind.__name__ else 'raw'
+        self._publisher = self.create_publisher(kind, topic, QoSProfile(depth=1))
+        self.create_subscription(MapperStatus, '/mapper/status', self._take, QoSProfile(depth=100))
+        for name, output in (('points', PointCloud2), ('map_points', PointCloud2),
+                             ('path', PathMessage)):
+            self.create_subscription(output, f'/mapper/{name}', lambda _: None,
+                                     QoSProfile(depth=1))
+
+    def connect(self, child: Child) -> None:
+        """Wait for the mapper."""
+        self._wait(lambda: self.status and self._publisher.get_subscription_count(), child)
+
+    def send(self, index: int, child: Child) -> MapperStatus:
+        """Send an image and return the status in which it is settled."""
+        image = self._images[index % len(self._images)]
+        stamp_ns = 10**9 + index * PERIOD_NS
+        image.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        self._publisher.publish(image)
+        self._wait(lambda: self.status.frames_received > index
+                   and not self.status.frames_waiting, child)
+        return self.status
+
+    def _take(self, status: MapperStatus) -> None:
+        self.status = status
+        self.balanced &= status.frames_received == (
+            status.frames_processed + status.frames_skipped + status.frames_dropped
+            + status.frames_failed + status.frames_waiting)
+
+    def _wait(self, condition: object, child: Child) -> None:
+        end = time.monotonic() + PATIENCE_SEC
+        while not condition():
+            child.check()
+            if time.monotonic() > end:
+                raise child.failure('did not answer')
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+
+def run(frames: int, folder: Path) -> tuple[list[Sample], Camera]:
+    """Return what was seen after each frame, and the camera with the last status."""
+    with ExitStack() as stack:
+        camera = Camera(share_directory() / 'bags' / 'demo_room')
+        stack.callback(camera.destroy_node)
+        child = stack.enter_context(Child(
+            ['-m', 'spann3r_ros.nodes.mapper_node', '--ros-args',
+             '-p', f'image_transport:={camera.transport}',
+             '-p', f'voxel_map.max_voxels:={MAX_VOXELS}',
+             '-p', 'qos_overrides./image.subscription.reliability:=reliable',
+             '-p', 'qos_overrides./image/compressed.subscription.reliability:=reliable'],
+            folder / 'mapper.log'))
+        camera.connect(child)
+        samples = []
+        for index in tqdm(range(frames), 'soak', unit='frame', mininterval=1.0):
+            status = camera.send(index, child)
+            samples.append(Sample(
+                child.resident_bytes, status.voxels, status.latency_last_sec,
+                status.latency_last_sec - status.inference_last_sec))
+        return samples, camera
+
+
+def faults(samples: Sequence[Sample], camera: Camera) -> list[str]:
+    """Return what went out of bounds."""
+    found = []
+    resident = np.array([sample.resident_bytes for sample in samples])
+    half, tenth = len(samples) // 2, max(1, len(samples) // TENTHS)
+    growth = np.median(resident[-tenth:]) / np.median(resident[half:half + tenth]) - 1.0
+    if growth >= MAX_GROWTH:
+        found.append(f'resident memory grew by {growth:.1%} over the last half')
+    if (most := max(sample.voxels for sample in samples)) > MAX_VOXELS:
+        found.append(f'{most} voxels, bound {MAX_VOXELS}')
+    if not camera.balanced:
+        found.append('a status did not balance')
+    status = camera.status
+    if (status.frames_received, status.frames_processed) != (len(samples), len(samples)):
+        found.append(f'sent {len(samples)}, received {status.frames_received}, '
+                     f'processed {status.frames_processed}: {status.last_error}')
+    return found
+
+
+def show(samples: Sequence[Sample]) -> None:
+    """Print a line per tenth of the run."""
+    rows = []
+    for part in np.array_split(np.arange(len(samples)), TENTHS):
+        chosen = [samples[index] for index in part]
+        latency = [sample.latency_sec for sample in chosen]
+        rows.append([
+            f'{part[0]}..{part[-1]}',
+            f'{np.median([sample.resident_bytes for sample in chosen]) / MEBIBYTE:.0f}',
+            str(max(sample.voxels for sample in chosen)),
+            *(f'{1e3 * np.percentile(latency, q):.0f}' for q in (50, 95)),
+            *(f'{1e3 * np.percentile([sample.own_sec for sample in chosen], q):.0f}'
+              for q in (50, 95))])
+    print(format_table(['frames', 'resident MiB', 'voxels', 'latency ms p50', 'p95',
+                        'less inference p50', 'p95'], rows))
+
+
+def main() -> int:
+    """Run, print, write the samples; return 1 when something went out of bounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--frames', type=int, default=10_000)
+    parser.add_argument('--output', type=Path, default=Path('output/soak.json'))
+    arguments = parser.parse_args()
+    if arguments.frames < 2 * TENTHS:
+        parser.error(f'--frames: expected {2 * TENTHS} or more, got {arguments.frames}')
+    with private_domain() as domain, tempfile.TemporaryDirectory() as name:
+        os.environ |= {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+        rclpy.init()
+        samples, camera = run(arguments.frames, Path(name))
+        rclpy.shutdown()
+    show(samples)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps([asdict(sample) for sample in samples]) + '\n')
+    found = faults(samples, camera)
+    print('\n'.join(found) or 'memory, map and accounts stayed within their bounds')
+    return 1 if found else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
