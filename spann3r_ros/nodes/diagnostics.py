@@ -48,7 +48,9 @@ class Diagnostics:
                 health: Health) -> None:
         """Publish the state of things; call it once a second at least."""
         self._note(state, report.accounts)
-        if not self._publisher.get_subscription_count():
+        now = self._node.get_clock().now()
+        # Simulated time that has not begun is no time to stamp a message with.
+        if not now.nanoseconds or not self._publisher.get_subscription_count():
             return
         message = DiagnosticArray(status=[
             self._status('input', self._input(state), state=state,
@@ -61,7 +63,7 @@ class Diagnostics:
                          keyframes=mapping.keyframes, voxels=mapping.voxels,
                          memory_tokens=mapping.memory.status.tokens,
                          resets=mapping.memory.resets, metric=mapping.scale.metric)])
-        message.header.stamp = self._node.get_clock().now().to_msg()
+        message.header.stamp = now.to_msg()
         self._publisher.publish(message)
 
     def destroy(self) -> None:

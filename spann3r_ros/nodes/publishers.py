@@ -74,7 +74,10 @@ class MapPublishers:
             self._tree.send_waiting()
         if not force and monotonic() - self._refreshed_sec < self._period_sec:
             return
-        header = conversions.to_header(self._stamp_ns, self._map_frame)
+        stamp_ns = self._stamp_ns or self._now_ns()
+        if not stamp_ns:
+            return
+        header = conversions.to_header(stamp_ns, self._map_frame)
         if self._is_due(self._map_points, force):
             self._map_points.publish(conversions.map_cloud(
                 voxel_map.arrays(), header, self._max_cloud_bytes))
@@ -104,8 +107,13 @@ class MapPublishers:
         self._tree.forget()
 
     def publish_status(self, status: MapperStatus) -> None:
-        """Publish a status, active or not."""
-        if self._status.get_subscription_count():
+        """Publish a status, active or not; before the first frame it bears the node's time.
+
+        Without either time, as before a simulation's clock starts, there is none.
+        """
+        stamp_ns = conversions.to_nanoseconds(status.header.stamp) or self._now_ns()
+        if stamp_ns and self._status.get_subscription_count():
+            status.header.stamp = conversions.to_stamp(stamp_ns)
             self._status.publish(status)
 
     def destroy(self) -> None:
@@ -163,6 +171,9 @@ class MapPublishers:
                 if there is not None:
                     self._odometer.begin_at(there)
         return self._odometer.move(pose.stamp_ns, map_from_base, covariance), child
+
+    def _now_ns(self) -> int:
+        return self._node.get_clock().now().nanoseconds
 
     def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
         due = (publisher.is_activated and self._changed[publisher]

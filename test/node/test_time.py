@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from harness import Camera, Mapper, Orbit, Peer, raw_image, stamp_of, to_ns
 from nav_msgs.msg import Path
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointCloud2
 
 from spann3r_ros.mapping.types import FrameError
+from spann3r_ros.nodes.conversions import to_stamp
 from spann3r_ros.nodes.image_clock import ImageClock
 
 Start = Callable[..., Mapper]
@@ -64,3 +67,28 @@ def test_images_are_mapped_before_the_clock_starts(
     assert peer.until_settled(4).frames_processed == 4
     peer.until(lambda: len(clouds) == 3, 'clouds')
     assert [to_ns(cloud.header.stamp) for cloud in clouds] == [stamp_of(i) for i in range(3)]
+
+
+def test_a_clock_that_starts_late_and_pauses_stamps_nothing_with_zero(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    diagnostics = peer.listen(DiagnosticArray, '/diagnostics')
+    clouds = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    clock = peer.publisher(Clock, '/clock')
+    start(mode='replay', use_sim_time=True, map_publish_period_sec=0.0)
+    peer.statuses()
+    camera.connect()
+    assert peer.trigger('/mapper/reset').success  # before any image and any clock
+    camera.send(*(orbit.image(index) for index in range(4)))
+    peer.until_settled(4)
+    assert not diagnostics
+
+    paused_ns = stamp_of(4)
+    peer.until(clock.get_subscription_count, 'the mapper to read the clock')
+    clock.publish(Clock(clock=to_stamp(paused_ns)))
+    # The clock stands still now; the node goes on telling how it fares.
+    peer.until(lambda: len(diagnostics) >= 3, 'diagnostics')
+    assert {to_ns(one.header.stamp) for one in diagnostics} == {paused_ns}
+    camera.send(*(orbit.image(index) for index in range(4, 7)))
+    assert peer.until_settled(7).frames_processed == 7
+    peer.until(lambda: to_ns(clouds[-1].header.stamp) == stamp_of(5), 'the map')
+    assert all(to_ns(one.header.stamp) for one in (*peer.statuses(), *clouds))
