@@ -6,16 +6,22 @@ import logging
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+# What goes wrong frame by frame is told by each line of code this often.
+WARNING_PERIOD_SEC = 2.0
+
 
 class RosLogHandler(logging.Handler):
-    """Hands every record to a ROS logger at the nearest severity."""
+    """Hands records to a ROS logger at the nearest severity; warnings that repeat are thinned."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         super().__init__()
         self._logger = logger
+        self._warned_sec: dict[tuple[str, int], float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record."""
+        if record.levelno == logging.WARNING and self._repeats(record):
+            return
         text = self.format(record)
         # A ROS logger ties each line of code that calls it to one severity.
         if record.levelno >= logging.ERROR:
@@ -26,6 +32,14 @@ class RosLogHandler(logging.Handler):
             self._logger.info(text)
         else:
             self._logger.debug(text)
+
+    def _repeats(self, record: logging.LogRecord) -> bool:
+        place = (record.pathname, record.lineno)
+        before_sec = self._warned_sec.get(place, float('-inf'))
+        if record.created - before_sec < WARNING_PERIOD_SEC:
+            return True
+        self._warned_sec[place] = record.created
+        return False
 
 
 def forward_logging(logger: RcutilsLogger) -> None:

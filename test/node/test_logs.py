@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mapping layer logs reaches the ROS log, thinned."""
+from __future__ import annotations
+
+import logging
+
+import pytest
+from rclpy.logging import LoggingSeverity, get_logger
+
+from spann3r_ros.nodes.logs import WARNING_PERIOD_SEC, RosLogHandler
+
+
+def record(number: int, level: int, created_sec: float, line: int = 7) -> logging.LogRecord:
+    item = logging.LogRecord('spann3r_ros', level, 'mapper.py', line, 'keyframe %d', (number,),
+                             None)
+    item.created = created_sec
+    return item
+
+
+def test_repeated_warnings_are_thinned_by_line_and_nothing_else_is(
+        capfd: pytest.CaptureFixture[str]) -> None:
+    logger = get_logger('thinned')
+    logger.set_level(LoggingSeverity.DEBUG)
+    handler = RosLogHandler(logger)
+    for number in range(50):
+        handler.emit(record(number, logging.WARNING, 0.1 * number))
+        handler.emit(record(100 + number, logging.INFO, 0.1 * number))
+        handler.emit(record(200 + number, logging.ERROR, 0.1 * number))
+    handler.emit(record(300, logging.WARNING, 5.0, line=8))
+    told = capfd.readouterr()
+    lines = (told.out + told.err).splitlines()
+    warned = [int(line.split()[-1]) for line in lines if 'WARN' in line]
+    assert warned == [0, round(10 * WARNING_PERIOD_SEC), round(20 * WARNING_PERIOD_SEC), 300]
+    assert len(lines) == len(warned) + 100
