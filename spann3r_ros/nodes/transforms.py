@@ -24,6 +24,8 @@ WARNING_PERIOD_SEC = 10.0
 CACHE_SEC = 30.0
 # Poses that wait for the robot's odometry to reach their stamp.
 MAX_WAITING = 50
+# Own broadcasts come back within moments: so many are told from those of others.
+MAX_OWN = 500
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,29 @@ class Edge:
 
 
 class WatchedBuffer(Buffer):
-    """A buffer that remembers every parent a frame was ever given; tf2 keeps the latest only."""
+    """A buffer that remembers who ever was a frame's parent, and by whose word.
+
+    tf2 keeps the latest parent only, and does not know its publishers.
+    """
 
     def __init__(self, cache_time: Duration) -> None:
         super().__init__(cache_time)
         self._parents: dict[str, set[str]] = {}
-        self._parents_lock = Lock()
+        self._own_edges: set[tuple[str, str]] = set()
+        self._own: deque[tuple[str, str, int, int]] = deque(maxlen=MAX_OWN)
+        self._foreign: set[tuple[str, str]] = set()
+        self._watch_lock = Lock()
+
+    def announce(self, transform: TransformStamped) -> None:
+        """Take note of a transform that this node is about to broadcast."""
+        with self._watch_lock:
+            self._own_edges.add((transform.header.frame_id, transform.child_frame_id))
+            self._own.append(_identity(transform))
+
+    def is_foreign(self, parent: str, child: str) -> bool:
+        """Say whether somebody else ever published this edge."""
+        with self._watch_lock:
+            return (parent, child) in self._foreign
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         """Take a transform that is valid at its stamp."""
@@ -55,7 +74,7 @@ class WatchedBuffer(Buffer):
 
     def parents_of(self, frame: str) -> set[str]:
         """Return the parents a frame was ever given."""
-        with self._parents_lock:
+        with self._watch_lock:
             return set(self._parents.get(frame, ()))
 
     def ancestors_of(self, frame: str) -> set[str]:
@@ -68,17 +87,24 @@ class WatchedBuffer(Buffer):
         return found
 
     def _note(self, transform: TransformStamped) -> None:
-        with self._parents_lock:
-            self._parents.setdefault(transform.child_frame_id, set()).add(
-                transform.header.frame_id)
+        with self._watch_lock:
+            parent, child = transform.header.frame_id, transform.child_frame_id
+            self._parents.setdefault(child, set()).add(parent)
+            if (parent, child) not in self._own_edges or _identity(transform) not in self._own:
+                self._foreign.add((parent, child))
+
+
+def _identity(transform: TransformStamped) -> tuple[str, str, int, int]:
+    stamp = transform.header.stamp
+    return transform.header.frame_id, transform.child_frame_id, stamp.sec, stamp.nanosec
 
 
 class FrameTree:
     """Listens to TF and broadcasts what the parameter publish_tf asks for.
 
-    It never gives a frame a second parent: when the child of an edge has another one, or the edge
-    would close a loop, it says so and does not broadcast. `up_in` may be called from any thread,
-    everything else belongs to the worker's.
+    It never gives a frame a second parent: when the child of an edge has another one, the edge has
+    another publisher, or it would close a loop, it says so and does not broadcast. `up_in` may be
+    called from any thread, everything else belongs to the worker's.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, odometer: Odometer) -> None:
@@ -130,7 +156,7 @@ class FrameTree:
             if faults:
                 self._warn(faults[0])
             else:
-                self._broadcaster.sendTransform([
+                self._broadcast([
                     to_transform(edge.parent_from_child, pose.stamp_ns, edge.parent, edge.child)
                     for edge in edges])
 
@@ -146,6 +172,11 @@ class FrameTree:
         """Take subscriptions and publisher away from the node."""
         self._listener.unregister()
         self._node.destroy_publisher(self._broadcaster.pub_tf)
+
+    def _broadcast(self, transforms: list[TransformStamped]) -> None:
+        for transform in transforms:
+            self._buffer.announce(transform)
+        self._broadcaster.sendTransform(transforms)
 
     def _decide(self, pose: StampedPose) -> str:
         """Return what `auto` means on this robot, as far as TF tells by now."""
@@ -189,6 +220,9 @@ class FrameTree:
         if others:
             return (f'{edge.child} has the parent {min(others)} already: no transform '
                     f'{edge.parent} -> {edge.child}')
+        if self._buffer.is_foreign(edge.parent, edge.child):
+            return (f'somebody else publishes {edge.parent} -> {edge.child}: no transform between '
+                    'them; set publish_tf to none, or stop the other')
         if edge.child in self._buffer.ancestors_of(edge.parent):
             return f'{edge.parent} lies below {edge.child} already: no transform between them'
         return ''

@@ -60,15 +60,22 @@ class Robot:
             self._moving.publish(TFMessage(transforms=[
                 to_transform(place, stamp_of(index), 'odom', 'base_link')]))
 
+    def publish(self, transform: TransformStamped) -> None:
+        self._moving.publish(TFMessage(transforms=[transform]))
+
     def begin(self) -> None:
         """Let the mapper hear of the robot, then activate it."""
         assert self._peer.change_state('configure')
         self._peer.until(lambda: self._moving.get_subscription_count() > 1
                          and self._static.get_subscription_count(), 'the mapper to listen to TF')
         self.mount_camera()
-        for _ in range(3):
-            self._peer.state()  # an answer means that what came before was taken
+        self.settle()
         assert self._peer.change_state('activate')
+
+    def settle(self) -> None:
+        """Let the mapper take what was published: it answers calls in between."""
+        for _ in range(3):
+            self._peer.state()
 
     def told(self) -> list[TransformStamped]:
         """Return what the mapper broadcast."""
@@ -204,6 +211,30 @@ def test_a_second_parent_is_refused_with_the_reason(
     peer.until_settled(4)
     peer.until(lambda: 'has the parent base_link already' in mapper.log, 'the reason')
     assert robot.edges() == set()
+
+
+def test_an_edge_with_another_publisher_is_left_to_it(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    mapper = start(autostart=False, mode='replay')
+    robot.drive(0)
+    robot.begin()
+    for index in range(3):
+        robot.drive(index)
+        camera.send(orbit.image(index))
+    peer.until_settled(3)
+    peer.until(lambda: robot.edges() == {('map', 'odom')}, 'our transform')
+    # A localisation is started beside the mapper.
+    other = to_transform(np.eye(4), stamp_of(40), 'map', 'odom')
+    robot.publish(other)
+    peer.until(lambda: other in robot.told(), 'the transform of the other')
+    robot.settle()
+    for index in range(3, 8):
+        robot.drive(index)
+        camera.send(orbit.image(index))
+    peer.until_settled(8)
+    robot.drive(8)
+    peer.until(lambda: 'somebody else publishes map -> odom' in mapper.log, 'the reason')
+    assert max(to_ns(one.header.stamp) for one in robot.told() if one != other) < stamp_of(5)
 
 
 @pytest.mark.parametrize('pitch_deg', [20.0, -10.0])
