@@ -45,6 +45,7 @@ PLACED_SEQUENCES = (
     Stage(0.35, (5, 8, 12), (0.8, 0.8)),
     Stage(0.65, (5, 10, 16, 32), (0.8, 0.8)),
 )
+MIXED_SEQUENCES = (Stage(1.0, (5, 8, 12, 24), (0.8, 0.8)),)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class TrainingConfig:
     as if their first camera stood anywhere in the map: the network has to take the frame of its
     answers from the memory, as it must in the later part of a long sequence. `shown_share` of them
     store true points instead of predicted ones: finding the way in a map that is right is learned
-    apart from living with one's own errors.
+    apart from living with one's own errors. With `follow_memory` a frame is judged against the map
+    as the memory has it, bent as it may be, since nothing tells the network how it is bent.
     """
 
     network: Spann3RConfig = field(default_factory=small_network)
@@ -80,6 +82,7 @@ class TrainingConfig:
     turn_range_deg: tuple[float, float] = (2.0, 14.0)
     placed_share: float = 0.0
     shown_share: float = 0.0
+    follow_memory: bool = False
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,4 +99,11 @@ BUNDLED_RUNS = {
     'placed': TrainingConfig(stages=PLACED_SEQUENCES, steps=2000, frames_per_step=96,
                              warmup_steps=20, decay_share=1.0, muon_lr=1.5e-3, adam_lr=7.5e-4,
                              turn_share=0.4, placed_share=0.6, seed=17),
+    'shown': TrainingConfig(stages=MIXED_SEQUENCES, steps=1500, frames_per_step=96,
+                            warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
+                            turn_share=0.5, placed_share=0.5, shown_share=0.6, seed=37),
+    'following': TrainingConfig(stages=MIXED_SEQUENCES, steps=520, frames_per_step=96,
+                                warmup_steps=20, decay_share=1.0, muon_lr=8e-4, adam_lr=4e-4,
+                                turn_share=0.5, placed_share=0.5, shown_share=0.4,
+                                follow_memory=True, seed=47),
 }
