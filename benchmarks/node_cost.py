@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from bench_node import BenchNode, talking
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from spann3r_ros.msg import MapperStatus
@@ -34,33 +34,29 @@ from std_srvs.srv import Trigger
 from tqdm import tqdm
 
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.nodes.processes import Child, private_domain
+from spann3r_ros.nodes.processes import Child
 
 RATE_HZ = 30
 WIDTH, HEIGHT = 640, 480
-PATIENCE_SEC = 60.0
 SIZES = {'bundled, 96x96': 96, 'full size, 224x224': 224}
 OUTPUTS = {'points': PointCloud2, 'map_points': PointCloud2, 'confidence': Image, 'depth': Image,
            'depth/camera_info': CameraInfo, 'pose': PoseWithCovarianceStamped,
            'odometry': Odometry, 'path': PathMessage}
 
 
-class Driver(Node):
+class Driver(BenchNode):
     """Plays the camera and listens to everything."""
 
     def __init__(self) -> None:
-        super().__init__('bench')
-        self.status: MapperStatus | None = None
         self.latencies_sec: list[float] = []
+        super().__init__('bench')
         self._images = self.create_publisher(Image, '/image', QoSProfile(depth=1))
-        self.create_subscription(MapperStatus, '/mapper/status', self._take, QoSProfile(depth=100))
-        for topic, kind in OUTPUTS.items():
-            self.create_subscription(kind, f'/mapper/{topic}', lambda _: None, QoSProfile(depth=5))
+        self.hear(OUTPUTS)
         self._reset = self.create_client(Trigger, '/mapper/reset')
 
     def play(self, frames: int, child: Child, label: str) -> None:
         """Publish frames at the camera's rate and wait for their accounts."""
-        self._wait(lambda: self.status and self._images.get_subscription_count(), child)
+        self.wait(lambda: self.status and self._images.get_subscription_count(), child)
         pixels = np.random.default_rng(0).integers(0, 255, HEIGHT * WIDTH * 3, np.uint8)
         image = Image(height=HEIGHT, width=WIDTH, encoding='rgb8', step=3 * WIDTH,
                       data=pixels.tobytes())
@@ -72,25 +68,18 @@ class Driver(Node):
             stamp_ns = 10**9 + index * 10**9 // RATE_HZ
             image.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
             self._images.publish(image)
-        self._wait(lambda: self.status.frames_received and not self.status.frames_waiting, child)
+        self.wait(lambda: self.status.frames_received and not self.status.frames_waiting, child)
 
     def reset(self, report: Path, child: Child) -> None:
         """Let the network write its report."""
         self._reset.call_async(Trigger.Request())
-        self._wait(report.exists, child)
+        self.wait(report.exists, child)
 
-    def _take(self, status: MapperStatus) -> None:
+    def take_status(self, status: MapperStatus) -> None:
+        """Keep a status, and the latency of each processed frame."""
         if self.status is None or status.frames_processed > self.status.frames_processed:
             self.latencies_sec.append(status.latency_last_sec)
-        self.status = status
-
-    def _wait(self, condition: object, child: Child) -> None:
-        end = time.monotonic() + PATIENCE_SEC
-        while not condition():
-            child.check()
-            if time.monotonic() > end:
-                raise child.failure('did not answer')
-            rclpy.spin_once(self, timeout_sec=0.05)
+        super().take_status(status)
 
 
 def run(size: int, frames: int, folder: Path, label: str, profile: bool) -> tuple[list, Driver]:
@@ -148,9 +137,7 @@ def main() -> int:
     parser.add_argument('--top', type=int, default=20, help='lines of the profile')
     parser.add_argument('--output', type=Path, default=Path('output/node_cost.json'))
     arguments = parser.parse_args()
-    with private_domain() as domain, tempfile.TemporaryDirectory() as name:
-        os.environ |= {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-        rclpy.init()
+    with talking(), tempfile.TemporaryDirectory() as name:
         results = [measure(size, arguments.frames, Path(name), label)
                    for label, size in SIZES.items()]
         show(results)
@@ -159,7 +146,6 @@ def main() -> int:
             print(f"\n{label}: where the worker's time goes")
             profile = pstats.Stats(str(Path(name) / f'{size}.prof'))
             profile.sort_stats(arguments.sort).print_stats(arguments.top)
-        rclpy.shutdown()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps({
         'date': date.today().isoformat(), 'machine': platform.processor() or platform.machine(),

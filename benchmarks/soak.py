@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import rclpy
+from bench_node import BenchNode, talking
 from builtin_interfaces.msg import Time
 from nav_msgs.msg import Path as PathMessage
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
@@ -32,13 +29,12 @@ from tqdm import tqdm
 from spann3r_ros import share_directory
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.nodes.bag_player import IMAGE_TYPES, ImageBag
-from spann3r_ros.nodes.processes import Child, private_domain
+from spann3r_ros.nodes.processes import Child
 
 MEBIBYTE = 2**20
 PERIOD_NS = 10**9 // 30
 MAX_VOXELS = 60_000
 MAX_GROWTH = 0.05
-PATIENCE_SEC = 60.0
 TENTHS = 10
 
 
@@ -52,12 +48,11 @@ class Sample:
     own_sec: float
 
 
-class Camera(Node):
+class Camera(BenchNode):
     """Sends a bag's images forth and back, each when the one before is settled."""
 
     def __init__(self, bag: Path) -> None:
         super().__init__('soak')
-        self.status: MapperStatus | None = None
         self.balanced = True
         with ImageBag(bag) as opened:
             kind = IMAGE_TYPES[opened.image.msgtype]
@@ -67,15 +62,11 @@ class Camera(Node):
         topic = 'image/compressed' if 'Compressed' in kind.__name__ else 'image'
         self.transport = 'compressed' if 'Compressed' in kind.__name__ else 'raw'
         self._publisher = self.create_publisher(kind, topic, QoSProfile(depth=1))
-        self.create_subscription(MapperStatus, '/mapper/status', self._take, QoSProfile(depth=100))
-        for name, output in (('points', PointCloud2), ('map_points', PointCloud2),
-                             ('path', PathMessage)):
-            self.create_subscription(output, f'/mapper/{name}', lambda _: None,
-                                     QoSProfile(depth=1))
+        self.hear({'points': PointCloud2, 'map_points': PointCloud2, 'path': PathMessage})
 
     def connect(self, child: Child) -> None:
         """Wait for the mapper."""
-        self._wait(lambda: self.status and self._publisher.get_subscription_count(), child)
+        self.wait(lambda: self.status and self._publisher.get_subscription_count(), child)
 
     def send(self, index: int, child: Child) -> MapperStatus:
         """Send an image and return the status in which it is settled."""
@@ -83,23 +74,16 @@ class Camera(Node):
         stamp_ns = 10**9 + index * PERIOD_NS
         image.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
         self._publisher.publish(image)
-        self._wait(lambda: self.status.frames_received > index
-                   and not self.status.frames_waiting, child)
+        self.wait(lambda: self.status.frames_received > index
+                  and not self.status.frames_waiting, child)
         return self.status
 
-    def _take(self, status: MapperStatus) -> None:
-        self.status = status
+    def take_status(self, status: MapperStatus) -> None:
+        """Keep a status, and whether all so far balanced."""
+        super().take_status(status)
         self.balanced &= status.frames_received == (
             status.frames_processed + status.frames_skipped + status.frames_dropped
             + status.frames_failed + status.frames_waiting)
-
-    def _wait(self, condition: object, child: Child) -> None:
-        end = time.monotonic() + PATIENCE_SEC
-        while not condition():
-            child.check()
-            if time.monotonic() > end:
-                raise child.failure('did not answer')
-            rclpy.spin_once(self, timeout_sec=0.05)
 
 
 def run(frames: int, folder: Path) -> tuple[list[Sample], Camera]:
@@ -168,11 +152,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.frames < 2 * TENTHS:
         parser.error(f'--frames: expected {2 * TENTHS} or more, got {arguments.frames}')
-    with private_domain() as domain, tempfile.TemporaryDirectory() as name:
-        os.environ |= {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-        rclpy.init()
+    with talking(), tempfile.TemporaryDirectory() as name:
         samples, camera = run(arguments.frames, Path(name))
-        rclpy.shutdown()
     show(samples)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps([asdict(sample) for sample in samples]) + '\n')

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks share: a node that watches the mapper's process while it drives it."""
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from spann3r_ros.msg import MapperStatus
+
+from spann3r_ros.nodes.processes import Child, private_domain
+
+PATIENCE_SEC = 60.0
+
+
+class BenchNode(Node):
+    """Hears every status of a mapper."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.status: MapperStatus | None = None
+        self.create_subscription(MapperStatus, '/mapper/status', self.take_status,
+                                 QoSProfile(depth=100))
+
+    def take_status(self, status: MapperStatus) -> None:
+        """Keep a status."""
+        self.status = status
+
+    def hear(self, outputs: dict[str, type]) -> None:
+        """Subscribe to outputs of the mapper, so that it makes them."""
+        for topic, kind in outputs.items():
+            self.create_subscription(kind, f'/mapper/{topic}', lambda _: None, QoSProfile(depth=5))
+
+    def wait(self, condition: Callable[[], object], child: Child) -> None:
+        """Spin until a condition holds; ProcessError if the child ends or stays silent."""
+        end = time.monotonic() + PATIENCE_SEC
+        while not condition():
+            child.check()
+            if time.monotonic() > end:
+                raise child.failure('did not answer')
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+
+@contextmanager
+def talking() -> Iterator[None]:
+    """Talk over DDS on a domain of one's own, on this machine only."""
+    with private_domain() as domain:
+        os.environ |= {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+        rclpy.init()
+        try:
+            yield
+        finally:
+            rclpy.shutdown()
