@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from harness import DEADLINE_SEC, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.node import NodeNameNonExistentError
 from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
@@ -113,6 +115,29 @@ def test_an_unexpected_error_in_configure_is_logged_and_can_be_retried(
     assert 'TypeError' in mapper.log
     assert peer.set_text('checkpoint', '').successful
     assert peer.change_state('configure')
+
+
+@pytest.mark.parametrize(('before', 'number'), [
+    ((), Transition.TRANSITION_UNCONFIGURED_SHUTDOWN),
+    (('configure',), Transition.TRANSITION_INACTIVE_SHUTDOWN),
+    (('configure', 'activate'), Transition.TRANSITION_ACTIVE_SHUTDOWN)])
+def test_shutdown_from_any_state_frees_everything_and_answers_on(
+        before: tuple[str, ...], number: int, peer: Peer, camera: Camera, orbit: Orbit,
+        start: Start) -> None:
+    mapper = start(autostart=False, mode='replay')
+    bare = peer.until(lambda: peer.state() and topics_of(peer), 'the node')
+    for transition in before:
+        assert peer.change_state(transition)
+    if 'activate' in before:
+        camera.send(*(orbit.image(index) for index in range(3)))
+        peer.until_settled(3)
+    peer.call('/mapper/change_state', ChangeState.Request(transition=Transition(id=number)))
+    assert peer.state() == 'finalized'
+    peer.until(lambda: topics_of(peer) == bare, 'the publishers to go')
+    assert 'not configured' in peer.trigger('/mapper/save_map').message
+    assert not peer.change_state('configure')
+    assert mapper.stop() == 0
+    assert 'Traceback' not in mapper.log
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
