@@ -58,8 +58,7 @@ class TrainingConfig:
     as if their first camera stood anywhere in the map: the network has to take the frame of its
     answers from the memory, as it must in the later part of a long sequence. `shown_share` of them
     store true points instead of predicted ones: finding the way in a map that is right is learned
-    apart from living with one's own errors. With `follow_memory` a frame is judged against the map
-    as the memory has it, bent as it may be, since nothing tells the network how it is bent.
+    apart from living with one's own errors.
     """
 
     network: Spann3RConfig = field(default_factory=small_network)
@@ -82,7 +81,6 @@ class TrainingConfig:
     turn_range_deg: tuple[float, float] = (2.0, 14.0)
     placed_share: float = 0.0
     shown_share: float = 0.0
-    follow_memory: bool = False
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,8 +100,7 @@ BUNDLED_RUNS = {
     'shown': TrainingConfig(stages=MIXED_SEQUENCES, steps=1500, frames_per_step=96,
                             warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
                             turn_share=0.5, placed_share=0.5, shown_share=0.6, seed=37),
-    'following': TrainingConfig(stages=MIXED_SEQUENCES, steps=520, frames_per_step=96,
-                                warmup_steps=20, decay_share=1.0, muon_lr=8e-4, adam_lr=4e-4,
-                                turn_share=0.5, placed_share=0.5, shown_share=0.4,
-                                follow_memory=True, seed=47),
+    'own': TrainingConfig(stages=MIXED_SEQUENCES, steps=500, frames_per_step=96,
+                          warmup_steps=10, decay_share=1.0, muon_lr=5e-4, adam_lr=2.5e-4,
+                          turn_share=0.5, placed_share=0.5, shown_share=0.3, seed=57),
 }

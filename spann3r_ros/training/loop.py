@@ -137,7 +137,7 @@ class Trainer:
         output = unroll(self.model, images, lesson)
         return sequence_objective(output, batch.points, self.config.network.patch_size,
                                   self.config.alpha, self.config.attention_weight,
-                                  lesson.map_points, self.config.follow_memory)
+                                  lesson.map_points)
 
     def _lesson(self, points: Tensor, draw: Draw) -> Lesson:
         count = len(points)

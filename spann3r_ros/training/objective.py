@@ -12,10 +12,6 @@ from spann3r_ros.model.heads import DensePrediction
 
 from .unroll import Unrolled
 
-# What a frame is judged against with `follow_memory`: so many frames before, every so many pixels.
-MEMORY_FRAMES = 4
-ALIGNMENT_STRIDE = 6
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -28,13 +24,11 @@ class Objective:
 
 
 def sequence_objective(output: Unrolled, points: Tensor, patch_size: int, alpha: float,
-                       attention_weight: float, map_points: Tensor | None = None,
-                       follow_memory: bool = False) -> Objective:
+                       attention_weight: float, map_points: Tensor | None = None) -> Objective:
     """Score predictions against true points [batch, frames, height, width, 3].
 
     `points` are in the first camera's frame, `map_points` in the frame of the map that the
-    memory was told; None: they are the same. With `follow_memory` the truth of a frame is moved as
-    the frames before it were by the memory's errors: what memory cannot know is not asked for.
+    memory was told; None: they are the same.
 
     The regression is the paper's confidence loss on distances divided by the sequence's true
     mean distance, not by the predicted one: the network learns the generator's scale.
@@ -43,38 +37,14 @@ def sequence_objective(output: Unrolled, points: Tensor, patch_size: int, alpha:
     losses, errors = [], []
     map_points = points if map_points is None else map_points
     for t, (reference, target) in enumerate(zip(output.reference, output.target, strict=True)):
-        true = (map_points if t else points)[:, t:t + 2]
-        if t and follow_memory:
-            recent = slice(max(0, t - MEMORY_FRAMES), t)
-            true = _as_remembered(true, map_points[:, recent], output.stored[recent])
-        for prediction, truth in ((reference, true[:, 0]), (target, true[:, 1])):
+        true = points if t == 0 else map_points
+        for prediction, truth in ((reference, true[:, t]), (target, true[:, t + 1])):
             error = (prediction.points - truth).norm(dim=-1) / scale[:, None, None]
             losses.append(_confidence_loss(error, prediction, alpha))
             errors.append(error.detach().mean())
     supervision = memory_supervision(output.attention, points, patch_size)
     total = torch.stack(losses).mean() + attention_weight * supervision
     return Objective(total, torch.stack(errors[::2]).mean(), errors[-1], supervision.detach())
-
-
-def _as_remembered(points: Tensor, truth: Tensor, stored: list[Tensor]) -> Tensor:
-    """Move points [batch, n, h, w, 3] by the similarity that leads from truth to memory.
-
-    `truth` [batch, m, h, w, 3] are the true points of the frames that are `stored`.
-    """
-    some = slice(None, None, ALIGNMENT_STRIDE)
-    source = truth[:, :, some, some].flatten(1, 3)  # [batch, count, 3]
-    goal = torch.stack(stored, dim=1).detach()[:, :, some, some].flatten(1, 3)
-    source_mean, goal_mean = source.mean(1, keepdim=True), goal.mean(1, keepdim=True)
-    source, goal = source - source_mean, goal - goal_mean
-    left, spread, right = torch.linalg.svd(goal.mT @ source)  # Umeyama, 1991
-    spread, left = spread.clone(), left.clone()
-    mirrored = torch.linalg.det(left @ right) < 0
-    spread[mirrored, 2] *= -1
-    left[mirrored, :, 2] *= -1
-    scale = spread.sum(-1) / source.square().sum((1, 2))
-    matrix = scale[:, None, None] * (left @ right)  # [batch, 3, 3]
-    moved = (points.flatten(1, 3) - source_mean) @ matrix.mT + goal_mean
-    return moved.view_as(points)
 
 
 def _confidence_loss(error: Tensor, prediction: DensePrediction, alpha: float) -> Tensor:

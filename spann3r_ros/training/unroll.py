@@ -16,15 +16,13 @@ from spann3r_ros.model.spann3r import Spann3R
 class Unrolled:
     """Predictions of a sequence of n frames.
 
-    `reference[t]` is frame t's map (t = 0 .. n-2), `target[t]` is frame t+1's map,
-    `attention[t]` [batch, tokens, (t+1) * tokens] is frame t+1's memory read and `stored[t]`
-    [batch, height, width, 3] are the points that frame t left in memory (t = 0 .. n-3).
+    `reference[t]` is frame t's map (t = 0 .. n-2), `target[t]` is frame t+1's map, and
+    `attention[t]` [batch, tokens, (t+1) * tokens] is frame t+1's memory read (t = 0 .. n-3).
     """
 
     reference: list[DensePrediction]
     target: list[DensePrediction]
     attention: list[Tensor]
-    stored: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unro
     batch, frames = images.shape[:2]
     grid = model.config.grid(*images.shape[-2:])
     features = model.dust3r.encode(images.flatten(0, 1)).unflatten(0, (batch, frames)).unbind(1)
-    result = Unrolled([], [], [], [])
+    result = Unrolled([], [], [])
     keys: list[Tensor] = []
     values: list[Tensor] = []
     query = None
@@ -77,7 +75,6 @@ def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unro
             keys.append(model.norm_k(key))
             stored = prediction.points if lesson is None else lesson.stored(t, prediction.points)
             values.append(model.norm_v(model.encode_value(stored) + key))
-            result.stored.append(stored)
     return result
 
 
