@@ -77,7 +77,10 @@ def finite_points(points: np.ndarray) -> np.ndarray:
 
 
 def clean(pointmap: Pointmap, usable: np.ndarray | None = None) -> Pointmap:
-    """Return float32 with the point NaN and confidence 0 where not finite or not usable [h, w]."""
+    """Return float32 with the point NaN and confidence 0 where not finite or not usable [h, w].
+
+    Where nothing is to be cleaned, it shares the pointmap's memory.
+    """
     good = finite_points(pointmap.points) & np.isfinite(pointmap.confidence)
     if usable is not None:
         good &= usable

@@ -36,6 +36,12 @@ def private_domain() -> Iterator[int]:
     raise ProcessError('no free ROS domain: too many demos run on this machine')
 
 
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process holds now (Linux)."""
+    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE')
+
+
 class Child:
     """A process in a group of its own whose output goes to a log; ended with the context."""
 
@@ -54,9 +60,8 @@ class Child:
 
     @property
     def resident_bytes(self) -> int:
-        """Return how much memory the process holds now (Linux)."""
-        pages = int(Path(f'/proc/{self._process.pid}/statm').read_text().split()[1])
-        return pages * os.sysconf('SC_PAGE_SIZE')
+        """Return how much memory the process holds now."""
+        return resident_bytes(self._process.pid)
 
     def check(self) -> None:
         """Raise ProcessError if the process has ended badly."""

@@ -222,7 +222,7 @@ class FrameTree:
                     f'{edge.parent} -> {edge.child}')
         if self._buffer.is_foreign(edge.parent, edge.child):
             return (f'somebody else publishes {edge.parent} -> {edge.child}: no transform between '
-                    'them; set publish_tf to none, or stop the other')
+                    'them; set publish_tf to none, or stop the other and configure anew')
         if edge.child in self._buffer.ancestors_of(edge.parent):
             return f'{edge.parent} lies below {edge.child} already: no transform between them'
         return ''

@@ -32,6 +32,8 @@ from std_srvs.srv import SetBool, Trigger
 from synthetic import SyntheticScene, encode_index, orbit_trajectory
 from synthetic_mapper import CAMERA, FRAMES
 
+from spann3r_ros.nodes.processes import resident_bytes
+
 DEADLINE_SEC = 60.0
 ANSWER_SEC = 10.0
 START_NS = 1_700_000_000_123_456_789
@@ -125,8 +127,7 @@ class Mapper:
 
     @property
     def resident_bytes(self) -> int:
-        pages = int(Path(f'/proc/{self.process.pid}/statm').read_text().split()[1])
-        return pages * os.sysconf('SC_PAGE_SIZE')
+        return resident_bytes(self.process.pid)
 
     def alive(self) -> bool:
         return self.process.poll() is None

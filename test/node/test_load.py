@@ -51,8 +51,7 @@ def test_a_slow_network_gets_the_newest_images_and_tells_the_true_latency(
 
     assert all(balanced(one) for one in statuses)
     assert last.frames_failed == last.frames_skipped == 0
-    # Busy most of the time; the rest is the node's own work, on a machine with other work too.
-    assert 0.4 < last.frames_processed * NETWORK_SEC / LONG_SEC < 1.1
+    assert LONG_SEC <= last.frames_processed < 1.1 * LONG_SEC / NETWORK_SEC
     assert last.frames_dropped == len(sent_sec) - last.frames_processed
     told = latencies(statuses)
     measured = {stamp: arrived_sec[stamp] - sent_sec[stamp] for stamp in told
