@@ -58,7 +58,8 @@ class TrainingConfig:
     as if their first camera stood anywhere in the map: the network has to take the frame of its
     answers from the memory, as it must in the later part of a long sequence. `shown_share` of them
     store true points instead of predicted ones: finding the way in a map that is right is learned
-    apart from living with one's own errors.
+    apart from living with one's own errors. `shown_slip` misplaces their frames, more and more, in
+    what is stored but not in what is asked: to find the way in a map that has drifted.
     """
 
     network: Spann3RConfig = field(default_factory=small_network)
@@ -81,6 +82,7 @@ class TrainingConfig:
     turn_range_deg: tuple[float, float] = (2.0, 14.0)
     placed_share: float = 0.0
     shown_share: float = 0.0
+    shown_slip: float = 0.0
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,4 +105,8 @@ BUNDLED_RUNS = {
     'own': TrainingConfig(stages=MIXED_SEQUENCES, steps=500, frames_per_step=96,
                           warmup_steps=10, decay_share=1.0, muon_lr=5e-4, adam_lr=2.5e-4,
                           turn_share=0.5, placed_share=0.5, shown_share=0.3, seed=57),
+    'slipped': TrainingConfig(stages=MIXED_SEQUENCES, steps=1750, frames_per_step=96,
+                              warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
+                              turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
+                              seed=67),
 }

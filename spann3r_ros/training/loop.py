@@ -22,7 +22,7 @@ from .config import Stage, TrainingConfig
 from .draw import Draw
 from .muon import Muon
 from .objective import Objective, sequence_objective
-from .paths import placements
+from .paths import placements, slips
 from .rooms import RoomBatch, RoomConfig, RoomGenerator
 from .unroll import Lesson, move, unroll
 
@@ -143,7 +143,10 @@ class Trainer:
         count = len(points)
         map_from_first = placements(count, self.config.placed_share, draw).to(self.device)
         shown = draw.uniform(0, 1, count) < self.config.shown_share
-        return Lesson(map_from_first, move(map_from_first, points), shown.to(self.device))
+        map_points = move(map_from_first, points)
+        slipped = slips(*points.shape[:2], self.config.shown_slip, draw).to(self.device)
+        shown_points = move(slipped.flatten(0, 1), map_points.flatten(0, 1)).view_as(points)
+        return Lesson(map_from_first, map_points, shown_points, shown.to(self.device))
 
     def _share_gradients(self) -> None:
         if self.rank.count == 1:

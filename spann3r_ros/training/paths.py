@@ -108,6 +108,23 @@ def placements(count: int, share: float, draw: Draw) -> Tensor:
     return torch.where(moved, result, torch.eye(4))
 
 
+def slips(count: int, frames: int, level: float, draw: Draw) -> Tensor:
+    """Draw similarities [count, frames, 4, 4] by which frames are misplaced in a map.
+
+    Their spread grows with the root of time from nothing to at most `level` times 5 degrees of
+    heading, 2 of tilt, 5 % of scale and 0.1 m; how much differs from sequence to sequence.
+    """
+    time = torch.linspace(0, 1, frames).sqrt()
+    spread = level * draw.uniform(0, 1, count, 1) * time
+    angles = torch.deg2rad(torch.tensor([2.0, 5.0, 2.0])) * draw.normal(count, frames, 3)
+    pitch, heading, roll = (spread[..., None] * angles).flatten(0, 1).unbind(-1)
+    scale = (0.05 * spread * draw.normal(count, frames)).exp().flatten()[:, None, None]
+    result = torch.eye(4).repeat(count * frames, 1, 1)
+    result[:, :3, :3] = scale * (_about(1, heading) @ _about(0, pitch) @ _about(2, roll))
+    result[:, :3, 3] = (0.1 * spread[..., None] * draw.normal(count, frames, 3)).flatten(0, 1)
+    return result.unflatten(0, (count, frames))
+
+
 def _about(axis: int, angle: Tensor) -> Tensor:
     """Return rotations [N, 3, 3] by angles [N] about a coordinate axis."""
     first, second = (axis + 1) % 3, (axis + 2) % 3

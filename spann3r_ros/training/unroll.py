@@ -31,19 +31,21 @@ class Lesson:
 
     The first frame's points are stored as if its camera stood at `map_from_first` [batch, 4, 4]:
     every prediction but the first two (`reference[0]`, `target[0]`) is then to be in that map
-    frame, which only the memory tells. Sequences of `shown` [batch] bool store the true points
-    `map_points` [batch, frames, height, width, 3], given in that frame, instead of their own.
+    frame, which only the memory tells. Sequences of `shown` [batch] bool store `shown_points`
+    [batch, frames, height, width, 3] instead of their own: `map_points`, the true ones in that
+    frame, or some that are wrong on purpose.
     """
 
     map_from_first: Tensor
     map_points: Tensor
+    shown_points: Tensor
     shown: Tensor
 
     def stored(self, t: int, points: Tensor) -> Tensor:
         """Return what to store for frame t's predicted points [batch, height, width, 3]."""
         if t == 0:
             points = move(self.map_from_first, points)
-        return torch.where(self.shown[:, None, None, None], self.map_points[:, t], points)
+        return torch.where(self.shown[:, None, None, None], self.shown_points[:, t], points)
 
 
 def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unrolled:
@@ -79,6 +81,6 @@ def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unro
 
 
 def move(transform: Tensor, points: Tensor) -> Tensor:
-    """Apply rigid transforms [batch, 4, 4] to points [batch, ..., 3]."""
+    """Apply affine transforms [batch, 4, 4] to points [batch, ..., 3]."""
     flat = points.flatten(1, -2) @ transform[:, :3, :3].mT + transform[:, None, :3, 3]
     return flat.view_as(points)

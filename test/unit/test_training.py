@@ -31,7 +31,7 @@ from spann3r_ros.training.loop import (
 )
 from spann3r_ros.training.muon import orthogonalise
 from spann3r_ros.training.objective import memory_supervision, sequence_objective
-from spann3r_ros.training.paths import placements
+from spann3r_ros.training.paths import placements, slips
 from spann3r_ros.training.release import release
 from spann3r_ros.training.unroll import Lesson, Unrolled, move, unroll
 
@@ -107,7 +107,8 @@ def test_placed_sequence_differs_from_the_first_memory_on() -> None:
     images = torch.rand(2, 4, 3, 32, 48) * 2 - 1
     placed = placements(2, 1.0, Draw(1))
     placed[1] = torch.eye(4)  # the second sequence stays
-    lesson = Lesson(placed, torch.full((2, 4, 32, 48, 3), torch.nan), torch.zeros(2).bool())
+    never = torch.full((2, 4, 32, 48, 3), torch.nan)
+    lesson = Lesson(placed, never, never, torch.zeros(2).bool())
     with torch.no_grad():
         plain, moved = unroll(model, images), unroll(model, images, lesson)
     assert torch.equal(plain.reference[0].points, moved.reference[0].points)
@@ -124,7 +125,8 @@ def test_shown_sequence_stores_true_points_in_place_of_its_own() -> None:
         own = unroll(model, images)
         points = torch.stack([item.points for item in (*own.reference, own.target[-1])], dim=1)
         points[1, 0] += 1.0  # the second sequence is shown something else at first
-        lesson = Lesson(torch.eye(4).expand(2, 4, 4), points, torch.ones(2).bool())
+        lesson = Lesson(torch.eye(4).expand(2, 4, 4), torch.full_like(points, torch.nan), points,
+                        torch.ones(2).bool())
         shown = unroll(model, images, lesson)
     assert torch.equal(own.target[0].points, shown.target[0].points)
     for before, after in zip(own.reference, shown.reference, strict=True):
@@ -160,6 +162,19 @@ def test_placements_are_rigid_and_as_many_as_asked_for() -> None:
     assert (ahead[:, 2] < 0).float().mean() > 0.3
     assert (ahead[:, 1].abs() < 0.35).all()
     assert torch.equal(placements(4, 0.0, Draw(3)), torch.eye(4).expand(4, 4, 4))
+
+
+def test_slips_grow_from_nothing_along_a_sequence() -> None:
+    slipped = slips(500, 9, 1.0, Draw(4))
+    torch.testing.assert_close(slipped[:, 0], torch.eye(4).expand(500, 4, 4))
+    scale = slipped[..., :3, :3].det() ** (1 / 3)
+    assert 0.02 < float(scale[:, -1].std()) < 0.04  # 5 %, by up to all of it
+    ahead = slipped[..., :3, 2] / scale[..., None]
+    heading = torch.rad2deg(torch.atan2(ahead[..., 0], ahead[..., 2])).std(dim=0)
+    assert 2.0 < float(heading[-1]) < 4.0
+    assert float(heading[2] / heading[-1]) == pytest.approx(0.5, abs=0.1)  # root of a quarter
+    assert 0.04 < float(slipped[:, -1, :3, 3].std()) < 0.08
+    assert torch.equal(slips(2, 3, 0.0, Draw(4)), torch.eye(4).expand(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize('shape', [(2, 24, 96), (2, 96, 24), (1, 32, 32)])
