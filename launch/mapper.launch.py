@@ -25,6 +25,7 @@ OVERRIDES = {
     'device': 'where the network runs: auto, cpu, cuda or cuda:N',
     'mode': 'live (newest image wins) or replay (every image is used)',
     'image_transport': 'raw or compressed',
+    'pose_source': 'images (poses are solved) or tf (mapping only, with poses of others)',
     'map_directory': 'folder that ~/save_map writes to',
     'autostart': 'true or false: configure and activate at start',
 }

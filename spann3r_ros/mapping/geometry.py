@@ -5,12 +5,15 @@ Transforms are 4x4 and named destination first: `a_from_b` takes points of frame
 """
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from .types import FrameError, Intrinsics, Pointmap
+
+logger = logging.getLogger(__name__)
 
 # REP-103: map x is the optical z, map y the negative optical x, map z the negative optical y.
 MAP_FROM_OPTICAL = np.array([
@@ -143,6 +146,20 @@ def estimate_focal(pointmap: Pointmap) -> float:
     if not good.any():
         raise FrameError('pointmap: expected points in front of the camera, got none')
     return weighted_median(focals[good], weights[good])
+
+
+def estimate_intrinsics(pointmap: Pointmap) -> Intrinsics:
+    """Return intrinsics for a pointmap that is in its own camera's frame, within `FOCAL_BOUNDS`.
+
+    Raises FrameError as `estimate_focal` does.
+    """
+    height, width = pointmap.confidence.shape
+    focal = estimate_focal(pointmap)
+    bounded = bound_focal(focal, height, width)
+    if bounded != focal:
+        logger.warning('estimated focal length %.1f px is not credible for %dx%d images: '
+                       'using %.1f px; give camera_info', focal, width, height, bounded)
+    return centred_intrinsics(bounded, height, width)
 
 
 def bound_focal(focal: float, height: int, width: int) -> float:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from .config import MapperConfig
 from .fragments import AlignmentError, Anchor, Fragment, place_after
 from .geometry import (
-    bound_focal,
-    centred_intrinsics,
-    estimate_focal,
+    estimate_intrinsics,
     invert,
     map_axes,
     move_covariance,
@@ -21,9 +18,11 @@ from .geometry import (
     transform_points,
 )
 from .keyframes import KeyframeGate
+from .known_poses import MAX_FAILURES, KnownPoses, check_known_pose
 from .memory_manager import MemoryManager
 from .pose import PoseError, solve_pose
-from .preprocess import Preprocessed, preprocess
+from .preprocess import preprocess
+from .state import Admitted, MappingState
 from .status import MappingStatus
 from .types import (
     DeviceMemoryError,
@@ -40,34 +39,6 @@ from .types import (
 from .voxel_map import VoxelMap
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Admitted:
-    """A frame the reconstructor holds and whose refined pointmap is still to come."""
-
-    frame: Frame
-    network_input: Preprocessed
-
-
-@dataclass
-class _State:
-    """All that lives between frames, but for the map and the reconstructor's memory."""
-
-    gate: KeyframeGate
-    trajectory: deque[StampedPose]
-    fragment: Fragment = field(default_factory=Fragment)
-    newest: _Admitted | None = None
-    anchor: Anchor | None = None
-    aligning: bool = False  # the next refined pointmap is the anchor's, in the new fragment
-    restart_reason: str = ''  # not empty: the next frame begins a fragment
-    image_size: tuple[int, int] | None = None
-    coverage: float = math.nan
-    intrinsics: Intrinsics | None = None  # estimated, at the network's input size
-    closed: bool = False
-    keyframes: int = 0
-    poses_failed: int = 0
-    live_poses_failed: int = 0
 
 
 class Mapper:
@@ -89,8 +60,9 @@ class Mapper:
     def process(self, frame: Frame) -> MapUpdate:
         """Take one frame; what comes back is the previous keyframe, refined, and the live pose.
 
-        Raises FrameError for a frame that cannot be used, or whose step gave the previous frame
-        no usable point: the map is untouched and the next frame may follow. After
+        With known poses, keyframes are held back until the camera has moved far enough to tell
+        their scale. Raises FrameError for a frame that cannot be used, or whose step gave the
+        previous frame no usable point: the map is untouched and the next frame may follow. After
         DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
@@ -103,7 +75,7 @@ class Mapper:
         try:
             if state.restart_reason:
                 self._begin_fragment()
-            return self._advance(_Admitted(frame, network_input), started)
+            return self._advance(Admitted(frame, network_input), started)
         except DeviceMemoryError:
             state.restart_reason = 'out of memory'
             raise
@@ -124,7 +96,10 @@ class Mapper:
         inference_sec = time.perf_counter() - started
         if newest is None or pointmap is None:
             return MapUpdate(inference_sec=inference_sec)
-        return MapUpdate(keyframe=self._finish(newest, pointmap), inference_sec=inference_sec)
+        keyframes = self._finish(newest, pointmap)
+        if self._state.known_poses is not None:
+            self._state.known_poses.give_up()
+        return MapUpdate(keyframes=keyframes, inference_sec=inference_sec)
 
     def reset(self) -> None:
         """Start a new, empty map: the next frame founds it."""
@@ -149,14 +124,19 @@ class Mapper:
             memory=self._memory.report(),
         )
 
-    def _start(self, fragment_id: int) -> _State:
-        return _State(KeyframeGate(self._config.keyframes),
+    def _start(self, fragment_id: int) -> MappingState:
+        return MappingState(KeyframeGate(self._config.keyframes),
                       deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
 
     def _check_open(self, frame: Frame) -> None:
         state = self._state
         if state.closed:
             raise FrameError('the map is closed by a flush: reset before further frames')
+        check_known_pose(frame)
+        if state.image_size is not None and (
+                (frame.world_from_camera is None) != (state.known_poses is None)):
+            raise FrameError('world_from_camera: expected a pose with every frame of a map, or '
+                             'with none; reset to change that')
         if state.image_size is not None and frame.rgb.shape[:2] != state.image_size:
             # One fragment is one camera: the memory and an estimated focal length assume so.
             raise FrameError(f'rgb: expected height and width {state.image_size} as before, got '
@@ -167,6 +147,9 @@ class Mapper:
         state = self._state
         self._memory.reset(state.restart_reason)
         state.fragment = Fragment(state.fragment.id + 1, state.fragment.scale)
+        if state.known_poses is not None:
+            state.known_poses.give_up()
+            state.known_poses = KnownPoses()
         state.aligning = state.anchor is not None
         if state.anchor is not None:
             self._reconstructor.step(state.anchor.image, False)
@@ -175,24 +158,30 @@ class Mapper:
             self._advance(newest, time.perf_counter())
         state.restart_reason = ''
 
-    def _advance(self, admitted: _Admitted, started: float) -> MapUpdate:
+    def _advance(self, admitted: Admitted, started: float) -> MapUpdate:
         state = self._state
-        if state.newest is None and state.keyframes == 0:
+        if state.newest is None and not state.founded:
             state.fragment = replace(state.fragment, map_from_fragment=map_axes(admitted.frame.up))
-        result = self._reconstructor.step(admitted.network_input.image, self._config.live_pose)
+        known_pose = admitted.frame.world_from_camera
+        result = self._reconstructor.step(admitted.network_input.image,
+                                          self._config.live_pose and known_pose is None)
         inference_sec = time.perf_counter() - started
         previous, state.newest = state.newest, admitted
         state.image_size = admitted.frame.rgb.shape[:2]
         state.coverage = admitted.network_input.coverage
-        keyframe, live_pose = None, None
+        if known_pose is not None and state.known_poses is None:
+            state.known_poses = KnownPoses()
+        keyframes, live_pose = (), None
         if state.aligning:
             self._place_fragment(result.refined)
         elif previous is not None and result.refined is not None:
-            keyframe = self._finish(previous, result.refined)
-        if result.provisional is not None:
+            keyframes = self._finish(previous, result.refined)
+        if known_pose is not None:
+            live_pose = StampedPose(admitted.frame.stamp_ns, admitted.frame.frame_id, known_pose)
+        elif result.provisional is not None:
             live_pose = self._solve_live_pose(
                 admitted, clean(result.provisional, admitted.network_input.usable))
-        return MapUpdate(False, keyframe, live_pose, inference_sec)
+        return MapUpdate(False, keyframes, live_pose, inference_sec)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
         """Join the fragment to the map; when that fails, the next frame begins another one."""
@@ -205,63 +194,87 @@ class Mapper:
         state.aligning = False
         state.fragment = replace(state.fragment, map_from_fragment=similarity)
 
-    def _finish(self, admitted: _Admitted, pointmap: Pointmap) -> Keyframe:
+    def _finish(self, admitted: Admitted, pointmap: Pointmap) -> tuple[Keyframe, ...]:
         """Merge a frame's refined pointmap; a fragment whose first one is no good starts over."""
         try:
             pointmap = clean(pointmap, admitted.network_input.usable)
             self._check_confident(pointmap)
             return self._merge(admitted, pointmap)
         except FrameError:
-            if self._state.keyframes == 0 and not self._state.closed:
+            if not self._state.founded and not self._state.closed:
                 self._memory.reset('the first frame gave no usable pointmap')
                 self._state.newest = None
                 self._state.image_size = None
+                self._state.known_poses = None
             raise
 
-    def _merge(self, admitted: _Admitted, pointmap: Pointmap) -> Keyframe:
-        state, frame, image = self._state, admitted.frame, admitted.network_input.image
+    def _merge(self, admitted: Admitted, pointmap: Pointmap) -> tuple[Keyframe, ...]:
+        """Add to the map what has a place in it now; return that."""
+        state = self._state
         state.intrinsics = (
             admitted.network_input.intrinsics or state.intrinsics
-            or self._estimate_intrinsics(pointmap))
-        intrinsics = state.intrinsics
-        pose, reason = self._solve_pose(frame, pointmap, intrinsics)
+            or estimate_intrinsics(pointmap))
+        if state.known_poses is None:
+            keyframes = (self._place_by_solved_pose(admitted, pointmap),)
+        else:
+            keyframes = self._place_by_known_pose(admitted, pointmap)
+        for keyframe in keyframes:
+            self._add(keyframe)
+        return keyframes
 
+    def _place_by_solved_pose(self, admitted: Admitted, pointmap: Pointmap) -> Keyframe:
+        state, frame, image = self._state, admitted.frame, admitted.network_input.image
+        pose, reason = self._solve_pose(frame, pointmap, state.intrinsics)
         points = transform_points(state.fragment.map_from_fragment, pointmap.points)
-        self.voxel_map.integrate(
-            points.reshape(-1, 3), image.reshape(-1, 3), pointmap.confidence.reshape(-1))
-        state.keyframes += 1
         if pose is None:
             state.poses_failed += 1
-            logger.warning('keyframe %d has no pose: %s', state.keyframes, reason)
+            logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
         else:
-            state.trajectory.append(pose)
             camera_points = transform_points(invert(pose.world_from_camera), points)
             state.anchor = Anchor(image, camera_points[..., 2], pointmap.confidence,
                                   pose.world_from_camera)
-        return Keyframe(frame.stamp_ns, frame.frame_id, pose, image, intrinsics,
+        return Keyframe(frame.stamp_ns, frame.frame_id, pose, image, state.intrinsics,
                         Pointmap(points, pointmap.confidence), state.fragment.id)
+
+    def _place_by_known_pose(self, admitted: Admitted,
+                             pointmap: Pointmap) -> tuple[Keyframe, ...]:
+        state, frame = self._state, admitted.frame
+        try:
+            # Where the network puts this camera, so that its points can be taken along.
+            solution = solve_pose(pointmap, state.intrinsics, self._config.pose)
+        except PoseError:
+            state.poses_failed += 1
+            state.known_poses.failures += 1
+            if state.known_poses.failures >= MAX_FAILURES:
+                # Nothing is lost by starting over: the next fragment finds its place by itself.
+                self.new_fragment('the network lost the camera')
+            raise
+        pose = StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera)
+        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, pose, admitted.network_input.image,
+                            state.intrinsics, pointmap, state.fragment.id)
+        placed = state.known_poses.place(keyframe, solution.fragment_from_camera)
+        state.fragment = replace(state.fragment, scale=state.known_poses.scale)
+        return tuple(placed)
+
+    def _add(self, keyframe: Keyframe) -> None:
+        pose, pointmap = keyframe.pose, keyframe.pointmap
+        self.voxel_map.integrate(
+            pointmap.points.reshape(-1, 3), keyframe.image.reshape(-1, 3),
+            pointmap.confidence.reshape(-1), None if pose is None else pose.world_from_camera)
+        self._state.keyframes += 1
+        if pose is not None:
+            self._state.trajectory.append(pose)
 
     def _check_confident(self, pointmap: Pointmap) -> None:
         # A map needs points to begin with; later, a blank wall need not cost its camera's pose.
-        founds = self._state.keyframes == 0
-        least = self._config.voxel_map.min_confidence if founds else 0.0
+        least = 0.0 if self._state.founded else self._config.voxel_map.min_confidence
         best = pointmap.confidence.max(initial=0.0)
         if best < least or best == 0.0:
             wanted = f'{least} or more' if least else 'above 0'
             raise FrameError(f'pointmap: expected finite points of confidence {wanted}, '
                              f'the best has {best:.3g}')
 
-    def _estimate_intrinsics(self, pointmap: Pointmap) -> Intrinsics:
-        """Estimate by the fragment's first pointmap, the only one in its own camera's frame."""
-        height, width = pointmap.confidence.shape
-        focal = estimate_focal(pointmap)
-        bounded = bound_focal(focal, height, width)
-        if bounded != focal:
-            logger.warning('estimated focal length %.1f px is not credible for %dx%d images: '
-                           'using %.1f px; give camera_info', focal, width, height, bounded)
-        return centred_intrinsics(bounded, height, width)
-
-    def _solve_live_pose(self, admitted: _Admitted, pointmap: Pointmap) -> StampedPose | None:
+    def _solve_live_pose(self, admitted: Admitted, pointmap: Pointmap) -> StampedPose | None:
         intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None

@@ -51,7 +51,8 @@ def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False) -> 
     window = fit(rgb.shape[:2], intrinsics, size)
 
     image = Image.fromarray(np.ascontiguousarray(rgb[window.rows, window.columns]))
-    image = np.asarray(image.resize(window.resized[::-1], Image.Resampling.LANCZOS))
+    # A copy: PIL's own memory is read-only, which torch warns about.
+    image = np.array(image.resize(window.resized[::-1], Image.Resampling.LANCZOS))
     image = window.place(image, size)
     if usable is not None:
         part = Image.fromarray(usable[window.rows, window.columns].astype(np.uint8) * 255)

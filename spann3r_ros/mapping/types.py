@@ -51,6 +51,8 @@ class Frame:
 
     `mask`, bool [height, width], says which pixels may enter the map; None: all. `up` [3] is the
     direction against gravity in the optical frame; None: the camera is taken as level.
+    `world_from_camera` [4, 4] is the camera's pose in the map, in metres, where others know it;
+    None: it is solved. All frames of a map are of one kind.
     """
 
     stamp_ns: int
@@ -59,6 +61,7 @@ class Frame:
     intrinsics: Intrinsics | None = None
     mask: np.ndarray | None = None
     up: np.ndarray | None = None
+    world_from_camera: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -177,13 +180,14 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class MapUpdate:
-    """What processing one frame changed: a finished keyframe, the live pose, or neither.
+    """What processing one frame changed: finished keyframes, the live pose, or neither.
 
-    `skipped` says that the keyframe gate refused the frame. `keyframe` is the *previous*
-    admitted frame (refined result); `live_pose` is the newest frame's (provisional result).
+    `skipped` says that the keyframe gate refused the frame. `keyframes` is the *previous*
+    admitted frame (refined result), or those up to it that had to wait for a scale; `live_pose`
+    is the newest frame's (provisional result).
     """
 
     skipped: bool = False
-    keyframe: Keyframe | None = None
+    keyframes: tuple[Keyframe, ...] = ()
     live_pose: StampedPose | None = None
     inference_sec: float = 0.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .config import VoxelMapConfig
+from .geometry import MAP_FROM_OPTICAL
 from .types import FrameError, finite_points
 
 AUTOMATIC_SHARE = 0.01
@@ -75,8 +76,12 @@ class VoxelMap:
         """Return the number of voxels, whether observed often enough for the cloud or not."""
         return self._size
 
-    def integrate(self, points: np.ndarray, colors: np.ndarray, confidence: np.ndarray) -> int:
+    def integrate(self, points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
+                  world_from_camera: np.ndarray | None = None) -> int:
         """Merge one keyframe's points [n, 3], colours uint8 [n, 3] and confidence [n].
+
+        `world_from_camera` [4, 4] says where their depth is measured from; None: the origin,
+        along x.
 
         Points that are not finite, below `min_confidence` or more than a million voxels from the
         origin are left out; returns how many were merged. The first call fixes an automatic voxel
@@ -89,7 +94,9 @@ class VoxelMap:
         if not usable.all():
             points, colors, confidence = points[usable], colors[usable], confidence[usable]
         if len(points) and self.voxel_size == 0.0:
-            self.voxel_size = automatic_voxel_size(points)
+            seen_from = MAP_FROM_OPTICAL if world_from_camera is None else world_from_camera
+            self.voxel_size = automatic_voxel_size(
+                (points - seen_from[:3, 3]) @ seen_from[:3, 2])
         batch, merged = self._gather(points, colors, confidence)
         if merged:
             self._tick += 1
@@ -212,9 +219,9 @@ class VoxelMap:
         self._size = size
 
 
-def automatic_voxel_size(points: np.ndarray) -> float:
-    """Return 1 % of the median depth of points [n, 3] in map axes (x forward); FrameError if 0."""
-    size = AUTOMATIC_SHARE * float(np.median(np.abs(points[:, 0])))
+def automatic_voxel_size(depths: np.ndarray) -> float:
+    """Return 1 % of the median of depths [n]; FrameError if that is 0."""
+    size = AUTOMATIC_SHARE * float(np.median(np.abs(depths)))
     if not np.isfinite(size) or size <= 0.0:
         raise FrameError(f'points: expected a median depth above zero, got voxel size {size}')
     return size

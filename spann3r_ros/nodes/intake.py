@@ -19,12 +19,13 @@ from .image_clock import ImageClock
 from .images import to_mask, to_rgb
 from .masks import MaskMatcher
 from .parameters import NodeConfig
+from .poses import PoseMatcher
 from .rate import RateLimiter
 from .slot import FrameSlot, Outcome
 
 COMPRESSED = '/compressed'
-# So many live images may wait for their masks.
-LIVE_MASK_CAPACITY = 10
+# So many live images may wait for their masks, and as many for their poses.
+LIVE_CAPACITY = 30
 # In replay the slot holds the callback back; meanwhile the middleware keeps this many images.
 REPLAY_DEPTH = 1000
 
@@ -35,8 +36,11 @@ class IntakeListener(Protocol):
     def up_in(self, optical_frame: str) -> np.ndarray | None:
         """Return the direction against gravity [3] in a camera's frame, if it is known."""
 
+    def camera_at(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
+        """Return a camera's pose in the map [4, 4] at a stamp, if others know it."""
+
     def image_failed(self, error: Exception) -> None:
-        """Report an image or a mask that could not be used."""
+        """Report an image or a mask that could not be used, or an image that got no pose."""
 
     def time_jumped(self) -> None:
         """Begin a new map: the next image is older than those before."""
@@ -59,9 +63,12 @@ class Intake:
         self._limiter = RateLimiter(config.max_rate)
         self._intrinsics: Intrinsics | None = None
         self._info_stamp_ns = 0
-        capacity = REPLAY_DEPTH if config.mode == 'replay' else LIVE_MASK_CAPACITY
-        self._masks = MaskMatcher(config.mask, capacity, slot.put,
-                                  lambda: slot.refuse(Outcome.DROPPED))
+        capacity = REPLAY_DEPTH if config.mode == 'replay' else LIVE_CAPACITY
+        self._poses = PoseMatcher(self._pose_of, capacity, config.pose_timeout_sec, slot.put,
+                                  self._drop, listener.image_failed)
+        posed = config.pose_source == 'tf'
+        self._masks = MaskMatcher(config.mask, capacity,
+                                  self._poses.take_frame if posed else slot.put, self._drop)
         kind, topic = self._image_topic()
         self._subscriptions = [
             self._subscribe(CameraInfo, 'camera_info', self._take_info),
@@ -70,10 +77,14 @@ class Intake:
             self._subscriptions.append(self._subscribe(Image, 'mask', self._take_mask))
 
     def destroy(self) -> None:
-        """Take the subscriptions away from the node and drop what waits for a mask."""
-        self._masks.drop_waiting()
+        """Take the subscriptions away from the node and drop what waits for a mask or a pose."""
+        self._drop_waiting()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+
+    def match(self) -> None:
+        """Look again for poses: TF has told something, or time has passed."""
+        self._poses.match()
 
     def _image_topic(self) -> tuple[type, str]:
         topic = self._node.resolve_topic_name('image')
@@ -115,7 +126,7 @@ class Intake:
                 return
             rgb = to_rgb(message)
             if self._clock.follow(stamp_ns, self._config.time_jump == 'reset'):
-                self._masks.drop_waiting()
+                self._drop_waiting()
                 self._listener.time_jumped()
             frame_id = self._config.optical_frame or message.header.frame_id
             frame = Frame(stamp_ns, frame_id, rgb, self._calibration(stamp_ns, rgb.shape),
@@ -126,6 +137,16 @@ class Intake:
             self._listener.image_failed(error)
         else:
             self._masks.take_frame(frame)
+
+    def _drop(self) -> None:
+        self._slot.refuse(Outcome.DROPPED)
+
+    def _drop_waiting(self) -> None:
+        self._masks.drop_waiting()
+        self._poses.drop_waiting()
+
+    def _pose_of(self, frame: Frame) -> np.ndarray | None:
+        return self._listener.camera_at(frame.frame_id, frame.stamp_ns)
 
     def _calibration(self, stamp_ns: int, shape: tuple[int, ...]) -> Intrinsics | None:
         """Return the camera's intrinsics when they are of this image: by size and by stamp."""

@@ -16,6 +16,7 @@ from spann3r_ros.mapping.config import MapperConfig, check_settings, setting
 
 from .image_clock import CHOICES as TIME_JUMPS
 from .masks import MODES as MASK_MODES
+from .poses import SOURCES as POSE_SOURCES
 
 Config = TypeVar('Config')
 LINE_WIDTH = 99
@@ -58,6 +59,12 @@ class NodeConfig:
     time_jump: str = setting(
         'reset', 'When the stamps of the images jump back by a second or more, as those of a bag '
         'that is played again: begin a new map, or refuse the images', choices=TIME_JUMPS)
+    pose_source: str = setting(
+        'images', "images: the camera's pose is solved; tf: it is what TF says at the image's "
+        'stamp (map_frame -> optical frame, from a localisation of your own): mapping only, in '
+        'metres, nothing is broadcast', choices=POSE_SOURCES)
+    pose_timeout_sec: float = setting(
+        0.5, 'How long an image waits for its pose from TF', 0.0, 60.0)
     max_rate: float = setting(
         0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
     image_rectified: bool = setting(
@@ -96,6 +103,9 @@ class NodeConfig:
         if len(set(names)) < len(names):
             raise ValueError('map_frame, odom_frame, base_frame: expected different names, '
                              f'got {names}')
+        if self.pose_source == 'tf' and self.publish_tf not in ('auto', 'none'):
+            raise ValueError('NodeConfig.publish_tf: expected auto or none with poses from TF, '
+                             f'got {self.publish_tf!r}')
 
 
 @dataclass(frozen=True)

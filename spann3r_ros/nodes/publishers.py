@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from time import monotonic
 
-import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -18,7 +17,7 @@ from spann3r_ros.mapping.voxel_map import VoxelMap
 from spann3r_ros.msg import MapperStatus
 
 from . import conversions
-from .odometry import Motion, Odometer
+from .odometry import Motion
 from .parameters import Settings
 from .transforms import FrameTree
 
@@ -28,13 +27,15 @@ STREAM_DEPTH = 5
 class MapPublishers:
     """Created at configure, silent until the node is active, destroyed at cleanup.
 
-    All but `publish_status` and `up_in` belong to the worker thread. The map and the path are
+    All but `publish_status` belong to the worker thread. The map and the path are
     latched and throttled; `refresh` catches up with what the throttle or a late listener left
     open.
     """
 
-    def __init__(self, node: LifecycleNode, settings: Settings) -> None:
+    def __init__(self, node: LifecycleNode, settings: Settings, tree: FrameTree) -> None:
         self._node = node
+        self._tree = tree
+        self._solved = settings.node.pose_source == 'images'
         self._map_frame = settings.node.map_frame
         self._odom_frame = settings.node.odom_frame
         self._base_frame = settings.node.base_frame
@@ -51,8 +52,6 @@ class MapPublishers:
         self._path = self._latched(Path, '~/path')
         # Not managed by the lifecycle: an inactive node still tells how it fares.
         self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
-        self._odometer = Odometer()
-        self._tree = FrameTree(node, settings.node, self._odometer)
         self._poses: deque[PoseStamped] = deque(maxlen=settings.mapper.path_max_size)
         self._stamp_ns = 0
         self._pose_stamp_ns = -1
@@ -61,11 +60,11 @@ class MapPublishers:
 
     def publish(self, update: MapUpdate, voxel_map: VoxelMap) -> None:
         """Publish what one frame changed."""
-        if update.keyframe is not None:
-            self._publish_keyframe(update.keyframe)
+        for keyframe in update.keyframes:
+            self._publish_keyframe(keyframe)
         if update.live_pose is not None:
             self._publish_pose(update.live_pose)
-        if update.keyframe is not None:
+        if update.keyframes:
             self.refresh(voxel_map)
 
     def refresh(self, voxel_map: VoxelMap, force: bool = False) -> None:
@@ -91,20 +90,12 @@ class MapPublishers:
 
     def clear(self, voxel_map: VoxelMap) -> None:
         """Publish the empty map and path that follow a reset; odometry goes on without a jump."""
-        self._odometer.restart()
+        self._tree.odometer.restart()
         self._tree.clear_waiting()
         self._poses.clear()
         self._pose_stamp_ns = -1
         self._changed = dict.fromkeys(self._changed, True)
         self.refresh(voxel_map, force=True)
-
-    def up_in(self, optical_frame: str) -> np.ndarray | None:
-        """Return the direction against gravity [3] in a camera's frame, if TF knows it."""
-        return self._tree.up_in(optical_frame)
-
-    def forget_transforms(self) -> None:
-        """Forget what TF said of a time that is void now."""
-        self._tree.forget()
 
     def publish_status(self, status: MapperStatus) -> None:
         """Publish a status, active or not; before the first frame it bears the node's time.
@@ -121,7 +112,6 @@ class MapPublishers:
         for publisher in self._managed:
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._status)
-        self._tree.destroy()
 
     def _publish_keyframe(self, keyframe: Keyframe) -> None:
         self._stamp_ns = keyframe.stamp_ns
@@ -152,6 +142,9 @@ class MapPublishers:
         self._pose_stamp_ns = pose.stamp_ns
         if _is_heard(self._pose):
             self._pose.publish(conversions.to_pose_with_covariance(pose, self._map_frame))
+        # What others told us is not told as if we had measured it.
+        if not self._solved:
+            return
         motion, child = self._follow(pose)
         if _is_heard(self._odometry):
             self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
@@ -166,11 +159,11 @@ class MapPublishers:
             if covariance is not None:
                 lever = map_from_base[:3, 3] - pose.world_from_camera[:3, 3]
                 covariance = shift_covariance(covariance, lever)
-            if not self._odometer.has_begun:
+            if not self._tree.odometer.has_begun:
                 there = self._tree.odometry_at(0)
                 if there is not None:
-                    self._odometer.begin_at(there)
-        return self._odometer.move(pose.stamp_ns, map_from_base, covariance), child
+                    self._tree.odometer.begin_at(there)
+        return self._tree.odometer.move(pose.stamp_ns, map_from_base, covariance), child
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

@@ -22,6 +22,7 @@ from .intake import Intake
 from .parameters import Settings
 from .publishers import MapPublishers
 from .slot import FrameSlot
+from .transforms import FrameTree
 from .worker import Worker
 
 STATUS_PERIOD_SEC = 1.0
@@ -51,7 +52,8 @@ class Session:
         self._clock = ImageClock()
         self._refreshing: Future | None = None
         self._status_lock = Lock()
-        self._publishers = MapPublishers(node, settings)
+        self._tree = FrameTree(node, settings.node)
+        self._publishers = MapPublishers(node, settings, self._tree)
         self._diagnostics = Diagnostics(node, settings.node.diagnostics)
         self._slot = FrameSlot(blocking=settings.node.mode == 'replay')
         # Wall time: a paused or late /clock must not silence the status.
@@ -64,12 +66,14 @@ class Session:
         self._slot.open()
         self._intake = Intake(self._node, self._settings.node, self._slot, self._clock, self)
         self._intake.enabled = self._enabled
+        self._tree.listen(self._intake.match)
         self.publish_status()
 
     def deactivate(self) -> None:
         """Take no more images, drop the waiting one, finish the one in work; the map stays."""
         if self._intake is None:
             return
+        self._tree.listen()
         self._intake.destroy()
         self._intake = None
         self._slot.close()
@@ -82,6 +86,7 @@ class Session:
         self._node.destroy_timer(self._timer)
         self._worker.stop()
         self._publishers.destroy()
+        self._tree.destroy()
         self._diagnostics.destroy()
 
     def reset(self) -> str:
@@ -117,7 +122,11 @@ class Session:
 
     def up_in(self, optical_frame: str) -> np.ndarray | None:
         """Return the direction against gravity [3] in a camera's frame, if TF knows it."""
-        return self._publishers.up_in(optical_frame)
+        return self._tree.up_in(optical_frame)
+
+    def camera_at(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
+        """Return a camera's pose in the map [4, 4] at a stamp, if TF knows it."""
+        return self._tree.camera_at(optical_frame, stamp_ns)
 
     def image_failed(self, error: Exception) -> None:
         """Warn about an image that never became a frame."""
@@ -190,7 +199,7 @@ class Session:
         self._publishers.clear(self._mapper.voxel_map)
 
     def _begin_again(self) -> None:
-        self._publishers.forget_transforms()
+        self._tree.forget()
         self._reset()
 
     def _save(self) -> tuple[Path, Path]:
@@ -214,6 +223,8 @@ class Session:
         self._map_status = self._mapper.status()
 
     def _tick(self) -> None:
+        if self._intake is not None:
+            self._intake.match()
         self.publish_status()
         self.publish_diagnostics()
         if self._refreshing is None or self._refreshing.done():

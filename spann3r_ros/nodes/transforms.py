@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
@@ -40,11 +41,13 @@ class Edge:
 class WatchedBuffer(Buffer):
     """A buffer that remembers who ever was a frame's parent, and by whose word.
 
-    tf2 keeps the latest parent only, and does not know its publishers.
+    tf2 keeps the latest parent only, and does not know its publishers. `changed` is called when
+    something new is known.
     """
 
     def __init__(self, cache_time: Duration) -> None:
         super().__init__(cache_time)
+        self.changed: Callable[[], None] = _nobody
         self._parents: dict[str, set[str]] = {}
         self._own_edges: set[tuple[str, str]] = set()
         self._own: deque[tuple[str, str, int, int]] = deque(maxlen=MAX_OWN)
@@ -66,11 +69,13 @@ class WatchedBuffer(Buffer):
         """Take a transform that is valid at its stamp."""
         self._note(transform)
         super().set_transform(transform, authority)
+        self.changed()
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
         """Take a transform that is always valid."""
         self._note(transform)
         super().set_transform_static(transform, authority)
+        self.changed()
 
     def parents_of(self, frame: str) -> set[str]:
         """Return the parents a frame was ever given."""
@@ -94,6 +99,10 @@ class WatchedBuffer(Buffer):
                 self._foreign.add((parent, child))
 
 
+def _nobody() -> None:
+    """Listen to nothing."""
+
+
 def _identity(transform: TransformStamped) -> tuple[str, str, int, int]:
     stamp = transform.header.stamp
     return transform.header.frame_id, transform.child_frame_id, stamp.sec, stamp.nanosec
@@ -103,19 +112,27 @@ class FrameTree:
     """Listens to TF and broadcasts what the parameter publish_tf asks for.
 
     It never gives a frame a second parent: when the child of an edge has another one, the edge has
-    another publisher, or it would close a loop, it says so and does not broadcast. `up_in` may be
-    called from any thread, everything else belongs to the worker's.
+    another publisher, or it would close a loop, it says so and does not broadcast. What only asks
+    may be called from any thread, as may `listen`; everything else belongs to the worker's.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig, odometer: Odometer) -> None:
+    def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
         self._config = config
-        self._odometer = odometer
+        self.odometer = Odometer()
         self._buffer = WatchedBuffer(Duration(seconds=CACHE_SEC))
         self._listener = TransformListener(self._buffer, node)
         self._broadcaster = TransformBroadcaster(node)
         self._waiting: deque[StampedPose] = deque(maxlen=MAX_WAITING)
         self._publish = config.publish_tf
+
+    def listen(self, changed: Callable[[], None] = _nobody) -> None:
+        """Call a function, on the executor's thread, when TF has told something."""
+        self._buffer.changed = changed
+
+    def camera_at(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
+        """Return a camera's pose `map_from_optical` [4, 4] at a stamp by the word of others."""
+        return self._lookup(self._config.map_frame, optical_frame, stamp_ns)
 
     def up_in(self, optical_frame: str) -> np.ndarray | None:
         """Return the direction against gravity [3] if the robot's base is known; it is level."""
@@ -201,7 +218,7 @@ class FrameTree:
             return None
         map_from_base = map_from_camera @ optical_from_base
         if self._publish == 'base':
-            odom_from_map = self._odometer.odom_from_map
+            odom_from_map = self.odometer.odom_from_map
             return [Edge(names.map_frame, names.odom_frame, invert(odom_from_map)),
                     Edge(names.odom_frame, names.base_frame, odom_from_map @ map_from_base)]
         odom_from_base = self.odometry_at(pose.stamp_ns)

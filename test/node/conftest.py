@@ -13,6 +13,7 @@ from domain_coordinator import domain_id
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import Camera, Mapper, Orbit, Peer, Value, running
+from robot import Robot
 
 
 @pytest.fixture(scope='session')
@@ -38,6 +39,11 @@ def peer(domain: int) -> Iterator[Peer]:
 @pytest.fixture
 def camera(peer: Peer) -> Camera:
     return Camera(peer)
+
+
+@pytest.fixture
+def robot(peer: Peer, orbit: Orbit) -> Robot:
+    return Robot(peer, orbit)
 
 
 @pytest.fixture

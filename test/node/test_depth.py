@@ -31,7 +31,7 @@ def test_back_projected_depth_agrees_with_the_points(shape: str, fit: str) -> No
     seen = preprocess(frames[0], (96, 96), fit == 'letterbox')
     mapper = Mapper(SyntheticReconstructor(scene, poses, intrinsics=seen.intrinsics),
                     MapperConfig(field_of_view=fit))
-    keyframes = [update.keyframe for update in map(mapper.process, frames) if update.keyframe]
+    keyframes = [keyframe for frame in frames for keyframe in mapper.process(frame).keyframes]
     assert len(keyframes) == 3
     for keyframe in keyframes:
         header = conversions.to_header(keyframe.stamp_ns, 'camera')

@@ -16,6 +16,7 @@ from spann3r_ros.mapping.voxel_map import VoxelMap
 from spann3r_ros.nodes import conversions
 from spann3r_ros.nodes.parameters import Settings
 from spann3r_ros.nodes.publishers import MapPublishers
+from spann3r_ros.nodes.transforms import FrameTree
 
 CONVERTERS = ('keyframe_cloud', 'map_cloud', 'to_float_image', 'to_camera_info',
               'to_pose_with_covariance', 'to_depth')
@@ -43,29 +44,34 @@ def voxel_map(frame: Keyframe) -> VoxelMap:
     return voxels
 
 
+def make_publishers(node: LifecycleNode) -> MapPublishers:
+    settings = Settings()
+    return MapPublishers(node, settings, FrameTree(node, settings.node))
+
+
 def test_without_listeners_nothing_is_converted(
         node: LifecycleNode, monkeypatch: pytest.MonkeyPatch) -> None:
     node.trigger_configure()
-    publishers = MapPublishers(node, Settings())
+    publishers = make_publishers(node)
     node.trigger_activate()
     called = []
     for name in CONVERTERS:
         monkeypatch.setattr(conversions, name, lambda *_, name=name: called.append(name))
     frame = keyframe()
-    publishers.publish(MapUpdate(keyframe=frame), voxel_map(frame))
+    publishers.publish(MapUpdate(keyframes=(frame,)), voxel_map(frame))
     publishers.destroy()
     assert called == []
 
 
 def test_an_inactive_node_is_silent_even_when_heard(node: LifecycleNode, peer: Peer) -> None:
     node.trigger_configure()
-    publishers = MapPublishers(node, Settings())
+    publishers = make_publishers(node)
     clouds = peer.listen(PointCloud2, '/mapper/points')
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     peer.until(lambda: node.count_subscribers('/mapper/points'), 'the listener')
     frame = keyframe()
     voxels = voxel_map(frame)
-    publishers.publish(MapUpdate(keyframe=frame), voxels)
+    publishers.publish(MapUpdate(keyframes=(frame,)), voxels)
     node.trigger_activate()
     publishers.refresh(voxels, force=True)
     peer.until(lambda: heard, 'the map')
@@ -76,7 +82,7 @@ def test_an_inactive_node_is_silent_even_when_heard(node: LifecycleNode, peer: P
 
 def test_map_is_throttled_and_caught_up_with(node: LifecycleNode, peer: Peer) -> None:
     node.trigger_configure()
-    publishers = MapPublishers(node, Settings())
+    publishers = make_publishers(node)
     node.trigger_activate()
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     points = peer.listen(PointCloud2, '/mapper/points')
@@ -85,7 +91,7 @@ def test_map_is_throttled_and_caught_up_with(node: LifecycleNode, peer: Peer) ->
     frame = keyframe()
     voxels = voxel_map(frame)
     for _ in range(5):
-        publishers.publish(MapUpdate(keyframe=frame), voxels)
+        publishers.publish(MapUpdate(keyframes=(frame,)), voxels)
     peer.until(lambda: len(points) == 5, 'every keyframe')
     assert len(heard) == 1
     voxels.clear()

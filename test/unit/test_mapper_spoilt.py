@@ -76,11 +76,11 @@ def test_unusable_founder_starts_the_fragment_over(fault: str) -> None:
     poses = orbit_trajectory(30)[:5]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses, SyntheticOptions(fault_at=0, fault=fault))
-    assert mapper.process(frames[0]).keyframe is None
+    assert mapper.process(frames[0]).keyframes == ()
     with pytest.raises(FrameError, match='pointmap'):
         mapper.process(frames[1])
-    assert mapper.process(frames[2]).keyframe is None
-    assert mapper.process(frames[3]).keyframe.stamp_ns == frames[2].stamp_ns
+    assert mapper.process(frames[2]).keyframes == ()
+    assert mapper.process(frames[3]).keyframes[0].stamp_ns == frames[2].stamp_ns
     # The map begins at the camera that founded it.
     np.testing.assert_allclose(
         mapper.trajectory[0].world_from_camera[:3, 3], np.zeros(3), atol=0.01)
@@ -91,7 +91,7 @@ def test_pointmap_of_no_camera_is_mapped_without_a_pose() -> None:
     poses = orbit_trajectory(30)[:4]
     mapper = Mapper(Shuffled(SCENE, poses, SyntheticOptions(), CAMERA))
     updates = [mapper.process(frame) for frame in render_frames(SCENE, poses, CAMERA)]
-    assert [update.keyframe.pose for update in updates[1:]] == [None] * 3
+    assert [update.keyframes[0].pose for update in updates[1:]] == [None] * 3
     assert mapper.trajectory == []
     assert mapper.status().poses_failed == 3
     assert mapper.status().voxels > 0
@@ -112,7 +112,7 @@ def test_keyframe_too_unsure_for_the_map_keeps_its_pose() -> None:
     for frame in frames[:3]:
         mapper.process(frame)
     voxels = mapper.status().voxels
-    keyframe = mapper.process(frames[3]).keyframe
+    keyframe = mapper.process(frames[3]).keyframes[0]
     assert mapper.status().voxels == voxels > 0
     assert keyframe.stamp_ns == frames[2].stamp_ns
     distance, angle = pose_errors([keyframe.pose], poses, frames)
@@ -132,7 +132,7 @@ def test_holes_in_a_pointmap_stay_holes() -> None:
 
     mapper = Mapper(Holed(SCENE, poses, SyntheticOptions(), CAMERA))
     updates = [mapper.process(frame) for frame in render_frames(SCENE, poses, CAMERA)]
-    keyframe = updates[2].keyframe
+    keyframe = updates[2].keyframes[0]
     assert np.isnan(keyframe.pointmap.points[:20]).all()
     assert (keyframe.pointmap.confidence[:20] == 0.0).all()
     assert np.isfinite(keyframe.pointmap.points[20:]).all()
@@ -148,7 +148,7 @@ def test_crash_of_the_network_surfaces_and_the_mapper_lives() -> None:
     mapper.process(frames[1])
     with pytest.raises(RuntimeError, match='frame 2'):
         mapper.process(frames[2])
-    assert mapper.process(frames[3]).keyframe.stamp_ns == frames[1].stamp_ns
+    assert mapper.process(frames[3]).keyframes[0].stamp_ns == frames[1].stamp_ns
 
 
 def test_frame_of_wrong_intrinsics_costs_only_itself() -> None:
@@ -159,4 +159,4 @@ def test_frame_of_wrong_intrinsics_costs_only_itself() -> None:
     mapper.process(frames[1])
     with pytest.raises(FrameError, match='intrinsics'):
         mapper.process(replace(frames[2], intrinsics=Intrinsics(50.0, 50.0, 9.0, 9.0, 20, 20)))
-    assert mapper.process(frames[3]).keyframe.stamp_ns == frames[1].stamp_ns
+    assert mapper.process(frames[3]).keyframes[0].stamp_ns == frames[1].stamp_ns

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The length of a network's unit in metres, by what known camera motion makes of its depths."""
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .geometry import invert, weighted_median
+from .scale import Scale
+from .types import Intrinsics
+
+SOURCE = 'poses'
+# Views that a new one is compared with, and comparisons that the scale is taken from: few, so
+# that it follows a network whose scale drifts.
+VIEWS = 12
+COMPARISONS = 12
+CORNERS = 150
+CORNER_QUALITY = 0.01
+WINDOW_PIXELS = 11
+MIN_TRACKS = 12
+# Median motion in the image, apart from the camera's turn, that two views need.
+MIN_PARALLAX_PIXELS = 1.5
+# A track that is not found again, or leaves the line where the motion must take it, is none.
+MAX_MISS_PIXELS = 1.0
+# A network errs by patches: so many tracks count as one measurement.
+TRACKS_PER_MEASUREMENT = 10
+# A relative deviation beyond this is no scale to build on.
+MAX_DEVIATION = 0.05
+
+
+@dataclass(frozen=True)
+class View:
+    """A posed image: uint8 [h, w, 3], `depth` [h, w] in the network's unit, NaN where unknown."""
+
+    image: np.ndarray
+    depth: np.ndarray
+    intrinsics: Intrinsics
+    world_from_camera: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Units per metre by each track [n], and how much each has to say [n]."""
+
+    units_per_metre: np.ndarray
+    weights: np.ndarray
+
+
+class ScaleFromParallax:
+    """Compares depths with those that corners, tracked between posed views, have by parallax."""
+
+    def __init__(self) -> None:
+        self._views: deque[View] = deque(maxlen=VIEWS)
+        self._comparisons: deque[_Comparison] = deque(maxlen=COMPARISONS)
+        self.scale = Scale(source=SOURCE)
+
+    def add(self, view: View) -> None:
+        """Take a view; `scale` becomes metric, and follows, while its deviation is below 5 %."""
+        for other in reversed(self._views):
+            comparison = _compare(other, view)
+            if comparison is not None:
+                self._comparisons.append(comparison)
+                self._estimate()
+                break
+        self._views.append(view)
+
+    def _estimate(self) -> None:
+        values = np.concatenate([one.units_per_metre for one in self._comparisons])
+        weights = np.concatenate([one.weights for one in self._comparisons])
+        middle = weighted_median(values, weights)
+        if middle <= 0.0:
+            return
+        # For normal noise: 1.48 from median to deviation, 1.25 from mean to median.
+        spread = 1.48 * 1.25 * weighted_median(np.abs(values - middle), weights)
+        relative = spread / middle / math.sqrt(len(values) / TRACKS_PER_MEASUREMENT)
+        if relative < MAX_DEVIATION:
+            self.scale = Scale(1.0 / middle, True, (relative / middle)**2, SOURCE)
+
+
+def _compare(first: View, second: View) -> _Comparison | None:
+    """Return what the motion between two views tells of the first one's depths, if it does."""
+    places, ends = _tracks(first, second)  # pixels [n, 2]
+    if len(places) < MIN_TRACKS:
+        return None
+    columns, rows = np.rint(places).astype(int).T
+    depth = first.depth[rows, columns]
+    second_from_first = invert(second.world_from_camera) @ first.world_from_camera
+    turned = _rays(places, first.intrinsics) @ second_from_first[:3, :3].T
+    shift = second_from_first[:3, 3]
+    seen = _rays(ends, second.intrinsics)
+    focal = second.intrinsics.fx
+    with np.errstate(divide='ignore', invalid='ignore'):
+        parallax = focal * (seen - turned / turned[:, 2:])[:, :2]
+    # A point at depth z is seen where z * turned + shift points: linear in the inverse depth.
+    across_turned, across_shift = np.cross(seen, turned), np.cross(seen, shift)
+    lever = (across_shift**2).sum(axis=1)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse_depth = -(across_turned * across_shift).sum(axis=1) / lever
+    miss = focal * np.linalg.norm(
+        across_turned + inverse_depth[:, None] * across_shift, axis=1)
+    good = (depth > 0.0) & (turned[:, 2] > 0.0) & (lever > 0.0) & (miss < MAX_MISS_PIXELS)
+    if good.sum() < MIN_TRACKS:
+        return None
+    if np.median(np.linalg.norm(parallax[good], axis=1)) < MIN_PARALLAX_PIXELS:
+        return None
+    # A pixel's error counts the less the longer the lever. The depth must not weigh: a wrong one
+    # would vote for itself.
+    return _Comparison((depth * inverse_depth)[good], np.sqrt(lever[good]))
+
+
+def _tracks(first: View, second: View) -> tuple[np.ndarray, np.ndarray]:
+    """Return corners of the first image and where they are in the second, pixels [n, 2] each."""
+    before, after = (cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY) for view in (first, second))
+    corners = cv2.goodFeaturesToTrack(before, CORNERS, CORNER_QUALITY, WINDOW_PIXELS // 3)
+    if corners is None:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    window = (WINDOW_PIXELS, WINDOW_PIXELS)
+    ends, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=window)
+    again, found_again, _ = cv2.calcOpticalFlowPyrLK(after, before, ends, None, winSize=window)
+    good = (found & found_again).ravel() == 1
+    good &= np.linalg.norm(again - corners, axis=-1).ravel() < MAX_MISS_PIXELS
+    return corners[good].reshape(-1, 2).astype(float), ends[good].reshape(-1, 2).astype(float)
+
+
+def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """Return directions [n, 3] of unit depth."""
+    centre, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
+    return np.column_stack([(pixels - centre) / focal, np.ones(len(pixels))])

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a mapper holds between two frames, but for the map and the reconstructor's memory."""
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from .fragments import Anchor, Fragment
+from .keyframes import KeyframeGate
+from .known_poses import KnownPoses
+from .preprocess import Preprocessed
+from .types import Frame, Intrinsics, StampedPose
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A frame the reconstructor holds and whose refined pointmap is still to come."""
+
+    frame: Frame
+    network_input: Preprocessed
+
+
+@dataclass
+class MappingState:
+    """A reset makes a new one."""
+
+    gate: KeyframeGate
+    trajectory: deque[StampedPose]
+    fragment: Fragment = field(default_factory=Fragment)
+    newest: Admitted | None = None
+    anchor: Anchor | None = None
+    known_poses: KnownPoses | None = None  # None: poses are solved
+    aligning: bool = False  # the next refined pointmap is the anchor's, in the new fragment
+    restart_reason: str = ''  # not empty: the next frame begins a fragment
+    image_size: tuple[int, int] | None = None
+    coverage: float = math.nan
+    intrinsics: Intrinsics | None = None  # estimated, at the network's input size
+    closed: bool = False
+    keyframes: int = 0
+    poses_failed: int = 0
+    live_poses_failed: int = 0
+
+    @property
+    def founded(self) -> bool:
+        """Say whether a first pointmap was good enough to begin with."""
+        waiting = self.known_poses is not None and self.known_poses.waiting > 0
+        return self.keyframes > 0 or waiting

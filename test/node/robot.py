@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A robot that carries the camera along the orbit and tells TF where it is."""
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import tf2_ros
+from geometry_msgs.msg import TransformStamped
+from harness import OPTICAL_FRAME, Orbit, Peer, stamp_of
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from scipy.spatial.transform import Rotation
+from tf2_msgs.msg import TFMessage
+
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+from spann3r_ros.nodes.conversions import to_transform
+
+ODOM_FROM_WORLD = np.eye(4)
+ODOM_FROM_WORLD[:3, :3] = Rotation.from_euler('z', 70, degrees=True).as_matrix()
+ODOM_FROM_WORLD[:2, 3] = 3.0, -2.0
+
+
+def base_from_optical(pitch_deg: float = 0.0) -> np.ndarray:
+    """Return a camera on a robot: 1.2 m up, looking ahead and down by the pitch."""
+    mounted = MAP_FROM_OPTICAL.copy()
+    tilt = Rotation.from_euler('x', -pitch_deg, degrees=True).as_matrix()
+    mounted[:3, :3] = mounted[:3, :3] @ tilt
+    mounted[:3, 3] = 0.1, 0.05, 1.2
+    return mounted
+
+
+class Robot:
+    """What a robot's drivers tell TF, and everything that TF carries."""
+
+    def __init__(self, peer: Peer, orbit: Orbit) -> None:
+        self._peer = peer
+        self._orbit = orbit
+        self._moving = peer.publisher(TFMessage, '/tf')
+        self._static = peer.node.create_publisher(TFMessage, '/tf_static', QoSProfile(
+            depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self._heard = peer.listen(TFMessage, '/tf')
+        self._still: list[TransformStamped] = []
+        self._own: set[tuple[str, str]] = set()
+        self.mounted = base_from_optical()
+
+    def mount_camera(self, parent: str = 'base_link') -> None:
+        self._still = [to_transform(self.mounted, 0, parent, OPTICAL_FRAME)]
+        self._static.publish(TFMessage(transforms=self._still))
+
+    def drive(self, *indices: int) -> None:
+        """Tell where the wheels have carried the robot."""
+        self._own.add(('odom', 'base_link'))
+        for index in indices:
+            place = ODOM_FROM_WORLD @ self._orbit.poses[index] @ invert(self.mounted)
+            self._moving.publish(TFMessage(transforms=[
+                to_transform(place, stamp_of(index), 'odom', 'base_link')]))
+
+    def localise(self, *indices: int) -> None:
+        """Tell, at those stamps, where the odometry's origin is in the map: the scene's world."""
+        self._own.add(('map', 'odom'))
+        for index in indices:
+            self.publish(to_transform(invert(ODOM_FROM_WORLD), stamp_of(index), 'map', 'odom'))
+
+    def publish(self, transform: TransformStamped) -> None:
+        self._moving.publish(TFMessage(transforms=[transform]))
+
+    def begin(self) -> None:
+        """Let the mapper hear of the robot, then activate it."""
+        assert self._peer.change_state('configure')
+        self._peer.until(lambda: self._moving.get_subscription_count() > 1
+                         and self._static.get_subscription_count(), 'the mapper to listen to TF')
+        self.mount_camera()
+        self.settle()
+        assert self._peer.change_state('activate')
+
+    def settle(self) -> None:
+        """Let the mapper take what was published: it answers calls in between."""
+        for _ in range(3):
+            self._peer.state()
+
+    def told(self) -> list[TransformStamped]:
+        """Return what the mapper broadcast."""
+        return [one for message in list(self._heard) for one in message.transforms
+                if (one.header.frame_id, one.child_frame_id) not in self._own]
+
+    def edges(self) -> set[tuple[str, str]]:
+        return {(one.header.frame_id, one.child_frame_id) for one in self.told()}
+
+    def parents(self) -> dict[str, set[str]]:
+        """Return every parent that anybody gave a frame."""
+        parents = defaultdict(set)
+        for one in [*self._still, *(one for message in list(self._heard)
+                                    for one in message.transforms)]:
+            parents[one.child_frame_id].add(one.header.frame_id)
+        return parents
+
+    def tree(self) -> tf2_ros.Buffer:
+        buffer = tf2_ros.Buffer()
+        for one in self._still:
+            buffer.set_transform_static(one, 'test')
+        for message in list(self._heard):
+            for one in message.transforms:
+                buffer.set_transform(one, 'test')
+        return buffer

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Poses from TF: the map stands in their frame, and the node tells nobody where the camera is."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, balanced, stamp_of, to_ns
+from nav_msgs.msg import Odometry, Path
+from robot import Robot
+from sensor_msgs.msg import PointCloud2
+from synthetic import SyntheticScene
+
+from spann3r_ros.mapping.types import Frame
+from spann3r_ros.nodes.parameters import NodeConfig
+from spann3r_ros.nodes.poses import PoseMatcher
+
+Start = Callable[..., Mapper]
+SCENE = SyntheticScene()
+
+
+def out_of_the_room(cloud: PointCloud2) -> float:
+    """Return how far the farthest point of a cloud lies outside the scene's walls, in metres."""
+    points = np.frombuffer(cloud.data, np.uint8).reshape(-1, cloud.point_step)[:, :12]
+    points = np.ascontiguousarray(points).view(np.float32)
+    return float(np.maximum(SCENE.room[0] - points, points - SCENE.room[1]).max())
+
+
+def test_the_map_stands_in_the_frame_of_the_poses(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    # The network drifts by a metre and a half along the way.
+    start({'drift': 0.05}, autostart=False, mode='replay', pose_source='tf')
+    clouds = peer.listen(PointCloud2, '/mapper/points')
+    poses = peer.listen(PoseWithCovarianceStamped, '/mapper/pose')
+    odometry = peer.listen(Odometry, '/mapper/odometry')
+    paths = peer.listen(Path, '/mapper/path', latched=True)
+    peer.statuses()
+    robot.begin()
+    camera.connect()
+    for index in range(30):
+        robot.localise(index)
+        robot.drive(index)
+        camera.send(orbit.image(index))
+    status = peer.until_settled(30)
+    assert (status.frames_processed, status.metric, status.scale_source) == (30, True, 'poses')
+    peer.until(lambda: len(clouds) == 29, 'a cloud for each keyframe')
+    assert [to_ns(one.header.stamp) for one in clouds] == [stamp_of(n) for n in range(29)]
+    assert {one.header.frame_id for one in clouds} == {'map'}
+    assert max(map(out_of_the_room, clouds)) < 0.15
+    peer.until(lambda: paths and len(paths[-1].poses) == 29, 'the path')
+    for index, place in enumerate(paths[-1].poses):
+        at = place.pose.position
+        assert np.allclose((at.x, at.y, at.z), orbit.poses[index][:3, 3], atol=1e-6)
+    assert {to_ns(one.header.stamp) for one in poses} == {stamp_of(n) for n in range(30)}
+    # A localisation that hears itself is none.
+    assert odometry == []
+    assert robot.edges() == set()
+
+
+def test_images_wait_for_their_poses(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=50.0)
+    peer.statuses()
+    robot.begin()
+    camera.send(*(orbit.image(index) for index in range(8)))
+    robot.settle()
+    for index in range(8):
+        robot.localise(index)
+        robot.drive(index)
+    assert peer.until_settled(8).frames_processed == 8
+
+
+def test_images_without_a_pose_are_dropped_and_told(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=0.3)
+    peer.statuses()
+    robot.begin()
+    camera.send(*(orbit.image(index) for index in range(4)))
+    status = peer.until_settled(4)
+    assert status.frames_dropped == 4
+    assert f"no pose of '{OPTICAL_FRAME}'" in status.last_error
+    for index in range(4, 9):
+        robot.localise(index)
+        robot.drive(index)
+        camera.send(orbit.image(index))
+    status = peer.until_settled(9)
+    assert (status.frames_dropped, status.frames_processed) == (4, 5)
+    assert all(map(balanced, peer.statuses()))
+
+
+def test_poses_from_tf_exclude_telling_them() -> None:
+    with pytest.raises(ValueError, match='publish_tf: expected auto or none'):
+        NodeConfig(pose_source='tf', publish_tf='camera')
+
+
+class Matched:
+    """A matcher on a clock of its own, and what came out of it."""
+
+    def __init__(self, capacity: int = 3) -> None:
+        self.out: list[int] = []
+        self.dropped = 0
+        self.reasons: list[str] = []
+        self.known: set[int] = set()
+        self.now = 100.0
+        self.matcher = PoseMatcher(
+            lambda frame: np.eye(4) if frame.stamp_ns in self.known else None, capacity, 0.5,
+            self._take, self._drop, lambda error: self.reasons.append(str(error)),
+            lambda: self.now)
+
+    def image(self, *stamps: int) -> None:
+        for stamp in stamps:
+            self.matcher.take_frame(Frame(stamp, 'camera', np.zeros((2, 2, 3), np.uint8)))
+
+    def learn(self, *stamps: int) -> None:
+        self.known.update(stamps)
+        self.matcher.match()
+
+    def _take(self, frame: Frame) -> None:
+        assert frame.world_from_camera is not None
+        self.out.append(frame.stamp_ns)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+
+
+def test_frames_go_on_in_order_as_their_poses_come() -> None:
+    matched = Matched()
+    matched.image(1, 2)
+    assert matched.out == []
+    matched.learn(1, 2, 3)
+    matched.image(3)
+    assert (matched.out, matched.dropped) == ([1, 2, 3], 0)
+
+
+def test_a_frame_whose_follower_has_a_pose_is_dropped() -> None:
+    matched = Matched()
+    matched.image(1, 2, 3)
+    matched.learn(2)
+    assert (matched.out, matched.dropped) == ([2], 1)
+    assert 'a later image has one' in matched.reasons[0]
+
+
+def test_patience_ends_but_not_while_frames_go_on() -> None:
+    matched = Matched()
+    matched.image(1, 2)
+    matched.now += 0.4
+    matched.learn(1)
+    matched.now += 0.4
+    matched.matcher.match()
+    assert (matched.out, matched.dropped) == ([1], 0)
+    matched.now += 0.2
+    matched.matcher.match()
+    assert (matched.out, matched.dropped) == ([1], 1)
+    assert 'none came within 0.5 s' in matched.reasons[0]
+
+
+def test_waiting_is_bounded_and_ends_silently() -> None:
+    matched = Matched(capacity=3)
+    matched.image(1, 2, 3, 4)
+    assert (matched.dropped, len(matched.reasons)) == (1, 1)
+    matched.matcher.drop_waiting()
+    assert (matched.dropped, len(matched.reasons)) == (4, 1)

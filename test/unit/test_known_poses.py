@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cameras whose poses come from outside: the map is in metres and does not drift."""
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mapper_runs import CAMERA, SCENE, make_mapper, run
+from synthetic import SyntheticOptions, orbit_trajectory, render_frames
+
+from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.known_poses import MAX_WAITING
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.pose import PoseError
+from spann3r_ros.mapping.types import Frame, FrameError, Pointmap
+
+FRAMES = 40
+METRES_PER_UNIT = 2.5
+# The network's own scale, and what it makes of a long way.
+SPOILT = SyntheticOptions(index_from_image=True, stretch=1.0, drift=0.03)
+
+
+def posed_frames(poses: list[np.ndarray], calibrated: bool = True) -> list[Frame]:
+    frames = render_frames(SCENE, poses, CAMERA, calibrated, indexed=True)
+    return [replace(frame, world_from_camera=pose)
+            for frame, pose in zip(frames, poses, strict=True)]
+
+
+def shrunk(mapper: Mapper) -> Mapper:
+    """Let the network answer in units of its own."""
+    answer = mapper._reconstructor._pointmap
+    mapper._reconstructor._pointmap = lambda index: replace(
+        answer(index), points=answer(index).points / METRES_PER_UNIT)
+    return mapper
+
+
+def distances_to_surfaces(points: np.ndarray) -> np.ndarray:
+    """Return how far points [n, 3] are from the room's walls and boxes."""
+    def to_box(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        outside = np.maximum(np.maximum(low - points, points - high), 0.0)
+        inside = np.minimum(points - low, high - points).min(axis=1)
+        return np.where(inside > 0.0, inside, np.linalg.norm(outside, axis=1))
+    return np.min([to_box(low, high) for low, high in (SCENE.room, *SCENE.boxes)], axis=0)
+
+
+@pytest.fixture(scope='module')
+def orbit() -> list[np.ndarray]:
+    return orbit_trajectory(FRAMES)
+
+
+@pytest.mark.parametrize('calibrated', [True, False])
+def test_map_stands_where_the_poses_say_in_metres(orbit: list[np.ndarray],
+                                                  calibrated: bool) -> None:
+    mapper = shrunk(make_mapper(orbit, SPOILT))
+    frames = posed_frames(orbit, calibrated)
+    run(mapper, frames)
+    errors = distances_to_surfaces(mapper.voxel_map.arrays().points)
+    assert np.median(errors) < 0.02
+    assert np.quantile(errors, 0.95) < 0.06
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [one.stamp_ns for one in frames]
+    assert all(np.array_equal(pose.world_from_camera, known)
+               for pose, known in zip(mapper.trajectory, orbit, strict=True))
+    scale = mapper.status().scale
+    assert (scale.metric, scale.value, scale.source) == (True, 1.0, 'poses')
+    assert 0.0 < scale.variance < 0.01
+
+
+def test_without_them_the_same_network_drifts(orbit: list[np.ndarray]) -> None:
+    mapper = make_mapper(orbit, SPOILT)
+    frames = [replace(frame, world_from_camera=None) for frame in posed_frames(orbit)]
+    run(mapper, frames)
+    last = mapper.trajectory[-1].world_from_camera[:3, 3]
+    truth = np.linalg.inv(orbit[0]) @ orbit[-1]
+    assert abs(np.linalg.norm(last) - np.linalg.norm(truth[:3, 3])) > 0.3
+
+
+def test_keyframes_wait_until_the_camera_moves(orbit: list[np.ndarray]) -> None:
+    still = [orbit[0]] * 5 + orbit[:6]
+    mapper = make_mapper(still, replace(SPOILT, drift=0.0))
+    frames = posed_frames(still)
+    updates = [mapper.process(frame) for frame in frames]
+    counts = [len(update.keyframes) for update in updates]
+    assert counts[:6] == [0] * 6
+    first = next(index for index, count in enumerate(counts) if count)
+    assert counts[first] == first  # all before it, none twice
+    assert counts[first + 1:] == [1] * (len(counts) - first - 1)
+    stamps = [keyframe.stamp_ns for update in updates for keyframe in update.keyframes]
+    assert stamps == [frame.stamp_ns for frame in frames[:-1]]
+    # The pose is known at once, scale or none.
+    assert all(update.live_pose.world_from_camera is frame.world_from_camera
+               for update, frame in zip(updates, frames, strict=True))
+
+
+def test_a_camera_that_only_stands_maps_nothing_and_says_so(
+        orbit: list[np.ndarray], caplog: pytest.LogCaptureFixture) -> None:
+    count = MAX_WAITING + 3
+    mapper = make_mapper([orbit[0]] * count, replace(SPOILT, drift=0.0))
+    with caplog.at_level(logging.WARNING):
+        updates = run(mapper, posed_frames([orbit[0]] * count))
+    assert not any(update.keyframes for update in updates)
+    assert len(mapper.voxel_map) == 0
+    assert not mapper.status().scale.metric
+    assert 'does not move enough' in caplog.text
+    assert f'{MAX_WAITING} keyframes are left out' in caplog.text
+
+
+def test_a_frame_without_a_solution_costs_itself_only(orbit: list[np.ndarray]) -> None:
+    mapper = make_mapper(orbit, replace(SPOILT, fault_at=1, fault='not_finite'))
+    frames = posed_frames(orbit)
+    for frame in frames[:2]:
+        mapper.process(frame)
+    with pytest.raises(FrameError, match='confidence above 0'):
+        mapper.process(frames[2])
+    for frame in frames[3:10]:
+        mapper.process(frame)
+    mapper.flush()
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [
+        frames[index].stamp_ns for index in range(10) if index != 1]
+
+
+def test_fragments_find_their_place_by_pose(orbit: list[np.ndarray]) -> None:
+    mapper = make_mapper(orbit, replace(SPOILT, stretch=1.7))
+    frames = posed_frames(orbit)
+    for index, frame in enumerate(frames):
+        if index and index % 10 == 0:
+            mapper.new_fragment()
+        mapper.process(frame)
+    mapper.flush()
+    assert mapper.status().fragment_id == 3
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [one.stamp_ns for one in frames]
+    errors = distances_to_surfaces(mapper.voxel_map.arrays().points)
+    assert np.median(errors) < 0.03
+    assert np.quantile(errors, 0.95) < 0.1
+
+
+def test_a_network_that_lost_its_way_starts_over(orbit: list[np.ndarray]) -> None:
+    mapper = make_mapper(orbit, replace(SPOILT, drift=0.0))
+    network = mapper._reconstructor
+    answer, rng = network._pointmap, np.random.default_rng(0)
+
+    def lost(index: int) -> Pointmap:
+        pointmap = answer(index)
+        if network._fragments > 0 or index < 10:
+            return pointmap
+        return replace(pointmap, points=rng.normal(0.0, 2.0, pointmap.points.shape))
+
+    network._pointmap = lost
+    failed = []
+    for index, frame in enumerate(posed_frames(orbit)[:30]):
+        try:
+            mapper.process(frame)
+        except PoseError:
+            failed.append(index)
+    mapper.flush()
+    assert failed == [11, 12]  # and one that was looked at again after the restart
+    assert mapper.status().fragment_id == 1
+    assert mapper.status().memory.last_reset_reason == 'the network lost the camera'
+    assert len(mapper.trajectory) == 28
+
+
+def test_frames_with_and_without_a_pose_do_not_mix(orbit: list[np.ndarray]) -> None:
+    frames = posed_frames(orbit)
+    bare = [replace(frame, world_from_camera=None) for frame in frames]
+    for first, second in ((frames, bare), (bare, frames)):
+        mapper = make_mapper(orbit, SPOILT)
+        mapper.process(first[0])
+        with pytest.raises(FrameError, match='with every frame of a map, or with none'):
+            mapper.process(second[1])
+        mapper.process(first[1])
+        mapper.reset()
+        mapper.process(second[2])
+
+
+@pytest.mark.parametrize('pose', [np.eye(3), np.diag([1.0, 1.0, -1.0, 1.0]), 2 * np.eye(4),
+                                  np.full((4, 4), np.nan)])
+def test_a_pose_that_is_not_rigid_is_refused(orbit: list[np.ndarray], pose: np.ndarray) -> None:
+    mapper = make_mapper(orbit, SPOILT)
+    frame = replace(posed_frames(orbit[:1])[0], world_from_camera=pose)
+    with pytest.raises(FrameError, match='world_from_camera: expected a rigid transform'):
+        mapper.process(frame)
+
+
+def test_automatic_voxels_measure_depth_from_the_camera(orbit: list[np.ndarray]) -> None:
+    far = np.eye(4)
+    far[:3, 3] = 100.0, -50.0, 3.0
+    sizes = []
+    for shift in (np.eye(4), far):
+        moved = [shift @ pose for pose in orbit]
+        mapper = make_mapper(orbit, replace(SPOILT, drift=0.0),
+                             MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.0)))
+        frames = [replace(frame, world_from_camera=pose)
+                  for frame, pose in zip(posed_frames(orbit), moved, strict=True)]
+        run(mapper, frames[:8])
+        sizes.append(mapper.voxel_map.voxel_size)
+    depth = np.median(SCENE.render(orbit[0], CAMERA)[1][..., 2])
+    assert sizes == pytest.approx([0.01 * depth] * 2, rel=0.02)
