@@ -26,6 +26,7 @@ OVERRIDES = {
     'mode': 'live (newest image wins) or replay (every image is used)',
     'image_transport': 'raw or compressed',
     'pose_source': 'images (poses are solved) or tf (mapping only, with poses of others)',
+    'map_frame': 'frame of the map; with pose_source tf the frame that the poses are in',
     'map_directory': 'folder that ~/save_map writes to',
     'autostart': 'true or false: configure and activate at start',
 }

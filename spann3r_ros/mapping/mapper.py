@@ -206,6 +206,7 @@ class Mapper:
                 self._state.newest = None
                 self._state.image_size = None
                 self._state.known_poses = None
+                self._state.intrinsics = None
             raise
 
     def _merge(self, admitted: Admitted, pointmap: Pointmap) -> tuple[Keyframe, ...]:
@@ -253,7 +254,8 @@ class Mapper:
         keyframe = Keyframe(frame.stamp_ns, frame.frame_id, pose, admitted.network_input.image,
                             state.intrinsics, pointmap, state.fragment.id)
         placed = state.known_poses.place(keyframe, solution.fragment_from_camera)
-        state.fragment = replace(state.fragment, scale=state.known_poses.scale)
+        if state.known_poses.scale.metric:
+            state.fragment = replace(state.fragment, scale=state.known_poses.scale)
         return tuple(placed)
 
     def _add(self, keyframe: Keyframe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -14,10 +15,13 @@ from .scale import Scale
 from .types import Intrinsics
 
 SOURCE = 'poses'
-# Views that a new one is compared with, and comparisons that the scale is taken from: few, so
-# that it follows a network whose scale drifts.
+# Views that a new one may be compared with, how many of them it is, and comparisons that the scale
+# is taken from: few, so that it follows a network whose scale drifts.
 VIEWS = 12
+ATTEMPTS = 4
 COMPARISONS = 12
+# Errors of the poses are common to a comparison's tracks: only several comparisons show them.
+MIN_COMPARISONS = 3
 CORNERS = 150
 CORNER_QUALITY = 0.01
 WINDOW_PIXELS = 11
@@ -32,14 +36,21 @@ TRACKS_PER_MEASUREMENT = 10
 MAX_DEVIATION = 0.05
 
 
-@dataclass(frozen=True)
 class View:
     """A posed image: uint8 [h, w, 3], `depth` [h, w] in the network's unit, NaN where unknown."""
 
-    image: np.ndarray
-    depth: np.ndarray
-    intrinsics: Intrinsics
-    world_from_camera: np.ndarray
+    def __init__(self, image: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics,
+                 world_from_camera: np.ndarray) -> None:
+        self.depth = depth
+        self.intrinsics = intrinsics
+        self.world_from_camera = world_from_camera
+        self.gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """Return pixels worth tracking, float32 [n, 1, 2]."""
+        found = cv2.goodFeaturesToTrack(self.gray, CORNERS, CORNER_QUALITY, WINDOW_PIXELS // 3)
+        return np.zeros((0, 1, 2), np.float32) if found is None else found
 
 
 @dataclass(frozen=True)
@@ -49,26 +60,39 @@ class _Comparison:
     units_per_metre: np.ndarray
     weights: np.ndarray
 
+    @property
+    def middle(self) -> float:
+        return weighted_median(self.units_per_metre, self.weights)
+
 
 class ScaleFromParallax:
     """Compares depths with those that corners, tracked between posed views, have by parallax."""
 
     def __init__(self) -> None:
-        self._views: deque[View] = deque(maxlen=VIEWS)
+        self._views: list[View] = []
         self._comparisons: deque[_Comparison] = deque(maxlen=COMPARISONS)
-        self.scale = Scale(source=SOURCE)
+        self._since = 0
+        self.scale = Scale()
 
     def add(self, view: View) -> None:
         """Take a view; `scale` becomes metric, and follows, while its deviation is below 5 %."""
-        for other in reversed(self._views):
-            comparison = _compare(other, view)
+        self._since += 1
+        # The longest way first: errors of the poses count least there.
+        for index in sorted({index * len(self._views) // ATTEMPTS for index in range(ATTEMPTS)}):
+            comparison = _compare(self._views[index], view) if self._views else None
             if comparison is not None:
                 self._comparisons.append(comparison)
+                self._since = 0
                 self._estimate()
                 break
         self._views.append(view)
+        if len(self._views) > VIEWS:
+            # Of a camera that moves too slowly, views from longer ago are kept.
+            self._views = self._views[::2] if self._since >= VIEWS else self._views[1:]
 
     def _estimate(self) -> None:
+        if len(self._comparisons) < MIN_COMPARISONS:
+            return
         values = np.concatenate([one.units_per_metre for one in self._comparisons])
         weights = np.concatenate([one.weights for one in self._comparisons])
         middle = weighted_median(values, weights)
@@ -76,7 +100,10 @@ class ScaleFromParallax:
             return
         # For normal noise: 1.48 from median to deviation, 1.25 from mean to median.
         spread = 1.48 * 1.25 * weighted_median(np.abs(values - middle), weights)
-        relative = spread / middle / math.sqrt(len(values) / TRACKS_PER_MEASUREMENT)
+        by_tracks = spread / math.sqrt(len(values) / TRACKS_PER_MEASUREMENT)
+        middles = np.array([one.middle for one in self._comparisons])
+        by_comparisons = 1.25 * middles.std(ddof=1) / math.sqrt(len(middles))
+        relative = max(by_tracks, by_comparisons) / middle
         if relative < MAX_DEVIATION:
             self.scale = Scale(1.0 / middle, True, (relative / middle)**2, SOURCE)
 
@@ -114,13 +141,14 @@ def _compare(first: View, second: View) -> _Comparison | None:
 
 def _tracks(first: View, second: View) -> tuple[np.ndarray, np.ndarray]:
     """Return corners of the first image and where they are in the second, pixels [n, 2] each."""
-    before, after = (cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY) for view in (first, second))
-    corners = cv2.goodFeaturesToTrack(before, CORNERS, CORNER_QUALITY, WINDOW_PIXELS // 3)
-    if corners is None:
+    corners = first.corners
+    if not len(corners):
         return np.zeros((0, 2)), np.zeros((0, 2))
     window = (WINDOW_PIXELS, WINDOW_PIXELS)
-    ends, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=window)
-    again, found_again, _ = cv2.calcOpticalFlowPyrLK(after, before, ends, None, winSize=window)
+    ends, found, _ = cv2.calcOpticalFlowPyrLK(
+        first.gray, second.gray, corners, None, winSize=window)
+    again, found_again, _ = cv2.calcOpticalFlowPyrLK(
+        second.gray, first.gray, ends, None, winSize=window)
     good = (found & found_again).ravel() == 1
     good &= np.linalg.norm(again - corners, axis=-1).ravel() < MAX_MISS_PIXELS
     return corners[good].reshape(-1, 2).astype(float), ends[good].reshape(-1, 2).astype(float)

@@ -16,7 +16,9 @@ MIN_POSE_POINTS = 12
 MIN_SPREAD_RATIO = 1e-3
 MAX_REFINEMENTS = 10
 # Radians, and shares of the points' distance: a smaller step ends the refinement.
-SMALL_STEP = 1e-6
+SMALL_STEP = 1e-4
+# So many points are enough to find who agrees with whom; the refinement uses all.
+RANSAC_POINTS = 500
 # A network errs by patches, not by pixels: so many neighbours count as one measurement.
 PIXELS_PER_MEASUREMENT = 256
 # However well the points agree, a pixel is not measured better than this.
@@ -75,7 +77,9 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
     pixels = pixel_grid(*pointmap.confidence.shape)[voters]
     _check_spread(points)
     limit = config.max_reprojection * intrinsics.width
-    camera_from_fragment = _solve_ransac(points, pixels, intrinsics, config, limit)
+    few = slice(None, None, max(1, len(points) // RANSAC_POINTS))
+    camera_from_fragment = _solve_ransac(
+        points[few].copy(), pixels[few].copy(), intrinsics, config, limit)
     for left in reversed(range(MAX_REFINEMENTS)):
         inliers = _inliers(camera_from_fragment, points, pixels, intrinsics, limit)
         _check_inliers(inliers, points, config)

@@ -12,7 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from spann3r_ros.mapping.types import Frame, Intrinsics
+from spann3r_ros.mapping.types import Frame, FrameError, Intrinsics
 
 from . import conversions
 from .image_clock import ImageClock
@@ -38,6 +38,9 @@ class IntakeListener(Protocol):
 
     def camera_at(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
         """Return a camera's pose in the map [4, 4] at a stamp, if others know it."""
+
+    def look_again(self) -> None:
+        """Call `match` soon, after what else waits for the executor."""
 
     def image_failed(self, error: Exception) -> None:
         """Report an image or a mask that could not be used, or an image that got no pose."""
@@ -65,10 +68,10 @@ class Intake:
         self._info_stamp_ns = 0
         capacity = REPLAY_DEPTH if config.mode == 'replay' else LIVE_CAPACITY
         self._poses = PoseMatcher(self._pose_of, capacity, config.pose_timeout_sec, slot.put,
-                                  self._drop, listener.image_failed)
-        posed = config.pose_source == 'tf'
+                                  self._drop, listener.image_failed, listener.look_again)
+        self._posed = config.pose_source == 'tf'
         self._masks = MaskMatcher(config.mask, capacity,
-                                  self._poses.take_frame if posed else slot.put, self._drop)
+                                  self._poses.take_frame if self._posed else slot.put, self._drop)
         kind, topic = self._image_topic()
         self._subscriptions = [
             self._subscribe(CameraInfo, 'camera_info', self._take_info),
@@ -78,9 +81,14 @@ class Intake:
 
     def destroy(self) -> None:
         """Take the subscriptions away from the node and drop what waits for a mask or a pose."""
-        self._drop_waiting()
+        self.drop_waiting()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+
+    def drop_waiting(self) -> None:
+        """Drop what waits for a mask or a pose."""
+        self._masks.drop_waiting()
+        self._poses.drop_waiting()
 
     def match(self) -> None:
         """Look again for poses: TF has told something, or time has passed."""
@@ -126,9 +134,12 @@ class Intake:
                 return
             rgb = to_rgb(message)
             if self._clock.follow(stamp_ns, self._config.time_jump == 'reset'):
-                self._drop_waiting()
+                self.drop_waiting()
                 self._listener.time_jumped()
             frame_id = self._config.optical_frame or message.header.frame_id
+            if self._posed and frame_id in ('', self._config.map_frame):
+                raise FrameError(f'image: expected its frame, not {frame_id!r}, for a pose from '
+                                 'TF; set the parameter optical_frame')
             frame = Frame(stamp_ns, frame_id, rgb, self._calibration(stamp_ns, rgb.shape),
                           up=self._listener.up_in(frame_id))
         # Whatever a message does to its conversion costs this message only; it is reported.
@@ -140,10 +151,6 @@ class Intake:
 
     def _drop(self) -> None:
         self._slot.refuse(Outcome.DROPPED)
-
-    def _drop_waiting(self) -> None:
-        self._masks.drop_waiting()
-        self._poses.drop_waiting()
 
     def _pose_of(self, frame: Frame) -> np.ndarray | None:
         return self._listener.camera_at(frame.frame_id, frame.stamp_ns)

@@ -62,9 +62,10 @@ class NodeConfig:
     pose_source: str = setting(
         'images', "images: the camera's pose is solved; tf: it is what TF says at the image's "
         'stamp (map_frame -> optical frame, from a localisation of your own): mapping only, in '
-        'metres, nothing is broadcast', choices=POSE_SOURCES)
+        'metres, without odometry and broadcasts', choices=POSE_SOURCES)
     pose_timeout_sec: float = setting(
-        0.5, 'How long an image waits for its pose from TF', 0.0, 60.0)
+        0.5, 'How long an image waits for its pose from TF; in live mode the newest 30 wait',
+        0.0, 60.0)
     max_rate: float = setting(
         0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
     image_rectified: bool = setting(
@@ -100,7 +101,8 @@ class NodeConfig:
             if not getattr(self, name):
                 raise ValueError(f'NodeConfig.{name}: expected a frame name, got an empty string')
         names = (self.map_frame, self.odom_frame, self.base_frame)
-        if len(set(names)) < len(names):
+        # Poses that come from TF may be in any frame; nothing is told of the others then.
+        if self.pose_source == 'images' and len(set(names)) < len(names):
             raise ValueError('map_frame, odom_frame, base_frame: expected different names, '
                              f'got {names}')
         if self.pose_source == 'tf' and self.publish_tf not in ('auto', 'none'):

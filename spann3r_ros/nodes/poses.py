@@ -20,11 +20,13 @@ class PoseMatcher:
     `pose_of` says where a frame's camera is, or None. A frame waits for its pose; it is dropped
     when the next one has its pose already, after `patience_sec` in which no frame went on, or
     when more than `capacity` wait; `warn` is told why. A frame never goes on without a pose.
+    Since handing on may block, each look does so once at most; `again` asks for the next look.
     """
 
     def __init__(self, pose_of: Callable[[Frame], np.ndarray | None], capacity: int,
                  patience_sec: float, hand_on: Callable[[Frame], None],
                  drop: Callable[[], None], warn: Callable[[Exception], None],
+                 again: Callable[[], None],
                  clock: Callable[[], float] = monotonic) -> None:
         self._pose_of = pose_of
         self._capacity = capacity
@@ -32,6 +34,7 @@ class PoseMatcher:
         self._hand_on = hand_on
         self._drop = drop
         self._warn = warn
+        self._again = again
         self._clock = clock
         self._waiting: deque[tuple[float, Frame]] = deque()
         self._handed_on_sec = float('-inf')
@@ -42,10 +45,12 @@ class PoseMatcher:
         self.match()
 
     def match(self) -> None:
-        """Hand on the frames whose poses have come, and drop those that waited in vain."""
+        """Hand on the next frame whose pose has come, and drop those that waited in vain."""
         while self._waiting:
             if self._hand_on_first():
-                continue
+                if self._waiting:
+                    self._again()
+                return
             if len(self._waiting) > 1 and self._pose_of(self._waiting[1][1]) is not None:
                 self._drop_first('a later image has one already')
             elif len(self._waiting) > self._capacity:

@@ -137,7 +137,7 @@ class MapPublishers:
 
     def _publish_pose(self, pose: StampedPose) -> None:
         # A keyframe's pose comes after the live pose of the same frame: one per stamp goes out.
-        if pose.stamp_ns == self._pose_stamp_ns or not self._pose.is_activated:
+        if pose.stamp_ns <= self._pose_stamp_ns or not self._pose.is_activated:
             return
         self._pose_stamp_ns = pose.stamp_ns
         if _is_heard(self._pose):

@@ -90,7 +90,9 @@ class Session:
         self._diagnostics.destroy()
 
     def reset(self) -> str:
-        """Begin a new map; the waiting frame is dropped, the accounts go on. Return a message."""
+        """Begin a new map; waiting frames are dropped, the accounts go on. Return a message."""
+        if self._intake is not None:
+            self._intake.drop_waiting()
         self._slot.discard()
         self._worker.call(self._reset)
         self.publish_status()
@@ -127,6 +129,10 @@ class Session:
     def camera_at(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
         """Return a camera's pose in the map [4, 4] at a stamp, if TF knows it."""
         return self._tree.camera_at(optical_frame, stamp_ns)
+
+    def look_again(self) -> None:
+        """Let the intake look for poses soon."""
+        self._tree.wake()
 
     def image_failed(self, error: Exception) -> None:
         """Warn about an image that never became a frame."""

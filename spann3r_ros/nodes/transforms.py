@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
-from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
+from tf2_ros import TransformBroadcaster, TransformException
 
 from spann3r_ros.mapping.geometry import invert
 from spann3r_ros.mapping.types import StampedPose
@@ -20,13 +19,14 @@ from spann3r_ros.mapping.types import StampedPose
 from .conversions import to_matrix, to_transform
 from .odometry import Odometer
 from .parameters import NodeConfig
+from .tf_listening import ListeningThread, WatchedBuffer, nobody
 
 WARNING_PERIOD_SEC = 10.0
 CACHE_SEC = 30.0
+# Images that wait for the network are that much older than the newest transforms.
+REPLAY_CACHE_SEC = 600.0
 # Poses that wait for the robot's odometry to reach their stamp.
 MAX_WAITING = 50
-# Own broadcasts come back within moments: so many are told from those of others.
-MAX_OWN = 500
 
 
 @dataclass(frozen=True)
@@ -36,76 +36,6 @@ class Edge:
     parent: str
     child: str
     parent_from_child: np.ndarray
-
-
-class WatchedBuffer(Buffer):
-    """A buffer that remembers who ever was a frame's parent, and by whose word.
-
-    tf2 keeps the latest parent only, and does not know its publishers. `changed` is called when
-    something new is known.
-    """
-
-    def __init__(self, cache_time: Duration) -> None:
-        super().__init__(cache_time)
-        self.changed: Callable[[], None] = _nobody
-        self._parents: dict[str, set[str]] = {}
-        self._own_edges: set[tuple[str, str]] = set()
-        self._own: deque[tuple[str, str, int, int]] = deque(maxlen=MAX_OWN)
-        self._foreign: set[tuple[str, str]] = set()
-        self._watch_lock = Lock()
-
-    def announce(self, transform: TransformStamped) -> None:
-        """Take note of a transform that this node is about to broadcast."""
-        with self._watch_lock:
-            self._own_edges.add((transform.header.frame_id, transform.child_frame_id))
-            self._own.append(_identity(transform))
-
-    def is_foreign(self, parent: str, child: str) -> bool:
-        """Say whether somebody else ever published this edge."""
-        with self._watch_lock:
-            return (parent, child) in self._foreign
-
-    def set_transform(self, transform: TransformStamped, authority: str) -> None:
-        """Take a transform that is valid at its stamp."""
-        self._note(transform)
-        super().set_transform(transform, authority)
-        self.changed()
-
-    def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
-        """Take a transform that is always valid."""
-        self._note(transform)
-        super().set_transform_static(transform, authority)
-        self.changed()
-
-    def parents_of(self, frame: str) -> set[str]:
-        """Return the parents a frame was ever given."""
-        with self._watch_lock:
-            return set(self._parents.get(frame, ()))
-
-    def ancestors_of(self, frame: str) -> set[str]:
-        """Return all frames above a frame."""
-        found: set[str] = set()
-        ahead = self.parents_of(frame)
-        while ahead:
-            found |= ahead
-            ahead = set().union(*map(self.parents_of, ahead)) - found
-        return found
-
-    def _note(self, transform: TransformStamped) -> None:
-        with self._watch_lock:
-            parent, child = transform.header.frame_id, transform.child_frame_id
-            self._parents.setdefault(child, set()).add(parent)
-            if (parent, child) not in self._own_edges or _identity(transform) not in self._own:
-                self._foreign.add((parent, child))
-
-
-def _nobody() -> None:
-    """Listen to nothing."""
-
-
-def _identity(transform: TransformStamped) -> tuple[str, str, int, int]:
-    stamp = transform.header.stamp
-    return transform.header.frame_id, transform.child_frame_id, stamp.sec, stamp.nanosec
 
 
 class FrameTree:
@@ -120,15 +50,24 @@ class FrameTree:
         self._node = node
         self._config = config
         self.odometer = Odometer()
-        self._buffer = WatchedBuffer(Duration(seconds=CACHE_SEC))
-        self._listener = TransformListener(self._buffer, node)
+        replay = config.mode == 'replay'
+        self._buffer = WatchedBuffer(Duration(
+            seconds=REPLAY_CACHE_SEC if replay else CACHE_SEC))
+        self._changed: Callable[[], None] = nobody
+        self._wake = node.create_guard_condition(lambda: self._changed())
+        self._buffer.changed = self._wake.trigger
+        self._listening = ListeningThread(node, self._buffer)
         self._broadcaster = TransformBroadcaster(node)
         self._waiting: deque[StampedPose] = deque(maxlen=MAX_WAITING)
         self._publish = config.publish_tf
 
-    def listen(self, changed: Callable[[], None] = _nobody) -> None:
+    def listen(self, changed: Callable[[], None] = nobody) -> None:
         """Call a function, on the executor's thread, when TF has told something."""
-        self._buffer.changed = changed
+        self._changed = changed
+
+    def wake(self) -> None:
+        """Call the function that listens soon, after what else waits for the executor."""
+        self._wake.trigger()
 
     def camera_at(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
         """Return a camera's pose `map_from_optical` [4, 4] at a stamp by the word of others."""
@@ -183,11 +122,13 @@ class FrameTree:
 
     def forget(self) -> None:
         """Forget all moving transforms: time has jumped back."""
-        self._buffer.clear()
+        self._buffer.forget()
 
     def destroy(self) -> None:
         """Take subscriptions and publisher away from the node."""
-        self._listener.unregister()
+        self._buffer.changed = nobody
+        self._listening.stop()
+        self._node.destroy_guard_condition(self._wake)
         self._node.destroy_publisher(self._broadcaster.pub_tf)
 
     def _broadcast(self, transforms: list[TransformStamped]) -> None:

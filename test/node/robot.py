@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 import tf2_ros
 from geometry_msgs.msg import TransformStamped
-from harness import OPTICAL_FRAME, Orbit, Peer, stamp_of
+from harness import OPTICAL_FRAME, Orbit, Peer, stamp_of, to_ns
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
@@ -82,6 +82,12 @@ class Robot:
         """Return what the mapper broadcast."""
         return [one for message in list(self._heard) for one in message.transforms
                 if (one.header.frame_id, one.child_frame_id) not in self._own]
+
+    def heard_at(self, stamp_ns: int) -> set[tuple[str, str]]:
+        """Return the edges that anybody published at a stamp."""
+        return {(one.header.frame_id, one.child_frame_id)
+                for message in list(self._heard) for one in message.transforms
+                if to_ns(one.header.stamp) == stamp_ns}
 
     def edges(self) -> set[tuple[str, str]]:
         return {(one.header.frame_id, one.child_frame_id) for one in self.told()}

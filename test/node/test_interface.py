@@ -45,9 +45,9 @@ def test_readme_lists_what_the_node_offers(
         head: str, ask: str, peer: Peer, start: Start) -> None:
     expected = table(head)
     assert len(expected) >= 3
-    if head == 'input':
-        expected |= {'/tf': 'TFMessage', '/tf_static': 'TFMessage'}
+    nodes = ['mapper', 'mapper_tf_listener'] if head == 'input' else ['mapper']
     start(mask='latest')
     peer.until(lambda: peer.state() == 'active', 'the node to be active')
-    peer.until(lambda: graph(getattr(peer.node, ask)('mapper', '/')) == expected,
+    peer.until(lambda: graph([pair for node in nodes
+                              for pair in getattr(peer.node, ask)(node, '/')]) == expected,
                f'{expected}, the {head}s of the README')

@@ -160,6 +160,34 @@ def test_a_network_that_lost_its_way_starts_over(orbit: list[np.ndarray]) -> Non
     assert len(mapper.trajectory) == 28
 
 
+def test_a_bad_beginning_leaves_nothing_behind(orbit: list[np.ndarray]) -> None:
+    """Without calibration: not even its estimate of the focal length."""
+    mapper = make_mapper(orbit, replace(SPOILT, drift=0.0))
+    answer, rng = mapper._reconstructor._pointmap, np.random.default_rng(0)
+    mapper._reconstructor._pointmap = lambda index: answer(index) if index else replace(
+        answer(index), points=rng.normal(0.0, 2.0, (96, 96, 3)))
+    frames = posed_frames(orbit, calibrated=False)
+    mapper.process(frames[0])
+    with pytest.raises(PoseError):
+        mapper.process(frames[1])
+    for frame in frames[2:9]:
+        mapper.process(frame)
+    mapper.flush()
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [
+        frame.stamp_ns for frame in frames[2:9]]
+
+
+def test_a_metric_map_stays_so_in_a_new_fragment(orbit: list[np.ndarray]) -> None:
+    mapper = make_mapper(orbit, SPOILT)
+    frames = posed_frames(orbit)
+    assert mapper.status().scale.source == 'none'
+    for frame in frames[:8]:
+        mapper.process(frame)
+    mapper.new_fragment()
+    mapper.process(frames[8])
+    assert (mapper.status().fragment_id, mapper.status().scale.metric) == (1, True)
+
+
 def test_frames_with_and_without_a_pose_do_not_mix(orbit: list[np.ndarray]) -> None:
     frames = posed_frames(orbit)
     bare = [replace(frame, world_from_camera=None) for frame in frames]

@@ -203,7 +203,7 @@ class Buffer:
 class TransformListener:
     """Fills a buffer from /tf and /tf_static on the node's executor."""
 
-    def __init__(self, buffer: Buffer, node: Node) -> None:
+    def __init__(self, buffer: Buffer, node: Node, *, qos: QoSProfile | None = None) -> None:
         self.node = node
 
         def take(message: TFMessage) -> None:
@@ -215,7 +215,8 @@ class TransformListener:
                 buffer.set_transform_static(transform, 'default_authority')
 
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.tf_sub = node.create_subscription(TFMessage, '/tf', take, QoSProfile(depth=100))
+        self.tf_sub = node.create_subscription(
+            TFMessage, '/tf', take, qos or QoSProfile(depth=100))
         self.tf_static_sub = node.create_subscription(
             TFMessage, '/tf_static', take_static, latched)
 

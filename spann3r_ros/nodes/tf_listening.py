@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hearing TF, whatever the node's own executor is busy with, and remembering who said what."""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import Event, Lock, Thread
+
+import rclpy
+from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from tf2_ros import Buffer, TransformListener
+
+from .conversions import to_nanoseconds
+
+# Own broadcasts come back within moments: so many are told from those of others.
+MAX_OWN = 500
+JUMP_NS = 1_000_000_000
+SPIN_SEC = 0.1
+# Ten times what tf2 keeps: Python takes a message in about a millisecond.
+DEPTH = 1000
+
+
+class WatchedBuffer(Buffer):
+    """A buffer that remembers who ever was a frame's parent, and by whose word.
+
+    tf2 keeps the latest parent only, and does not know its publishers. `changed` is called, on the
+    listener's thread, when something new is known. When the stamps of an edge jump back, as those
+    of a bag that is played again, what was known of the moving edges is void.
+    """
+
+    def __init__(self, cache_time: Duration) -> None:
+        super().__init__(cache_time)
+        self.changed: Callable[[], None] = nobody
+        self._parents: dict[str, set[str]] = {}
+        self._own_edges: set[tuple[str, str]] = set()
+        self._own: deque[tuple[str, str, int, int]] = deque(maxlen=MAX_OWN)
+        self._foreign: set[tuple[str, str]] = set()
+        self._newest_ns: dict[tuple[str, str], int] = {}
+        self._jumped = False
+        self._watch_lock = Lock()
+
+    def announce(self, transform: TransformStamped) -> None:
+        """Take note of a transform that this node is about to broadcast."""
+        with self._watch_lock:
+            self._own_edges.add((transform.header.frame_id, transform.child_frame_id))
+            self._own.append(_identity(transform))
+
+    def is_foreign(self, parent: str, child: str) -> bool:
+        """Say whether somebody else ever published this edge."""
+        with self._watch_lock:
+            return (parent, child) in self._foreign
+
+    def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        """Take a transform that is valid at its stamp."""
+        self._note(transform)
+        if self._jumps_back(transform):
+            self.clear()
+        super().set_transform(transform, authority)
+        self.changed()
+
+    def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
+        """Take a transform that is always valid."""
+        self._note(transform)
+        super().set_transform_static(transform, authority)
+        self.changed()
+
+    def forget(self) -> None:
+        """Forget all moving transforms, unless a jump of their own stamps already did that."""
+        with self._watch_lock:
+            jumped, self._jumped = self._jumped, False
+            self._newest_ns.clear()
+        if not jumped:
+            self.clear()
+
+    def parents_of(self, frame: str) -> set[str]:
+        """Return the parents a frame was ever given."""
+        with self._watch_lock:
+            return set(self._parents.get(frame, ()))
+
+    def ancestors_of(self, frame: str) -> set[str]:
+        """Return all frames above a frame."""
+        found: set[str] = set()
+        ahead = self.parents_of(frame)
+        while ahead:
+            found |= ahead
+            ahead = set().union(*map(self.parents_of, ahead)) - found
+        return found
+
+    def _jumps_back(self, transform: TransformStamped) -> bool:
+        edge = transform.header.frame_id, transform.child_frame_id
+        stamp_ns = to_nanoseconds(transform.header.stamp)
+        with self._watch_lock:
+            if stamp_ns + JUMP_NS > self._newest_ns.get(edge, 0):
+                self._newest_ns[edge] = max(stamp_ns, self._newest_ns.get(edge, 0))
+                return False
+            self._newest_ns = {edge: stamp_ns}
+            self._jumped = True
+            return True
+
+    def _note(self, transform: TransformStamped) -> None:
+        with self._watch_lock:
+            parent, child = transform.header.frame_id, transform.child_frame_id
+            self._parents.setdefault(child, set()).add(parent)
+            if (parent, child) not in self._own_edges or _identity(transform) not in self._own:
+                self._foreign.add((parent, child))
+
+
+def nobody() -> None:
+    """Listen to nothing."""
+
+
+def _identity(transform: TransformStamped) -> tuple[str, str, int, int]:
+    stamp = transform.header.stamp
+    return transform.header.frame_id, transform.child_frame_id, stamp.sec, stamp.nanosec
+
+
+class ListeningThread:
+    """Fills a buffer from a node and a thread of its own, as tf2 does in C++.
+
+    An image may hold the main executor for as long as the network takes: transforms that are lost
+    meanwhile would be interpolated over, and nobody would know.
+    """
+
+    def __init__(self, node: Node, buffer: Buffer) -> None:
+        name = f'{node.get_name()}_tf_listener'
+        # The name counts for this node only; remappings of topics and namespace hold for both.
+        self._node = rclpy.create_node(
+            name, context=node.context, namespace=node.get_namespace(),
+            cli_args=['--ros-args', '-r', f'__node:={name}'], enable_rosout=False,
+            start_parameter_services=False)
+        self._listener = TransformListener(buffer, self._node, qos=QoSProfile(depth=DEPTH))
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(self._node)
+        self._stopping = Event()
+        self._thread = Thread(target=self._spin, name='tf_listener')
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and take its node away."""
+        self._stopping.set()
+        self._thread.join()
+        self._listener.unregister()
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def _spin(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._executor.spin_once(timeout_sec=SPIN_SEC)
+        except ExternalShutdownException:
+            pass  # nobody will ask any more
