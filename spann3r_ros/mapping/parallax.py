@@ -33,7 +33,7 @@ MAX_MISS_PIXELS = 1.0
 # A network errs by patches: so many tracks count as one measurement.
 TRACKS_PER_MEASUREMENT = 10
 # A relative deviation beyond this is no scale to build on.
-MAX_DEVIATION = 0.05
+MAX_DEVIATION = 0.08
 
 
 class View:
@@ -75,7 +75,7 @@ class ScaleFromParallax:
         self.scale = Scale()
 
     def add(self, view: View) -> None:
-        """Take a view; `scale` becomes metric, and follows, while its deviation is below 5 %."""
+        """Take a view; `scale` becomes metric, and follows, while its deviation is below 8 %."""
         self._since += 1
         # The longest way first: errors of the poses count least there.
         for index in sorted({index * len(self._views) // ATTEMPTS for index in range(ATTEMPTS)}):

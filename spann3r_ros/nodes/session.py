@@ -138,10 +138,10 @@ class Session:
         """Warn about an image that never became a frame."""
         self._note_failure(error)
 
-    def time_jumped(self) -> None:
+    def time_jumped(self, stamp_ns: int) -> None:
         """Begin a new map after the frames that wait; what TF said of the old time is void."""
         self._node.get_logger().warning('the stamps of the images jumped back: a new map begins')
-        self._worker.call(self._begin_again)
+        self._worker.call(lambda: self._begin_again(stamp_ns))
 
     def publish_status(self) -> None:
         """Publish accounts, timing and memory; any thread."""
@@ -204,8 +204,8 @@ class Session:
         self._map_status = self._mapper.status()
         self._publishers.clear(self._mapper.voxel_map)
 
-    def _begin_again(self) -> None:
-        self._tree.forget()
+    def _begin_again(self, stamp_ns: int) -> None:
+        self._tree.begin_again(stamp_ns)
         self._reset()
 
     def _save(self) -> tuple[Path, Path]:

@@ -2,6 +2,7 @@
 """Hearing TF, whatever the node's own executor is busy with, and remembering who said what."""
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable
 from threading import Event, Lock, Thread
@@ -18,8 +19,9 @@ from .conversions import to_nanoseconds
 
 # Own broadcasts come back within moments: so many are told from those of others.
 MAX_OWN = 500
-JUMP_NS = 1_000_000_000
+NEAR_NS = 5_000_000_000
 SPIN_SEC = 0.1
+WARNING_PERIOD_SEC = 10.0
 # Ten times what tf2 keeps: Python takes a message in about a millisecond.
 DEPTH = 1000
 
@@ -28,8 +30,7 @@ class WatchedBuffer(Buffer):
     """A buffer that remembers who ever was a frame's parent, and by whose word.
 
     tf2 keeps the latest parent only, and does not know its publishers. `changed` is called, on the
-    listener's thread, when something new is known. When the stamps of an edge jump back, as those
-    of a bag that is played again, what was known of the moving edges is void.
+    listener's thread, when something new is known.
     """
 
     def __init__(self, cache_time: Duration) -> None:
@@ -39,8 +40,7 @@ class WatchedBuffer(Buffer):
         self._own_edges: set[tuple[str, str]] = set()
         self._own: deque[tuple[str, str, int, int]] = deque(maxlen=MAX_OWN)
         self._foreign: set[tuple[str, str]] = set()
-        self._newest_ns: dict[tuple[str, str], int] = {}
-        self._jumped = False
+        self._recent: deque[TransformStamped] = deque(maxlen=DEPTH)
         self._watch_lock = Lock()
 
     def announce(self, transform: TransformStamped) -> None:
@@ -57,8 +57,8 @@ class WatchedBuffer(Buffer):
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         """Take a transform that is valid at its stamp."""
         self._note(transform)
-        if self._jumps_back(transform):
-            self.clear()
+        with self._watch_lock:
+            self._recent.append(transform)
         super().set_transform(transform, authority)
         self.changed()
 
@@ -68,13 +68,17 @@ class WatchedBuffer(Buffer):
         super().set_transform_static(transform, authority)
         self.changed()
 
-    def forget(self) -> None:
-        """Forget all moving transforms, unless a jump of their own stamps already did that."""
+    def begin_again(self, stamp_ns: int) -> None:
+        """Forget all moving transforms but those about a stamp: time has jumped back to it.
+
+        Those of the new time often come before its first image, and tf2 may have refused them.
+        """
+        self.clear()
         with self._watch_lock:
-            jumped, self._jumped = self._jumped, False
-            self._newest_ns.clear()
-        if not jumped:
-            self.clear()
+            recent = list(self._recent)
+        for transform in recent:
+            if abs(to_nanoseconds(transform.header.stamp) - stamp_ns) < NEAR_NS:
+                super().set_transform(transform, 'again')
 
     def parents_of(self, frame: str) -> set[str]:
         """Return the parents a frame was ever given."""
@@ -89,17 +93,6 @@ class WatchedBuffer(Buffer):
             found |= ahead
             ahead = set().union(*map(self.parents_of, ahead)) - found
         return found
-
-    def _jumps_back(self, transform: TransformStamped) -> bool:
-        edge = transform.header.frame_id, transform.child_frame_id
-        stamp_ns = to_nanoseconds(transform.header.stamp)
-        with self._watch_lock:
-            if stamp_ns + JUMP_NS > self._newest_ns.get(edge, 0):
-                self._newest_ns[edge] = max(stamp_ns, self._newest_ns.get(edge, 0))
-                return False
-            self._newest_ns = {edge: stamp_ns}
-            self._jumped = True
-            return True
 
     def _note(self, transform: TransformStamped) -> None:
         with self._watch_lock:
@@ -148,8 +141,12 @@ class ListeningThread:
         self._node.destroy_node()
 
     def _spin(self) -> None:
-        try:
-            while not self._stopping.is_set():
+        while not self._stopping.is_set():
+            try:
                 self._executor.spin_once(timeout_sec=SPIN_SEC)
-        except ExternalShutdownException:
-            pass  # nobody will ask any more
+            except ExternalShutdownException:
+                return  # nobody will ask any more
+            # Whatever is wrong with a transform costs this transform only; it is reported.
+            except Exception:
+                self._node.get_logger().error(f'transform refused: {traceback.format_exc()}',
+                                              throttle_duration_sec=WARNING_PERIOD_SEC)

@@ -120,9 +120,9 @@ class FrameTree:
         """Forget poses of a map that is gone."""
         self._waiting.clear()
 
-    def forget(self) -> None:
-        """Forget all moving transforms: time has jumped back."""
-        self._buffer.forget()
+    def begin_again(self, stamp_ns: int) -> None:
+        """Forget the moving transforms of another time: it has jumped back to a stamp."""
+        self._buffer.begin_again(stamp_ns)
 
     def destroy(self) -> None:
         """Take subscriptions and publisher away from the node."""

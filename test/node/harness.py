@@ -90,7 +90,7 @@ class Orbit:
                     for index, pose in enumerate(self.poses)]
 
     def image(self, index: int) -> Image:
-        return raw_image(self.rgb[index], stamp_of(index))
+        return raw_image(self.rgb[index % len(self.rgb)], stamp_of(index))
 
 
 class Mapper:

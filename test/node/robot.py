@@ -51,7 +51,8 @@ class Robot:
         """Tell where the wheels have carried the robot."""
         self._own.add(('odom', 'base_link'))
         for index in indices:
-            place = ODOM_FROM_WORLD @ self._orbit.poses[index] @ invert(self.mounted)
+            pose = self._orbit.poses[index % len(self._orbit.poses)]
+            place = ODOM_FROM_WORLD @ pose @ invert(self.mounted)
             self._moving.publish(TFMessage(transforms=[
                 to_transform(place, stamp_of(index), 'odom', 'base_link')]))
 
