@@ -53,7 +53,7 @@ def draw_map(target: Path, cloud: VoxelCloud, trajectory: Sequence[StampedPose],
     share = PANEL_HEIGHT / height
     draw_top(figure.add_axes((0.0, 0.0, 0.5, share)), content)
     draw_corner(figure.add_axes((0.5, 0.0, 0.5, share)), content)
-    figure.text(0.02, 0.955, f'{len(cloud):,} voxels from {len(trajectory)} keyframes',
+    figure.text(0.02, 0.955, f'{len(cloud):,} voxels, {len(trajectory)} poses',
                 color=TEXT, size=TITLE_SIZE, va='center', weight='bold')
     figure.text(0.02, 0.918, caption(comparison), color=FAINT, size=LABEL_SIZE, va='center')
     handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -105,7 +105,7 @@ BUNDLED_RUNS = {
     'own': TrainingConfig(stages=MIXED_SEQUENCES, steps=500, frames_per_step=96,
                           warmup_steps=10, decay_share=1.0, muon_lr=5e-4, adam_lr=2.5e-4,
                           turn_share=0.5, placed_share=0.5, shown_share=0.3, seed=57),
-    'slipped': TrainingConfig(stages=MIXED_SEQUENCES, steps=1750, frames_per_step=96,
+    'slipped': TrainingConfig(stages=MIXED_SEQUENCES, steps=1600, frames_per_step=96,
                               warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
                               turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                               seed=67),
