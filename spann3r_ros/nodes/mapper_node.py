@@ -31,6 +31,7 @@ from . import parameters
 from .lifecycle import RobustLifecycleNode, TransitionFailedError, reported
 from .logs import forward_logging
 from .session import MapEmptyError, Session
+from .tf_listening import ListeningThread
 
 SPIN_TIMEOUT_SEC = 0.2
 Answer = TypeVar('Answer', Trigger.Response, SetBool.Response)
@@ -65,9 +66,11 @@ class MapperNode(RobustLifecycleNode):
         super().__init__('mapper')
         self._create_reconstructor = create_reconstructor
         self._session: Session | None = None
+        self._listening: ListeningThread | None = None
         parameters.declare(self)
         parameters.read(self)
         self.add_on_set_parameters_callback(self._check_parameters)
+        self._listening = ListeningThread(self)
         self.create_service(Trigger, '~/reset', self._reset)
         self.create_service(Trigger, '~/new_fragment', self._new_fragment)
         self.create_service(SetBool, '~/set_enabled', self._set_enabled)
@@ -92,6 +95,13 @@ class MapperNode(RobustLifecycleNode):
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
+    def destroy_node(self) -> None:
+        """End what listens beside the node, then the node."""
+        if self._listening is not None:
+            self._listening.stop()
+            self._listening = None
+        super().destroy_node()
+
     @reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the weights and create the publishers."""
@@ -101,7 +111,8 @@ class MapperNode(RobustLifecycleNode):
                 settings.node.checkpoint, settings.node.device, settings.mapper.memory)
         except (ValueError, OSError) as error:
             raise TransitionFailedError(str(error)) from error
-        self._session = Session(self, settings, Mapper(reconstructor, settings.mapper))
+        self._session = Session(self, settings, Mapper(reconstructor, settings.mapper),
+                                self._listening)
         # Also: rclpy's first line of log takes a second when torch is loaded; no frame waits now.
         height, width = reconstructor.input_size
         self.get_logger().info(f'configured: {settings.node.mode} mode, the network sees '

@@ -22,6 +22,7 @@ from .intake import Intake
 from .parameters import Settings
 from .publishers import MapPublishers
 from .slot import FrameSlot
+from .tf_listening import ListeningThread
 from .transforms import FrameTree
 from .worker import Worker
 
@@ -40,7 +41,8 @@ class Session:
     the worker's.
     """
 
-    def __init__(self, node: LifecycleNode, settings: Settings, mapper: Mapper) -> None:
+    def __init__(self, node: LifecycleNode, settings: Settings, mapper: Mapper,
+                 listening: ListeningThread) -> None:
         self._node = node
         self._settings = settings
         self._mapper = mapper
@@ -52,7 +54,7 @@ class Session:
         self._clock = ImageClock()
         self._refreshing: Future | None = None
         self._status_lock = Lock()
-        self._tree = FrameTree(node, settings.node)
+        self._tree = FrameTree(node, settings.node, listening)
         self._publishers = MapPublishers(node, settings, self._tree)
         self._diagnostics = Diagnostics(node, settings.node.diagnostics)
         self._slot = FrameSlot(blocking=settings.node.mode == 'replay')

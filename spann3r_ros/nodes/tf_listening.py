@@ -112,31 +112,34 @@ def _identity(transform: TransformStamped) -> tuple[str, str, int, int]:
 
 
 class ListeningThread:
-    """Fills a buffer from a node and a thread of its own, as tf2 does in C++.
+    """Fills buffers from a node and a thread of its own, as tf2 does in C++.
 
     An image may hold the main executor for as long as the network takes: transforms that are lost
-    meanwhile would be interpolated over, and nobody would know.
+    meanwhile would be interpolated over, and nobody would know. It lives as long as the main node:
+    what a node leaves behind in the middleware would add up over the configurations.
     """
 
-    def __init__(self, node: Node, buffer: Buffer) -> None:
+    def __init__(self, node: Node) -> None:
         name = f'{node.get_name()}_tf_listener'
         # The name counts for this node only; remappings of topics and namespace hold for both.
         self._node = rclpy.create_node(
             name, context=node.context, namespace=node.get_namespace(),
             cli_args=['--ros-args', '-r', f'__node:={name}'], enable_rosout=False,
             start_parameter_services=False)
-        self._listener = TransformListener(buffer, self._node, qos=QoSProfile(depth=DEPTH))
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(self._node)
         self._stopping = Event()
         self._thread = Thread(target=self._spin, name='tf_listener')
         self._thread.start()
 
+    def listen(self, buffer: Buffer) -> TransformListener:
+        """Fill a buffer until the listener that comes back is unregistered."""
+        return TransformListener(buffer, self._node, qos=QoSProfile(depth=DEPTH))
+
     def stop(self) -> None:
         """End the thread and take its node away."""
         self._stopping.set()
         self._thread.join()
-        self._listener.unregister()
         self._executor.shutdown()
         self._node.destroy_node()
 

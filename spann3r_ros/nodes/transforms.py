@@ -46,7 +46,8 @@ class FrameTree:
     may be called from any thread, as may `listen`; everything else belongs to the worker's.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
+    def __init__(self, node: LifecycleNode, config: NodeConfig,
+                 listening: ListeningThread) -> None:
         self._node = node
         self._config = config
         self.odometer = Odometer()
@@ -56,7 +57,7 @@ class FrameTree:
         self._changed: Callable[[], None] = nobody
         self._wake = node.create_guard_condition(lambda: self._changed())
         self._buffer.changed = self._wake.trigger
-        self._listening = ListeningThread(node, self._buffer)
+        self._listener = listening.listen(self._buffer)
         self._broadcaster = TransformBroadcaster(node)
         self._waiting: deque[StampedPose] = deque(maxlen=MAX_WAITING)
         self._publish = config.publish_tf
@@ -127,7 +128,7 @@ class FrameTree:
     def destroy(self) -> None:
         """Take subscriptions and publisher away from the node."""
         self._buffer.changed = nobody
-        self._listening.stop()
+        self._listener.unregister()
         self._node.destroy_guard_condition(self._wake)
         self._node.destroy_publisher(self._broadcaster.pub_tf)
 

@@ -16,6 +16,7 @@ from spann3r_ros.mapping.voxel_map import VoxelMap
 from spann3r_ros.nodes import conversions
 from spann3r_ros.nodes.parameters import Settings
 from spann3r_ros.nodes.publishers import MapPublishers
+from spann3r_ros.nodes.tf_listening import ListeningThread
 from spann3r_ros.nodes.transforms import FrameTree
 
 CONVERTERS = ('keyframe_cloud', 'map_cloud', 'to_float_image', 'to_camera_info',
@@ -27,6 +28,18 @@ def node(peer: Peer) -> Iterator[LifecycleNode]:
     node = LifecycleNode('mapper', context=peer.context)
     yield node
     node.destroy_node()
+
+
+@pytest.fixture
+def publishers(node: LifecycleNode) -> Iterator[MapPublishers]:
+    node.trigger_configure()
+    settings, listening = Settings(), ListeningThread(node)
+    tree = FrameTree(node, settings.node, listening)
+    publishers = MapPublishers(node, settings, tree)
+    yield publishers
+    publishers.destroy()
+    tree.destroy()
+    listening.stop()
 
 
 def keyframe() -> Keyframe:
@@ -44,28 +57,20 @@ def voxel_map(frame: Keyframe) -> VoxelMap:
     return voxels
 
 
-def make_publishers(node: LifecycleNode) -> MapPublishers:
-    settings = Settings()
-    return MapPublishers(node, settings, FrameTree(node, settings.node))
-
-
 def test_without_listeners_nothing_is_converted(
-        node: LifecycleNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    node.trigger_configure()
-    publishers = make_publishers(node)
+        node: LifecycleNode, publishers: MapPublishers,
+        monkeypatch: pytest.MonkeyPatch) -> None:
     node.trigger_activate()
     called = []
     for name in CONVERTERS:
         monkeypatch.setattr(conversions, name, lambda *_, name=name: called.append(name))
     frame = keyframe()
     publishers.publish(MapUpdate(keyframes=(frame,)), voxel_map(frame))
-    publishers.destroy()
     assert called == []
 
 
-def test_an_inactive_node_is_silent_even_when_heard(node: LifecycleNode, peer: Peer) -> None:
-    node.trigger_configure()
-    publishers = make_publishers(node)
+def test_an_inactive_node_is_silent_even_when_heard(
+        node: LifecycleNode, publishers: MapPublishers, peer: Peer) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     peer.until(lambda: node.count_subscribers('/mapper/points'), 'the listener')
@@ -75,14 +80,12 @@ def test_an_inactive_node_is_silent_even_when_heard(node: LifecycleNode, peer: P
     node.trigger_activate()
     publishers.refresh(voxels, force=True)
     peer.until(lambda: heard, 'the map')
-    publishers.destroy()
     assert heard[0].width == len(voxels)
     assert clouds == []
 
 
-def test_map_is_throttled_and_caught_up_with(node: LifecycleNode, peer: Peer) -> None:
-    node.trigger_configure()
-    publishers = make_publishers(node)
+def test_map_is_throttled_and_caught_up_with(
+        node: LifecycleNode, publishers: MapPublishers, peer: Peer) -> None:
     node.trigger_activate()
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     points = peer.listen(PointCloud2, '/mapper/points')
@@ -96,5 +99,4 @@ def test_map_is_throttled_and_caught_up_with(node: LifecycleNode, peer: Peer) ->
     assert len(heard) == 1
     voxels.clear()
     peer.until(lambda: publishers.refresh(voxels) or len(heard) == 2, 'the caught up map')
-    publishers.destroy()
     assert heard[1].width == 0
