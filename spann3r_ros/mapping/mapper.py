@@ -126,7 +126,7 @@ class Mapper:
 
     def _start(self, fragment_id: int) -> MappingState:
         return MappingState(KeyframeGate(self._config.keyframes),
-                      deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
+                            deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
 
     def _check_open(self, frame: Frame) -> None:
         state = self._state
