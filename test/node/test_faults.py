@@ -95,6 +95,8 @@ def test_a_killed_mapper_can_be_started_again(
 def test_a_killed_camera_can_be_replaced(peer: Peer, start: Start) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
     start(mode='replay')
+    # A camera in another process may find the mapper before the mapper has found this one.
+    peer.until(peer.statuses, 'a first status')
     for first in (0, 4):
         camera = subprocess.Popen([sys.executable, '-c', PUBLISHER, str(first), *sys.path])
         try:
