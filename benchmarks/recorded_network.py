@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch  # noqa: F401  a real network has loaded it before the first image comes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
 
@@ -96,7 +97,10 @@ class RecordedNetwork:
         if self._costs:
             if self._profile is not None:
                 self._profile.dump_stats(self._report.with_suffix('.prof'))
-            self._report.write_text(json.dumps([asdict(cost) for cost in self._costs]))
+            # Whoever waits for the report must not find half of it.
+            unfinished = self._report.with_suffix('.tmp')
+            unfinished.write_text(json.dumps([asdict(cost) for cost in self._costs]))
+            unfinished.replace(self._report)
         self._steps, self._ended, self._costs = 0, None, []
 
     def status(self) -> MemoryStatus:

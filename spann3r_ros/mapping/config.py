@@ -106,6 +106,9 @@ class MapperConfig:
     field_of_view: str = setting(
         'crop', 'crop: the network sees the middle of a wide image; letterbox: it sees the whole '
         'image, smaller', choices=('crop', 'letterbox'))
+    resampling: str = setting(
+        'fast', 'exact: images are resized to the bit as for training; fast: several times as '
+        'fast, a few values differ by one', choices=('fast', 'exact'))
     live_pose: bool = setting(
         True, 'Also solve the pose of the newest frame, before its points are refined')
     path_max_size: int = setting(10_000, 'Most poses kept in the trajectory', 1, 10_000_000)

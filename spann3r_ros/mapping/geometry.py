@@ -91,20 +91,21 @@ def shift_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
 
 def similarity_scale(similarity: np.ndarray) -> float:
     """Return the factor by which a similarity [4, 4] stretches."""
-    return float(np.cbrt(np.linalg.det(similarity[:3, :3])))
+    return float(np.linalg.norm(similarity[:3, 0]))
 
 
 def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (x, y, z, w), w >= 0, of a rotation matrix [3, 3]."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(rotation, float)
-    # The quaternion is the dominant eigenvector of this matrix, free of special cases.
-    symmetric = np.array([
-        [xx - yy - zz, yx + xy, zx + xz, zy - yz],
-        [yx + xy, yy - xx - zz, zy + yz, xz - zx],
-        [zx + xz, zy + yz, zz - xx - yy, yx - xy],
-        [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(rotation, float).tolist()
+    # Four times the quaternion's product with itself: each row is a multiple of it.
+    rows = np.array([
+        [1.0 + xx - yy - zz, yx + xy, zx + xz, zy - yz],
+        [yx + xy, 1.0 - xx + yy - zz, zy + yz, xz - zx],
+        [zx + xz, zy + yz, 1.0 - xx - yy + zz, yx - xy],
+        [zy - yz, xz - zx, yx - xy, 1.0 + xx + yy + zz],
     ])
-    quaternion = np.linalg.eigh(symmetric)[1][:, -1]
+    largest = rows[np.argmax(np.diagonal(rows))]
+    quaternion = largest / np.linalg.norm(largest)
     return -quaternion if quaternion[3] < 0.0 else quaternion
 
 

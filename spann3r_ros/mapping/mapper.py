@@ -68,7 +68,8 @@ class Mapper:
         state = self._state
         self._check_open(frame)
         network_input = preprocess(frame, self._reconstructor.input_size,
-                                   self._config.field_of_view == 'letterbox')
+                                   self._config.field_of_view == 'letterbox',
+                                   self._config.resampling == 'exact')
         if not state.gate.admits(frame.stamp_ns):
             return MapUpdate(skipped=True)
         started = time.perf_counter()

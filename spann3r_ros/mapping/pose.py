@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from .config import PoseConfig
-from .geometry import invert, pixel_grid, transform_points
+from .geometry import invert, pixel_grid
 from .types import FrameError, Intrinsics, Pointmap, finite_points
 
 MIN_POSE_POINTS = 12
@@ -71,32 +72,42 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
         raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {electorate}')
     if electorate > config.max_points:
         # Drawn by chance, since an even stride would favour some image columns.
-        rng = np.random.default_rng(0)
-        voters = np.sort(rng.choice(voters, config.max_points, replace=False))
-    points = pointmap.points.reshape(-1, 3)[voters].astype(float)
-    pixels = pixel_grid(*pointmap.confidence.shape)[voters]
-    _check_spread(points)
+        order = _shuffled(pointmap.confidence.size)
+        voting = np.zeros(len(order), bool)
+        voting[voters] = True
+        voters = order[voting[order]][:config.max_points]
+    # One row per coordinate: numpy is slow at many rows of three.
+    points = np.array(pointmap.points.reshape(-1, 3)[voters].T, float, order='C')
+    pixels = np.array(pixel_grid(*pointmap.confidence.shape)[voters].T, order='C')
     limit = config.max_reprojection * intrinsics.width
-    few = slice(None, None, max(1, len(points) // RANSAC_POINTS))
+    _check_spread(points)
+    few = np.s_[:, ::max(1, points.shape[1] // RANSAC_POINTS)]
     camera_from_fragment = _solve_ransac(
-        points[few].copy(), pixels[few].copy(), intrinsics, config, limit)
+        points[few].T.copy(), pixels[few].T.copy(), intrinsics, config, limit)
     for left in reversed(range(MAX_REFINEMENTS)):
         inliers = _inliers(camera_from_fragment, points, pixels, intrinsics, limit)
-        _check_inliers(inliers, points, config)
-        fit = _Fit(camera_from_fragment, points[inliers], pixels[inliers], intrinsics)
+        _check_inliers(len(inliers), points.shape[1], config)
+        agreeing = points.take(inliers, axis=1)
+        fit = _Fit(camera_from_fragment, agreeing, pixels.take(inliers, axis=1), intrinsics)
         step = fit.step()
         small = np.abs(step[3:]).max() < SMALL_STEP > np.abs(step[:3]).max() / fit.distance
         if small or not left:
             break
         camera_from_fragment = _moved(camera_from_fragment, step)
-    _check_spread(points[inliers])
-    support = float(inliers.mean())
+    _check_spread(agreeing)
+    support = len(inliers) / points.shape[1]
     covariance = fit.covariance(support * electorate / PIXELS_PER_MEASUREMENT)
     return PoseSolution(invert(camera_from_fragment), covariance, support)
 
 
+@lru_cache(maxsize=4)
+def _shuffled(count: int) -> np.ndarray:
+    """Return the numbers up to `count` in an order that is the same in every run."""
+    return np.random.default_rng(0).permutation(count)
+
+
 class _Fit:
-    """The camera's pose linearised about an estimate, for points [n, 3] seen at pixels [n, 2].
+    """The camera's pose linearised about an estimate, for points [3, n] seen at pixels [2, n].
 
     Steps [6] are small motions of the points in the camera's frame: shift, then rotation vector.
     """
@@ -104,17 +115,18 @@ class _Fit:
     def __init__(self, camera_from_fragment: np.ndarray, points: np.ndarray, pixels: np.ndarray,
                  intrinsics: Intrinsics) -> None:
         self._fragment_from_camera = camera_from_fragment[:3, :3].T
-        x, y, z = transform_points(camera_from_fragment, points).T
-        u, v, zero = x / z, y / z, np.zeros(len(points))
+        x, y, z = _seen(camera_from_fragment, points)
+        u, v, zero = x / z, y / z, np.zeros_like(z)
         fx, fy = intrinsics.fx, intrinsics.fy
-        self._slopes = np.stack([
-            fx / z, zero, -fx * u / z, -fx * u * v, fx * (1.0 + u * u), -fx * v,
-            zero, fy / z, -fy * v / z, -fy * (1.0 + v * v), fy * u * v, fy * u,
-        ], axis=1).reshape(-1, 2, 6)
-        self._errors = np.stack([fx * u + intrinsics.cx, fy * v + intrinsics.cy], 1) - pixels
-        rows = self._slopes.reshape(-1, 6)
-        self._bend = rows.T @ rows
-        self.distance = float(np.median(z))
+        # How a point's pixel moves with each of the six, across and down: [6, n].
+        self._across = np.array([fx / z, zero, -fx * u / z, -fx * u * v, fx * (1.0 + u * u),
+                                 -fx * v])
+        self._down = np.array([zero, fy / z, -fy * v / z, -fy * (1.0 + v * v), fy * u * v,
+                               fy * u])
+        self._off_across = fx * u + intrinsics.cx - pixels[0]
+        self._off_down = fy * v + intrinsics.cy - pixels[1]
+        self._bend = self._across @ self._across.T + self._down @ self._down.T
+        self.distance = float(z.mean())
         try:
             self._spread = np.linalg.inv(self._bend)
         except np.linalg.LinAlgError as error:
@@ -122,7 +134,7 @@ class _Fit:
 
     def step(self) -> np.ndarray:
         """Return the step [6] to the least squared error (Gauss-Newton)."""
-        return -self._spread @ (self._slopes.reshape(-1, 6).T @ self._errors.reshape(-1))
+        return -self._spread @ (self._across @ self._off_across + self._down @ self._off_down)
 
     def covariance(self, measurements: float) -> np.ndarray:
         """Return the pose's covariance, order and axes as in `PoseSolution`.
@@ -131,13 +143,14 @@ class _Fit:
         independent ones.
         """
         # White's estimator: near points err by more pixels than far ones.
-        pulls = np.einsum('nij,ni->nj', self._slopes, self._errors)  # [n, 6]
-        noise = pulls.T @ pulls + MIN_PIXEL_DEVIATION**2 * self._bend
+        pulls = self._across * self._off_across + self._down * self._off_down  # [6, n]
+        noise = pulls @ pulls.T + MIN_PIXEL_DEVIATION**2 * self._bend
         # Two numbers a measurement, six of them spent on the fit.
         independent = max(measurements - 3.0, 1.0)
-        of_points = self._spread @ noise @ self._spread * (len(pulls) / independent)
+        of_points = self._spread @ noise @ self._spread * (pulls.shape[1] / independent)
         # The camera moves against the points that it sees.
-        turn = np.kron(np.eye(2), -self._fragment_from_camera)
+        turn = np.zeros((6, 6))
+        turn[:3, :3] = turn[3:, 3:] = -self._fragment_from_camera
         covariance = turn @ of_points @ turn.T
         return 0.5 * (covariance + covariance.T)  # rounding leaves it not quite symmetric
 
@@ -171,28 +184,32 @@ def _to_transform(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     return transform
 
 
+def _seen(camera_from_fragment: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return points [3, n] in the camera's frame."""
+    return camera_from_fragment[:3, :3] @ points + camera_from_fragment[:3, 3:]
+
+
 def _inliers(
     camera_from_fragment: np.ndarray, points: np.ndarray, pixels: np.ndarray,
     intrinsics: Intrinsics, limit: float,
 ) -> np.ndarray:
-    """Return which points [n] lie before the camera and within `limit` pixels of theirs."""
-    seen = transform_points(camera_from_fragment, points)
+    """Return the indices of points [3, n] before the camera and within `limit` of their pixels."""
+    x, y, z = _seen(camera_from_fragment, points)
     with np.errstate(divide='ignore', invalid='ignore'):
-        projected = seen[:, :2] / seen[:, 2:] * (intrinsics.fx, intrinsics.fy)
-    error = np.linalg.norm(projected + (intrinsics.cx, intrinsics.cy) - pixels, axis=1)
-    return (seen[:, 2] > 0.0) & (error <= limit)
+        across = intrinsics.fx * x / z + intrinsics.cx - pixels[0]
+        down = intrinsics.fy * y / z + intrinsics.cy - pixels[1]
+        return np.flatnonzero((z > 0.0) & (across * across + down * down <= limit * limit))
 
 
-def _check_inliers(inliers: np.ndarray, points: np.ndarray, config: PoseConfig) -> None:
-    needed = max(MIN_POSE_POINTS, config.min_inlier_fraction * len(points))
-    if inliers.sum() < needed:
-        raise PoseError(f'pose: expected {needed:.0f} of {len(points)} points to agree, '
-                        f'got {inliers.sum()}')
+def _check_inliers(inliers: int, points: int, config: PoseConfig) -> None:
+    needed = max(MIN_POSE_POINTS, config.min_inlier_fraction * points)
+    if inliers < needed:
+        raise PoseError(f'pose: expected {needed:.0f} of {points} points to agree, got {inliers}')
 
 
 def _check_spread(points: np.ndarray) -> None:
-    offsets = points - points.mean(axis=0)
+    offsets = points - points.mean(axis=1, keepdims=True)
     # Squared spreads, ascending; rounding may take the least below zero.
-    squares = np.linalg.eigvalsh(offsets.T @ offsets)
+    squares = np.linalg.eigvalsh(offsets @ offsets.T)
     if not squares[1] > MIN_SPREAD_RATIO**2 * squares[2]:
         raise PoseError('pose: the points lie on one line')

@@ -104,6 +104,8 @@ class Mapper:
             checkpoint.write_text(json.dumps(options))
             parameters['checkpoint'] = str(checkpoint)
         parameters.setdefault('map_directory', str(directory / 'maps'))
+        # The fast way needs torch, which takes seconds to load and which nothing else here needs.
+        parameters.setdefault('resampling', 'exact')
         arguments = ['--ros-args', '-r', 'image:=/camera/image_raw',
                      '-r', 'camera_info:=/camera/camera_info']
         for name, value in parameters.items():

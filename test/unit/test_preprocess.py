@@ -30,6 +30,18 @@ def test_published_sizes_are_resized_and_cropped_as_specified(
     np.testing.assert_array_equal(result, whole[:, left:left + 224])
 
 
+@pytest.mark.parametrize(('height', 'width', 'size'), [
+    (480, 640, (96, 96)), (480, 640, (224, 224)), (719, 1281, (224, 224)), (240, 320, (224, 224))])
+def test_fast_resize_is_a_grey_level_off_at_most(
+        height: int, width: int, size: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    rgb.setflags(write=False)
+    exact = preprocess(Frame(0, 'camera', rgb), size).image.astype(int)
+    fast = preprocess(Frame(0, 'camera', rgb), size, exact=False).image.astype(int)
+    assert np.abs(fast - exact).max() <= 1
+    assert (fast != exact).mean() < 0.05
+
+
 @pytest.mark.parametrize('size', [(224, 224), (96, 96), (64, 112)])
 def test_any_network_size_is_filled(size: tuple[int, int]) -> None:
     result = preprocess(Frame(0, 'camera', coordinates(123, 321), None), size)
