@@ -104,14 +104,14 @@ class VoxelMap:
         return merged
 
     def arrays(self) -> VoxelCloud:
-        """Return a copy of the voxels observed `min_observations` times, in key order."""
-        rows = self._index_rows
+        """Return a copy of the voxels observed `min_observations` times, oldest first."""
+        sums, observations = self._sums[:self._size], self._observations[:self._size]
         if self._config.min_observations > 1:
-            rows = rows[self._observations[rows] >= self._config.min_observations]
-        sums = self._sums[rows]
+            often = observations >= self._config.min_observations
+            sums, observations = sums[often], observations[often]
         features = (sums[:, :WEIGHT].T / sums[:, WEIGHT]).T
         colors = np.clip(np.rint(features[:, 3:]), 0, 255).astype(np.uint8)
-        confidence = sums[:, CONFIDENCE] / self._observations[rows].astype(np.float32)
+        confidence = sums[:, CONFIDENCE] / observations.astype(np.float32)
         return VoxelCloud(np.ascontiguousarray(features[:, :3]), colors, confidence)
 
     def _gather(
