@@ -108,7 +108,8 @@ class RecordedNetwork:
         return MemoryStatus()
 
 
-def create_reconstructor(checkpoint: str, device: str, memory: MemoryConfig) -> RecordedNetwork:
+def create_reconstructor(checkpoint: str, device: str, memory: MemoryConfig,
+                         precision: str) -> RecordedNetwork:
     """Read the options."""
     options = json.loads(Path(checkpoint).read_text())
     return RecordedNetwork(options['size'], Path(options['report']), options['profile'])

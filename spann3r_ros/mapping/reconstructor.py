@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,32 @@ import torch
 from spann3r_ros.model.checkpoint import load_model
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.heads import DensePrediction
+from spann3r_ros.model.inference import prepare
 from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
 
 from .memory_manager import scale_memory_budget
 from .types import DeviceMemoryError, FrameError, MemoryStatus, Pointmap, StepResult
 
 DEVICES = ('auto', 'cpu', 'cuda')
+PRECISIONS = ('auto', 'fp32', 'int8')
 
 
-def create_reconstructor(checkpoint: Path | str, device: str,
-                         memory: MemoryConfig) -> Spann3RReconstructor:
+def create_reconstructor(checkpoint: Path | str, device: str, memory: MemoryConfig,
+                         precision: str = 'auto') -> Spann3RReconstructor:
     """Load a checkpoint onto a device ('auto', 'cpu', 'cuda' or 'cuda:N').
 
-    Raises CheckpointError for a bad file and ValueError for a device that is not there.
+    `precision` is 'fp32' or, on a CPU, 'int8'; 'auto' is fp32. Raises CheckpointError for a bad
+    file, ValueError for a device that is not there or cannot compute so.
     """
-    return Spann3RReconstructor(load_model(checkpoint, resolve_device(device)), memory)
+    chosen = resolve_device(device)
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision: expected one of {PRECISIONS}, got {precision!r}')
+    if precision == 'int8' and chosen.type != 'cpu':
+        raise ValueError(f'precision: int8 is for the CPU, the device is {chosen}')
+    model = load_model(checkpoint, chosen)
+    if chosen.type == 'cpu':
+        prepare(model, 'fp32' if precision == 'auto' else precision)
+    return Spann3RReconstructor(model, memory)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -95,7 +107,8 @@ class Spann3RReconstructor:
 
     def status(self) -> MemoryStatus:
         """Return the memory's counters."""
-        weights = sum(item.nbytes for item in self._model.parameters())
+        weights = sum(item.nbytes for item in chain(self._model.parameters(),
+                                                    self._model.buffers()))
         if self._state is None:
             return MemoryStatus(device_bytes=weights)
         memory = self._state.memory

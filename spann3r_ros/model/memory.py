@@ -43,6 +43,20 @@ def attend_memory(query: Tensor, key: Tensor, value: Tensor,
     return attention @ value, attention
 
 
+def read_memory(query: Tensor, key: Tensor, value: Tensor,
+                threshold: float) -> tuple[Tensor, Tensor]:
+    """Return readout [queries, width] and attention per token [tokens], as `attend_memory` does.
+
+    Without gradients: one matrix of weights, changed in place and never divided as a whole.
+    """
+    weights = (query / math.sqrt(query.shape[-1]) @ key.mT).softmax(dim=-1)
+    if threshold > 0.0:
+        best = weights.amax(dim=-1, keepdim=True)
+        weights.masked_fill_(weights < torch.where(best >= threshold, threshold, 0.0), 0.0)
+    share = weights.sum(dim=-1).reciprocal_()
+    return weights @ value * share[:, None], share @ weights
+
+
 def prune_order(count: Tensor, mass: Tensor, keep: int, working_frames: int) -> Tensor:
     """Return the indices of the `keep` tokens that survive a prune, best first.
 
@@ -107,9 +121,8 @@ class SpatialMemory:
 
     def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Return the readout of normalised queries [queries, width], the attention per token."""
-        readout, attention = attend_memory(query, self._keys[:self.tokens], self.values,
-                                           self.config.attention_threshold)
-        return readout, attention.sum(dim=0)
+        return read_memory(query, self._keys[:self.tokens], self.values,
+                           self.config.attention_threshold)
 
     def similarity(self, raw_key: Tensor) -> float:
         """Return the largest mean cosine between a key and the working frames, patch by patch.

@@ -10,10 +10,14 @@ from torch import Tensor
 
 
 class RotaryTable(NamedTuple):
-    """Cosines and sines [tokens, 2 axes (y, x), head_dim / 4] of a token grid, row-major."""
+    """Cosines and sines [tokens, 2 axes (y, x), head_dim / 4] of a token grid, row-major.
+
+    `turn`, complex [tokens, head_dim / 2], is both, for channels that pair side by side.
+    """
 
     cos: Tensor
     sin: Tensor
+    turn: Tensor
 
 
 @lru_cache(maxsize=64)
@@ -29,7 +33,8 @@ def rotary_table(rows: int, columns: int, head_dim: int, base: float = 100.0,
                               indexing='ij')
         position = torch.stack((y.flatten(), x.flatten()), dim=1)  # [tokens, 2]
         angle = position[:, :, None] * frequency  # [tokens, 2, head_dim / 4]
-        return RotaryTable(angle.cos().to(dtype), angle.sin().to(dtype))
+        turn = torch.polar(torch.ones_like(angle), angle).flatten(1)
+        return RotaryTable(angle.cos().to(dtype), angle.sin().to(dtype), turn)
 
 
 def rotate(tokens: Tensor, table: RotaryTable) -> Tensor:

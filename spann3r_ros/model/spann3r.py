@@ -95,7 +95,7 @@ class Spann3R(nn.Module):
                                                self.config.encoder_width, weight.device,
                                                weight.dtype))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, state: StreamState, image: Tensor, provisional: bool = False) -> StepOutput:
         """Take the next image [1, 3, height, width] in [-1, 1] and advance the sequence.
 
@@ -141,7 +141,7 @@ class Spann3R(nn.Module):
         state.memory.write(attention, entry)
         state.feature, state.query, state.target_tokens = feature, query, pair[1]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def flush(self, state: StreamState) -> DensePrediction | None:
         """Return the newest image's prediction by the target head; None before two images."""
         if state.target_tokens is None:

@@ -35,7 +35,7 @@ from .tf_listening import ListeningThread
 
 SPIN_TIMEOUT_SEC = 0.2
 Answer = TypeVar('Answer', Trigger.Response, SetBool.Response)
-CreateReconstructor = Callable[[str, str, MemoryConfig], Reconstructor]
+CreateReconstructor = Callable[[str, str, MemoryConfig, str], Reconstructor]
 
 
 def bundled_checkpoint() -> Path:
@@ -48,12 +48,13 @@ def bundled_checkpoint() -> Path:
     return found[0]
 
 
-def load_reconstructor(checkpoint: str, device: str, memory: MemoryConfig) -> Reconstructor:
+def load_reconstructor(checkpoint: str, device: str, memory: MemoryConfig,
+                       precision: str) -> Reconstructor:
     """Load the network; ValueError or OSError says what is wrong with checkpoint or device."""
     # Importing torch takes seconds: the node is there, and can be asked, before.
     from spann3r_ros.mapping.reconstructor import create_reconstructor
     path = Path(checkpoint).expanduser() if checkpoint else bundled_checkpoint()
-    return create_reconstructor(path, device, memory)
+    return create_reconstructor(path, device, memory, precision)
 
 
 class MapperNode(RobustLifecycleNode):
@@ -108,7 +109,8 @@ class MapperNode(RobustLifecycleNode):
         settings = parameters.read(self)
         try:
             reconstructor = self._create_reconstructor(
-                settings.node.checkpoint, settings.node.device, settings.mapper.memory)
+                settings.node.checkpoint, settings.node.device, settings.mapper.memory,
+                settings.node.precision)
         except (ValueError, OSError) as error:
             raise TransitionFailedError(str(error)) from error
         self._session = Session(self, settings, Mapper(reconstructor, settings.mapper),

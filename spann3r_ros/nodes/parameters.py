@@ -46,6 +46,10 @@ class NodeConfig:
 
     checkpoint: str = setting('', 'Weights, a .safetensors or .pth file; empty: the bundled model')
     device: str = setting('auto', 'Where the network runs: auto, cpu, cuda or cuda:N')
+    precision: str = setting(
+        'auto', 'How the network computes. fp32; int8: the products of the linear layers in 8 '
+        'bits, for large networks on a CPU, at the cost of accuracy; auto: fp32',
+        choices=('auto', 'fp32', 'int8'))
     mode: str = setting(
         'live', 'live: the newest image wins; replay: every image is used, none is dropped',
         choices=('live', 'replay'))

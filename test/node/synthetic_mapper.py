@@ -26,7 +26,8 @@ FRAMES = 60
 CAMERA = square_camera(96)
 
 
-def create_reconstructor(checkpoint: str, device: str, memory: MemoryConfig) -> Reconstructor:
+def create_reconstructor(checkpoint: str, device: str, memory: MemoryConfig,
+                         precision: str) -> Reconstructor:
     options = SyntheticOptions(index_from_image=True)
     if checkpoint:
         options = replace(options, **json.loads(Path(checkpoint).read_text()))

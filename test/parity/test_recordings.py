@@ -10,11 +10,14 @@ import os
 from pathlib import Path
 
 import pytest
+import replay_images
 import torch
+from recipe import build_model
 from recording import DATA, compare, load_recording, recording_paths
 from replays import REPLAYS
 
 from spann3r_ros.model.config import Spann3RConfig
+from spann3r_ros.model.inference import prepare
 from spann3r_ros.model.spann3r import Spann3R
 
 
@@ -37,6 +40,20 @@ def test_recording_is_reproduced(path: Path) -> None:
     deviations = compare(recording, REPLAYS[recording.kind](recording))
     assert deviations
     failed = [str(item) for item in deviations if not item.acceptable]
+    assert not failed, '\n'.join(failed)
+
+
+@pytest.mark.parametrize('path', [item for item in _parameters()
+                                  if load_recording(item.values[0]).kind in ('online', 'offline')])
+def test_recording_is_reproduced_by_the_layout_for_inference(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = load_recording(path)
+    if recording.unsupported():
+        pytest.skip(recording.unsupported())
+    monkeypatch.setattr(replay_images, 'build_model',
+                        lambda *arguments: prepare(build_model(*arguments)))
+    failed = [str(item) for item in compare(recording, REPLAYS[recording.kind](recording))
+              if not item.acceptable]
     assert not failed, '\n'.join(failed)
 
 

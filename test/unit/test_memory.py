@@ -9,7 +9,13 @@ import torch
 from torch.nn import functional
 
 from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.memory import MemoryEntry, SpatialMemory, attend_memory, prune_order
+from spann3r_ros.model.memory import (
+    MemoryEntry,
+    SpatialMemory,
+    attend_memory,
+    prune_order,
+    read_memory,
+)
 
 TOKENS, WIDTH = 4, 16
 PRUNING = MemoryConfig(working_frames=2, long_term_tokens=32)
@@ -155,3 +161,15 @@ def test_prune_drops_the_least_attended_old_tokens() -> None:
     assert not dropped[~old].any()
     worth = mass / age
     assert worth[old & dropped].max() < worth[old & ~dropped].min()
+
+
+@pytest.mark.parametrize('threshold', [0.0, 5e-4, 0.02, 0.4])
+def test_reading_in_place_equals_the_formula(threshold: float) -> None:
+    """At 0.02 some rows lose every weight, at 0.4 nearly all do."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(rows, WIDTH, generator=draw) for rows in (7, 100, 100))
+    query *= torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1, 0.01, 0.0])[:, None]
+    readout, attention = attend_memory(query, key, value, threshold)
+    in_place, mass = read_memory(query, key, value, threshold)
+    torch.testing.assert_close(in_place, readout)
+    torch.testing.assert_close(mass, attention.sum(dim=0))

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network laid out for inference on a CPU: fewer and larger products, weights packed once."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .layers import CrossAttention, Mlp, SelfAttention
+from .rope import RotaryTable
+from .spann3r import Spann3R
+
+PRECISIONS = ('fp32', 'int8')
+# Smaller weights stay in the caches, and packing them gains nothing.
+LEAST_PACKED = 2**20
+LinearMaker = Callable[[nn.Linear], nn.Module]
+
+
+def prepare(model: Spann3R, precision: str = 'fp32') -> Spann3R:
+    """Lay out a network on a CPU for inference, in place, and return it; it cannot train anymore.
+
+    With 'fp32' results change by rounding only. With 'int8' the linear layers multiply in 8 bits:
+    weights are rounded per output, inputs per token. Raises ValueError for another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision: expected one of {PRECISIONS}, got {precision!r}')
+    rows, columns = model.config.grid(model.config.image_height, model.config.image_width)
+    # Elsewhere the library that packs is another one, which has not been tried.
+    can_pack = torch.backends.cpu.get_cpu_capability().startswith('AVX')
+
+    def make(linear: nn.Linear) -> nn.Module:
+        if precision == 'int8':
+            return EightBitLinear(linear)
+        if can_pack and linear.weight.numel() >= LEAST_PACKED:
+            return PackedLinear(linear, rows * columns)
+        return linear
+
+    model.eval().requires_grad_(False)
+    # Convolutions run faster over channels that lie together.
+    model.to(memory_format=torch.channels_last)
+    _replace(model, make)
+    return model
+
+
+def _replace(module: nn.Module, make: LinearMaker) -> None:
+    kinds = {SelfAttention: InferenceSelfAttention, CrossAttention: InferenceCrossAttention,
+             Mlp: InferenceMlp}
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, make(child))
+        elif type(child) in kinds:
+            setattr(module, name, kinds[type(child)](child, make))
+        else:
+            _replace(child, make)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights lie as the matrix product reads them."""
+
+    def __init__(self, linear: nn.Linear, rows: int) -> None:
+        super().__init__()
+        weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.register_buffer('weight', weight, persistent=False)
+        self.bias = linear.bias
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [..., inputs] to [..., outputs]."""
+        return torch.ops.mkldnn._linear_pointwise(tokens, self.weight, self.bias, 'none', [], '')
+
+
+class EightBitLinear(nn.Module):
+    """A linear layer that multiplies in 8 bits: weights scaled per output, inputs per token."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = _scale(weight)
+        rounded = (weight / scale).round().to(torch.int8)
+        self.register_buffer('weight', rounded.T.contiguous(), persistent=False)
+        self.register_buffer('scale', scale[:, 0].clone(), persistent=False)
+        self.bias = linear.bias
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [..., inputs] to [..., outputs]."""
+        flat = tokens.flatten(0, -2)
+        scale = _scale(flat)
+        rounded = (flat / scale).round_().to(torch.int8)
+        product = torch._int_mm(rounded, self.weight).float().mul_(scale)
+        result = torch.addcmul(self.bias, product, self.scale)
+        return result.unflatten(0, tokens.shape[:-1])
+
+
+def _scale(values: Tensor) -> Tensor:
+    """Return what a row of values [rows, n] must be divided by to fit 8 bits, [rows, 1]."""
+    return values.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12).div_(127.0)
+
+
+class InferenceMlp(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, mlp: Mlp, make: LinearMaker) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = make(mlp.fc1), make(mlp.fc2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [..., width] one by one."""
+        return self.fc2(functional.gelu(self.fc1(tokens)))
+
+
+class InferenceSelfAttention(nn.Module):
+    """Multi-head self-attention; queries and keys turn as complex numbers."""
+
+    def __init__(self, attention: SelfAttention, make: LinearMaker) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        query, key, value = _parts(attention.qkv, 3)
+        self.qkv = make(_stacked(_paired(query, self.heads), _paired(key, self.heads), value))
+        self.proj = make(attention.proj)
+
+    def forward(self, tokens: Tensor, table: RotaryTable | None) -> Tensor:
+        """Let tokens [batch, tokens, width] attend to each other."""
+        packed = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        if table is not None:
+            _turn(packed[:, :, :2], table.turn[:, None, None])
+        return self.proj(_attend(*packed.unbind(2)))
+
+
+class InferenceCrossAttention(nn.Module):
+    """Multi-head attention from one view's tokens to the other view's."""
+
+    def __init__(self, attention: CrossAttention, make: LinearMaker) -> None:
+        super().__init__()
+        self.heads = attention.heads
+        self.query = make(_paired(attention.projq, self.heads))
+        self.key_value = make(_stacked(_paired(attention.projk, self.heads), attention.projv))
+        self.proj = make(attention.proj)
+
+    def forward(self, tokens: Tensor, other: Tensor, table: RotaryTable,
+                other_table: RotaryTable) -> Tensor:
+        """Let tokens [batch, tokens, width] attend to `other` [batch, others, width]."""
+        query = self.query(tokens).unflatten(-1, (self.heads, -1))
+        packed = self.key_value(other).unflatten(-1, (2, self.heads, -1))
+        _turn(query, table.turn[:, None])
+        key, value = packed.unbind(2)
+        _turn(key, other_table.turn[:, None])
+        return self.proj(_attend(query, key, value))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention of [batch, tokens, heads, head_dim]; heads are joined."""
+    return functional.scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    ).transpose(1, 2).flatten(2)
+
+
+def _turn(tokens: Tensor, turn: Tensor) -> None:
+    """Rotate queries or keys [..., head_dim] in place; channels that pair lie side by side."""
+    torch.view_as_complex(tokens.unflatten(-1, (-1, 2))).mul_(turn)
+
+
+def _paired(linear: nn.Linear, heads: int) -> nn.Linear:
+    """Return a projection to queries or keys with the channels that pair side by side.
+
+    Both must be ordered alike: then their products stay what they were.
+    """
+    order = torch.arange(linear.out_features).view(heads, 2, 2, -1)  # head, axis, pair, channel
+    order = order.transpose(2, 3).flatten()
+    return _linear(linear.weight[order], linear.bias[order])
+
+
+def _parts(linear: nn.Linear, count: int) -> list[nn.Linear]:
+    """Return a linear layer's outputs as `count` layers."""
+    return [_linear(weight, bias) for weight, bias in
+            zip(linear.weight.chunk(count), linear.bias.chunk(count), strict=True)]
+
+
+def _stacked(*linears: nn.Linear) -> nn.Linear:
+    """Return one layer with the outputs of several, one after the other."""
+    return _linear(torch.cat([linear.weight for linear in linears]),
+                   torch.cat([linear.bias for linear in linears]))
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(*weight.shape[::-1], device='meta')
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    linear.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return linear

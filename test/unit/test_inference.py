@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layout for inference gives what the network gives; 8-bit products nearly so."""
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import HEIGHT, WIDTH, random_images, tiny_model
+from torch import Tensor, nn
+
+from spann3r_ros.mapping.reconstructor import create_reconstructor
+from spann3r_ros.model import inference
+from spann3r_ros.model.checkpoint import save_model
+from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.model.inference import EightBitLinear, prepare
+from spann3r_ros.model.spann3r import Spann3R
+
+
+def walk(model: Spann3R) -> Tensor:
+    """Return the points of eight images, refined and provisional."""
+    state = model.start(HEIGHT, WIDTH, MemoryConfig(similarity_threshold=1.0))
+    outputs = [model.step(state, image, provisional=True) for image in random_images(8)][1:]
+    return torch.stack([prediction.points for output in outputs
+                        for prediction in (output.refined, output.provisional)])
+
+
+@pytest.mark.parametrize('head', ['dpt', 'linear'])
+@pytest.mark.parametrize('least_packed', [0, inference.LEAST_PACKED])
+def test_layout_changes_nothing_but_rounding(
+        head: str, least_packed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, 'LEAST_PACKED', least_packed)
+    model = tiny_model(head=head)
+    prepared = prepare(copy.deepcopy(model))
+    torch.testing.assert_close(walk(prepared), walk(model), rtol=1e-4, atol=1e-5)
+    assert not any(type(part) in (inference.SelfAttention, inference.CrossAttention)
+                   for part in prepared.modules())
+
+
+def test_eight_bits_are_near() -> None:
+    model = tiny_model(head='linear')
+    near, true = walk(prepare(copy.deepcopy(model), 'int8')), walk(model)
+    off = (near - true).norm(dim=-1) / true.norm(dim=-1)
+    assert 0.0 < off.median() < 0.02
+
+
+def test_eight_bit_product_is_exact_where_eight_bits_suffice() -> None:
+    linear = nn.Linear(4, 3)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[127.0, -3, 0, 8], [-127, 1, 1, 1], [64, 127, 2, -5]]))
+    tokens = torch.tensor([[[127.0, 5, -9, 0], [-2, 127, 3, 3]]]) * torch.tensor([[[0.5], [20.0]]])
+    torch.testing.assert_close(EightBitLinear(linear)(tokens), linear(tokens))
+
+
+def test_tokens_are_rounded_one_by_one() -> None:
+    """A token of large numbers takes nothing from the precision of the others."""
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 8)
+    tokens = torch.randn(5, 64)
+    alone = EightBitLinear(linear)(tokens)
+    beside = EightBitLinear(linear)(torch.cat((tokens, 1e4 * torch.randn(1, 64))))
+    torch.testing.assert_close(beside[:5], alone)
+    assert (alone - linear(tokens)).abs().max() < 0.02
+
+
+def test_zero_tokens_stay_finite() -> None:
+    linear = nn.Linear(8, 8)
+    torch.testing.assert_close(EightBitLinear(linear)(torch.zeros(2, 8)),
+                               linear.bias.expand(2, 8))
+
+
+def test_unknown_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision: expected one of .* got 'fp8'"):
+        prepare(tiny_model(), 'fp8')
+    with pytest.raises(ValueError, match="precision: expected one of .*'auto'.* got 'half'"):
+        create_reconstructor(tmp_path / 'any.safetensors', 'cpu', MemoryConfig(), 'half')
+
+
+def test_reconstructor_counts_the_weights_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / 'tiny.safetensors'
+    save_model(path, tiny_model(head='linear', encoder_width=64))
+    sizes = {precision: create_reconstructor(path, 'cpu', MemoryConfig(long_term_tokens=0),
+                                             precision).status().device_bytes
+             for precision in ('auto', 'fp32', 'int8')}
+    assert sizes['auto'] == sizes['fp32'] > 1.5 * sizes['int8']
