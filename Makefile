@@ -6,7 +6,7 @@ RUN ?= curriculum
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint train evaluate bench bench-network soak clean
+.PHONY: help setup demo test test-full lint train evaluate bench bench-network bench-startup soak clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -40,6 +40,9 @@ bench: setup  ## what the node costs apart from the network, PROFILE=1: and wher
 
 bench-network: setup  ## the network beside a plain schedule and the machine's limit (minutes, 12 GiB)
 	@$(run) python benchmarks/network.py
+
+bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB)
+	@$(run) python benchmarks/startup.py
 
 soak: setup  ## 10,000 frames through the live node (a quarter of an hour), FRAMES=
 	@$(run) python benchmarks/soak.py --frames $(or $(FRAMES),10000)

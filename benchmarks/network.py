@@ -4,8 +4,9 @@
 Each image goes through every variant in turn, so that all see the same machine: the plain
 schedule (`plain_schedule.py`) and the package with each precision. The limit of a component is
 the larger of its operations at the rate of a large matrix product, and of its weights at the rate
-of a copy; both rates are measured in the same run. Without `live_pose`, and with poses from TF,
-the package leaves out the provisional head, which the plain schedule always runs: "refined only".
+of a copy; both rates are measured in the same run. The memory read has none. Without `live_pose`,
+and with poses from TF, the package leaves out the provisional head, which the plain schedule
+always runs: "refined only".
 """
 from __future__ import annotations
 
@@ -34,9 +35,10 @@ from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.memory_manager import scale_memory_budget
 from spann3r_ros.model.checkpoint import load_model
 from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.inference import prepare
 from spann3r_ros.model.memory import MemoryEntry, SpatialMemory
-from spann3r_ros.model.spann3r import DensePrediction, Spann3R, StepOutput
+from spann3r_ros.model.spann3r import Spann3R, StepOutput, StreamState
 
 # The first steps are of another kind: nothing to read, nothing to refine.
 WARM_UP = 3
@@ -116,7 +118,7 @@ def variants(name: str, memory: MemoryConfig) -> list[Variant]:
     return made
 
 
-def _stepping(model: Spann3R, state: object) -> Callable[[Tensor], StepOutput]:
+def _stepping(model: Spann3R, state: StreamState) -> Callable[[Tensor], StepOutput]:
     return lambda image: model.step(state, image, provisional=True)
 
 
@@ -129,7 +131,7 @@ def images(size: int, frames: int) -> list[Tensor]:
 
 
 def count_operations(name: str, image: Tensor) -> dict[str, float]:
-    """Return the operations (two per multiplication) of each component in a plain step."""
+    """Return the operations (two per multiplication) of each component but the memory read."""
     model, counted = build(name), defaultdict(float)
 
     def counting(method: Callable, part: str) -> Callable:
@@ -140,13 +142,13 @@ def count_operations(name: str, image: Tensor) -> dict[str, float]:
             return result
         return run
 
-    schedule = PlainSchedule(model, MemoryConfig(similarity_threshold=1.0))
-    schedule.step(image)
-    for part, methods in parts(model, schedule).items():
+    step = _stepping(model, model.start(*image.shape[-2:], MemoryConfig()))
+    step(image)
+    for part, methods in parts(model, model).items():
         for owner, method in methods:
             setattr(owner, method, counting(getattr(owner, method), part))
-    schedule.step(image)
-    counted.pop('memory read')  # nothing is in memory yet
+    step(image)
+    del counted['memory read']  # nothing is in memory yet
     return dict(counted)
 
 

@@ -27,6 +27,8 @@ class PlainSchedule:
     """One image sequence."""
 
     def __init__(self, model: Spann3R, memory: MemoryConfig) -> None:
+        if not memory.long_term_tokens:
+            raise ValueError('long_term_tokens: expected some, got 0')
         self._model, self._memory = model, memory
         self._grid = model.config.grid(model.config.image_height, model.config.image_width)
         self._frame_tokens = self._grid[0] * self._grid[1]
@@ -73,7 +75,8 @@ class PlainSchedule:
             recent = self.keys[-self._working * self._frame_tokens:].unflatten(
                 0, (self._working, -1))
             cosine = functional.cosine_similarity(recent, key[None], dim=-1, eps=1e-12)
-            if float(cosine.mean(dim=-1).max()) > self._memory.similarity_threshold:
+            threshold = self._memory.similarity_threshold
+            if threshold < 1.0 and float(cosine.mean(dim=-1).max()) > threshold:
                 return
         fresh = torch.zeros(self._frame_tokens)
         self._count = torch.cat((self._count + 1.0, fresh))

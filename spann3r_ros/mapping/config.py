@@ -108,7 +108,7 @@ class MapperConfig:
         'image, smaller', choices=('crop', 'letterbox'))
     resampling: str = setting(
         'fast', 'exact: images are resized to the bit as for training; fast: several times as '
-        'fast, a few values differ by one', choices=('fast', 'exact'))
+        'fast, a few values differ, by one or two', choices=('fast', 'exact'))
     live_pose: bool = setting(
         True, 'Also solve the pose of the newest frame, before its points are refined')
     path_max_size: int = setting(10_000, 'Most poses kept in the trajectory', 1, 10_000_000)

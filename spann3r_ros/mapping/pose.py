@@ -102,8 +102,10 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
 
 @lru_cache(maxsize=4)
 def _shuffled(count: int) -> np.ndarray:
-    """Return the numbers up to `count` in an order that is the same in every run."""
-    return np.random.default_rng(0).permutation(count)
+    """Return the numbers below `count` in an order that is the same in every run, read-only."""
+    order = np.random.default_rng(0).permutation(count)
+    order.setflags(write=False)
+    return order
 
 
 class _Fit:
@@ -126,7 +128,7 @@ class _Fit:
         self._off_across = fx * u + intrinsics.cx - pixels[0]
         self._off_down = fy * v + intrinsics.cy - pixels[1]
         self._bend = self._across @ self._across.T + self._down @ self._down.T
-        self.distance = float(z.mean())
+        self.distance = float(1.0 / (1.0 / z).mean())  # not led by what lies far away
         try:
             self._spread = np.linalg.inv(self._bend)
         except np.linalg.LinAlgError as error:

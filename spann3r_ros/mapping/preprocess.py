@@ -35,8 +35,8 @@ def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,
 
     The window is symmetric about the principal point, or about the middle without intrinsics.
     With `letterbox` the whole image is fitted in between black bars instead. Unless `exact`, the
-    resize is several times as fast and a few values differ by one. Raises FrameError for an image,
-    mask or intrinsics that cannot be used.
+    resize is several times as fast and a few values differ, by one or two. Raises FrameError for
+    an image, mask or intrinsics that cannot be used.
     """
     rgb, intrinsics, usable = frame.rgb, frame.intrinsics, frame.mask
     _check_image(rgb)
@@ -74,8 +74,8 @@ def _resize_exactly(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _resize_fast(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     import torch  # takes seconds, and the exact way needs none of it
 
-    # torch warns about memory that it could not write to.
-    image = torch.from_numpy(np.require(rgb, requirements='W')).permute(2, 0, 1)[None]
+    # torch refuses negative strides, and warns about memory that it could not write to.
+    image = torch.from_numpy(np.require(rgb, requirements='CW')).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(image, size, mode='lanczos', antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 

@@ -2,6 +2,7 @@
 """Spann3R behind the `Reconstructor` protocol: images in, pointmaps out, numpy at both ends."""
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -9,25 +10,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spann3r_ros.model import inference
 from spann3r_ros.model.checkpoint import load_model
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.heads import DensePrediction
-from spann3r_ros.model.inference import prepare
 from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
 
 from .memory_manager import scale_memory_budget
 from .types import DeviceMemoryError, FrameError, MemoryStatus, Pointmap, StepResult
 
 DEVICES = ('auto', 'cpu', 'cuda')
-PRECISIONS = ('auto', 'fp32', 'int8')
+PRECISIONS = ('auto', *inference.PRECISIONS)
+
+logger = logging.getLogger(__name__)
 
 
 def create_reconstructor(checkpoint: Path | str, device: str, memory: MemoryConfig,
                          precision: str = 'auto') -> Spann3RReconstructor:
     """Load a checkpoint onto a device ('auto', 'cpu', 'cuda' or 'cuda:N').
 
-    `precision` is 'fp32' or, on a CPU, 'int8'; 'auto' is fp32. Raises CheckpointError for a bad
-    file, ValueError for a device that is not there or cannot compute so.
+    `precision` is 'fp32' or, on a CPU, 'int8', which falls back to fp32 with a warning where the
+    CPU gets it wrong; 'auto' is fp32. Raises CheckpointError for a bad file, ValueError for a
+    device that is not there or for int8 on another than the CPU.
     """
     chosen = resolve_device(device)
     if precision not in PRECISIONS:
@@ -36,7 +40,10 @@ def create_reconstructor(checkpoint: Path | str, device: str, memory: MemoryConf
         raise ValueError(f'precision: int8 is for the CPU, the device is {chosen}')
     model = load_model(checkpoint, chosen)
     if chosen.type == 'cpu':
-        prepare(model, 'fp32' if precision == 'auto' else precision)
+        if precision == 'int8' and not inference.multiplies_in_eight_bits():
+            logger.warning('precision: this CPU multiplies wrongly in 8 bits; using fp32')
+            precision = 'fp32'
+        inference.prepare(model, 'fp32' if precision == 'auto' else precision)
     return Spann3RReconstructor(model, memory)
 
 

@@ -58,7 +58,8 @@ class VoxelMap:
     def __init__(self, config: VoxelMapConfig) -> None:
         self._config = config
         rows = config.max_voxels
-        self._sums = np.zeros((rows, SUMS), np.float32)
+        # In float32 a view that never changes would push a sum off, always to the same side.
+        self._sums = np.zeros((rows, SUMS))
         self._observations = np.zeros(rows, np.int32)
         self._observed_at = np.zeros(rows, np.int64)
         self.clear()
@@ -109,9 +110,9 @@ class VoxelMap:
         if self._config.min_observations > 1:
             often = observations >= self._config.min_observations
             sums, observations = sums[often], observations[often]
-        features = (sums[:, :WEIGHT].T / sums[:, WEIGHT]).T
+        features = (sums[:, :WEIGHT].T / sums[:, WEIGHT]).T.astype(np.float32)
         colors = np.clip(np.rint(features[:, 3:]), 0, 255).astype(np.uint8)
-        confidence = sums[:, CONFIDENCE] / observations.astype(np.float32)
+        confidence = (sums[:, CONFIDENCE] / observations).astype(np.float32)
         return VoxelCloud(np.ascontiguousarray(features[:, :3]), colors, confidence)
 
     def _gather(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .layers import CrossAttention, Mlp, SelfAttention
+from .layers import CrossAttention, SelfAttention
 from .rope import RotaryTable
 from .spann3r import Spann3R
 
@@ -19,13 +19,21 @@ LinearMaker = Callable[[nn.Linear], nn.Module]
 
 
 def prepare(model: Spann3R, precision: str = 'fp32') -> Spann3R:
-    """Lay out a network on a CPU for inference, in place, and return it; it cannot train anymore.
+    """Lay out a network for inference, in place, and return it.
 
-    With 'fp32' results change by rounding only. With 'int8' the linear layers multiply in 8 bits:
-    weights are rounded per output, inputs per token. Raises ValueError for another precision.
+    It must lie on a CPU in float32, and cannot be trained or saved afterwards. With 'fp32' results
+    change by rounding only. With 'int8' the linear layers multiply in 8 bits: weights are rounded
+    per output, inputs per token. Raises ValueError for another network or precision, and for int8
+    where a CPU gets it wrong.
     """
     if precision not in PRECISIONS:
         raise ValueError(f'precision: expected one of {PRECISIONS}, got {precision!r}')
+    weight = model.norm_k.weight
+    if (weight.device.type, weight.dtype) != ('cpu', torch.float32):
+        raise ValueError(f'model: expected float32 on a CPU, got {weight.dtype} on '
+                         f'{weight.device}')
+    if precision == 'int8' and not multiplies_in_eight_bits():
+        raise ValueError('precision: this CPU multiplies wrongly in 8 bits')
     rows, columns = model.config.grid(model.config.image_height, model.config.image_width)
     # Elsewhere the library that packs is another one, which has not been tried.
     can_pack = torch.backends.cpu.get_cpu_capability().startswith('AVX')
@@ -44,9 +52,14 @@ def prepare(model: Spann3R, precision: str = 'fp32') -> Spann3R:
     return model
 
 
+def multiplies_in_eight_bits() -> bool:
+    """Return whether products of 8-bit integers come out right: old CPUs cut them at 16 bits."""
+    most = torch.full((4, 4), 127, dtype=torch.int8)
+    return bool((torch._int_mm(most, most) == 4 * 127**2).all())
+
+
 def _replace(module: nn.Module, make: LinearMaker) -> None:
-    kinds = {SelfAttention: InferenceSelfAttention, CrossAttention: InferenceCrossAttention,
-             Mlp: InferenceMlp}
+    kinds = {SelfAttention: InferenceSelfAttention, CrossAttention: InferenceCrossAttention}
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, make(child))
@@ -95,18 +108,6 @@ class EightBitLinear(nn.Module):
 def _scale(values: Tensor) -> Tensor:
     """Return what a row of values [rows, n] must be divided by to fit 8 bits, [rows, 1]."""
     return values.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12).div_(127.0)
-
-
-class InferenceMlp(nn.Module):
-    """Two linear layers with an exact GELU between."""
-
-    def __init__(self, mlp: Mlp, make: LinearMaker) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = make(mlp.fc1), make(mlp.fc2)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens [..., width] one by one."""
-        return self.fc2(functional.gelu(self.fc1(tokens)))
 
 
 class InferenceSelfAttention(nn.Module):

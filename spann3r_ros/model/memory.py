@@ -47,7 +47,8 @@ def read_memory(query: Tensor, key: Tensor, value: Tensor,
                 threshold: float) -> tuple[Tensor, Tensor]:
     """Return readout [queries, width] and attention per token [tokens], as `attend_memory` does.
 
-    Without gradients: one matrix of weights, changed in place and never divided as a whole.
+    For at least one token and without gradients: one matrix of weights, changed in place and never
+    divided as a whole.
     """
     weights = (query / math.sqrt(query.shape[-1]) @ key.mT).softmax(dim=-1)
     if threshold > 0.0:
@@ -120,7 +121,10 @@ class SpatialMemory:
         return sum(item.nbytes for item in held)
 
     def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the readout of normalised queries [queries, width], the attention per token."""
+        """Return the readout of normalised queries [queries, width], the attention per token.
+
+        There must be a token in memory.
+        """
         return read_memory(query, self._keys[:self.tokens], self.values,
                            self.config.attention_threshold)
 

@@ -50,7 +50,7 @@ def bundled_checkpoint() -> Path:
 
 def load_reconstructor(checkpoint: str, device: str, memory: MemoryConfig,
                        precision: str) -> Reconstructor:
-    """Load the network; ValueError or OSError says what is wrong with checkpoint or device."""
+    """Load the network; ValueError or OSError says what is wrong with what was asked for."""
     # Importing torch takes seconds: the node is there, and can be asked, before.
     from spann3r_ros.mapping.reconstructor import create_reconstructor
     path = Path(checkpoint).expanduser() if checkpoint else bundled_checkpoint()

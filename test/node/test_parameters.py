@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from spann3r_ros.mapping.reconstructor import PRECISIONS
 from spann3r_ros.nodes import parameters
 from spann3r_ros.nodes.parameters import (
     Settings,
@@ -81,6 +82,7 @@ def test_descriptors_carry_the_bounds() -> None:
     assert found['max_rate'].floating_point_range[0].to_value == 1000.0
     assert found['voxel_map.max_voxels'].integer_range[0].from_value == 100
     assert 'replay' in found['mode'].additional_constraints
+    assert all(choice in found['precision'].additional_constraints for choice in PRECISIONS)
 
 
 def launch_constant(name: str) -> ast.expr:

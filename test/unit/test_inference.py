@@ -10,12 +10,15 @@ import torch
 from tiny import HEIGHT, WIDTH, random_images, tiny_model
 from torch import Tensor, nn
 
+from spann3r_ros.mapping import reconstructor
 from spann3r_ros.mapping.reconstructor import create_reconstructor
 from spann3r_ros.model import inference
 from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.inference import EightBitLinear, prepare
+from spann3r_ros.model.inference import EightBitLinear, PackedLinear, prepare
 from spann3r_ros.model.spann3r import Spann3R
+
+CAN_PACK = torch.backends.cpu.get_cpu_capability().startswith('AVX')
 
 
 def walk(model: Spann3R) -> Tensor:
@@ -34,8 +37,9 @@ def test_layout_changes_nothing_but_rounding(
     model = tiny_model(head=head)
     prepared = prepare(copy.deepcopy(model))
     torch.testing.assert_close(walk(prepared), walk(model), rtol=1e-4, atol=1e-5)
-    assert not any(type(part) in (inference.SelfAttention, inference.CrossAttention)
-                   for part in prepared.modules())
+    kinds = {type(part) for part in prepared.modules()}
+    assert not kinds & {inference.SelfAttention, inference.CrossAttention}
+    assert (PackedLinear in kinds) == (least_packed == 0 and CAN_PACK)
 
 
 def test_eight_bits_are_near() -> None:
@@ -77,7 +81,36 @@ def test_unknown_precision_is_refused(tmp_path: Path) -> None:
         create_reconstructor(tmp_path / 'any.safetensors', 'cpu', MemoryConfig(), 'half')
 
 
-def test_reconstructor_counts_the_weights_it_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize('spoilt', [torch.bfloat16, torch.float64])
+def test_network_that_was_converted_is_refused(spoilt: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=f'model: expected float32 on a CPU, got {spoilt}'):
+        prepare(tiny_model().to(spoilt))
+
+
+def test_eight_bits_are_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstructor, 'resolve_device', torch.device)
+    with pytest.raises(ValueError, match='int8 is for the CPU, the device is cuda:1'):
+        create_reconstructor(tmp_path / 'any.safetensors', 'cuda:1', MemoryConfig(), 'int8')
+
+
+def test_cpu_that_cannot_do_it_falls_back_and_says_so(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        ) -> None:
+    def saturating(left: Tensor, right: Tensor) -> Tensor:
+        return (left.int() @ right.int()).clamp(max=2**15 - 1)
+
+    monkeypatch.setattr(torch, '_int_mm', saturating)
+    with pytest.raises(ValueError, match='multiplies wrongly'):
+        prepare(tiny_model(), 'int8')
+    path = tmp_path / 'tiny.safetensors'
+    save_model(path, tiny_model())
+    create_reconstructor(path, 'cpu', MemoryConfig(), 'int8')
+    assert 'using fp32' in caplog.text
+
+
+def test_reconstructor_counts_the_weights_it_holds(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, 'LEAST_PACKED', 0)
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model(head='linear', encoder_width=64))
     sizes = {precision: create_reconstructor(path, 'cpu', MemoryConfig(long_term_tokens=0),

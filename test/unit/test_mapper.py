@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
 from scipy.spatial.transform import Rotation
-from synthetic import SyntheticOptions, look_at, orbit_trajectory, render_frames
+from synthetic import (
+    SyntheticOptions,
+    SyntheticReconstructor,
+    look_at,
+    orbit_trajectory,
+    render_frames,
+)
 
 from spann3r_ros.mapping.config import (
     KeyframeConfig,
@@ -18,7 +24,8 @@ from spann3r_ros.mapping.config import (
 )
 from spann3r_ros.mapping.geometry import invert, transform_points
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate
+from spann3r_ros.mapping.preprocess import preprocess
+from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate, StepResult
 
 LIMIT_M, LIMIT_DEG = 0.01, 0.5
 CORRUPTED = SyntheticOptions(corrupted_fraction=0.3)
@@ -299,3 +306,21 @@ def test_floor_is_flat_when_gravity_is_told(pitch_deg: float, roll_deg: float) -
     assert np.abs(floor_z + poses[0][2, 3]).max() < 0.02
     forward = mapper.trajectory[0].world_from_camera[:3, 2]
     assert forward[1] == pytest.approx(0.0, abs=0.01) and forward[0] > 0.8
+
+
+@pytest.mark.parametrize('resampling', ['exact', 'fast'])
+def test_network_sees_the_image_as_the_configuration_resizes_it(resampling: str) -> None:
+    poses = orbit_trajectory(2)
+    rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    seen: list[np.ndarray] = []
+
+    class Watching(SyntheticReconstructor):
+        def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+            seen.append(image)
+            return super().step(image, provisional)
+
+    mapper = Mapper(Watching(SCENE, poses, SyntheticOptions(), CAMERA),
+                    MapperConfig(resampling=resampling))
+    mapper.process(Frame(0, 'camera', rgb))
+    exact = preprocess(Frame(0, 'camera', rgb), (CAMERA.height, CAMERA.width)).image
+    assert np.array_equal(seen[0], exact) == (resampling == 'exact')

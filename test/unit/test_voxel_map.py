@@ -138,3 +138,22 @@ def test_automatic_size_needs_depth() -> None:
 def test_wrong_arrays_are_named(points: np.ndarray, colors: np.ndarray, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         make().integrate(points, colors, np.ones(3))
+
+
+def test_still_view_stays_where_it_is() -> None:
+    """Rounding of sums that grow by the same again and again must not carry the voxels off."""
+    voxels = make(voxel_size=0.05)
+    point = [[19.987, 5.321, -3.006]]
+    for _ in range(20_000):
+        integrate(voxels, point, 0.9, color=201)
+    cloud = voxels.arrays()
+    np.testing.assert_allclose(cloud.points, np.float32(point), atol=1e-5)
+    assert cloud.colors[0].tolist() == [201, 201, 201]
+    np.testing.assert_allclose(cloud.confidence, [0.9], rtol=1e-5)
+
+
+def test_points_come_in_the_order_in_which_they_were_first_seen() -> None:
+    voxels = make()
+    for first in (7, 2, 5, 7):
+        integrate(voxels, line(first, 1))
+    assert voxels.arrays().points[:, 0].tolist() == [7.5, 2.5, 5.5]

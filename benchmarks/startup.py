@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a start takes and how much memory it needs: `make bench-startup`.
+
+The mapper runs in its own process without autostart: each transition, and the way from the first
+image to the first cloud, is timed by whoever waits for it. The network of the official size has
+random weights, stored with half precision as the official ones after `spann3r convert`.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_node import BenchNode, talking
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image, PointCloud2
+
+from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.model.checkpoint import save_model
+from spann3r_ros.model.config import Spann3RConfig
+from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.nodes.processes import Child
+
+MEBIBYTE = 2**20
+SHAPE = (480, 640, 3)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Seconds of each part of a start, and bytes when it is over."""
+
+    answers_sec: float
+    configure_sec: float
+    activate_sec: float
+    first_cloud_sec: float
+    resident_bytes: int
+    device_bytes: int
+
+
+class Operator(BenchNode):
+    """Leads a mapper through its lifecycle and shows it images."""
+
+    def __init__(self) -> None:
+        super().__init__('startup')
+        self._get_state = self.create_client(GetState, '/mapper/get_state')
+        self._change_state = self.create_client(ChangeState, '/mapper/change_state')
+        self._images = self.create_publisher(Image, '/image', QoSProfile(depth=5))
+        self._clouds = 0
+        self.create_subscription(PointCloud2, '/mapper/points', self._take_cloud,
+                                 QoSProfile(depth=5))
+
+    def until_it_answers(self, child: Child) -> None:
+        """Wait until the node tells its state."""
+        self.wait(self._get_state.service_is_ready, child)
+        future = self._get_state.call_async(GetState.Request())
+        self.wait(future.done, child)
+
+    def transit(self, transition: int, child: Child) -> None:
+        """Ask for a transition and wait for it."""
+        self.wait(self._change_state.service_is_ready, child)
+        future = self._change_state.call_async(
+            ChangeState.Request(transition=Transition(id=transition)))
+        self.wait(future.done, child)
+        if not future.result().success:
+            raise child.failure('refused a transition')
+
+    def until_a_cloud(self, child: Child) -> None:
+        """Send images until a cloud comes."""
+        self.wait(lambda: self.status and self._images.get_subscription_count(), child)
+        draw, sent = np.random.default_rng(0), 0
+
+        def settled() -> bool:
+            return self._clouds or self.status.frames_received >= sent and (
+                not self.status.frames_waiting)
+
+        while not self._clouds:
+            sent += 1
+            image = Image(
+                height=SHAPE[0], width=SHAPE[1], encoding='rgb8', step=3 * SHAPE[1],
+                data=draw.integers(0, 255, SHAPE, np.uint8).tobytes())
+            image.header.stamp = Time(sec=sent)
+            image.header.frame_id = 'camera'
+            self._images.publish(image)
+            self.wait(settled, child)
+
+    def _take_cloud(self, _: PointCloud2) -> None:
+        self._clouds += 1
+
+
+def start(parameters: dict[str, str], folder: Path) -> Start:
+    """Start a mapper with parameters and end it."""
+    with ExitStack() as stack:
+        operator = Operator()
+        stack.callback(operator.destroy_node)
+        command = ['-m', 'spann3r_ros.nodes.mapper_node', '--ros-args', '-p', 'autostart:=false',
+                   '-p', 'voxel_map.min_confidence:=0.0']
+        for name, value in parameters.items():
+            command += ['-p', f'{name}:={value}']
+        began = time.perf_counter()
+        child = stack.enter_context(Child(command, folder / 'mapper.log'))
+        operator.until_it_answers(child)
+        answers = time.perf_counter() - began
+        configure = _timed(lambda: operator.transit(Transition.TRANSITION_CONFIGURE, child))
+        activate = _timed(lambda: operator.transit(Transition.TRANSITION_ACTIVATE, child))
+        first_cloud = _timed(lambda: operator.until_a_cloud(child))
+        return Start(answers, configure, activate, first_cloud, child.resident_bytes,
+                     operator.status.device_bytes)
+
+
+def _timed(action: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def help_sec() -> float:
+    """Return the seconds that `spann3r --help` takes."""
+    command = [sys.executable, str(Path(__file__).parents[1] / 'scripts/spann3r'), '--help']
+    return _timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+
+
+def save_full_size(path: Path) -> None:
+    """Write a network of the official size with random weights."""
+    torch.manual_seed(0)
+    save_model(path, Spann3R(Spann3RConfig()))
+
+
+def main() -> int:
+    """Measure, print, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--bundled-only', action='store_true')
+    parser.add_argument('--output', type=Path, default=Path('output/startup.json'))
+    arguments = parser.parse_args()
+    with talking(), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cases = {'bundled': {}}
+        if not arguments.bundled_only:
+            save_full_size(folder / 'full.safetensors')
+            cases |= {f'full size, {precision}': {
+                'checkpoint': str(folder / 'full.safetensors'), 'precision': precision}
+                for precision in ('fp32', 'int8')}
+        starts = {case: start(parameters, folder) for case, parameters in cases.items()}
+    took = help_sec()
+    header = ['network', 'answers s', 'configure s', 'activate s', 'first cloud s',
+              'resident MiB', 'weights and memory MiB']
+    rows = [[case, f'{one.answers_sec:.1f}', f'{one.configure_sec:.1f}',
+             f'{one.activate_sec:.2f}', f'{one.first_cloud_sec:.1f}',
+             f'{one.resident_bytes / MEBIBYTE:.0f}', f'{one.device_bytes / MEBIBYTE:.0f}']
+            for case, one in starts.items()]
+    print(format_table(header, rows) + f'\nspann3r --help: {took:.2f} s')
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps({
+        'date': date.today().isoformat(), 'machine': platform.processor() or platform.machine(),
+        'cores': os.cpu_count(), 'help_sec': took,
+        'starts': {case: asdict(one) for case, one in starts.items()}}, indent=1) + '\n')
+    print(f'wrote {arguments.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
