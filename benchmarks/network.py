@@ -130,9 +130,9 @@ def images(size: int, frames: int) -> list[Tensor]:
             for image in sequence.images]
 
 
-def count_operations(name: str, image: Tensor) -> dict[str, float]:
+def count_operations(model: Spann3R, image: Tensor) -> dict[str, float]:
     """Return the operations (two per multiplication) of each component but the memory read."""
-    model, counted = build(name), defaultdict(float)
+    counted: dict[str, float] = defaultdict(float)
 
     def counting(method: Callable, part: str) -> Callable:
         def run(*arguments: object) -> object:
@@ -196,10 +196,13 @@ def deviation(prediction: DensePrediction, truth: DensePrediction) -> float:
 
 def measure(name: str, frames: int) -> dict:
     """Run all variants over the same images and return what they took, in seconds."""
-    config = build(name).config
+    model = build(name)
+    config, weights = model.config, weight_bytes(model)
     tokens = math.prod(config.grid(config.image_height, config.image_width))
     memory = scale_memory_budget(MemoryConfig(similarity_threshold=1.0), tokens)
     walk = images(config.image_height, frames)
+    operations = count_operations(model, walk[0])
+    del model
     runs = variants(name, memory)
     off: dict[str, list[float]] = defaultdict(list)
     for image in tqdm(walk, name, unit='frame'):
@@ -207,7 +210,6 @@ def measure(name: str, frames: int) -> dict:
         for run, output in zip(runs, outputs, strict=True):
             if output.refined is not None:
                 off[run.name].append(deviation(output.refined, outputs[0].refined))
-    operations, weights = count_operations(name, walk[0]), weight_bytes(build(name))
     rates = machine_rates()
     result = {'network': name, 'frames': frames, 'rates': rates, 'operations': operations,
               'weight_bytes': weights, 'variants': {}}

@@ -27,13 +27,12 @@ class KnownPoses:
 
     Each is placed by its own pose, so the map does not drift with the network. Until the camera
     has moved enough to tell the fragment's scale, keyframes wait, the newest `MAX_WAITING`.
-    `failures` counts those in a row that could not be taken along.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Keyframe] = deque(maxlen=MAX_WAITING)
         self._scales = ScaleFromParallax()
-        self.failures = 0
+        self._failures = 0
 
     @property
     def waiting(self) -> int:
@@ -48,7 +47,7 @@ class KnownPoses:
 
     def place(self, keyframe: Keyframe, fragment_from_camera: np.ndarray) -> list[Keyframe]:
         """Take a keyframe whose points are in the fragment; return those that have a place now."""
-        self.failures = 0
+        self._failures = 0
         points = transform_points(invert(fragment_from_camera), keyframe.pointmap.points)
         keyframe = replace(keyframe, pointmap=replace(keyframe.pointmap, points=points))
         self._scales.add(View(keyframe.image, points[..., 2], keyframe.intrinsics,
@@ -62,6 +61,11 @@ class KnownPoses:
         placed = [self._placed(one) for one in self._waiting]
         self._waiting.clear()
         return placed
+
+    def miss(self) -> bool:
+        """Count a keyframe that cannot be taken along; return whether it was one too many."""
+        self._failures += 1
+        return self._failures >= MAX_FAILURES
 
     def give_up(self) -> None:
         """Leave out what still waits: the fragment ends."""

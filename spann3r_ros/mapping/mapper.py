@@ -18,7 +18,7 @@ from .geometry import (
     transform_points,
 )
 from .keyframes import KeyframeGate
-from .known_poses import MAX_FAILURES, KnownPoses, check_known_pose
+from .known_poses import KnownPoses, check_known_pose
 from .memory_manager import MemoryManager
 from .pose import PoseError, solve_pose
 from .preprocess import preprocess
@@ -246,8 +246,7 @@ class Mapper:
             solution = solve_pose(pointmap, state.intrinsics, self._config.pose)
         except PoseError:
             state.poses_failed += 1
-            state.known_poses.failures += 1
-            if state.known_poses.failures >= MAX_FAILURES:
+            if state.known_poses.miss():
                 # Nothing is lost by starting over: the next fragment finds its place by itself.
                 self.new_fragment('the network lost the camera')
             raise

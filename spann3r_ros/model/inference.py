@@ -88,11 +88,11 @@ class EightBitLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
+        weight = linear.weight.detach()
         scale = _scale(weight)
         rounded = (weight / scale).round().to(torch.int8)
         self.register_buffer('weight', rounded.T.contiguous(), persistent=False)
-        self.register_buffer('scale', scale[:, 0].clone(), persistent=False)
+        self.register_buffer('scale', scale[:, 0], persistent=False)
         self.bias = linear.bias
 
     def forward(self, tokens: Tensor) -> Tensor:

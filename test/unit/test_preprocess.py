@@ -39,7 +39,7 @@ def test_fast_resize_is_a_grey_level_or_two_off(
     rgb.setflags(write=False)
     exact = preprocess(Frame(0, 'camera', rgb), size).image.astype(int)
     fast = preprocess(Frame(0, 'camera', rgb), size, exact=False).image.astype(int)
-    assert np.abs(fast - exact).max() == most
+    assert 0 < np.abs(fast - exact).max() <= most
     assert (fast != exact).mean() < 0.05
 
 
