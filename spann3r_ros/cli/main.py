@@ -12,6 +12,7 @@ COMMANDS = {
     'info': 'info',
     'convert': 'convert',
     'evaluate': 'evaluate',
+    'benchmark': 'benchmark',
     'make-demo-bag': 'make_demo_bag',
     'photos-to-bag': 'photos_to_bag',
     'report': 'report',
@@ -29,6 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
+
+
+def benchmark(arguments: Sequence[str] | None = None) -> int:
+    """Run `spann3r benchmark`: the command `spann3r-eval`."""
+    return main(['benchmark', *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

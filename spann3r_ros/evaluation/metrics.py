@@ -75,7 +75,7 @@ def nearest_distances(source: np.ndarray, target: np.ndarray) -> NearestDistance
     """Return mean and median distance of source points to their nearest target points."""
     # Balancing and compacting the tree costs more than it saves for a few thousand queries.
     tree = cKDTree(check_points('target', target), balanced_tree=False, compact_nodes=False)
-    distances, _ = tree.query(check_points('source', source))
+    distances, _ = tree.query(check_points('source', source), workers=-1)
     return NearestDistances(float(distances.mean()), float(np.median(distances)))
 
 
@@ -94,6 +94,6 @@ def normal_consistency(source: np.ndarray, target: np.ndarray, source_normals: n
     """Return how well unoriented normals agree; one unit normal per point, arrays [n, 3]."""
     source, source_normals = check_pairs(source, source_normals)
     target, target_normals = check_pairs(target, target_normals)
-    _, nearest = cKDTree(target).query(source)
+    _, nearest = cKDTree(target).query(source, workers=-1)
     cosines = np.abs((source_normals * target_normals[nearest]).sum(axis=1))
     return NormalConsistency(float(cosines.mean()), float(np.median(cosines)))

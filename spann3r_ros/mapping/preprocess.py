@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -20,13 +21,14 @@ class Preprocessed:
     """A network input: `image` uint8 [h, w, 3] and its intrinsics where the camera's are known.
 
     `usable`, bool [h, w], says which pixels may enter the map; None: all. `coverage` is the share
-    of the camera's image that the network gets to see.
+    of the camera's image that the network gets to see, `window` where that lies in it.
     """
 
     image: np.ndarray
     intrinsics: Intrinsics | None
     usable: np.ndarray | None = None
     coverage: float = 1.0
+    window: Window | None = None
 
 
 def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,
@@ -62,7 +64,7 @@ def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,
         usable = window.place(np.ones(window.resized, bool), size)
     if intrinsics is not None:
         intrinsics = window.follow(intrinsics, size)
-    return Preprocessed(image, intrinsics, usable, window.coverage(rgb.shape[:2], size))
+    return Preprocessed(image, intrinsics, usable, window.coverage(rgb.shape[:2], size), window)
 
 
 def _resize_exactly(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -81,7 +83,7 @@ def _resize_fast(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Part of an image, the size (height, width) it is resized to, and where that comes to lie.
 
     `corner` (y, x) is the resized part's pixel that becomes the result's first; negative ones
@@ -103,6 +105,13 @@ class _Window:
         placed = np.zeros((*size, *resized.shape[2:]), resized.dtype)
         placed[top:top + inside.shape[0], left:left + inside.shape[1]] = inside
         return placed
+
+    def sample(self, whole: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the result [size] of an image whose values must not be mixed, such as depth."""
+        part = np.ascontiguousarray(whole[self.rows, self.columns])
+        # Plain INTER_NEAREST takes the pixel at the upper left, up to half a pixel away.
+        return self.place(cv2.resize(part, self.resized[::-1],
+                                     interpolation=cv2.INTER_NEAREST_EXACT), size)
 
     def follow(self, intrinsics: Intrinsics, size: tuple[int, int]) -> Intrinsics:
         """Return the intrinsics of the result."""
@@ -127,7 +136,7 @@ class _Window:
 
 
 def _crop(whole: tuple[int, int], intrinsics: Intrinsics | None,
-          size: tuple[int, int]) -> _Window:
+          size: tuple[int, int]) -> Window:
     """Return the window that fills the result."""
     height, width = whole
     centre = (height // 2, width // 2)
@@ -141,15 +150,15 @@ def _crop(whole: tuple[int, int], intrinsics: Intrinsics | None,
     resized = (math.floor(length[0] * scale), math.floor(length[1] * scale))
     # Python rounds half to even, and so does the rule.
     corner = (round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2))
-    return _Window(rows, columns, resized, corner)
+    return Window(rows, columns, resized, corner)
 
 
-def _letterbox(whole: tuple[int, int], _: Intrinsics | None, size: tuple[int, int]) -> _Window:
+def _letterbox(whole: tuple[int, int], _: Intrinsics | None, size: tuple[int, int]) -> Window:
     """Return the whole image, fitted into the result."""
     scale = min(size[0] / whole[0], size[1] / whole[1])
     resized = (max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale)))
     corner = (-((size[0] - resized[0]) // 2), -((size[1] - resized[1]) // 2))
-    return _Window(slice(0, whole[0]), slice(0, whole[1]), resized, corner)
+    return Window(slice(0, whole[0]), slice(0, whole[1]), resized, corner)
 
 
 def _window(side: str, length: int, centre: int) -> slice:

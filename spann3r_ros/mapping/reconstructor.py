@@ -27,7 +27,12 @@ logger = logging.getLogger(__name__)
 
 def create_reconstructor(checkpoint: Path | str, device: str, memory: MemoryConfig,
                          precision: str = 'auto') -> Spann3RReconstructor:
-    """Load a checkpoint onto a device ('auto', 'cpu', 'cuda' or 'cuda:N').
+    """Load a checkpoint onto a device as `load_network` does, ready for a first image."""
+    return Spann3RReconstructor(load_network(checkpoint, device, precision), memory)
+
+
+def load_network(checkpoint: Path | str, device: str, precision: str = 'auto') -> Spann3R:
+    """Return a checkpoint's network, laid out for inference on 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
     `precision` is 'fp32' or, on a CPU, 'int8', which falls back to fp32 with a warning where the
     CPU gets it wrong; 'auto' is fp32. Raises CheckpointError for a bad file, ValueError for a
@@ -44,7 +49,7 @@ def create_reconstructor(checkpoint: Path | str, device: str, memory: MemoryConf
             logger.warning('precision: this CPU multiplies wrongly in 8 bits; using fp32')
             precision = 'fp32'
         inference.prepare(model, 'fp32' if precision == 'auto' else precision)
-    return Spann3RReconstructor(model, memory)
+    return model
 
 
 def resolve_device(name: str) -> torch.device:

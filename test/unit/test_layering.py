@@ -22,9 +22,10 @@ BELOW = {
     'model': set(),
     'mapping': {'model'},
     'nodes': {'model', 'mapping', 'msg'},
-    'training': {'model', 'mapping'},
-    'evaluation': {'model', 'mapping', 'training'},
-    'cli': {'model', 'mapping', 'training', 'evaluation'},
+    'datasets': {'model', 'mapping'},
+    'training': {'model', 'mapping', 'datasets'},
+    'evaluation': {'model', 'mapping', 'datasets', 'training'},
+    'cli': {'model', 'mapping', 'datasets', 'training', 'evaluation'},
 }
 ROS = re.compile(r'(rclpy|rcl_interfaces|rosidl_\w+|tf2_\w+|launch(_ros)?|\w+_msgs|std_srvs'
                  r'|builtin_interfaces|ament_\w+|cv_bridge)$')

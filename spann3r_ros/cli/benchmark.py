@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r benchmark`, in short `spann3r-eval`: the paper's evaluation on recorded sequences."""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spann3r_ros.datasets.rgbd import RgbdSequence
+    from spann3r_ros.evaluation.protocol import PathScores, SceneScores
+
+SUMMARY = 'evaluate a checkpoint on 7-Scenes, NRGBD, DTU or TUM RGB-D as the paper does'
+LAYOUTS = ('7scenes', 'nrgbd', 'dtu', 'tum')
+CLOUD_HEADER = ('scene', 'result', 'accuracy', 'median', 'completion', 'median', 'normals',
+                'median', 'frames', 'frames/s')
+PATH_HEADER = ('scene', 'poses', 'path m', 'ATE m', 'RPE m', 'RPE deg', 'frames/s')
+CLOUD_NOTE = """\
+Depth shift and scale by medians in the first view's frame, then rigid point-to-point ICP.
+accuracy, completion: nearest distances in {unit}; normals: agreement, averaged over both ways.
+frames/s: the network alone, images already on its device."""
+PATH_NOTE = """\
+Camera poses by PnP from the pointmaps with the given intrinsics, after one similarity.
+ATE: RMS of positions; RPE: RMS of the motion between consecutive solved views."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('layout', choices=LAYOUTS, help='how the folder is laid out')
+    parser.add_argument('root', type=Path, help="the data set's folder")
+    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+    parser.add_argument('--scene', action='append', metavar='NAME',
+                        help='only this sequence, as named in the table; may be repeated')
+    parser.add_argument('--every', type=int,
+                        help='take every so manieth view (default: as in the paper)')
+    parser.add_argument('--few-view', action='store_true',
+                        help='few views: of --tuples, on DTU of pair.txt')
+    parser.add_argument('--tuples', type=Path,
+                        help="file of few-view sequences: 'SCENE VIEW VIEW ...' a line")
+    parser.add_argument('--offline', action='store_true',
+                        help='let the network choose the order of the views')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    for name, kind, text in (
+            ('working-frames', int, 'keyframes kept whole in memory'),
+            ('long-term-tokens', int, 'tokens of older ones; 0: no long-term memory'),
+            ('similarity-threshold', float, 'above it a view is not stored; 1 stores all'),
+            ('attention-threshold', float, 'weights below are cut; 0 cuts none')):
+        parser.add_argument(f'--{name}', type=kind, help=text)
+    parser.add_argument('--output', type=Path, help='JSON file to write the results to')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate scene by scene, print the tables, write the file."""
+    from spann3r_ros.evaluation import protocol
+    from spann3r_ros.mapping.reconstructor import load_network
+    from spann3r_ros.model.config import MemoryConfig
+    if args.every is not None and args.every < 1:
+        raise ValueError(f'every: expected at least 1, got {args.every}')
+    memory = MemoryConfig(**{item.name: value for item in fields(MemoryConfig)
+                             if (value := getattr(args, item.name)) is not None})
+    # Everything is looked at before the first long computation.
+    sequences = list(find_sequences(args))
+    model = load_network(args.checkpoint, args.device)
+    size = (model.config.image_height, model.config.image_width)
+    score = protocol.score_path if args.layout == 'tum' else protocol.score_scene
+    scores = []
+    for number, sequence in enumerate(sequences, start=1):
+        views = protocol.load_views(sequence, size)
+        prediction = protocol.predict(model, views, memory, args.offline)
+        scores.append(score(sequence, views, prediction))
+        print(f'{number} of {len(sequences)}: {sequence.name}, {len(views)} views',
+              file=sys.stderr)
+    print_paths(scores) if args.layout == 'tum' else print_clouds(scores, args)
+    if args.output:
+        args.output.write_text(json.dumps({
+            'checkpoint': args.checkpoint.name, 'layout': args.layout,
+            'few_view': args.few_view, 'offline': args.offline, 'memory': asdict(memory),
+            'results': [asdict(item) for item in scores]}, indent=2) + '\n')
+    return 0
+
+
+def find_sequences(args: argparse.Namespace) -> Iterator[RgbdSequence]:
+    """Yield the sequences that are asked for, reduced to the views that are used."""
+    from dataclasses import replace
+
+    from spann3r_ros.datasets.folders import LAYOUTS as READERS
+    from spann3r_ros.evaluation import protocol
+    found = {sequence.name: sequence for sequence in READERS[args.layout](args.root)}
+    unknown = sorted(set(args.scene or ()) - set(found))
+    if unknown:
+        raise ValueError(f'scene: expected one of {sorted(found)}, got {unknown[0]!r}')
+    wanted = {name: item for name, item in found.items() if name in (args.scene or found)}
+    if args.few_view and args.tuples is None and args.layout != 'dtu':
+        raise ValueError(f'few-view: expected --tuples FILE, {args.layout} has no list of its own')
+    if args.tuples is not None:
+        yield from protocol.read_tuples(args.tuples, wanted)
+        return
+    selection = protocol.SELECTIONS[args.layout]
+    if args.every is not None:
+        selection = replace(selection, every=args.every)
+    for sequence in wanted.values():
+        if args.few_view:
+            yield from protocol.few_views(sequence)
+        else:
+            yield selection.of(sequence)
+
+
+def print_clouds(scores: list[SceneScores], args: argparse.Namespace) -> None:
+    """Print each scene and the mean, beside what the paper reports."""
+    from spann3r_ros.evaluation import published
+    from spann3r_ros.evaluation.tables import format_table
+    few = args.few_view or args.tuples is not None
+    digits = 2 if args.layout == 'dtu' else 4
+    paper = {} if few or args.offline else published.SCENES.get(args.layout, {})
+    rows, figures = [], []
+    for item in scores:
+        own = cloud_figures(item)
+        figures.append(own)
+        rows.append([item.scene, 'this checkpoint', *cells(own, digits), str(item.frames),
+                     f'{item.frames_per_second:.2f}'])
+        if item.scene in paper:
+            rows.append(['', "paper's Spann3R", *cells(paper[item.scene], digits), '', ''])
+    means = [sum(column) / len(column) for column in zip(*figures, strict=True)]
+    speed = sum(item.frames_per_second for item in scores) / len(scores)
+    rows.append([f'mean of {len(scores)}', 'this checkpoint', *cells(means, digits),
+                 str(sum(item.frames for item in scores)), f'{speed:.2f}'])
+    for method, values in published.MEANS.get((args.layout, few), {}).items():
+        rows.append(['', f"paper's {method}", *cells(values, digits), '', ''])
+    print(format_table(CLOUD_HEADER, rows))
+    print(CLOUD_NOTE.format(unit='millimetres' if args.layout == 'dtu' else 'metres'))
+
+
+def print_paths(scores: list[PathScores]) -> None:
+    """Print the errors of the poses of each sequence."""
+    from spann3r_ros.evaluation.tables import format_table
+    print(format_table(PATH_HEADER, [
+        [item.scene, f'{item.solved}/{item.frames}', f'{item.path_length:.2f}',
+         f'{item.trajectory_error:.3f}', f'{item.translation:.3f}', f'{item.rotation_deg:.2f}',
+         f'{item.frames_per_second:.2f}'] for item in scores]))
+    print(PATH_NOTE)
+
+
+def cloud_figures(item: SceneScores) -> list[float]:
+    """Return mean and median of accuracy, completion and normals."""
+    parts = (item.clouds.accuracy, item.clouds.completion, item.clouds.normals)
+    return [value for part in parts for value in (part.mean, part.median)]
+
+
+def cells(figures: list[float] | tuple[float, ...], digits: int) -> list[str]:
+    """Return distances with so many digits, normals with four."""
+    return [f'{value:.{digits if index < 4 else 4}f}' for index, value in enumerate(figures)]

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers of 7-Scenes, NRGBD, DTU and TUM RGB-D folders, as their distributors lay them out."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from .rgbd import (
+    DatasetError,
+    RgbdSequence,
+    ViewFiles,
+    check_pose,
+    image_number,
+    read_image,
+    read_millimetres,
+    read_numbers,
+    require,
+)
+
+SEVEN_SCENES_CAMERA = (525.0, 525.0, 320.0, 240.0)
+NRGBD_CAMERA = (554.2562584220408, 554.2562584220408, 320.0, 240.0)
+# Millimetres in TUM's 16 bit depth images are fifths; stamps of both cameras differ a little.
+TUM_DEPTH_PER_METRE = 5000.0
+TUM_STAMP_TOLERANCE_S = 0.02
+# By the number of TUM's camera in the folder's name; the lens's distortion is neglected.
+TUM_CAMERAS = {'1': (517.3, 516.5, 318.6, 255.3), '2': (520.9, 521.0, 325.1, 249.7),
+               '3': (535.4, 539.2, 320.1, 247.6)}
+TUM_OTHER_CAMERA = (525.0, 525.0, 319.5, 239.5)
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def seven_scenes(root: Path, split: str = 'Test') -> Iterator[RgbdSequence]:
+    """Yield the sequences that each scene's TestSplit.txt (or TrainSplit.txt) names.
+
+    SCENE/seq-NN/frame-NNNNNN.color.png, .depth.proj.png (registered to colour, millimetres) and
+    .pose.txt (world from camera).
+    """
+    for scene in _folders(root, f'*/{split}Split.txt'):
+        for line in (scene / f'{split}Split.txt').read_text().split():
+            number = re.fullmatch(r'sequence(\d+)', line)
+            if number is None:
+                raise DatasetError(f'{scene / split}Split.txt: expected sequenceN, got {line!r}')
+            yield _seven_scenes_sequence(scene, int(number[1]))
+
+
+def _seven_scenes_sequence(scene: Path, number: int) -> RgbdSequence:
+    folder = require(scene / f'seq-{number:02d}')
+    views = []
+    for color in _numbered(folder, 'frame-*.color.png'):
+        stem = color.name.removesuffix('.color.png')
+        pose_file = folder / f'{stem}.pose.txt'
+        pose = check_pose(pose_file, _matrix(pose_file, read_numbers(pose_file, 4)))
+        views.append(ViewFiles(color, require(folder / f'{stem}.depth.proj.png'), pose,
+                               SEVEN_SCENES_CAMERA))
+    return RgbdSequence(f'{scene.name}{number:02d}', tuple(views), read_millimetres)
+
+
+def nrgbd(root: Path) -> Iterator[RgbdSequence]:
+    """Yield every scene: SCENE/images/imgN.png, depth/depthN.png (millimetres) and poses.txt.
+
+    poses.txt has four lines a view, world from camera in OpenGL axes; views whose pose is NaN
+    are left out.
+    """
+    for scene in _folders(root, '*/poses.txt'):
+        rows = read_numbers(scene / 'poses.txt', 4)
+        colors = _numbered(scene / 'images', 'img*.png')
+        if len(rows) != 4 * len(colors):
+            raise DatasetError(f'{scene / "poses.txt"}: expected {4 * len(colors)} lines for '
+                               f'{len(colors)} images, got {len(rows)}')
+        views = []
+        for color, pose in zip(colors, rows.reshape(-1, 4, 4), strict=True):
+            number = color.stem.removeprefix('img')
+            depth = require(scene / 'depth' / f'depth{number}.png')
+            if np.isfinite(pose).all():
+                pose = check_pose(scene / 'poses.txt', pose @ OPENCV_FROM_OPENGL)
+                views.append(ViewFiles(color, depth, pose, NRGBD_CAMERA))
+        yield RgbdSequence(scene.name, tuple(views), read_millimetres)
+
+
+def dtu(root: Path) -> Iterator[RgbdSequence]:
+    """Yield every scan, in millimetres: scanN/images/NNNNNNNN.jpg and MVSNet's camera files.
+
+    cams/NNNNNNNN_cam.txt (camera from world, intrinsics), depths/NNNNNNNN.npy,
+    binary_masks/NNNNNNNN.png; pair.txt, of a scan or of all, lists each view's neighbours.
+    """
+    for scan in _folders(root, 'scan*/images'):
+        scan = scan.parent if scan.name == 'images' else scan
+        views = []
+        for color in _numbered(scan / 'images', '*.jpg', '*.png'):
+            pose, camera = _read_mvs_camera(scan / 'cams' / f'{color.stem}_cam.txt')
+            views.append(ViewFiles(color, require(scan / 'depths' / f'{color.stem}.npy'), pose,
+                                   camera, require(scan / 'binary_masks' / f'{color.stem}.png')))
+        pairs = next((path for path in (scan / 'pair.txt', root / 'pair.txt') if path.exists()),
+                     None)
+        yield RgbdSequence(scan.name, tuple(views), _read_array, 1000.0,
+                           _read_pairs(pairs) if pairs else {})
+
+
+def tum(root: Path) -> Iterator[RgbdSequence]:
+    """Yield a sequence, or every one of a folder: rgb.txt, depth.txt and groundtruth.txt.
+
+    Colour, depth and pose belong together when their stamps differ by no more than 20 ms.
+    """
+    single = [root] if (root / 'rgb.txt').exists() else _folders(root, '*/rgb.txt')
+    for folder in single:
+        colors, depths = (_read_tum_list(folder / name) for name in ('rgb.txt', 'depth.txt'))
+        poses = read_numbers(folder / 'groundtruth.txt', 8)
+        if not len(poses):
+            raise DatasetError(f'{folder / "groundtruth.txt"}: expected poses, got none')
+        depth_stamps = np.array([stamp for stamp, _ in depths])
+        number = re.search(r'freiburg(\d)', folder.name)
+        camera = TUM_CAMERAS.get(number[1] if number else '', TUM_OTHER_CAMERA)
+        views = []
+        for stamp, color in colors:
+            depth, pose = _nearest(depth_stamps, stamp), _nearest(poses[:, 0], stamp)
+            if depth is not None and pose is not None:
+                views.append(ViewFiles(color, depths[depth][1], _tum_pose(poses[pose]),
+                                       camera))
+        if not views:
+            raise DatasetError(f'{folder}: expected colour, depth and poses within '
+                               f'{TUM_STAMP_TOLERANCE_S} s of each other, found none')
+        yield RgbdSequence(folder.name, tuple(views), read_tum_depth)
+
+
+LAYOUTS: dict[str, Callable[[Path], Iterator[RgbdSequence]]] = {
+    '7scenes': seven_scenes, 'nrgbd': nrgbd, 'dtu': dtu, 'tum': tum}
+
+
+def read_tum_depth(path: Path) -> np.ndarray:
+    """Return a TUM depth image in metres; 0 is no depth."""
+    depth = read_image(path, cv2.IMREAD_UNCHANGED)
+    if depth.ndim != 2 or depth.dtype != np.uint16:
+        raise DatasetError(f'{path}: expected a 16 bit depth image, '
+                           f'got {depth.dtype} {depth.shape}')
+    return depth.astype(np.float32) / TUM_DEPTH_PER_METRE
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        depth = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise DatasetError(f'{path}: expected a numpy array: {error}') from error
+    if depth.ndim != 2:
+        raise DatasetError(f'{path}: expected a depth image [height, width], got {depth.shape}')
+    return np.nan_to_num(depth.astype(np.float32), posinf=0.0, neginf=0.0).clip(min=0.0)
+
+
+def _folders(root: Path, pattern: str) -> list[Path]:
+    if not root.is_dir():
+        raise DatasetError(f'{root}: expected a folder, but it is not there')
+    found = sorted({path.parent for path in root.glob(pattern)})
+    if not found:
+        raise DatasetError(f'{root}: expected {pattern} below it, found none')
+    return found
+
+
+def _numbered(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files of a folder in the order of the last number in their names."""
+    found = [path for pattern in patterns for path in require(folder).glob(pattern)
+             if re.search(r'\d', path.name)]
+    if not found:
+        raise DatasetError(f'{folder}: expected {" or ".join(patterns)}, found none')
+    return sorted(found, key=image_number)
+
+
+def _matrix(path: Path, rows: np.ndarray) -> np.ndarray:
+    if rows.shape != (4, 4):
+        raise DatasetError(f'{path}: expected 4 x 4 numbers, got {rows.shape}')
+    return rows
+
+
+def _read_mvs_camera(path: Path) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    words = require(path).read_text().split()
+    try:
+        at = words.index('extrinsic') + 1
+        camera_from_world = np.array(words[at:at + 16], float).reshape(4, 4)
+        at = words.index('intrinsic') + 1
+        matrix = np.array(words[at:at + 9], float).reshape(3, 3)
+    except ValueError as error:
+        raise DatasetError(f'{path}: expected "extrinsic" with 16 numbers and "intrinsic" with 9: '
+                           f'{error}') from error
+    pose = np.linalg.inv(check_pose(path, camera_from_world))
+    return pose, (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
+
+
+def _read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
+    """Return the neighbours of each view: a count, then two lines a view, with scores between."""
+    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        return {int(lines[i][0]): tuple(map(int, lines[i + 1][1::2]))
+                for i in range(1, 1 + 2 * int(lines[0][0]), 2)}
+    except (ValueError, IndexError) as error:
+        raise DatasetError(f'{path}: expected the view lists of MVSNet: {error}') from error
+
+
+def _read_tum_list(path: Path) -> list[tuple[float, Path]]:
+    """Return (stamp in seconds, image) by stamp; every image is there."""
+    rows = [line.split() for line in require(path).read_text().splitlines()
+            if line.strip() and not line.startswith('#')]
+    try:
+        return sorted((float(stamp), require(path.parent / name)) for stamp, name in rows)
+    except DatasetError:
+        raise
+    except ValueError as error:
+        raise DatasetError(f'{path}: expected "stamp file" a line: {error}') from error
+
+
+def _nearest(stamps: np.ndarray, stamp: float) -> int | None:
+    if not len(stamps):
+        return None
+    index = int(np.abs(stamps - stamp).argmin())
+    return index if abs(stamps[index] - stamp) <= TUM_STAMP_TOLERANCE_S else None
+
+
+def _tum_pose(row: np.ndarray) -> np.ndarray:
+    """Return world from camera of stamp, position and quaternion (x, y, z, w)."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_quat(row[4:]).as_matrix()
+    pose[:3, 3] = row[1:4]
+    return pose

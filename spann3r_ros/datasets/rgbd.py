@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A posed colour and depth sequence on disk, and its views at the network's input size."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from spann3r_ros.mapping.geometry import transform_points
+from spann3r_ros.mapping.preprocess import preprocess
+from spann3r_ros.mapping.types import Frame, Intrinsics
+
+
+class DatasetError(ValueError):
+    """A folder is not laid out as expected; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class ViewFiles:
+    """Where one view lies; `world_from_camera` [4, 4] is in the sequence's unit, optical axes.
+
+    `calibration` (fx, fy, cx, cy) is that of the depth image, in pixels.
+    """
+
+    color: Path
+    depth: Path
+    world_from_camera: np.ndarray
+    calibration: tuple[float, float, float, float]
+    mask: Path | None = None
+
+    @property
+    def number(self) -> int:
+        """Return the last number in the colour image's name."""
+        return image_number(self.color)
+
+
+@dataclass(frozen=True)
+class PosedView:
+    """One view at the network's input size.
+
+    `image` uint8 [h, w, 3]; `points` float32 [h, w, 3] in the camera's optical frame, in the
+    sequence's unit; `valid` bool [h, w] says where there is depth.
+    """
+
+    image: np.ndarray
+    points: np.ndarray
+    valid: np.ndarray
+    intrinsics: Intrinsics
+    world_from_camera: np.ndarray
+
+    @property
+    def world_points(self) -> np.ndarray:
+        """Return the points [h, w, 3] in the world."""
+        return transform_points(self.world_from_camera, self.points)
+
+
+@dataclass(frozen=True)
+class RgbdSequence:
+    """Views of one scene in their order; lengths are in metres times `unit_per_metre`.
+
+    `read_depth` returns a depth image [height, width] with 0 where there is none.
+    """
+
+    name: str
+    views: tuple[ViewFiles, ...]
+    read_depth: Callable[[Path], np.ndarray]
+    unit_per_metre: float = 1.0
+    # MVSNet's lists, by image number: the others that see the same, best first.
+    neighbours: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def select(self, indices: list[int]) -> RgbdSequence:
+        """Return the sequence of some of `views`, in the order given."""
+        return replace(self, views=tuple(self.views[index] for index in indices), neighbours={})
+
+    def find(self, numbers: list[int]) -> list[int]:
+        """Return where in `views` images of these numbers are; DatasetError for a missing one."""
+        where = {view.number: index for index, view in enumerate(self.views)}
+        for number in numbers:
+            if number not in where:
+                raise DatasetError(f'{self.name}: expected an image {number} with a pose, '
+                                   f'there is none')
+        return [where[number] for number in numbers]
+
+    def load(self, index: int, size: tuple[int, int]) -> PosedView:
+        """Read one view and fit it to `size` (height, width); DatasetError if it cannot be.
+
+        Colour takes the size of the depth image first. Both are cropped about the principal point
+        and resized, depth to the nearest pixel.
+        """
+        files = self.views[index]
+        depth = self.read_depth(files.depth)
+        if files.mask is not None:
+            depth = depth * _read_mask(files.mask, depth.shape)
+        height, width = depth.shape
+        color = read_image(files.color, cv2.IMREAD_COLOR_RGB)
+        if color.shape[:2] != depth.shape:
+            color = cv2.resize(color, (width, height))
+        camera = Intrinsics(*files.calibration, width=width, height=height)
+        try:
+            fitted = preprocess(Frame(0, '', color, camera), size)
+        except ValueError as error:
+            raise DatasetError(f'{files.color}: {error}') from error
+        small = fitted.window.sample(depth, size)
+        return PosedView(fitted.image, unproject(small, fitted.intrinsics), small > 0.0,
+                         fitted.intrinsics, files.world_from_camera)
+
+
+def image_number(path: Path) -> int:
+    """Return the last number in a file's name."""
+    return int(re.findall(r'\d+', path.name)[-1])
+
+
+def unproject(depth: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """Return the points float32 [h, w, 3] of a depth image, in the camera's optical frame."""
+    rows, columns = np.indices(depth.shape, dtype=np.float64)
+    points = np.stack(((columns - camera.cx) / camera.fx * depth,
+                       (rows - camera.cy) / camera.fy * depth, depth), axis=-1)
+    return points.astype(np.float32)
+
+
+def read_image(path: Path, flags: int) -> np.ndarray:
+    """Return an image as OpenCV decodes it; DatasetError if it is missing or broken."""
+    data = np.frombuffer(require(path).read_bytes(), np.uint8)
+    image = cv2.imdecode(data, flags) if data.size else None
+    if image is None:
+        raise DatasetError(f'{path}: expected an image, cannot be decoded')
+    return image
+
+
+def read_millimetres(path: Path) -> np.ndarray:
+    """Return a 16 bit depth image in metres; 65535, over 10 m and under 1 mm are no depth."""
+    depth = read_image(path, cv2.IMREAD_UNCHANGED)
+    if depth.ndim != 2 or depth.dtype != np.uint16:
+        raise DatasetError(f'{path}: expected a 16 bit depth image, '
+                           f'got {depth.dtype} {depth.shape}')
+    metres = depth.astype(np.float32) / 1000.0
+    return np.where((metres > 10.0) | (metres < 1e-3), np.float32(0.0), metres)
+
+
+def require(path: Path) -> Path:
+    """Return a path that exists; DatasetError names it otherwise."""
+    if not path.exists():
+        raise DatasetError(f'{path}: expected, but it is not there')
+    return path
+
+
+def read_numbers(path: Path, per_row: int) -> np.ndarray:
+    """Return rows of numbers [n, per_row] of a text file, NaN included; DatasetError otherwise."""
+    try:
+        rows = [[float(item) for item in line.split()]
+                for line in require(path).read_text().splitlines()
+                if line.strip() and not line.startswith('#')]
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DatasetError(f'{path}: expected numbers: {error}') from error
+    if any(len(row) != per_row for row in rows):
+        raise DatasetError(f'{path}: expected {per_row} numbers a line, '
+                           f'got {sorted({len(row) for row in rows})}')
+    return np.array(rows, float).reshape(-1, per_row)
+
+
+def check_pose(path: Path, pose: np.ndarray) -> np.ndarray:
+    """Return a rigid pose [4, 4]; DatasetError for another matrix."""
+    rotation = pose[:3, :3]
+    rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-2) \
+        and np.linalg.det(rotation) > 0.0 and np.allclose(pose[3], [0.0, 0.0, 0.0, 1.0])
+    if not np.isfinite(pose).all() or not rigid:
+        raise DatasetError(f'{path}: expected a rigid 4 x 4 pose, got {pose.tolist()}')
+    return pose
+
+
+def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Return where an object is, bool [shape], without the ten pixels along its outline."""
+    mask = read_image(path, cv2.IMREAD_GRAYSCALE) > 127
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((10, 10), np.uint8))
+    return cv2.resize(inner, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0

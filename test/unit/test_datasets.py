@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders in the layouts of four data sets, written here, and what readers make of them."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorded_rooms import HALF, WRITERS, pose, write_dtu, write_nrgbd, write_seven_scenes
+
+from spann3r_ros.datasets.folders import LAYOUTS
+from spann3r_ros.datasets.rgbd import DatasetError, RgbdSequence
+
+SIZE = (96, 128)
+NAMES = {'7scenes': 'chess03', 'nrgbd': 'kitchen', 'dtu': 'scan1',
+         'tum': 'rgbd_dataset_freiburg3_box'}
+
+
+def read(layout: str, root: Path, count: int = 3) -> RgbdSequence:
+    WRITERS[layout](root, count)
+    (sequence,) = LAYOUTS[layout](root)
+    return sequence
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_points_of_every_view_lie_on_the_walls(layout: str, tmp_path: Path) -> None:
+    sequence = read(layout, tmp_path)
+    assert sequence.name == NAMES[layout]
+    for index in range(len(sequence.views)):
+        view = sequence.load(index, SIZE)
+        assert view.image.shape == (*SIZE, 3) and view.valid.shape == SIZE
+        points = view.world_points[view.valid] / sequence.unit_per_metre
+        # A pixel of a depth image as small as this is 2 cm of a wall, seen aslant more.
+        from_wall = np.abs(np.abs(points) - HALF).min(axis=1)
+        assert np.median(from_wall) < 0.002 and from_wall.max() < 0.03
+        assert (np.abs(points) < HALF + 0.03).all()
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_poses_are_world_from_camera_in_optical_axes(layout: str, tmp_path: Path) -> None:
+    sequence = read(layout, tmp_path)
+    # One of TUM's images has no pose near its stamp.
+    expected = [0, 2] if layout == 'tum' else [0, 1, 2]
+    assert len(sequence.views) == len(expected)
+    for files, index in zip(sequence.views, expected, strict=True):
+        truth = pose(index)
+        truth[:3, 3] *= sequence.unit_per_metre
+        np.testing.assert_allclose(files.world_from_camera, truth, atol=1e-6)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_colours_lie_where_the_points_are(layout: str, tmp_path: Path) -> None:
+    view = read(layout, tmp_path).load(0, SIZE)
+    scale = 1000.0 if layout == 'dtu' else 1.0
+    painted = 127.5 + 127.5 * np.sin(5.0 * view.world_points[view.valid] / scale)
+    difference = np.abs(view.image[view.valid][:, ::-1] - painted)
+    assert np.median(difference) < 4.0
+
+
+def test_no_depth_is_not_valid(tmp_path: Path) -> None:
+    view = read('7scenes', tmp_path).load(0, SIZE)
+    assert not view.valid[:8].any() and view.valid[9:].all()  # 40 of 480 rows are 65535
+
+
+def test_mask_is_taken_in_by_its_outline(tmp_path: Path) -> None:
+    write_dtu(tmp_path, 1)
+    (sequence,) = LAYOUTS['dtu'](tmp_path)
+    view = sequence.load(0, (460, 600))  # the window that the principal point allows
+    rows = np.flatnonzero(view.valid.any(axis=1))
+    # 480 - 2 * 100 rows, less ten that erosion takes in all
+    assert len(rows) == pytest.approx(271, abs=1)
+
+
+def test_views_without_a_pose_keep_the_numbers_of_the_others(tmp_path: Path) -> None:
+    write_nrgbd(tmp_path, 4, lost=1)
+    (sequence,) = LAYOUTS['nrgbd'](tmp_path)
+    assert [view.number for view in sequence.views] == [0, 2, 3]
+    assert sequence.find([3, 0]) == [2, 0]
+    with pytest.raises(DatasetError, match='kitchen: expected an image 1 with a pose'):
+        sequence.find([0, 1])
+
+
+def test_scenes_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write_seven_scenes(tmp_path, 1, 'stairs', 1)
+    write_seven_scenes(tmp_path, 1, 'fire', 4)
+    assert [item.name for item in LAYOUTS['7scenes'](tmp_path)] == ['fire04', 'stairs01']
+
+
+@pytest.mark.parametrize(('layout', 'lost'), [
+    ('7scenes', 'chess/seq-03/frame-000001.depth.proj.png'),
+    ('7scenes', 'chess/seq-03/frame-000001.pose.txt'),
+    ('nrgbd', 'kitchen/depth/depth2.png'),
+    ('dtu', 'scan1/cams/00000001_cam.txt'),
+    ('dtu', 'scan1/depths/00000001.npy'),
+    ('dtu', 'scan1/binary_masks/00000000.png'),
+    ('tum', 'rgbd_dataset_freiburg3_box/groundtruth.txt'),
+    ('tum', 'rgbd_dataset_freiburg3_box/depth/1000.110000.png'),
+])
+def test_missing_file_is_named(layout: str, lost: str, tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path, 3)
+    (tmp_path / lost).unlink()
+    with pytest.raises(DatasetError, match=f'{lost}: expected, but it is not there'):
+        list(LAYOUTS[layout](tmp_path))
+
+
+@pytest.mark.parametrize(('layout', 'file', 'text', 'message'), [
+    ('7scenes', 'chess/seq-03/frame-000001.pose.txt', '1 0 0\n', 'expected 4 numbers a line'),
+    ('7scenes', 'chess/seq-03/frame-000001.pose.txt', 'one\n', 'expected numbers'),
+    ('7scenes', 'chess/seq-03/frame-000001.pose.txt', '2 0 0 0\n' * 4, 'expected a rigid'),
+    ('7scenes', 'chess/TestSplit.txt', 'third\n', 'expected sequenceN'),
+    ('nrgbd', 'kitchen/poses.txt', '1 0 0 0\n', 'expected 12 lines for 3 images'),
+    ('dtu', 'scan1/cams/00000001_cam.txt', 'extrinsic 1 2', 'expected "extrinsic" with 16'),
+    ('dtu', 'pair.txt', '3\n0\n', 'expected the view lists'),
+    ('tum', 'rgbd_dataset_freiburg3_box/rgb.txt', 'a b c\n', 'expected "stamp file"'),
+    ('tum', 'rgbd_dataset_freiburg3_box/groundtruth.txt', '', 'expected poses'),
+])
+def test_broken_file_is_named(layout: str, file: str, text: str, message: str,
+                              tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path, 3)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DatasetError, match=f'{file}: {message}'):
+        list(LAYOUTS[layout](tmp_path))
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_folder_of_another_layout_is_refused(layout: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match='expected .* below it, found none'):
+        list(LAYOUTS[layout](tmp_path))
+    with pytest.raises(DatasetError, match='expected a folder'):
+        list(LAYOUTS[layout](tmp_path / 'nowhere'))
+
+
+def test_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    sequence = read('7scenes', tmp_path)
+    sequence.views[1].color.write_bytes(b'no image')
+    with pytest.raises(DatasetError, match='frame-000001.color.png: expected an image'):
+        sequence.load(1, SIZE)

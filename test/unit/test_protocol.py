@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's evaluation, on folders written here and predictions whose errors are known."""
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorded_rooms import WRITERS, pose, write_dtu, write_nrgbd, write_seven_scenes
+from scipy.spatial.transform import Rotation
+from tiny import tiny_model
+
+from spann3r_ros.cli.main import benchmark
+from spann3r_ros.datasets.folders import LAYOUTS
+from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
+from spann3r_ros.evaluation import protocol
+from spann3r_ros.evaluation.protocol import Prediction
+from spann3r_ros.mapping.geometry import invert, transform_points
+from spann3r_ros.model.checkpoint import save_model
+from spann3r_ros.model.config import MemoryConfig
+
+SIZE = (48, 64)
+
+
+def load(layout: str, root: Path, count: int = 4) -> tuple[RgbdSequence, list[PosedView]]:
+    WRITERS[layout](root, count)
+    (sequence,) = LAYOUTS[layout](root)
+    return sequence, protocol.load_views(sequence, SIZE)
+
+
+def perfect(views: list[PosedView], order: tuple[int, ...], scale: float = 0.3) -> Prediction:
+    """Return the truth, in the frame of the first view of an order and in another unit."""
+    first_from_world = invert(views[order[0]].world_from_camera)
+    points = np.stack([transform_points(first_from_world, views[index].world_points)
+                       for index in order])
+    return Prediction(scale * points, np.full(points.shape[:3], 0.9), order, seconds=2.0)
+
+
+@pytest.mark.parametrize('layout', ['7scenes', 'dtu'])
+def test_true_points_of_another_scale_and_depth_score_perfectly(layout: str,
+                                                               tmp_path: Path) -> None:
+    sequence, views = load(layout, tmp_path)
+    prediction = perfect(views, (0, 1, 2, 3))
+    shifted = replace(prediction, points=prediction.points + np.float32([0.0, 0.0, 0.2]))
+    scores = protocol.score_scene(sequence, views, shifted)
+    assert (scores.scene, scores.frames) == (sequence.name, 4)
+    assert scores.frames_per_second == 2.0
+    assert scores.clouds.accuracy.mean < 1e-4 * sequence.unit_per_metre
+    assert scores.clouds.completion.mean < 1e-4 * sequence.unit_per_metre
+    assert scores.clouds.normals.mean > 0.999
+
+
+def test_truth_follows_the_order_of_the_prediction(tmp_path: Path) -> None:
+    sequence, views = load('7scenes', tmp_path)
+    right = protocol.score_scene(sequence, views, perfect(views, (2, 0, 3, 1)))
+    assert right.clouds.accuracy.mean < 1e-4
+    wrong = replace(perfect(views, (2, 0, 3, 1)), order=(0, 1, 2, 3))
+    assert protocol.score_scene(sequence, views, wrong).clouds.accuracy.mean > 0.02
+
+
+def test_a_small_turn_is_registered_away_and_roughness_is_not(tmp_path: Path) -> None:
+    sequence, views = load('7scenes', tmp_path)
+    prediction = perfect(views, (0, 1, 2, 3), scale=1.0)
+    turn = Rotation.from_euler('y', 0.7, degrees=True).as_matrix().astype(np.float32)
+    turned = replace(prediction, points=prediction.points @ turn.T)
+    assert protocol.score_scene(sequence, views, turned).clouds.accuracy.mean < 0.006
+    noise = np.random.default_rng(0).normal(0.0, 0.05, prediction.points.shape)
+    rough = replace(prediction, points=prediction.points + noise.astype(np.float32))
+    # Nearest distances see little more than what is across the walls: E|x| = 0.8 sigma at most.
+    assert 0.015 < protocol.score_scene(sequence, views, rough).clouds.accuracy.mean < 0.05
+
+
+def test_views_without_any_depth_are_refused(tmp_path: Path) -> None:
+    sequence, views = load('7scenes', tmp_path)
+    blind = [replace(view, valid=np.zeros(SIZE, bool)) for view in views]
+    with pytest.raises(DatasetError, match='chess03: expected depth'):
+        protocol.score_scene(sequence, blind, perfect(views, (0, 1, 2, 3)))
+
+
+def test_poses_of_true_points_are_true(tmp_path: Path) -> None:
+    sequence, views = load('tum', tmp_path, 5)
+    scores = protocol.score_path(sequence, views, perfect(views, (0, 1, 2, 3)))
+    assert (scores.frames, scores.solved) == (4, 4)
+    assert scores.trajectory_error < 0.005 and scores.translation < 0.008
+    assert scores.rotation_deg < 0.2
+    true = np.stack([pose(index)[:3, 3] for index in (0, 2, 3, 4)])
+    assert scores.path_length == pytest.approx(
+        np.linalg.norm(np.diff(true, axis=0), axis=1).sum(), abs=1e-5)
+
+
+def test_views_are_selected_as_in_the_paper(tmp_path: Path) -> None:
+    write_seven_scenes(tmp_path / 'a', 41)
+    (sequence,) = LAYOUTS['7scenes'](tmp_path / 'a')
+    chosen = protocol.SELECTIONS['7scenes'].of(sequence)
+    assert [view.number for view in chosen.views] == [0, 20, 40]
+    write_dtu(tmp_path / 'b', 12)
+    (sequence,) = LAYOUTS['dtu'](tmp_path / 'b')
+    chosen = protocol.SELECTIONS['dtu'].of(sequence)
+    assert [view.number for view in chosen.views] == [10, 5, 0]
+    few = protocol.few_views(sequence)
+    assert len(few) == 12
+    assert [view.number for view in few[2].views] == [2, 0, 1, 3, 4, 5]
+    with pytest.raises(DatasetError, match='scan1: expected two views or more'):
+        protocol.Selection(20).of(sequence)
+
+
+def test_tuples_name_scenes_as_their_authors_do(tmp_path: Path) -> None:
+    write_seven_scenes(tmp_path, 3)
+    sequences = {item.name: item for item in LAYOUTS['7scenes'](tmp_path)}
+    file = tmp_path / 'tuples.txt'
+    file.write_text('chess/seq-03 000002 000000\n\nchess03 1 2\n')
+    chosen = protocol.read_tuples(file, sequences)
+    assert [[view.number for view in item.views] for item in chosen] == [[2, 0], [1, 2]]
+    for text, message in (('fire/seq-03 1 2', "expected one of .*'chess03'.*, got 'fire/seq-03'"),
+                          ('chess03 1', 'expected two views'), ('chess03 1 x', 'expected numbers'),
+                          ('chess03 1 9', 'expected an image 9')):
+        file.write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            protocol.read_tuples(file, sequences)
+
+
+def test_offline_and_online_predict_every_view(tmp_path: Path) -> None:
+    _, views = load('nrgbd', tmp_path)
+    model = tiny_model(image_height=48, image_width=64)
+    online = protocol.predict(model, views, MemoryConfig())
+    assert online.order == (0, 1, 2, 3) and online.points.shape == (4, *SIZE, 3)
+    assert online.frames_per_second == pytest.approx(4 / online.seconds)
+    offline = protocol.predict(model, views, MemoryConfig(), offline=True)
+    assert sorted(offline.order) == [0, 1, 2, 3]
+    # The same views in that order give the same points.
+    again = protocol.predict(model, [views[index] for index in offline.order], MemoryConfig())
+    np.testing.assert_allclose(again.points, offline.points, atol=1e-5)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / 'tiny.safetensors'
+    save_model(path, tiny_model(image_height=48, image_width=64))
+    return path
+
+
+def test_command_prints_scenes_and_mean_beside_the_paper(
+        checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_seven_scenes(tmp_path / 'data', 4)
+    write_seven_scenes(tmp_path / 'data', 4, 'stairs', 1)
+    output = tmp_path / 'results.json'
+    assert benchmark(['7scenes', str(tmp_path / 'data'), str(checkpoint), '--every', '2',
+                      '--device', 'cpu', '--long-term-tokens', '0',
+                      '--output', str(output)]) == 0
+    table = capsys.readouterr().out
+    for text in ('chess03', 'stairs01', 'mean of 2', '0.0342', '0.0237', 'metres'):
+        assert text in table
+    written = json.loads(output.read_text())
+    assert written['memory']['long_term_tokens'] == 0
+    first = written['results'][0]
+    assert first['scene'] == 'chess03' and first['frames'] == 2
+    assert f'{first["clouds"]["accuracy"]["mean"]:.4f}' in table
+
+
+def test_command_runs_few_views_offline_and_paths(
+        checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dtu(tmp_path / 'dtu', 4)
+    assert benchmark(['dtu', str(tmp_path / 'dtu'), str(checkpoint), '--few-view', '--offline',
+                      '--device', 'cpu']) == 0
+    table = capsys.readouterr().out
+    assert 'mean of 4' in table and "paper's Spann3R offline" in table and '2.878' not in table
+    assert '2.88' in table and 'millimetres' in table
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--scene', 'bedroom'], "scene: expected one of ['kitchen'], got 'bedroom'"),
+    (['--every', '0'], 'every: expected at least 1, got 0'),
+    (['--every', '4'], 'kitchen: expected two views or more'),
+    (['--few-view'], 'few-view: expected --tuples FILE'),
+    (['--every', '2', '--device', 'toaster'], 'device: expected one of'),
+])
+def test_command_says_what_is_wrong(arguments: list[str], message: str, checkpoint: Path,
+                                    tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_nrgbd(tmp_path / 'data', 4)
+    assert benchmark(['nrgbd', str(tmp_path / 'data'), str(checkpoint), *arguments]) == 1
+    assert message in capsys.readouterr().err
