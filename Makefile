@@ -28,8 +28,8 @@ lint: setup  ## ruff
 
 train: setup  ## a run of the bundled model (hours), RUN=, FROM=, PROCESSES=cores; resumes
 	@OMP_NUM_THREADS=1 $(run) torchrun --nproc_per_node $(or $(PROCESSES),1) \
-	  -m spann3r_ros.training output/training/$(RUN) --run $(RUN) \
-	  $(if $(FROM),--start-from $(FROM))
+	  -m spann3r_ros.cli train output/training/$(RUN) --run $(RUN) \
+	  $(if $(FROM),--start-from $(FROM)) $(if $(SHARDS),--shards $(SHARDS))
 
 evaluate: setup  ## score the bundled model on unseen rooms
 	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \

@@ -13,6 +13,7 @@ COMMANDS = {
     'convert': 'convert',
     'evaluate': 'evaluate',
     'benchmark': 'benchmark',
+    'train': 'train',
     'make-demo-bag': 'make_demo_bag',
     'photos-to-bag': 'photos_to_bag',
     'report': 'report',
@@ -28,20 +29,25 @@ def build_parser() -> argparse.ArgumentParser:
         module = import_module(f'spann3r_ros.cli.{module_name}')
         command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(execute=module.run)
     return parser
 
 
-def benchmark(arguments: Sequence[str] | None = None) -> int:
-    """Run `spann3r benchmark`: the command `spann3r-eval`."""
-    return main(['benchmark', *(sys.argv[1:] if arguments is None else arguments)])
+def benchmark() -> int:
+    """Run `spann3r benchmark` under its short name `spann3r-eval`."""
+    return main(['benchmark', *sys.argv[1:]])
+
+
+def train() -> int:
+    """Run `spann3r train` under its short name `spann3r-train`."""
+    return main(['train', *sys.argv[1:]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     args = build_parser().parse_args(arguments)
     try:
-        return args.run(args)
+        return args.execute(args)
     # What the user can mend: a wrong value, a missing or unreadable file.
     except (ValueError, OSError) as error:
         print(f'spann3r: {error}', file=sys.stderr)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run consists of: network, stages, optimiser."""
+"""What a training run consists of: network, data, stages, losses, optimiser."""
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from spann3r_ros.model.config import Spann3RConfig
@@ -48,9 +50,22 @@ PLACED_SEQUENCES = (
 MIXED_SEQUENCES = (Stage(1.0, (5, 8, 12, 24), (0.8, 0.8)),)
 
 
+LOSSES = ('rooms', 'paper', 'released')
+OPTIMISERS = ('muon', 'adamw')
+DECAYS = ('linear', 'cosine')
+PRECISIONS = ('fp32', 'bf16')
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """A whole run; equal configs and seeds give equal curves on equal hardware.
+
+    `losses` are those of the paper, those its released code computes, or those the bundled model
+    is trained with. `data` are folders as 'LAYOUT:FOLDER', none: procedural rooms. Every step is
+    the mean over `shards`, drawn apart and shared out evenly among processes: as many processes as
+    there are shards, or fewer, give the same curve. `frozen` parts of the network (see
+    `optimisers.PARTS`) keep their weights. `frame_gap` is the widest step between two views of a
+    recording, in views, at the start and in the middle of a run.
 
     `turn_share` of the steps walk steady level turns of `turn_range_deg` a frame, to either side;
     the others wander. The best confidence C of a pixel with relative error e is alpha / e, so what
@@ -60,17 +75,29 @@ class TrainingConfig:
     store true points instead of predicted ones: finding the way in a map that is right is learned
     apart from living with one's own errors. `shown_slip` misplaces their frames, more and more, in
     what is stored but not in what is asked: to find the way in a map that has drifted.
+    `plain_weight` regresses the error itself, and the confidence learns beside it instead of
+    weighting it: large errors count in full.
     """
 
     network: Spann3RConfig = field(default_factory=small_network)
+    losses: str = 'rooms'
+    data: tuple[str, ...] = ()
+    frame_gap: tuple[int, int] = (5, 30)
+    color_jitter: bool = True
     stages: tuple[Stage, ...] = CURRICULUM
     steps: int = 2600
+    shards: int = 1
     frames_per_step: int = 72
     warmup_steps: int = 60
     decay_share: float = 0.45
+    optimiser: str = 'muon'
+    decay: str = 'linear'
     muon_lr: float = 2e-3
     adam_lr: float = 1e-3
     weight_decay: float = 0.01
+    frozen: tuple[str, ...] = ()
+    precision: str = 'fp32'
+    attention_dropout: float = 0.0
     clip_norm: float = 1.0
     average_decay: float = 0.998
     alpha: float = 0.5
@@ -83,30 +110,83 @@ class TrainingConfig:
     placed_share: float = 0.0
     shown_share: float = 0.0
     shown_slip: float = 0.0
+    plain_weight: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (('losses', LOSSES), ('optimiser', OPTIMISERS), ('decay', DECAYS),
+                              ('precision', PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f'{name}: expected one of {choices}, '
+                                 f'got {getattr(self, name)!r}')
+        for name in ('steps', 'shards', 'frames_per_step', 'warmup_steps'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name}: expected at least 1, got {getattr(self, name)}')
+        if not self.stages or min(length for stage in self.stages for length in stage.lengths) < 2:
+            raise ValueError(f'stages: expected sequences of two frames or more, '
+                             f'got {self.stages}')
+        if not 1 <= self.frame_gap[0] <= self.frame_gap[1]:
+            raise ValueError(f'frame_gap: expected two numbers of views, 1 or more and not '
+                             f'falling, got {self.frame_gap}')
+        told = max(self.placed_share, self.shown_share)
+        if self.losses != 'rooms' and told > 0.0:
+            raise ValueError(f'placed_share and shown_share: expected 0 with the losses '
+                             f'{self.losses!r}, got {told}')
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
+        """Build from plain values, the rest by default; ValueError for an unknown name."""
+        unknown = sorted(set(values) - {item.name for item in fields(cls)})
+        if unknown:
+            raise ValueError(f'training config: expected known fields only, got {unknown}')
+        made = {name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()}
+        if 'network' in made:
+            made['network'] = Spann3RConfig.from_dict(made['network'])
+        if 'stages' in made:
+            made['stages'] = tuple(
+                Stage(item['share'], tuple(item['lengths']),
+                      tuple(item.get('motion', (1.0, 1.0)))) for item in made['stages'])
+        return cls(**made)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingConfig:
+        """Read a JSON file of fields; ValueError names the file and what is wrong."""
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f'{path}: {error}') from error
+
 
 # The runs that made the bundled model; each but the first began with what the one before released.
 BUNDLED_RUNS = {
-    'curriculum': TrainingConfig(),
-    'long': TrainingConfig(stages=LONG_SEQUENCES, steps=1925, frames_per_step=96,
+    'curriculum': TrainingConfig(shards=2),
+    'long': TrainingConfig(stages=LONG_SEQUENCES, steps=1925, shards=2, frames_per_step=96,
                            decay_share=0.56, muon_lr=1.5e-3, adam_lr=7.5e-4, turn_share=0.4,
                            seed=7),
-    'placed': TrainingConfig(stages=PLACED_SEQUENCES, steps=2000, frames_per_step=96,
+    'placed': TrainingConfig(stages=PLACED_SEQUENCES, steps=2000, shards=2, frames_per_step=96,
                              warmup_steps=20, decay_share=1.0, muon_lr=1.5e-3, adam_lr=7.5e-4,
                              turn_share=0.4, placed_share=0.6, seed=17),
-    'shown': TrainingConfig(stages=MIXED_SEQUENCES, steps=1500, frames_per_step=96,
+    'shown': TrainingConfig(stages=MIXED_SEQUENCES, steps=1500, shards=2, frames_per_step=96,
                             warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
                             turn_share=0.5, placed_share=0.5, shown_share=0.6, seed=37),
-    'own': TrainingConfig(stages=MIXED_SEQUENCES, steps=500, frames_per_step=96,
+    'own': TrainingConfig(stages=MIXED_SEQUENCES, steps=500, shards=2, frames_per_step=96,
                           warmup_steps=10, decay_share=1.0, muon_lr=5e-4, adam_lr=2.5e-4,
                           turn_share=0.5, placed_share=0.5, shown_share=0.3, seed=57),
-    'slipped': TrainingConfig(stages=MIXED_SEQUENCES, steps=1600, frames_per_step=96,
+    'slipped': TrainingConfig(stages=MIXED_SEQUENCES, steps=1600, shards=2, frames_per_step=96,
                               warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
                               turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                               seed=67),
 }
+
+# The paper's own training, to go on with the authors' weights or others of their layout: 16
+# sequences a step, of five frames as in version 1.0 (1.01 had ten).
+PAPER_RUN = TrainingConfig(
+    network=Spann3RConfig(), losses='paper', stages=(Stage(1.0, (5,)),), steps=20_000,
+    shards=16, frames_per_step=80, warmup_steps=1700, optimiser='adamw', decay='cosine',
+    decay_share=1.0, adam_lr=5e-5, weight_decay=0.05, attention_dropout=0.15)
+RUNS = {**BUNDLED_RUNS, 'paper': PAPER_RUN}

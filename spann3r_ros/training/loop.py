@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,36 +19,25 @@ from tqdm import tqdm
 from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_metadata
 from spann3r_ros.model.spann3r import Spann3R
 
-from .config import Stage, TrainingConfig
+from .config import TrainingConfig
 from .draw import Draw
-from .muon import Muon
-from .objective import Objective, sequence_objective
+from .losses import confidence_alpha
+from .objective import Objective, paper_objective, sequence_objective
+from .optimisers import build_optimisers, freeze
 from .paths import placements, slips
-from .rooms import RoomBatch, RoomConfig, RoomGenerator
+from .rank import Rank
+from .schedule import Moment, learning_rate_scale, moment
+from .sources import TrainingBatch, open_sources
 from .unroll import Lesson, move, unroll
 
 log = logging.getLogger(__name__)
 
-TRAINING_TEXTURES_SEED = 1
 STATE = 'state.pt'
-CURVE_FIELDS = ('step', 'frames', 'seconds', 'length', 'loss', 'point_error', 'last_error',
-                'attention_loss', 'gradient_norm', 'lr_scale')
-
-
-@dataclass(frozen=True)
-class Rank:
-    """This process among those that share every step."""
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def join(cls) -> Rank:
-        """Join the process group that torchrun announces in the environment, if any."""
-        if int(os.environ.get('WORLD_SIZE', '1')) == 1:
-            return cls()
-        dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
-        return cls(dist.get_rank(), dist.get_world_size())
+CURVE = 'curve.csv'
+# Fields of an Objective, and of the curve under the same names but the first.
+MEASURED = ('total', 'point_error', 'last_error', 'attention_loss')
+CURVE_FIELDS = ('step', 'frames', 'seconds', 'length', 'loss', *MEASURED[1:], 'gradient_norm',
+                'lr_scale')
 
 
 class Trainer:
@@ -55,6 +45,9 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, folder: Path, rank: Rank,
                  device: str = 'cpu') -> None:
+        if config.shards % rank.count:
+            raise ValueError(f'shards: expected a multiple of the {rank.count} processes, '
+                             f'got {config.shards}')
         self.config = config
         self.folder = folder
         self.rank = rank
@@ -62,22 +55,15 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = Spann3R(config.network).to(device)
         initialise(self.model)
+        freeze(self.model, config.frozen)
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
-        hidden, rest = split_parameters(self.model)
-        self.optimisers = (
-            Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay,
-                 share=(rank.index, rank.count)),
-            torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
-        )
-        rooms = RoomConfig(size=config.network.image_height,
-                           field_of_view_deg=config.field_of_view_deg,
-                           field_of_view_jitter_deg=config.field_of_view_jitter_deg,
-                           textures=config.textures)
-        self.rooms = RoomGenerator(rooms, 1000 + config.seed + 7919 * rank.index,
-                                   TRAINING_TEXTURES_SEED, device)
+        self.optimisers = build_optimisers(self.model, config, (rank.index, rank.count))
+        self.sources = open_sources(
+            config, range(rank.index, config.shards, rank.count), device)
         self.step = 0
         self.frames = 0
         self.seconds = 0.0
+        self.origin: dict[str, str] = {}  # what is known of the weights it began with
 
     def run(self, save_every_steps: int = 100) -> None:
         """Train to the last step, saving the state atomically every so many steps."""
@@ -102,21 +88,21 @@ class Trainer:
 
     def _one_step(self) -> dict[str, float]:
         config = self.config
-        stage, position = locate_stage(config.stages, self.step / config.steps)
-        # All processes draw the same kind of sequence, each its own rooms.
-        draw = random.Random(f'{config.seed} {self.step}')
-        length = draw.choice(stage.lengths)
-        batch_size = max(1, config.frames_per_step // length // self.rank.count)
-        motion = stage.motion[0] + position * (stage.motion[1] - stage.motion[0])
-        turn = draw.choice((-1, 1)) * draw.uniform(*config.turn_range_deg)
-        batch = self.rooms.batch(
-            batch_size, length, motion * min(1.0, 8 / length) ** 0.5,
-            'turn' if draw.random() < config.turn_share else 'train', turn)
-        objective = self._objective(batch, Draw(draw.getrandbits(32) + self.rank.index))
+        now = moment(config, self.step)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        objective.total.backward()
-        self._share_gradients()
+        measured = torch.zeros(len(MEASURED), dtype=torch.float64)
+        for shard, source in self.sources.items():
+            # All shards draw the same kind of sequence, each its own.
+            draw = random.Random(f'{config.seed} {self.step}')
+            length = draw.choice(now.stage.lengths)
+            batch_size = max(1, config.frames_per_step // length // config.shards)
+            batch = source.batch(batch_size, length, now, draw)
+            objective = self._objective(batch, draw.getrandbits(32) + shard, now)
+            (objective.total / config.shards).backward()
+            measured += torch.stack([getattr(objective, name).detach() for name in MEASURED]
+                                    ).double().cpu() / config.shards
+        measured = self._share(measured)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         scale = learning_rate_scale(config, self.step)
         if torch.isfinite(norm):
@@ -124,19 +110,26 @@ class Trainer:
         else:
             log.warning('step %d: gradient norm is %s, update left out', self.step, norm)
         self.step += 1
-        self.frames += batch_size * length * self.rank.count
-        return {'step': self.step, 'frames': self.frames, 'length': length,
-                'loss': objective.total.item(), 'point_error': objective.point_error.item(),
-                'last_error': objective.last_error.item(),
-                'attention_loss': objective.attention_loss.item(),
-                'gradient_norm': float(norm), 'lr_scale': scale}
+        self.frames += batch_size * length * config.shards
+        total, *errors = measured.tolist()
+        return {'step': self.step, 'frames': self.frames, 'length': length, 'loss': total,
+                **dict(zip(MEASURED[1:], errors, strict=True)), 'gradient_norm': float(norm),
+                'lr_scale': scale}
 
-    def _objective(self, batch: RoomBatch, draw: Draw) -> Objective:
+    def _objective(self, batch: TrainingBatch, seed: int, now: Moment) -> Objective:
+        config = self.config
         images = batch.images.float().div(127.5).sub(1.0)
-        lesson = self._lesson(batch.points, draw)
-        output = unroll(self.model, images, lesson)
-        return sequence_objective(output, batch.points, self.config.network.patch_size,
-                                  self.config.alpha, self.config.attention_weight,
+        if config.attention_dropout:
+            torch.manual_seed(seed)  # of this step alone, so that a resumed run repeats it
+        half = config.precision == 'bf16'
+        if config.losses != 'rooms':
+            output = unroll(self.model, images, None, config.attention_dropout, half)
+            return paper_objective(output, batch.points, batch.valid,
+                                   confidence_alpha(now.progress), config.losses == 'released')
+        lesson = self._lesson(batch.points, Draw(seed))
+        output = unroll(self.model, images, lesson, config.attention_dropout, half)
+        return sequence_objective(output, batch.points, batch.valid, config.network.patch_size,
+                                  config.alpha, config.attention_weight, config.plain_weight,
                                   lesson.map_points)
 
     def _lesson(self, points: Tensor, draw: Draw) -> Lesson:
@@ -148,23 +141,25 @@ class Trainer:
         shown_points = move(slipped.flatten(0, 1), map_points.flatten(0, 1)).view_as(points)
         return Lesson(map_from_first, map_points, shown_points, shown.to(self.device))
 
-    def _share_gradients(self) -> None:
+    def _share(self, measured: Tensor) -> Tensor:
+        """Add up gradients and measurements over all processes; return the latter."""
         if self.rank.count == 1:
-            return
+            return measured
         gradients = [item.grad for item in self.model.parameters() if item.grad is not None]
         flat = torch.cat([item.flatten() for item in gradients])
         dist.all_reduce(flat)
-        flat /= self.rank.count
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]),
                                   strict=True):
             gradient.copy_(part.view_as(gradient))
+        measured = measured.to(self.device)
+        dist.all_reduce(measured)
+        return measured.cpu()
 
     @torch.no_grad()
     def _update(self, scale: float) -> None:
-        rates = (self.config.muon_lr, self.config.adam_lr)
-        for optimiser, rate in zip(self.optimisers, rates, strict=True):
+        for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group['lr'] = rate * scale
+                group['lr'] = group['peak_lr'] * scale
             optimiser.step()
         # A young average follows quickly, else it would remember the initial weights.
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
@@ -179,7 +174,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write one state for all processes aside, then move it into place; all must call."""
-        rooms = self._gather(self.rooms.state())
+        sources = self._gather()
         if self.rank.index != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +183,8 @@ class Trainer:
             'step': self.step, 'frames': self.frames, 'seconds': self.seconds,
             'model': self.model.state_dict(), 'average': self.average,
             'optimisers': [item.state_dict() for item in self.optimisers],
-            'rooms': rooms,
+            'sources': sources, 'config': json.dumps(self.config.to_dict()),
+            'origin': self.origin,
         }
         torch.save(state, path.with_suffix('.part'))
         os.replace(path.with_suffix('.part'), path)
@@ -196,30 +192,46 @@ class Trainer:
     def resume(self) -> bool:
         """Load the state of an earlier run of the same folder, if there is one.
 
-        Raises ValueError when that run had another number of processes.
+        What the curve holds beyond that state is dropped: those steps are made again. Raises
+        ValueError when that run had another number of shards; other settings only warn.
         """
         path = self.folder / STATE
         if not path.is_file():
             return False
         state = torch.load(path, weights_only=True, map_location='cpu')
-        if len(state['rooms']) != self.rank.count:
-            raise ValueError(f'{path}: expected as many processes as before, '
-                             f'{len(state["rooms"])}, got {self.rank.count}')
+        if len(state['sources']) != self.config.shards:
+            raise ValueError(f'{path}: expected as many shards as before, '
+                             f'{len(state["sources"])}, got {self.config.shards}')
+        self._compare(json.loads(state['config']))
         self.step, self.frames, self.seconds = state['step'], state['frames'], state['seconds']
+        self.origin = state['origin']
         self.model.load_state_dict(state['model'])
         self.average = {key: value.to(self.device) for key, value in state['average'].items()}
         for optimiser, values in zip(self.optimisers, state['optimisers'], strict=True):
             optimiser.load_state_dict(values)
-        self.rooms.restore(state['rooms'][self.rank.index])
+        for shard, source in self.sources.items():
+            source.restore(state['sources'][shard])
+        self._cut_curve()
         return True
 
-    def _gather(self, state: Tensor) -> list[Tensor]:
-        """Return the random states of all processes, in order of rank."""
-        states = [torch.empty_like(state) for _ in range(self.rank.count)]
-        if self.rank.count == 1:
-            return [state]
-        dist.all_gather(states, state)
-        return states
+    def _compare(self, before: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(self.config.to_dict()))
+        changed = [f'{name} {before.get(name)} -> {value}' for name, value in now.items()
+                   if before.get(name) != value]
+        if changed:
+            log.warning('%s: goes on with other settings than before: %s', self.folder,
+                        ', '.join(changed))
+
+    def _gather(self) -> list[Tensor]:
+        """Return the random states of all shards, in their order."""
+        own = torch.stack([source.state() for source in self.sources.values()])
+        parts = [own]
+        if self.rank.count > 1:
+            parts = [torch.empty_like(own) for _ in range(self.rank.count)]
+            dist.all_gather(parts, own)
+        # Process r has the shards r, r + count, ...
+        return [parts[shard % self.rank.count][shard // self.rank.count].clone()
+                for shard in range(self.config.shards)]
 
     def start_from(self, checkpoint: Path) -> None:
         """Begin with the weights of a checkpoint of the same sizes; CheckpointError otherwise.
@@ -235,18 +247,30 @@ class Trainer:
         history = read_metadata(checkpoint) if checkpoint.suffix == '.safetensors' else {}
         self.frames = int(history.get('training_frames', 0))
         self.seconds = float(history.get('training_seconds', 0.0))
+        self.origin = {'licence': f'as that of {checkpoint.name}',
+                       'training_data': f'as {checkpoint.name}', **history}
 
     def _record(self, row: dict[str, float]) -> None:
         if self.rank.index != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / 'curve.csv'
+        path = self.folder / CURVE
         new = not path.exists()
         with path.open('a', newline='') as file:
             writer = csv.DictWriter(file, CURVE_FIELDS)
             if new:
                 writer.writeheader()
             writer.writerow({key: row[key] for key in CURVE_FIELDS})
+
+    def _cut_curve(self) -> None:
+        path = self.folder / CURVE
+        if self.rank.index != 0 or not path.is_file():
+            return
+        # The first field is the step; a killed process may have left half a line.
+        kept = [line for number, line in enumerate(path.read_text().splitlines(keepends=True))
+                if number == 0 or line.endswith('\n') and int(line.split(',')[0]) <= self.step]
+        path.with_suffix('.part').write_text(''.join(kept))
+        os.replace(path.with_suffix('.part'), path)
 
 
 def initialise(model: Spann3R) -> None:
@@ -259,30 +283,3 @@ def initialise(model: Spann3R) -> None:
             nn.init.zeros_(module.bias)
             if name.endswith(('downstream_head1.proj', 'downstream_head2.proj')):
                 module.weight.data.mul_(0.1)
-
-
-def split_parameters(model: Spann3R) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return (hidden matrices, everything else) of a network."""
-    hidden: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, item in model.named_parameters():
-        matrix = item.ndim == 2 and 'downstream_head' not in name
-        (hidden if matrix else rest).append(item)
-    return hidden, rest
-
-
-def locate_stage(stages: tuple[Stage, ...], progress: float) -> tuple[Stage, float]:
-    """Return the stage at a progress in [0, 1) and the position within it."""
-    start = 0.0
-    for stage in stages:
-        if progress < start + stage.share:
-            return stage, (progress - start) / stage.share
-        start += stage.share
-    return stages[-1], 1.0
-
-
-def learning_rate_scale(config: TrainingConfig, step: int) -> float:
-    """Return the factor on the learning rates: warm-up, plateau, linear decay to zero."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    left = (config.steps - step) / (config.decay_share * config.steps)
-    return min(warm, 1.0, max(left, 0.01))

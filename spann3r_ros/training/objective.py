@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bundled model is trained on: regression in true units and memory supervision."""
+"""What is minimised: the paper's losses, or the bundled model's, in true units and with a teacher.
+
+The teacher of a memory read is the attention on patches of the same place.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from torch.nn import functional
 
 from spann3r_ros.model.heads import DensePrediction
 
+from .losses import normalisation_factor, paper_losses
 from .unroll import Unrolled
 
 
@@ -23,52 +27,86 @@ class Objective:
     attention_loss: Tensor
 
 
-def sequence_objective(output: Unrolled, points: Tensor, patch_size: int, alpha: float,
-                       attention_weight: float, map_points: Tensor | None = None) -> Objective:
-    """Score predictions against true points [batch, frames, height, width, 3].
+def sequence_objective(output: Unrolled, points: Tensor, valid: Tensor, patch_size: int,
+                       alpha: float, attention_weight: float, plain_weight: float = 0.0,
+                       map_points: Tensor | None = None) -> Objective:
+    """Score predictions against true points [batch, frames, height, width, 3] where `valid`.
 
     `points` are in the first camera's frame, `map_points` in the frame of the map that the
     memory was told; None: they are the same.
 
     The regression is the paper's confidence loss on distances divided by the sequence's true
-    mean distance, not by the predicted one: the network learns the generator's scale.
+    mean distance, not by the predicted one: the network learns the generator's scale. With
+    `plain_weight` the error itself is minimised, so weighted, and the confidence only learns to
+    tell it.
     """
-    scale = points.norm(dim=-1).mean(dim=(1, 2, 3))  # [batch]
+    scale = normalisation_factor(points, valid)  # [batch]
     losses, errors = [], []
     map_points = points if map_points is None else map_points
     for t, (reference, target) in enumerate(zip(output.reference, output.target, strict=True)):
         true = points if t == 0 else map_points
-        for prediction, truth in ((reference, true[:, t]), (target, true[:, t + 1])):
+        for prediction, truth, seen in ((reference, true[:, t], valid[:, t]),
+                                        (target, true[:, t + 1], valid[:, t + 1])):
             error = (prediction.points - truth).norm(dim=-1) / scale[:, None, None]
-            losses.append(_confidence_loss(error, prediction, alpha))
-            errors.append(error.detach().mean())
-    supervision = memory_supervision(output.attention, points, patch_size)
+            if plain_weight:
+                losses.append(_mean(plain_weight * error, seen)
+                              + _confidence_loss(error.detach(), prediction, seen, alpha))
+            else:
+                losses.append(_confidence_loss(error, prediction, seen, alpha))
+            errors.append(_mean(error.detach(), seen))
+    supervision = memory_supervision(output.attention, points, valid, patch_size)
     total = torch.stack(losses).mean() + attention_weight * supervision
     return Objective(total, torch.stack(errors[::2]).mean(), errors[-1], supervision.detach())
 
 
-def _confidence_loss(error: Tensor, prediction: DensePrediction, alpha: float) -> Tensor:
+def paper_objective(output: Unrolled, points: Tensor, valid: Tensor, alpha: float,
+                    as_released: bool = False) -> Objective:
+    """Score predictions as the paper does, or as its released code; see `losses`.
+
+    The errors for the log are in units of the mean distance, predicted and true.
+    """
+    losses = paper_losses(output, points, valid, alpha, as_released)
+    with torch.no_grad():
+        maps = [*(item.points for item in output.reference), output.target[-1].points]
+        predicted = torch.stack(maps, dim=1)
+        factors = [normalisation_factor(item, valid)[:, None, None, None, None]
+                   for item in (predicted, points)]
+        error = (predicted / factors[0] - points / factors[1]).norm(dim=-1)
+        mean, last = _mean(error, valid), _mean(error[:, -1], valid[:, -1])
+    return Objective(losses.confidence + losses.scale, mean, last, points.new_zeros(()))
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _confidence_loss(error: Tensor, prediction: DensePrediction, valid: Tensor,
+                     alpha: float) -> Tensor:
     log_confidence = functional.softplus(prediction.logit)  # log(1 + exp(logit)) = log C
-    return (log_confidence.exp() * error - alpha * log_confidence).mean()
+    return _mean(log_confidence.exp() * error - alpha * log_confidence, valid)
 
 
-def memory_supervision(attention: list[Tensor], points: Tensor, patch_size: int,
+def memory_supervision(attention: list[Tensor], points: Tensor, valid: Tensor, patch_size: int,
                        radius: float = 0.75) -> Tensor:
     """Return the mean negative log attention that falls on patches of the same place.
 
     A memory patch is the same place when its centre lies within `radius` patch footprints of
-    the query patch's centre in the world. Queries that see nothing known are left out.
+    the query patch's centre in the world. Queries that see nothing known are left out, and
+    patches without a true point in their middle or at either edge.
     """
     if not attention:
         return points.new_zeros(())
     half = patch_size // 2
-    centres = points[:, :, half::patch_size, half::patch_size]  # [batch, frames, rows, cols, 3]
-    footprint = _footprint(points[:, :, half::patch_size], half, patch_size)
-    centres, footprint = centres.flatten(2, 3), footprint.flatten(2)  # [batch, frames, tokens..]
+    rows, there = points[:, :, half::patch_size], valid[:, :, half::patch_size]
+    centres = rows[:, :, :, half::patch_size].flatten(2, 3)  # [batch, frames, tokens, 3]
+    footprint = _footprint(rows, half, patch_size).flatten(2)
+    there = (there[..., half::patch_size] & there[..., 0::patch_size]
+             & there[..., patch_size - 1::patch_size]).flatten(2)
     losses = []
     for t, weights in enumerate(attention, start=1):
         known = centres[:, :t].flatten(1, 2)  # [batch, t * tokens, 3]
         near = torch.cdist(centres[:, t], known) < radius * footprint[:, t, :, None]
+        near &= there[:, :t].flatten(1, 2)[:, None] & there[:, t, :, None]
         hit = (weights * near).sum(dim=-1).clamp(min=1e-6).log()
         seen = near.any(dim=-1)
         losses.append(-(hit * seen).sum() / seen.sum().clamp(min=1))

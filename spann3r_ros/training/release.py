@@ -2,6 +2,7 @@
 """Turn a training state into a checkpoint to ship."""
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -13,25 +14,32 @@ from .config import TrainingConfig
 from .loop import STATE
 
 LICENCE = 'Apache-2.0'
+ROOMS = 'procedurally generated rooms (spann3r_ros.training.rooms)'
 
 
-def release(folder: Path, config: TrainingConfig, path: Path) -> dict[str, str]:
+def release(folder: Path, path: Path) -> dict[str, str]:
     """Write the averaged weights of a run in fp16 and return the metadata stored with them.
 
-    Raises ValueError when the folder has no state.
+    Weights that began with others stay under the licence of those. Raises ValueError when the
+    folder has no state.
     """
     if not (folder / STATE).is_file():
         raise ValueError(f'folder: expected a {STATE} in {folder}')
     state = torch.load(folder / STATE, weights_only=True, map_location='cpu')
+    config = TrainingConfig.from_dict(json.loads(state['config']))
     model = Spann3R(config.network)
     model.load_state_dict(state['average'])
+    origin = state['origin']
+    data = ', '.join(config.data) or ROOMS
+    earlier = origin.get('training_data', data)
     metadata = {
-        'licence': LICENCE,
-        'training_data': 'procedurally generated rooms (spann3r_ros.training.rooms)',
+        'licence': origin.get('licence', LICENCE),
+        'training_data': data if data == earlier else f'{earlier}, then {data}',
         'training_frames': str(state['frames']),
         'training_seconds': f'{state["seconds"]:.0f}',
-        'field_of_view_deg': str(config.field_of_view_deg),
     }
+    if not config.data:
+        metadata['field_of_view_deg'] = str(config.field_of_view_deg)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(path, model, torch.float16, metadata)
     return metadata

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.memory import attend_memory
@@ -48,11 +49,19 @@ class Lesson:
         return torch.where(self.shown[:, None, None, None], self.shown_points[:, t], points)
 
 
-def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unrolled:
+def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None,
+           dropout: float = 0.0, half: bool = False) -> Unrolled:
     """Run sequences [batch, frames, 3, height, width] in [-1, 1] through the network.
 
-    As in the paper's training every frame is written to memory and no weight is cut.
+    As in the paper's training every frame is written to memory and no weight is cut; a share
+    `dropout` of the attention's weights is dropped. `half` computes blocks and projections in
+    bfloat16, but memory reads and heads in float32.
     """
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        return _unroll(model, images, lesson, dropout)
+
+
+def _unroll(model: Spann3R, images: Tensor, lesson: Lesson | None, dropout: float) -> Unrolled:
     batch, frames = images.shape[:2]
     grid = model.config.grid(*images.shape[-2:])
     features = model.dust3r.encode(images.flatten(0, 1)).unflatten(0, (batch, frames)).unbind(1)
@@ -63,14 +72,16 @@ def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unro
     for t in range(frames - 1):
         fused = features[t]
         if query is not None:
-            readout, attention = attend_memory(model.norm_q(query), torch.cat(keys, dim=1),
-                                               torch.cat(values, dim=1), threshold=0.0)
+            readout, attention = _read(model.norm_q(query), torch.cat(keys, dim=1),
+                                       torch.cat(values, dim=1), dropout)
             fused = readout + query
             result.attention.append(attention)
         tokens, target_tokens = model.dust3r.decode(fused, features[t + 1], grid)
-        prediction = model.predict_reference(tokens, grid)
+        with torch.autocast(images.device.type, enabled=False):
+            prediction = model.predict_reference([item.float() for item in tokens], grid)
+            target = model.predict_target([item.float() for item in target_tokens], grid)
         result.reference.append(prediction)
-        result.target.append(model.predict_target(target_tokens, grid))
+        result.target.append(target)
         if t < frames - 2:
             query = model.query(features[t + 1], target_tokens)
             key = model.key(features[t], tokens)
@@ -78,6 +89,15 @@ def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None) -> Unro
             stored = prediction.points if lesson is None else lesson.stored(t, prediction.points)
             values.append(model.norm_v(model.encode_value(stored) + key))
     return result
+
+
+def _read(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, value = query.float(), key.float(), value.float()
+        readout, attention = attend_memory(query, key, value, threshold=0.0)
+        if dropout:
+            readout = functional.dropout(attention, dropout) @ value
+    return readout, attention
 
 
 def move(transform: Tensor, points: Tensor) -> Tensor:

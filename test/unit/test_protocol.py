@@ -12,7 +12,7 @@ from recorded_rooms import WRITERS, pose, write_dtu, write_nrgbd, write_seven_sc
 from scipy.spatial.transform import Rotation
 from tiny import tiny_model
 
-from spann3r_ros.cli.main import benchmark
+from spann3r_ros.cli.main import main
 from spann3r_ros.datasets.folders import LAYOUTS
 from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
 from spann3r_ros.evaluation import protocol
@@ -146,9 +146,8 @@ def test_command_prints_scenes_and_mean_beside_the_paper(
     write_seven_scenes(tmp_path / 'data', 4)
     write_seven_scenes(tmp_path / 'data', 4, 'stairs', 1)
     output = tmp_path / 'results.json'
-    assert benchmark(['7scenes', str(tmp_path / 'data'), str(checkpoint), '--every', '2',
-                      '--device', 'cpu', '--long-term-tokens', '0',
-                      '--output', str(output)]) == 0
+    assert main(['benchmark', '7scenes', str(tmp_path / 'data'), str(checkpoint), '--every', '2',
+                 '--device', 'cpu', '--long-term-tokens', '0', '--output', str(output)]) == 0
     table = capsys.readouterr().out
     for text in ('chess03', 'stairs01', 'mean of 2', '0.0342', '0.0237', 'metres'):
         assert text in table
@@ -162,8 +161,8 @@ def test_command_prints_scenes_and_mean_beside_the_paper(
 def test_command_runs_few_views_offline_and_paths(
         checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dtu(tmp_path / 'dtu', 4)
-    assert benchmark(['dtu', str(tmp_path / 'dtu'), str(checkpoint), '--few-view', '--offline',
-                      '--device', 'cpu']) == 0
+    assert main(['benchmark', 'dtu', str(tmp_path / 'dtu'), str(checkpoint), '--few-view',
+                 '--offline', '--device', 'cpu']) == 0
     table = capsys.readouterr().out
     assert 'mean of 4' in table and "paper's Spann3R offline" in table and '2.878' not in table
     assert '2.88' in table and 'millimetres' in table
@@ -179,5 +178,5 @@ def test_command_runs_few_views_offline_and_paths(
 def test_command_says_what_is_wrong(arguments: list[str], message: str, checkpoint: Path,
                                     tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_nrgbd(tmp_path / 'data', 4)
-    assert benchmark(['nrgbd', str(tmp_path / 'data'), str(checkpoint), *arguments]) == 1
+    assert main(['benchmark', 'nrgbd', str(tmp_path / 'data'), str(checkpoint), *arguments]) == 1
     assert message in capsys.readouterr().err

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spann3r_ros.cli.main import main
 from spann3r_ros.model.checkpoint import (
     CheckpointError,
     load_model,
@@ -22,17 +23,14 @@ from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.training.config import Stage, TrainingConfig, small_network
 from spann3r_ros.training.draw import Draw
-from spann3r_ros.training.loop import (
-    Rank,
-    Trainer,
-    learning_rate_scale,
-    locate_stage,
-    split_parameters,
-)
+from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.muon import orthogonalise
 from spann3r_ros.training.objective import memory_supervision, sequence_objective
+from spann3r_ros.training.optimisers import split_parameters
 from spann3r_ros.training.paths import placements, slips
+from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.release import release
+from spann3r_ros.training.schedule import interval_reach, learning_rate_scale, locate_stage
 from spann3r_ros.training.unroll import Lesson, Unrolled, move, unroll
 
 TINY = Spann3RConfig(
@@ -51,10 +49,11 @@ from pathlib import Path
 import torch
 sys.path[:0] = ['.', 'test/unit']
 from test_training import tiny_run
-from spann3r_ros.training.loop import Rank, Trainer
+from spann3r_ros.training.loop import Trainer
+from spann3r_ros.training.rank import Rank
 torch.set_num_threads(1)
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
-trainer = Trainer(tiny_run(5), folder, Rank.join())
+trainer = Trainer(tiny_run(5, shards=2), folder, Rank.join())
 trainer.resume()
 while trainer.step < stop:
     trainer.advance()
@@ -67,9 +66,10 @@ def square_tiny() -> Spann3RConfig:
     return replace(TINY, image_height=48)
 
 
-def tiny_run(steps: int) -> TrainingConfig:
-    return TrainingConfig(network=square_tiny(), stages=(Stage(1.0, (3, 4)),), steps=steps,
-                          frames_per_step=8, warmup_steps=2, textures=12, placed_share=0.5)
+def tiny_run(steps: int, **changes: object) -> TrainingConfig:
+    config = TrainingConfig(network=square_tiny(), stages=(Stage(1.0, (3, 4)),), steps=steps,
+                            frames_per_step=8, warmup_steps=2, textures=12, placed_share=0.5)
+    return replace(config, **changes)
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
@@ -137,7 +137,7 @@ def test_shown_sequence_stores_true_points_in_place_of_its_own() -> None:
 def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
     points = torch.rand(2, 4, 32, 48, 3) + 1.0
     placed = placements(2, 1.0, Draw(2))
-    mapped = move(placed, points)
+    mapped, seen = move(placed, points), torch.ones(points.shape[:-1]).bool()
 
     def perfect(truth: torch.Tensor) -> DensePrediction:
         return DensePrediction(truth, torch.zeros(truth.shape[:-1]))
@@ -145,9 +145,9 @@ def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
     reference = [perfect(points[:, 0]), perfect(mapped[:, 1]), perfect(mapped[:, 2])]
     target = [perfect(points[:, 1]), perfect(mapped[:, 2]), perfect(mapped[:, 3])]
     output = Unrolled(reference, target, [])
-    right = sequence_objective(output, points, 8, 0.5, 0.1, mapped)
+    right = sequence_objective(output, points, seen, 8, 0.5, 0.1, map_points=mapped)
     assert float(right.point_error) == float(right.last_error) == 0.0
-    wrong = sequence_objective(output, points, 8, 0.5, 0.1)
+    wrong = sequence_objective(output, points, seen, 8, 0.5, 0.1)
     assert float(wrong.last_error) > 0.1
 
 
@@ -196,16 +196,30 @@ def test_memory_supervision_prefers_attention_on_the_same_place() -> None:
     # Two equal views of a wall: query patch i sees the place of memory patch i.
     y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing='ij')
     wall = torch.stack((x, y, torch.full_like(x, 30.0)), dim=-1)
-    points = wall.expand(1, 2, 24, 24, 3)
+    points, seen = wall.expand(1, 2, 24, 24, 3), torch.ones(1, 2, 24, 24).bool()
     right = torch.eye(9)[None]
-    assert memory_supervision([right], points, patch_size=8) < 1e-5
-    assert memory_supervision([right.roll(1, dims=1)], points, patch_size=8) > 5.0
+    assert memory_supervision([right], points, seen, patch_size=8) < 1e-5
+    assert memory_supervision([right.roll(1, dims=1)], points, seen, patch_size=8) > 5.0
 
 
 def test_memory_supervision_leaves_unknown_places_out() -> None:
     near = torch.rand(1, 1, 24, 24, 3)
     points = torch.cat((near, near + 1000.0), dim=1)
-    assert memory_supervision([torch.full((1, 9, 9), 1 / 9)], points, patch_size=8) == 0.0
+    even, seen = torch.full((1, 9, 9), 1 / 9), torch.ones(1, 2, 24, 24).bool()
+    assert memory_supervision([even], points, seen, patch_size=8) == 0.0
+
+
+def test_memory_supervision_leaves_patches_without_depth_out() -> None:
+    y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing='ij')
+    points = torch.stack((x, y, torch.full_like(x, 30.0)), dim=-1).expand(1, 2, 24, 24, 3).clone()
+    seen = torch.ones(1, 2, 24, 24).bool()
+    seen[:, 0, 12, 12] = False  # the middle of patch 4 in the memory frame
+    points[:, 0, 12, 12] = torch.nan
+    right = torch.eye(9)[None]
+    assert memory_supervision([right], points, seen, patch_size=8) < 1e-5
+    astray = right.clone()
+    astray[:, 4] = right[:, 0]  # would cost dear, if the patch's place were known
+    assert memory_supervision([astray], points, seen, patch_size=8) < 1e-5
 
 
 def test_stages_follow_each_other_by_share() -> None:
@@ -222,6 +236,14 @@ def test_learning_rate_warms_up_holds_and_decays() -> None:
     assert scales[50] == 1.0
     assert scales[90] == pytest.approx(0.5)
     assert 0.0 < scales[99] < 0.1
+    cosine = replace(config, decay='cosine', decay_share=1.0)
+    assert learning_rate_scale(cosine, 50) == pytest.approx(0.51)
+    assert learning_rate_scale(cosine, 99) == pytest.approx(0.02, abs=1e-3)
+
+
+def test_reach_of_recordings_grows_and_halves_again() -> None:
+    assert [interval_reach(share) for share in (0.0, 0.25, 0.5, 0.7, 0.8, 0.9)] == pytest.approx(
+        [0.0, 0.5, 1.0, 1.0, 0.8, 0.5])
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -230,28 +252,49 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 
 
-def test_resumed_run_has_the_curve_of_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize('changes', [{}, {
+    'losses': 'paper', 'placed_share': 0.0, 'attention_dropout': 0.2, 'optimiser': 'adamw',
+    'decay': 'cosine', 'shards': 2}])
+def test_killed_run_goes_on_with_the_curve_of_an_uninterrupted_one(
+        changes: dict[str, object], tmp_path: Path) -> None:
     whole, split = tmp_path / 'whole', tmp_path / 'split'
-    Trainer(tiny_run(6), whole, Rank()).run()
+    Trainer(tiny_run(6, **changes), whole, Rank()).run()
 
-    first = Trainer(tiny_run(6), split, Rank())
-    while first.step < 3:
+    first = Trainer(tiny_run(6, **changes), split, Rank())
+    while first.step < 5:
         first.advance()
-    first.save()
-    second = Trainer(tiny_run(6), split, Rank())
+        if first.step == 3:
+            first.save()
+    with (split / 'curve.csv').open('a') as file:
+        file.write('6,20')  # as a kill leaves it
+    second = Trainer(tiny_run(6, **changes), split, Rank())
     assert second.resume()
     second.run()
     assert curve(split) == curve(whole)
 
 
-def test_state_of_other_processes_is_refused(tmp_path: Path) -> None:
+def test_state_of_other_shards_is_refused(tmp_path: Path) -> None:
     Trainer(tiny_run(1), tmp_path, Rank()).run()
-    with pytest.raises(ValueError, match='as many processes as before, 1, got 2'):
-        Trainer(tiny_run(1), tmp_path, Rank(0, 2)).resume()
+    with pytest.raises(ValueError, match='as many shards as before, 1, got 2'):
+        Trainer(tiny_run(1, shards=2), tmp_path, Rank()).resume()
 
 
-def test_two_processes_stay_equal_and_resume_together(tmp_path: Path) -> None:
-    """Two gloo processes, stopped and resumed, end with one set of weights."""
+def test_shards_that_cannot_be_shared_out_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='shards: expected a multiple of the 2 processes, got 3'):
+        Trainer(tiny_run(1, shards=3), tmp_path, Rank(0, 2))
+
+
+def test_run_that_goes_on_with_other_settings_says_so(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Trainer(tiny_run(1), tmp_path, Rank()).run()
+    assert Trainer(tiny_run(1), tmp_path, Rank()).resume()
+    assert not caplog.records
+    assert Trainer(tiny_run(3, muon_lr=0.5), tmp_path, Rank()).resume()
+    assert 'steps 1 -> 3, muon_lr 0.002 -> 0.5' in caplog.text
+
+
+def test_two_processes_equal_one_and_resume_together(tmp_path: Path) -> None:
+    """Two gloo processes, stopped and resumed, do what one does with the same two shards."""
     script = tmp_path / 'run.py'
     script.write_text(TWO_PROCESSES)
     for stop in (2, 5):
@@ -262,7 +305,14 @@ def test_two_processes_stay_equal_and_resume_together(tmp_path: Path) -> None:
                for rank in (0, 1)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    assert [row['step'] for row in curve(tmp_path / 'run')] == ['1', '2', '3', '4', '5']
+    alone = Trainer(tiny_run(5, shards=2), tmp_path / 'alone', Rank())
+    alone.run()
+    together = curve(tmp_path / 'run')
+    assert [row['step'] for row in together] == ['1', '2', '3', '4', '5']
+    for one, two in zip(curve(tmp_path / 'alone'), together, strict=True):
+        assert one['frames'] == two['frames']
+        for name in ('loss', 'last_error', 'gradient_norm'):
+            assert float(one[name]) == pytest.approx(float(two[name]), rel=1e-4)
 
 
 def test_new_run_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
@@ -286,11 +336,10 @@ def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
         Trainer(tiny_run(2), tmp_path, Rank()).start_from(tmp_path / 'weights.safetensors')
 
 
-def test_run_that_continues_another_wants_its_weights(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, '-m', 'spann3r_ros.training', str(tmp_path),
-                           '--run', 'placed'], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert '--run placed: expected --start-from FILE' in done.stderr
+def test_run_that_continues_another_wants_its_weights(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['train', str(tmp_path), '--run', 'placed', '--device', 'cpu']) == 1
+    assert '--run placed: expected --start-from FILE' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -298,7 +347,7 @@ def test_release_writes_the_averaged_weights_with_their_history(tmp_path: Path) 
     trainer = Trainer(tiny_run(2), tmp_path, Rank())
     trainer.run()
     path = tmp_path / 'models' / 'model.safetensors'
-    release(tmp_path, tiny_run(2), path)
+    release(tmp_path, path)
     released = load_model(path)
     torch.testing.assert_close(released.value_out.weight, trainer.average['value_out.weight'],
                                rtol=1e-3, atol=1e-4)

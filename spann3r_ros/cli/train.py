@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r train`, in short `spann3r-train`: a training run, alone or under torchrun."""
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from spann3r_ros.training.config import BUNDLED_RUNS, PRECISIONS, RUNS, Stage, TrainingConfig
+
+SUMMARY = 'train a network, or continue an earlier run of the same folder'
+FIRST = next(iter(BUNDLED_RUNS))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('folder', type=Path, help='where state and curve are kept')
+    parser.add_argument('--release', type=Path, metavar='FILE',
+                        help='write the averaged weights to a .safetensors file instead')
+    parser.add_argument('--start-from', type=Path, metavar='FILE',
+                        help='checkpoint to begin with, in a folder of its own')
+    parser.add_argument('--run', choices=list(RUNS), default=FIRST,
+                        help="paper: the paper's losses and schedule; the others made the bundled "
+                             'model, all but the first start from the release of the one before')
+    parser.add_argument('--config', type=Path, metavar='FILE',
+                        help='JSON file of settings, in place of a run')
+    parser.add_argument('--print-config', action='store_true',
+                        help='print the settings as such a file and end')
+    parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
+                        help='train on recordings: 7scenes, nrgbd, dtu or tum; may be repeated')
+    parser.add_argument('--frozen', action='append', metavar='PART',
+                        help='encoder, decoders, heads, value_encoder or memory_attention keeps '
+                             'its weights; may be repeated')
+    parser.add_argument('--lengths', type=int, nargs='+', help='frames of the sequences')
+    parser.add_argument('--precision', choices=PRECISIONS)
+    parser.add_argument('--steps', type=int, help='default: those of the run')
+    parser.add_argument('--frames-per-step', type=int)
+    parser.add_argument('--shards', type=int,
+                        help='parts of a step, shared out among processes, one after another')
+    parser.add_argument('--seed', type=int)
+    parser.add_argument('--save-every', type=int, default=100, metavar='STEPS',
+                        help='default: %(default)s')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each process')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, continuing an earlier run of the folder, or release what it has learned."""
+    import torch
+
+    from spann3r_ros.mapping.reconstructor import resolve_device
+    from spann3r_ros.training.loop import STATE, Trainer
+    from spann3r_ros.training.rank import Rank
+    from spann3r_ros.training.release import release
+    if args.release:
+        release(args.folder, args.release)
+        return 0
+    config = read_config(args)
+    if args.print_config:
+        print(json.dumps(config.to_dict(), indent=2))
+        return 0
+    begun = (args.folder / STATE).is_file()
+    if not (begun or args.start_from or args.config or args.run == FIRST):
+        raise ValueError(f'--run {args.run}: expected --start-from FILE, which it continues')
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(args.threads)
+    rank = Rank.join()
+    device = str(resolve_device(args.device))
+    if device == 'cuda' and rank.count > 1:
+        device = f'cuda:{rank.local}'
+    trainer = Trainer(config, args.folder, rank, device)
+    if not trainer.resume() and args.start_from:
+        trainer.start_from(args.start_from)
+    trainer.run(args.save_every)
+    return 0
+
+
+def read_config(args: argparse.Namespace) -> TrainingConfig:
+    """Return the settings that the arguments ask for; ValueError for some that do not fit."""
+    config = TrainingConfig.read(args.config) if args.config else RUNS[args.run]
+    given = {name: value for name in ('steps', 'frames_per_step', 'shards', 'seed', 'precision')
+             if (value := getattr(args, name)) is not None}
+    for name in ('data', 'frozen'):
+        if getattr(args, name):
+            given[name] = tuple(getattr(args, name))
+    if args.lengths:
+        given['stages'] = (Stage(1.0, tuple(args.lengths)),)
+    continued = args.config is None and args.run in BUNDLED_RUNS
+    if args.start_from and not continued:
+        from spann3r_ros.model.checkpoint import load_model
+        given['network'] = load_model(args.start_from).config
+    return replace(config, **given)

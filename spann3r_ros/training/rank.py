@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes that torchrun starts for one run."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those that share every step."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0  # among those of this machine
+
+    @classmethod
+    def join(cls) -> Rank:
+        """Join the process group that torchrun announces in the environment, if any."""
+        if int(os.environ.get('WORLD_SIZE', '1')) == 1:
+            return cls()
+        dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+        return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get('LOCAL_RANK', '0')))
