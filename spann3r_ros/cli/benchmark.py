@@ -138,9 +138,10 @@ def print_paths(scores: list[PathScores]) -> None:
     """Print the errors of the poses of each sequence."""
     from spann3r_ros.evaluation.tables import format_table
     print(format_table(PATH_HEADER, [
-        [item.scene, f'{item.solved}/{item.frames}', f'{item.path_length:.2f}',
-         f'{item.trajectory_error:.3f}', f'{item.translation:.3f}', f'{item.rotation_deg:.2f}',
-         f'{item.frames_per_second:.2f}'] for item in scores]))
+        [item.scene, f'{item.solved}/{item.frames}', f'{item.errors.path_length:.2f}',
+         f'{item.errors.trajectory_error:.3f}', f'{item.errors.translation:.3f}',
+         f'{item.errors.rotation_deg:.2f}', f'{item.frames_per_second:.2f}']
+        for item in scores]))
     print(PATH_NOTE)
 
 

@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out import TurnResult
+    from spann3r_ros.evaluation.held_out_rooms import Sequence, Turn
+    from spann3r_ros.mapping.types import Pointmap
 
 SUMMARY = 'score a checkpoint on unseen procedural rooms, beside two trivial answers'
-HEADER = ('sequence', 'answer', 'accuracy', 'completion', 'point', 'rotation', 'position')
+HEADER = ('sequence', 'answer', 'accuracy', 'completion', 'point', 'normals', 'rotation',
+          'position', 'ATE', 'RPE', 'RPE rot.')
+COLUMNS = ('accuracy', 'completion', 'point', 'normals', 'rotation_deg', 'position', 'trajectory',
+           'step', 'step_deg')
 NOTE = """\
 Streaming inference, one refined pointmap per frame, compared in the first camera's frame after
 fitting one global scale (least squares over all points); nothing else is aligned.
 accuracy, completion: mean nearest distance / mean of the room's two horizontal sides.
-point: mean distance to the true point / mean true distance. rotation, position: of poses solved
-by PnP (median degrees; RMS / mean side). "true poses + median depth" is told the truth's poses."""
+point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
+position: of poses solved by PnP (median degrees; RMS / mean side). After one similarity:
+ATE / path length, RPE from frame to frame / mean step, and its rotation.
++-: standard error over the rooms.
+"true poses + median depth" is told the truth's poses."""
 ANSWERS = {'plane': 'plane, camera still', 'median': 'median pointmap',
            'posed_depth': 'true poses + median depth'}
 
@@ -27,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--rooms', type=int, default=12, help='default: %(default)s')
+    parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
     parser.add_argument('--long-term-tokens', type=int, default=4000,
                         help='capacity of the long-term memory (default: %(default)s)')
     parser.add_argument('--reference', type=Path, help='JSON file of figures to print beside')
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
+    parser.add_argument('--picture', type=Path,
+                        help='PNG file: the first room of every kind beside the true one')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     from spann3r_ros.evaluation.held_out import evaluate_held_out
     from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig
+    from spann3r_ros.evaluation.room_pictures import RoomPicture, draw_rooms
     from spann3r_ros.evaluation.tables import format_table
     from spann3r_ros.mapping.reconstructor import create_reconstructor
     from spann3r_ros.model.config import MemoryConfig
@@ -47,8 +58,13 @@ def run(args: argparse.Namespace) -> int:
     memory = MemoryConfig(long_term_tokens=args.long_term_tokens)
     config = HeldOutConfig(rooms=args.rooms)
     reconstructor = create_reconstructor(args.checkpoint, args.device, memory)
+    firsts: dict[str, RoomPicture] = {}
     with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar:
-        results = evaluate_held_out(reconstructor, config, bar.update)
+        def observe(turn: Turn, sequence: Sequence, pointmaps: list[Pointmap]) -> None:
+            firsts.setdefault(turn.name, RoomPicture(turn.name, sequence, pointmaps))
+            bar.update()
+
+        results = evaluate_held_out(reconstructor, config, observe)
     print(format_table(HEADER, table_rows(results, reference)))
     print(NOTE)
     if args.output:
@@ -56,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             'checkpoint': args.checkpoint.name, 'config': asdict(config),
             'memory': asdict(memory), 'results': [asdict(item) for item in results],
         }, indent=2) + '\n')
+    if args.picture:
+        draw_rooms(args.picture, list(firsts.values()))
     return 0
 
 
@@ -73,14 +91,15 @@ def table_rows(results: list[TurnResult], reference: dict[str, Any]) -> list[lis
     """Return the cells: per sequence the network, the reference and the trivial answers."""
     rows = []
     for result in results:
-        values = {'this checkpoint': asdict(result.network) | asdict(result.network_poses)}
+        values = {'this checkpoint': asdict(result.network) | asdict(result.network_poses)
+                  | {'normals': result.normals}}
         if result.turn in reference['turns']:
             values[reference['name']] = reference['turns'][result.turn]
         values |= {label: asdict(getattr(result, name)) for name, label in ANSWERS.items()}
         for index, (label, scores) in enumerate(values.items()):
-            rows.append([result.turn if index == 0 else '', label, *map(
-                lambda column, scores=scores: cell(scores, column),
-                ('accuracy', 'completion', 'point', 'rotation_deg', 'position'))])
+            rows.append([result.turn if index == 0 else '', label,
+                         *(cell(scores, column) for column in COLUMNS)])
+        rows[-len(values)][2] += f' +-{result.uncertainty.accuracy:.3f}'
     return rows
 
 
@@ -88,4 +107,4 @@ def cell(scores: dict[str, float], column: str) -> str:
     """Return one value as text, a dash where there is none."""
     if column not in scores:
         return '-'
-    return f'{scores[column]:.1f} deg' if column == 'rotation_deg' else f'{scores[column]:.3f}'
+    return f'{scores[column]:.1f} deg' if column.endswith('_deg') else f'{scores[column]:.3f}'

@@ -14,17 +14,20 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from spann3r_ros.evaluation import metrics, trajectories
+from spann3r_ros.evaluation.clouds import score_clouds
 from spann3r_ros.evaluation.held_out_rooms import (
     HeldOutConfig,
     Sequence,
     TrivialAnswers,
+    Turn,
     draw_sequences,
     familiar_rooms,
     unseen_rooms,
 )
-from spann3r_ros.mapping.config import PoseConfig
-from spann3r_ros.mapping.pose import PoseError, solve_pose
+from spann3r_ros.evaluation.solved_poses import solve_poses
 from spann3r_ros.mapping.types import FrameError, Pointmap, Reconstructor
+
+Observer = Callable[[Turn, Sequence, list[Pointmap]], object]
 
 
 @dataclass(frozen=True)
@@ -38,22 +41,33 @@ class PointScores:
 
 @dataclass(frozen=True)
 class PoseScores:
-    """Errors of solved poses: median angle, RMS position in mean room sides, share unsolved."""
+    """Errors of solved poses; nothing aligned but the pointmaps' scale, or one similarity.
+
+    `rotation_deg` is the median angle, `position` RMS in mean room sides, `unsolved` a share.
+    After a similarity: `trajectory` is the ATE as a share of the path's length, `step` and
+    `step_deg` are RMS errors from frame to frame, the former as a share of the mean step.
+    """
 
     rotation_deg: float
     position: float
     unsolved: float
+    trajectory: float
+    step: float
+    step_deg: float
 
 
 @dataclass(frozen=True)
 class TurnResult:
     """Scores of one kind of sequence, averaged over rooms, beside the trivial answers'.
 
-    `posed_depth` is told the true poses: a yardstick, no competitor.
+    `uncertainty` is the standard error of the network's means; `normals` the mean agreement of
+    its normals with true ones. `posed_depth` is told the true poses: a yardstick, no competitor.
     """
 
     turn: str
     network: PointScores
+    uncertainty: PointScores
+    normals: float
     network_poses: PoseScores
     plane: PointScores
     median: PointScores
@@ -61,10 +75,11 @@ class TurnResult:
 
 
 def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None = None,
-                      progress: Callable[[], object] = lambda: None) -> list[TurnResult]:
+                      observe: Observer = lambda *_: None) -> list[TurnResult]:
     """Run every held-out sequence through a reconstructor and score it beside the baselines.
 
-    `progress` is called after each sequence. ValueError if the input is not square.
+    `observe` is called with each sequence and its pointmaps. ValueError if the input is not
+    square.
     """
     config = config or HeldOutConfig()
     height, width = reconstructor.input_size
@@ -76,16 +91,20 @@ def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None
         trivial = TrivialAnswers(familiar, config.training_rooms, turn)
         points: dict[str, list[PointScores]] = {}
         poses: list[PoseScores] = []
+        normals: list[float] = []
         for sequence in draw_sequences(unseen, config.rooms, turn):
             pointmaps = stream(reconstructor, sequence.images)
             poses.append(score_poses(pointmaps, sequence))
             answers = {'network': np.stack([item.points for item in pointmaps]),
                        **trivial.of(sequence)}
+            normals.append(score_normals(answers['network'], sequence, config))
             for name, answer in answers.items():
                 points.setdefault(name, []).append(score_points(answer, sequence, config))
-            progress()
-        results.append(TurnResult(turn.name, network_poses=mean_scores(poses),
-                                  **{name: mean_scores(rows) for name, rows in points.items()}))
+            observe(turn, sequence, pointmaps)
+        results.append(TurnResult(
+            turn.name, uncertainty=standard_error(points['network']),
+            normals=float(np.mean(normals)), network_poses=mean_scores(poses),
+            **{name: mean_scores(rows) for name, rows in points.items()}))
     return results
 
 
@@ -113,29 +132,44 @@ def score_points(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfi
                        metrics.point_error(scaled, truth))
 
 
+def score_normals(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig) -> float:
+    """Return the mean agreement of normals, estimated on a seeded choice of points of each."""
+    clouds = [metrics.subsample(points, config.normal_points) for points in (
+        predicted.reshape(-1, 3) * metrics.fit_scale(predicted, sequence.points),
+        sequence.points.reshape(-1, 3))]
+    return score_clouds(*clouds).normals.mean
+
+
 def score_poses(pointmaps: list[Pointmap], sequence: Sequence) -> PoseScores:
     """Return the errors of the poses solved from pointmaps; the first frame is the origin."""
-    predicted = np.stack([item.points for item in pointmaps])
-    scale = metrics.fit_scale(predicted, sequence.points)
-    solved, truth = [], []
-    for pointmap, pose in zip(pointmaps[1:], sequence.poses[1:], strict=True):
-        try:
-            solved.append(solve_pose(pointmap, sequence.intrinsics,
-                                     PoseConfig()).fragment_from_camera)
-        except PoseError:
-            continue
-        truth.append(pose)
-    unsolved = 1.0 - len(solved) / (len(pointmaps) - 1)
-    if not solved:
-        return PoseScores(float('nan'), float('nan'), unsolved)
-    found = np.stack(solved)
-    offsets = scale * found[:, :3, 3] - np.stack(truth)[:, :3, 3]
-    return PoseScores(float(np.median(trajectories.rotation_errors_deg(found, np.stack(truth)))),
-                      trajectories.root_mean_square(offsets) / sequence.mean_side, unsolved)
+    scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
+    found, frames = solve_poses(pointmaps, [sequence.intrinsics] * len(pointmaps))
+    truth = sequence.poses[frames]
+    unsolved = 1.0 - (len(frames) - 1) / (len(pointmaps) - 1)
+    nothing = float('nan')
+    if len(frames) < 2:
+        return PoseScores(nothing, nothing, unsolved, nothing, nothing, nothing)
+    offsets = scale * found[1:, :3, 3] - truth[1:, :3, 3]
+    errors = trajectories.path_errors(found, truth)
+    mean_step = errors.path_length / (len(frames) - 1)
+    return PoseScores(
+        float(np.median(trajectories.rotation_errors_deg(found[1:], truth[1:]))),
+        trajectories.root_mean_square(offsets) / sequence.mean_side, unsolved,
+        errors.trajectory_error / errors.path_length, errors.translation / mean_step,
+        errors.rotation_deg)
 
 
 def mean_scores(rows: list) -> PointScores | PoseScores:
-    """Return the field-wise mean of scores of one kind."""
-    kind = type(rows[0])
-    return kind(*(float(np.mean([getattr(row, item.name) for row in rows]))
-                  for item in fields(kind)))
+    """Return the field-wise mean of scores of one kind; what is NaN is left out."""
+    columns = np.array([[getattr(row, item.name) for item in fields(row)] for row in rows]).T
+    return type(rows[0])(*(float(column[~np.isnan(column)].mean())
+                           if not np.isnan(column).all() else float('nan')
+                           for column in columns))
+
+
+def standard_error(rows: list[PointScores]) -> PointScores:
+    """Return the field-wise standard error of the mean; NaN for a single row."""
+    if len(rows) < 2:
+        return PointScores(*(float('nan') for _ in fields(PointScores)))
+    return PointScores(*(float(np.std([getattr(row, item.name) for row in rows], ddof=1)
+                               / np.sqrt(len(rows))) for item in fields(PointScores)))

@@ -28,7 +28,7 @@ class Turn:
         return f'{self.frames} frames at {self.step_deg:g} deg'
 
 
-TURNS = (Turn(5), Turn(10), Turn(20), Turn(40), Turn(40, 3.0))
+TURNS = (Turn(5), Turn(10), Turn(20), Turn(40), Turn(40, 3.0), Turn(60, 6.0), Turn(200, 1.8))
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class HeldOutConfig:
     The same values give the same rooms: they are drawn one after another, turn by turn.
     """
 
-    rooms: int = 12
+    rooms: int = 20
     turns: tuple[Turn, ...] = TURNS
     seed: int = 90_001
     textures_seed: int = 90_002
@@ -46,9 +46,10 @@ class HeldOutConfig:
     training_seed: int = 1000
     training_textures_seed: int = 1
     query_points: int = 5000
+    normal_points: int = 20_000
 
     def __post_init__(self) -> None:
-        for name in ('rooms', 'training_rooms', 'query_points'):
+        for name in ('rooms', 'training_rooms', 'query_points', 'normal_points'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected at least 1, got {getattr(self, name)}')
         if not self.turns or min(turn.frames for turn in self.turns) < 2:

@@ -19,9 +19,9 @@ from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
 from spann3r_ros.evaluation import trajectories
 from spann3r_ros.evaluation.alignment import align_by_medians
 from spann3r_ros.evaluation.clouds import CloudScores, register, score_clouds
-from spann3r_ros.mapping.config import PoseConfig
+from spann3r_ros.evaluation.solved_poses import solve_poses
+from spann3r_ros.evaluation.trajectories import PathErrors
 from spann3r_ros.mapping.geometry import invert, transform_points
-from spann3r_ros.mapping.pose import PoseError, solve_pose
 from spann3r_ros.mapping.types import Pointmap
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.heads import DensePrediction
@@ -83,18 +83,12 @@ class SceneScores:
 
 @dataclass(frozen=True)
 class PathScores:
-    """Errors of the solved poses of one sequence, after one similarity; metres and degrees.
-
-    `translation` and `rotation_deg` are root mean squares over consecutive solved views.
-    """
+    """Errors of the solved poses of one sequence in metres, steps between consecutive ones."""
 
     scene: str
     frames: int
     solved: int
-    path_length: float
-    trajectory_error: float
-    translation: float
-    rotation_deg: float
+    errors: PathErrors
     frames_per_second: float
 
 
@@ -162,31 +156,18 @@ def score_path(sequence: RgbdSequence, views: Sequence[PosedView],
 
     Raises DatasetError when fewer than three can be solved, or the true camera stands still.
     """
-    solved, true = [np.eye(4)], [views[0].world_from_camera]
-    for view, points, confidence in zip(views[1:], prediction.points[1:],
-                                        prediction.confidence[1:], strict=True):
-        try:
-            solved.append(solve_pose(Pointmap(points, confidence), view.intrinsics,
-                                     PoseConfig()).fragment_from_camera)
-        except PoseError:
-            continue
-        true.append(view.world_from_camera)
-    estimate, truth = np.stack(solved), np.stack(true)
-    if len(estimate) < 3:
+    pointmaps = list(map(Pointmap, prediction.points, prediction.confidence))
+    estimate, solved = solve_poses(pointmaps, [view.intrinsics for view in views])
+    if len(solved) < 3:
         raise DatasetError(f'{sequence.name}: expected three poses or more to be solved, '
-                           f'got {len(estimate)} of {len(views)}')
+                           f'got {len(solved)} of {len(views)}')
+    truth = np.stack([views[index].world_from_camera for index in solved])
     try:
-        alignment = trajectories.fit_similarity(estimate[:, :3, 3], truth[:, :3, 3])
+        errors = trajectories.path_errors(estimate, truth)
     except ValueError as error:
         raise DatasetError(f'{sequence.name}: {error}') from error
-    offsets = alignment.apply(estimate[:, :3, 3]) - truth[:, :3, 3]
-    relative = trajectories.relative_pose_errors(estimate, truth, scale=alignment.scale)
-    steps = np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1)
-    return PathScores(
-        sequence.name, len(views), len(estimate), float(steps.sum()),
-        trajectories.root_mean_square(offsets),
-        float(np.sqrt((relative.translation ** 2).mean())),
-        float(np.sqrt((relative.rotation_deg ** 2).mean())), prediction.frames_per_second)
+    return PathScores(sequence.name, len(views), len(solved), errors,
+                      prediction.frames_per_second)
 
 
 def read_tuples(path: Path, sequences: dict[str, RgbdSequence]) -> list[RgbdSequence]:

@@ -28,6 +28,16 @@ class RelativeErrors:
     rotation_deg: np.ndarray
 
 
+@dataclass(frozen=True)
+class PathErrors:
+    """Errors of a path after one similarity, in the truth's unit; RMS over all poses or steps."""
+
+    path_length: float
+    trajectory_error: float
+    translation: float
+    rotation_deg: float
+
+
 def check_poses(name: str, poses: np.ndarray) -> np.ndarray:
     """Return the poses as float64 [n, 4, 4]; ValueError if empty, misshapen or not finite."""
     poses = np.asarray(poses, dtype=np.float64)
@@ -114,6 +124,21 @@ def relative_pose_errors(estimate: np.ndarray, truth: np.ndarray, step: int = 1,
     error = np.linalg.inv(motion(truth, step)) @ motion(estimate, step)
     return RelativeErrors(np.linalg.norm(error[:, :3, 3], axis=1),
                           rotation_angles_deg(error[:, :3, :3]))
+
+
+def path_errors(estimate: np.ndarray, truth: np.ndarray) -> PathErrors:
+    """Return ATE and RPE from pose to pose of two paths [n, 4, 4] that belong together.
+
+    ValueError for fewer than two poses, or a camera that stands still.
+    """
+    estimate, truth = check_pose_pairs(estimate, truth)
+    alignment = fit_similarity(estimate[:, :3, 3], truth[:, :3, 3])
+    steps = relative_pose_errors(estimate, truth, scale=alignment.scale)
+    return PathErrors(
+        float(np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1).sum()),
+        root_mean_square(alignment.apply(estimate[:, :3, 3]) - truth[:, :3, 3]),
+        float(np.sqrt((steps.translation ** 2).mean())),
+        float(np.sqrt((steps.rotation_deg ** 2).mean())))
 
 
 def motion(poses: np.ndarray, step: int) -> np.ndarray:

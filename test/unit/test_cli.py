@@ -151,10 +151,16 @@ def test_evaluate_writes_what_it_measured(
     reference.write_text(json.dumps(
         {'name': 'older', 'turns': {'3 frames at 9 deg': {'accuracy': 0.123}}}))
     output = tmp_path / 'results.json'
-    assert main(['evaluate', str(checkpoint), '--device', 'cpu', '--rooms', '1',
-                 '--reference', str(reference), '--output', str(output)]) == 0
+    picture = tmp_path / 'rooms.png'
+    assert main(['evaluate', str(checkpoint), '--device', 'cpu', '--rooms', '1', '--reference',
+                 str(reference), '--output', str(output), '--picture', str(picture)]) == 0
     table = capsys.readouterr().out
     assert 'older' in table and '0.123' in table and 'median pointmap' in table
     result = json.loads(output.read_text())['results'][0]
     assert result['turn'] == '3 frames at 9 deg'
     assert f'{result["network"]["accuracy"]:.3f}' in table
+    assert f'{result["normals"]:.3f}' in table
+    drawn = cv2.imread(str(picture))
+    assert drawn.shape == (460, 1280, 3)
+    # The true room fills a good part of its half.
+    assert (np.abs(drawn[:, 640:].astype(int) - drawn[5, 5]).max(axis=-1) > 30).mean() > 0.05

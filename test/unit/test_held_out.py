@@ -65,6 +65,8 @@ def test_truth_at_another_scale_scores_zero() -> None:
     assert result.network_poses.rotation_deg < 0.01
     assert result.network_poses.position < 1e-4
     assert result.network_poses.unsolved == 0.0
+    assert result.network_poses.trajectory < 1e-3 and result.network_poses.step_deg < 0.01
+    assert result.normals > 0.999 and result.uncertainty.accuracy < 1e-5
 
 
 def test_stretched_truth_scores_worse() -> None:

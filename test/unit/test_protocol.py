@@ -83,10 +83,10 @@ def test_poses_of_true_points_are_true(tmp_path: Path) -> None:
     sequence, views = load('tum', tmp_path, 5)
     scores = protocol.score_path(sequence, views, perfect(views, (0, 1, 2, 3)))
     assert (scores.frames, scores.solved) == (4, 4)
-    assert scores.trajectory_error < 0.005 and scores.translation < 0.008
-    assert scores.rotation_deg < 0.2
+    assert scores.errors.trajectory_error < 0.005 and scores.errors.translation < 0.008
+    assert scores.errors.rotation_deg < 0.2
     true = np.stack([pose(index)[:3, 3] for index in (0, 2, 3, 4)])
-    assert scores.path_length == pytest.approx(
+    assert scores.errors.path_length == pytest.approx(
         np.linalg.norm(np.diff(true, axis=0), axis=1).sum(), abs=1e-5)
 
 

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trajectory errors on motions whose answers are known by hand."""
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from spann3r_ros.evaluation import trajectories
+
+RECORDED = Path(__file__).with_name('evo_recorded.json')
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
@@ -102,3 +107,25 @@ def test_relative_errors_honour_scale() -> None:
 def test_unequal_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match='as many poses'):
         trajectories.absolute_trajectory_error(orbit(5), orbit(6))
+
+
+def paths() -> tuple[np.ndarray, np.ndarray]:
+    """Return a shaky path in another world and scale, and the true one."""
+    truth = orbit(25)
+    estimate = moved(truth, 0.4, turn(1, 33.0) @ turn(0, -20.0), np.array([1.0, 2.0, 3.0]))
+    for i in range(25):
+        estimate[i, :3, :3] = estimate[i, :3, :3] @ turn(i % 3, 2.0 * np.sin(5.0 * i))
+        estimate[i, :3, 3] += 0.02 * np.sin([3.0 * i, 7.0 * i, 11.0 * i])
+    return estimate, truth
+
+
+def test_path_errors_are_those_of_evo() -> None:
+    recorded = json.loads(RECORDED.read_text())
+    found = trajectories.path_errors(*paths())
+    for name in ('path_length', 'trajectory_error', 'translation', 'rotation_deg'):
+        assert getattr(found, name) == pytest.approx(recorded[name], rel=1e-9), name
+
+
+def test_path_of_a_camera_that_stands_still_is_refused() -> None:
+    with pytest.raises(ValueError, match='expected points at two places'):
+        trajectories.path_errors(np.tile(np.eye(4), (3, 1, 1)), orbit(3))

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record what Open3D computes from clouds of test/unit/test_clouds.py: `pip install open3d`."""
+"""Record what Open3D and evo compute of the tests' clouds and paths: `pip install open3d evo`."""
 import json
 import sys
 from pathlib import Path
 
+import evo
 import numpy as np
 import open3d
+from evo.core import metrics
+from evo.core.trajectory import PosePath3D
 
 sys.path[:0] = [str(Path(__file__).parent / 'unit'), str(Path(__file__).parents[1])]
-from test_clouds import RECORDED, clouds  # noqa: E402
+import test_clouds  # noqa: E402
+import test_trajectories  # noqa: E402
 
 
 def to_open3d(points: np.ndarray) -> open3d.geometry.PointCloud:
@@ -16,9 +20,24 @@ def to_open3d(points: np.ndarray) -> open3d.geometry.PointCloud:
     return open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
 
 
-def main() -> None:
-    """Write the file that the test reads."""
-    predicted, truth = clouds()
+def record_paths() -> None:
+    """Write what evo finds between two paths, scale corrected."""
+    estimate, truth = (PosePath3D(poses_se3=list(poses)) for poses in test_trajectories.paths())
+    estimate.align(truth, correct_scale=True)
+    found = {'evo': evo.__version__}
+    for name, metric in (
+            ('trajectory_error', metrics.APE(metrics.PoseRelation.translation_part)),
+            ('translation', metrics.RPE(metrics.PoseRelation.translation_part)),
+            ('rotation_deg', metrics.RPE(metrics.PoseRelation.rotation_angle_deg))):
+        metric.process_data((truth, estimate))
+        found[name] = metric.get_statistic(metrics.StatisticsType.rmse)
+    found['path_length'] = truth.path_length
+    test_trajectories.RECORDED.write_text(json.dumps(found, indent=2) + '\n')
+
+
+def record_clouds() -> None:
+    """Write what Open3D finds between two clouds."""
+    predicted, truth = test_clouds.clouds()
     source, target = to_open3d(predicted), to_open3d(truth)
     found = open3d.pipelines.registration.registration_icp(source, target, 0.1, np.eye(4))
     source.transform(found.transformation)
@@ -32,7 +51,7 @@ def main() -> None:
                  for way in (0, 1)]
     accuracy, completion = (np.asarray(one.compute_point_cloud_distance(other))
                             for one, other in ((source, target), (target, source)))
-    RECORDED.write_text(json.dumps({
+    test_clouds.RECORDED.write_text(json.dumps({
         'open3d': open3d.__version__, 'transformation': found.transformation.tolist(),
         'accuracy': [accuracy.mean(), np.median(accuracy)],
         'completion': [completion.mean(), np.median(completion)],
@@ -41,4 +60,5 @@ def main() -> None:
     }, indent=2) + '\n')
 
 
-main()
+record_paths()
+record_clouds()
