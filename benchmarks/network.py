@@ -2,7 +2,7 @@
 """What the network costs, beside a plain schedule and the machine's limit: `make bench-network`.
 
 Each image goes through every variant in turn, so that all see the same machine: the plain
-schedule (`plain_schedule.py`) and the package with each precision. The limit of a component is
+schedule (`plain_schedule.py`) and the package with each layout. The limit of a component is
 the larger of its operations at the rate of a large matrix product, and of its weights at the rate
 of a copy; both rates are measured in the same run. The memory read has none. Without `live_pose`,
 and with poses from TF, the package leaves out the provisional head, which the plain schedule
@@ -36,12 +36,16 @@ from spann3r_ros.mapping.memory_manager import scale_memory_budget
 from spann3r_ros.model.checkpoint import load_model
 from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
 from spann3r_ros.model.heads import DensePrediction
-from spann3r_ros.model.inference import prepare
+from spann3r_ros.model.inference import compile_blocks, prepare
 from spann3r_ros.model.memory import MemoryEntry, SpatialMemory
 from spann3r_ros.model.spann3r import Spann3R, StepOutput, StreamState
 
 # The first steps are of another kind: nothing to read, nothing to refine.
 WARM_UP = 3
+LAYOUTS = {
+    'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
+    'bf16': lambda model: prepare(model, 'bf16'),
+    'compiled': lambda model: compile_blocks(prepare(model, lay_out=False))}
 BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'
 MEMORY_TOKENS = (0, 1000, 4000, 10_000, 20_000)
 MEBI = 2**20
@@ -99,10 +103,10 @@ def build(name: str) -> Spann3R:
     return Spann3R(Spann3RConfig()).eval().requires_grad_(False)
 
 
-def variants(name: str, memory: MemoryConfig) -> list[Variant]:
-    """Return the plain schedule and the package with each precision, each with its own weights."""
+def variants(name: str, memory: MemoryConfig, layouts: list[str]) -> list[Variant]:
+    """Return the plain schedule and the package with each layout, each with its own weights."""
     made = []
-    for label in ('plain', 'fp32', 'int8'):
+    for label in ('plain', *layouts):
         model = build(name)
         size = (model.config.image_height, model.config.image_width)
         clocks: dict[str, list[float]] = defaultdict(list, step=[])
@@ -111,7 +115,7 @@ def variants(name: str, memory: MemoryConfig) -> list[Variant]:
             watch(model, schedule, clocks)
             step = schedule.step
         else:
-            watch(prepare(model, label), model, clocks)
+            watch(LAYOUTS[label](model), model, clocks)
             state = model.start(*size, memory)
             step = _stepping(model, state)
         made.append(Variant(label, step, clocks))
@@ -194,7 +198,7 @@ def deviation(prediction: DensePrediction, truth: DensePrediction) -> float:
     return float((off / truth.points.norm(dim=-1)).median())
 
 
-def measure(name: str, frames: int) -> dict:
+def measure(name: str, frames: int, layouts: list[str]) -> dict:
     """Run all variants over the same images and return what they took, in seconds."""
     model = build(name)
     config, weights = model.config, weight_bytes(model)
@@ -203,7 +207,7 @@ def measure(name: str, frames: int) -> dict:
     walk = images(config.image_height, frames)
     operations = count_operations(model, walk[0])
     del model
-    runs = variants(name, memory)
+    runs = variants(name, memory, layouts)
     off: dict[str, list[float]] = defaultdict(list)
     for image in tqdm(walk, name, unit='frame'):
         outputs = [run.run(image) for run in runs]
@@ -272,10 +276,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--networks', nargs='+', default=['bundled', 'full'],
                         choices=['bundled', 'full'])
+    parser.add_argument('--layouts', nargs='+', default=['fp32', 'int8'], choices=list(LAYOUTS))
     parser.add_argument('--frames', type=int, default=20)
     parser.add_argument('--output', type=Path, default=Path('output/network.json'))
     arguments = parser.parse_args()
-    results = [measure(name, arguments.frames) for name in arguments.networks]
+    results = [measure(name, arguments.frames, arguments.layouts)
+               for name in arguments.networks]
     for result in results:
         show(result)
     config = Spann3RConfig()

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
 from spann3r_ros.mapping.geometry import transform_points
-from spann3r_ros.mapping.types import MemoryStatus, Pointmap, StepResult
+from spann3r_ros.mapping.types import Compute, MemoryStatus, Pointmap, StepResult
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.nodes.mapper_node import main
 
@@ -108,8 +108,8 @@ class RecordedNetwork:
         return MemoryStatus()
 
 
-def create_reconstructor(checkpoint: str, device: str, memory: MemoryConfig,
-                         precision: str) -> RecordedNetwork:
+def create_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute
+                         ) -> RecordedNetwork:
     """Read the options."""
     options = json.loads(Path(checkpoint).read_text())
     return RecordedNetwork(options['size'], Path(options['report']), options['profile'])

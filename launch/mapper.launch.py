@@ -23,7 +23,8 @@ OUTPUTS = ('points', 'map_points', 'confidence', 'depth', 'depth/camera_info', '
 OVERRIDES = {
     'checkpoint': 'weights (.safetensors or .pth)',
     'device': 'where the network runs: auto, cpu, cuda or cuda:N',
-    'precision': 'how it computes: auto, fp32 or int8',
+    'precision': 'how it computes: auto, fp32, tf32, bf16 or int8',
+    'compile': 'true or false: compile the network',
     'mode': 'live (newest image wins) or replay (every image is used)',
     'image_transport': 'raw or compressed',
     'pose_source': 'images (poses are solved) or tf (mapping only, with poses of others)',

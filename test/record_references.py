@@ -20,6 +20,12 @@ def to_open3d(points: np.ndarray) -> open3d.geometry.PointCloud:
     return open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
 
 
+def register(source: open3d.geometry.PointCloud, target: open3d.geometry.PointCloud
+             ) -> open3d.pipelines.registration.RegistrationResult:
+    """Run ICP as the paper's evaluation does."""
+    return open3d.pipelines.registration.registration_icp(source, target, 0.1, np.eye(4))
+
+
 def record_paths() -> None:
     """Write what evo finds between two paths, scale corrected."""
     estimate, truth = (PosePath3D(poses_se3=list(poses)) for poses in test_trajectories.paths())
@@ -38,8 +44,9 @@ def record_paths() -> None:
 def record_clouds() -> None:
     """Write what Open3D finds between two clouds."""
     predicted, truth = test_clouds.clouds()
+    far = register(*map(to_open3d, test_clouds.far_clouds()))
     source, target = to_open3d(predicted), to_open3d(truth)
-    found = open3d.pipelines.registration.registration_icp(source, target, 0.1, np.eye(4))
+    found = register(source, target)
     source.transform(found.transformation)
     source.estimate_normals()
     target.estimate_normals()
@@ -53,6 +60,7 @@ def record_clouds() -> None:
                             for one, other in ((source, target), (target, source)))
     test_clouds.RECORDED.write_text(json.dumps({
         'open3d': open3d.__version__, 'transformation': found.transformation.tolist(),
+        'far_transformation': far.transformation.tolist(),
         'accuracy': [accuracy.mean(), np.median(accuracy)],
         'completion': [completion.mean(), np.median(completion)],
         'normals': [np.mean([item.mean() for item in agreement]),

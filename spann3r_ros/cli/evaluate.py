@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .options import add_network_arguments, read_compute, read_memory_config
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out import TurnResult
@@ -34,10 +36,10 @@ ANSWERS = {'plane': 'plane, camera still', 'median': 'median pointmap',
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
-    parser.add_argument('--long-term-tokens', type=int, default=4000,
-                        help='capacity of the long-term memory (default: %(default)s)')
+    parser.add_argument('--frames', type=int, nargs='+',
+                        help='only sequences of so many frames (default: all kinds)')
+    add_network_arguments(parser)
     parser.add_argument('--reference', type=Path, help='JSON file of figures to print beside')
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
     parser.add_argument('--picture', type=Path,
@@ -53,11 +55,13 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.evaluation.room_pictures import RoomPicture, draw_rooms
     from spann3r_ros.evaluation.tables import format_table
     from spann3r_ros.mapping.reconstructor import create_reconstructor
-    from spann3r_ros.model.config import MemoryConfig
     reference = read_reference(args.reference)
-    memory = MemoryConfig(long_term_tokens=args.long_term_tokens)
+    memory = read_memory_config(args)
     config = HeldOutConfig(rooms=args.rooms)
-    reconstructor = create_reconstructor(args.checkpoint, args.device, memory)
+    if args.frames:
+        config = replace(config, turns=tuple(
+            turn for turn in config.turns if turn.frames in args.frames))
+    reconstructor = create_reconstructor(args.checkpoint, memory, read_compute(args))
     firsts: dict[str, RoomPicture] = {}
     with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar:
         def observe(turn: Turn, sequence: Sequence, pointmaps: list[Pointmap]) -> None:

@@ -21,11 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write the averaged weights to a .safetensors file instead')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
                         help='checkpoint to begin with, in a folder of its own')
-    parser.add_argument('--run', choices=list(RUNS), default=FIRST,
+    parser.add_argument('--run', choices=list(RUNS),
                         help="paper: the paper's losses and schedule; the others made the bundled "
-                             'model, all but the first start from the release of the one before')
+                             f'model, all but the first, {FIRST}, start from the release of the '
+                             'one before')
     parser.add_argument('--config', type=Path, metavar='FILE',
-                        help='JSON file of settings, in place of a run')
+                        help="JSON file of settings, in place of a run's or the folder's own")
     parser.add_argument('--print-config', action='store_true',
                         help='print the settings as such a file and end')
     parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
@@ -51,18 +52,18 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from spann3r_ros.mapping.reconstructor import resolve_device
-    from spann3r_ros.training.loop import STATE, Trainer
+    from spann3r_ros.training.loop import Trainer, read_run
     from spann3r_ros.training.rank import Rank
     from spann3r_ros.training.release import release
     if args.release:
         release(args.folder, args.release)
         return 0
-    config = read_config(args)
+    begun = read_run(args.folder)
+    config = read_config(args, begun)
     if args.print_config:
         print(json.dumps(config.to_dict(), indent=2))
         return 0
-    begun = (args.folder / STATE).is_file()
-    if not (begun or args.start_from or args.config or args.run == FIRST):
+    if not (begun or args.start_from or args.config or args.run in (None, FIRST)):
         raise ValueError(f'--run {args.run}: expected --start-from FILE, which it continues')
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(args.threads)
@@ -77,9 +78,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_config(args: argparse.Namespace) -> TrainingConfig:
-    """Return the settings that the arguments ask for; ValueError for some that do not fit."""
-    config = TrainingConfig.read(args.config) if args.config else RUNS[args.run]
+def read_config(args: argparse.Namespace, begun: TrainingConfig | None) -> TrainingConfig:
+    """Return the settings that the arguments ask for; ValueError for some that do not fit.
+
+    What they do not say is as in the run that the folder holds, if there is one.
+    """
+    if args.config:
+        config = TrainingConfig.read(args.config)
+    else:
+        config = begun or RUNS[args.run or FIRST]
     given = {name: value for name in ('steps', 'frames_per_step', 'shards', 'seed', 'precision')
              if (value := getattr(args, name)) is not None}
     for name in ('data', 'frozen'):
@@ -87,8 +94,8 @@ def read_config(args: argparse.Namespace) -> TrainingConfig:
             given[name] = tuple(getattr(args, name))
     if args.lengths:
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
-    continued = args.config is None and args.run in BUNDLED_RUNS
-    if args.start_from and not continued:
-        from spann3r_ros.model.checkpoint import load_model
-        given['network'] = load_model(args.start_from).config
+    sizes_are_fixed = args.config is None and args.run != 'paper'
+    if args.start_from and begun is None and not sizes_are_fixed:
+        from spann3r_ros.model.checkpoint import read_checkpoint
+        given['network'] = read_checkpoint(args.start_from)[0]
     return replace(config, **given)

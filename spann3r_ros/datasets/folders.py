@@ -30,6 +30,7 @@ TUM_STAMP_TOLERANCE_S = 0.02
 # By the number of TUM's camera in the folder's name; the lens's distortion is neglected.
 TUM_CAMERAS = {'1': (517.3, 516.5, 318.6, 255.3), '2': (520.9, 521.0, 325.1, 249.7),
                '3': (535.4, 539.2, 320.1, 247.6)}
+TUM_SIZE = (640, 480)
 TUM_OTHER_CAMERA = (525.0, 525.0, 319.5, 239.5)
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -89,7 +90,6 @@ def dtu(root: Path) -> Iterator[RgbdSequence]:
     binary_masks/NNNNNNNN.png; pair.txt, of a scan or of all, lists each view's neighbours.
     """
     for scan in _folders(root, 'scan*/images'):
-        scan = scan.parent if scan.name == 'images' else scan
         views = []
         for color in _numbered(scan / 'images', '*.jpg', '*.png'):
             pose, camera = _read_mvs_camera(scan / 'cams' / f'{color.stem}_cam.txt')
@@ -98,13 +98,14 @@ def dtu(root: Path) -> Iterator[RgbdSequence]:
         pairs = next((path for path in (scan / 'pair.txt', root / 'pair.txt') if path.exists()),
                      None)
         yield RgbdSequence(scan.name, tuple(views), _read_array, 1000.0,
-                           _read_pairs(pairs) if pairs else {})
+                           neighbours=_read_pairs(pairs) if pairs else {})
 
 
 def tum(root: Path) -> Iterator[RgbdSequence]:
     """Yield a sequence, or every one of a folder: rgb.txt, depth.txt and groundtruth.txt.
 
-    Colour, depth and pose belong together when their stamps differ by no more than 20 ms.
+    Colour, depth and pose belong together when their stamps differ by no more than 20 ms. A
+    camera that is not one of TUM's says its fx, fy, cx and cy in calibration.txt.
     """
     single = [root] if (root / 'rgb.txt').exists() else _folders(root, '*/rgb.txt')
     for folder in single:
@@ -113,18 +114,19 @@ def tum(root: Path) -> Iterator[RgbdSequence]:
         if not len(poses):
             raise DatasetError(f'{folder / "groundtruth.txt"}: expected poses, got none')
         depth_stamps = np.array([stamp for stamp, _ in depths])
-        number = re.search(r'freiburg(\d)', folder.name)
-        camera = TUM_CAMERAS.get(number[1] if number else '', TUM_OTHER_CAMERA)
+        if not depths:
+            raise DatasetError(f'{folder / "depth.txt"}: expected depth images, got none')
+        camera = _tum_camera(folder, depths[0][1])
         views = []
         for stamp, color in colors:
             depth, pose = _nearest(depth_stamps, stamp), _nearest(poses[:, 0], stamp)
             if depth is not None and pose is not None:
-                views.append(ViewFiles(color, depths[depth][1], _tum_pose(poses[pose]),
-                                       camera))
+                views.append(ViewFiles(color, depths[depth][1], check_pose(
+                    folder / 'groundtruth.txt', _tum_pose(poses[pose])), camera))
         if not views:
             raise DatasetError(f'{folder}: expected colour, depth and poses within '
                                f'{TUM_STAMP_TOLERANCE_S} s of each other, found none')
-        yield RgbdSequence(folder.name, tuple(views), read_tum_depth)
+        yield RgbdSequence(folder.name, tuple(views), read_tum_depth, numbered=False)
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[RgbdSequence]]] = {
@@ -143,10 +145,11 @@ def read_tum_depth(path: Path) -> np.ndarray:
 def _read_array(path: Path) -> np.ndarray:
     try:
         depth = np.load(path, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise DatasetError(f'{path}: expected a numpy array: {error}') from error
-    if depth.ndim != 2:
-        raise DatasetError(f'{path}: expected a depth image [height, width], got {depth.shape}')
+    if not isinstance(depth, np.ndarray) or depth.ndim != 2:
+        raise DatasetError(f'{path}: expected a depth image [height, width], '
+                           f'got {getattr(depth, "shape", type(depth).__name__)}')
     return np.nan_to_num(depth.astype(np.float32), posinf=0.0, neginf=0.0).clip(min=0.0)
 
 
@@ -210,6 +213,21 @@ def _read_tum_list(path: Path) -> list[tuple[float, Path]]:
         raise DatasetError(f'{path}: expected "stamp file" a line: {error}') from error
 
 
+def _tum_camera(folder: Path, depth: Path) -> tuple[float, float, float, float]:
+    own = folder / 'calibration.txt'
+    if own.exists():
+        rows = read_numbers(own, 4)
+        if len(rows) != 1 or not (rows[0, :2] > 0.0).all():
+            raise DatasetError(f'{own}: expected one line, fx fy cx cy, got {rows.tolist()}')
+        return tuple(rows[0])
+    height, width = read_tum_depth(depth).shape
+    if (width, height) != TUM_SIZE:
+        raise DatasetError(f"{own}: expected, with fx fy cx cy, for images that are not TUM's: "
+                           f'{depth} is {width}x{height}')
+    number = re.search(r'freiburg(\d)', folder.name)
+    return TUM_CAMERAS.get(number[1] if number else '', TUM_OTHER_CAMERA)
+
+
 def _nearest(stamps: np.ndarray, stamp: float) -> int | None:
     if not len(stamps):
         return None
@@ -220,6 +238,7 @@ def _nearest(stamps: np.ndarray, stamp: float) -> int | None:
 def _tum_pose(row: np.ndarray) -> np.ndarray:
     """Return world from camera of stamp, position and quaternion (x, y, z, w)."""
     pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_quat(row[4:]).as_matrix()
+    length = np.linalg.norm(row[4:])
+    pose[:3, :3] = Rotation.from_quat(row[4:]).as_matrix() if length > 0.0 else np.nan
     pose[:3, 3] = row[1:4]
     return pose

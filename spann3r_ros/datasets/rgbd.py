@@ -62,13 +62,15 @@ class PosedView:
 class RgbdSequence:
     """Views of one scene in their order; lengths are in metres times `unit_per_metre`.
 
-    `read_depth` returns a depth image [height, width] with 0 where there is none.
+    `numbered` says whether the numbers in the images' names count the views. `read_depth` returns
+    a depth image [height, width] with 0 where there is none.
     """
 
     name: str
     views: tuple[ViewFiles, ...]
     read_depth: Callable[[Path], np.ndarray]
     unit_per_metre: float = 1.0
+    numbered: bool = True
     # MVSNet's lists, by image number: the others that see the same, best first.
     neighbours: dict[int, tuple[int, ...]] = field(default_factory=dict)
 

@@ -66,7 +66,7 @@ def register(source: np.ndarray, target: np.ndarray, reach: float) -> np.ndarray
     source, target = check_points('source', source), check_points('target', target)
     tree = cKDTree(target)
     motion, before = np.eye(4), None
-    for _ in range(ICP_ITERATIONS + 1):
+    for _ in range(ICP_ITERATIONS):
         moved = source @ motion[:3, :3].T + motion[:3, 3]
         distance, index = tree.query(moved, distance_upper_bound=reach, workers=-1)
         paired = np.isfinite(distance)

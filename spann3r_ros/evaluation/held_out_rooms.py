@@ -13,6 +13,8 @@ from spann3r_ros.mapping.types import Intrinsics
 from spann3r_ros.training.rooms import RoomBatch, RoomConfig, RoomGenerator
 
 BATCH = 4
+# What is learned from training rooms holds all their points at once: long sequences of fewer.
+LEAST_TRAINING_ROOMS, MOST_TRAINING_FRAMES = 8, 1600
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class TrivialAnswers:
     """What one may say about a room without looking at it, learned from training rooms."""
 
     def __init__(self, generator: RoomGenerator, rooms: int, turn: Turn) -> None:
+        rooms = min(rooms, max(LEAST_TRAINING_ROOMS, MOST_TRAINING_FRAMES // turn.frames))
         sequences = list(draw_sequences(generator, rooms, turn))
         points = np.stack([sequence.points for sequence in sequences])  # [rooms, f, h, w, 3]
         depths = np.stack([depth_images(sequence) for sequence in sequences])

@@ -35,14 +35,16 @@ DTU_FEW_VIEW_NEIGHBOURS = 5
 
 @dataclass(frozen=True)
 class Selection:
-    """Which views of a sequence are used: every so many, perhaps backwards."""
+    """Which views of a sequence are used: every so many by their numbers, perhaps backwards."""
 
     every: int
     backwards: bool = False
 
     def of(self, sequence: RgbdSequence) -> RgbdSequence:
         """Return the selected views; DatasetError for fewer than two."""
-        indices = list(range(0, len(sequence.views), self.every))
+        numbers = [view.number for view in sequence.views] if sequence.numbered \
+            else range(len(sequence.views))
+        indices = [index for index, number in enumerate(numbers) if number % self.every == 0]
         if len(indices) < 2:
             raise DatasetError(f'{sequence.name}: expected two views or more, every '
                                f'{self.every}th of {len(sequence.views)} is {len(indices)}')
@@ -96,6 +98,10 @@ def few_views(sequence: RgbdSequence) -> list[RgbdSequence]:
     """Return one sequence per listed reference view: itself and its first five neighbours."""
     if not sequence.neighbours:
         raise DatasetError(f'{sequence.name}: expected a pair.txt that lists neighbours')
+    for view, others in sequence.neighbours.items():
+        if not others:
+            raise DatasetError(f'{sequence.name}: expected neighbours of view {view} in pair.txt, '
+                               f'got none')
     return [sequence.select(sequence.find([view, *others[:DTU_FEW_VIEW_NEIGHBOURS]]))
             for view, others in sequence.neighbours.items()]
 
@@ -110,19 +116,24 @@ def predict(model: Spann3R, views: Sequence[PosedView], memory: MemoryConfig,
     """Run views through the network, in their order or, offline, in the one it is surest of."""
     device = model.norm_k.weight.device
     images = torch.from_numpy(np.stack([view.image for view in views])).to(device)
-    images = images.permute(0, 3, 1, 2).to(model.norm_k.weight.dtype).div(127.5).sub(1.0)
+    images = images.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+    _finish(device)
     started = time.perf_counter()
     if offline:
         result = reconstruct_offline(model, images, memory)
         order, predictions = result.order, list(result.predictions)
     else:
         order, predictions = tuple(range(len(views))), _stream(model, images, memory)
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
+    _finish(device)
     seconds = time.perf_counter() - started
     points, confidence = (torch.cat([getattr(item, name) for item in predictions])
                           .float().cpu().numpy() for name in ('points', 'confidence'))
     return Prediction(points, confidence, order, seconds)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
 
 
 def _stream(model: Spann3R, images: Tensor, memory: MemoryConfig) -> list[DensePrediction]:
@@ -156,14 +167,16 @@ def score_path(sequence: RgbdSequence, views: Sequence[PosedView],
 
     Raises DatasetError when fewer than three can be solved, or the true camera stands still.
     """
+    used = [views[index] for index in prediction.order]
     pointmaps = list(map(Pointmap, prediction.points, prediction.confidence))
-    estimate, solved = solve_poses(pointmaps, [view.intrinsics for view in views])
+    estimate, solved = solve_poses(pointmaps, [view.intrinsics for view in used])
     if len(solved) < 3:
         raise DatasetError(f'{sequence.name}: expected three poses or more to be solved, '
                            f'got {len(solved)} of {len(views)}')
-    truth = np.stack([views[index].world_from_camera for index in solved])
+    truth = np.stack([used[row].world_from_camera for row in solved])
+    along = np.argsort([prediction.order[row] for row in solved])  # steps are between neighbours
     try:
-        errors = trajectories.path_errors(estimate, truth)
+        errors = trajectories.path_errors(estimate[along], truth[along])
     except ValueError as error:
         raise DatasetError(f'{sequence.name}: {error}') from error
     return PathScores(sequence.name, len(views), len(solved), errors,

@@ -17,7 +17,7 @@ from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
 
 from .memory_manager import scale_memory_budget
-from .types import DeviceMemoryError, FrameError, MemoryStatus, Pointmap, StepResult
+from .types import Compute, DeviceMemoryError, FrameError, MemoryStatus, Pointmap, StepResult
 
 DEVICES = ('auto', 'cpu', 'cuda')
 PRECISIONS = ('auto', *inference.PRECISIONS)
@@ -25,31 +25,42 @@ PRECISIONS = ('auto', *inference.PRECISIONS)
 logger = logging.getLogger(__name__)
 
 
-def create_reconstructor(checkpoint: Path | str, device: str, memory: MemoryConfig,
-                         precision: str = 'auto') -> Spann3RReconstructor:
-    """Load a checkpoint onto a device as `load_network` does, ready for a first image."""
-    return Spann3RReconstructor(load_network(checkpoint, device, precision), memory)
+def create_reconstructor(checkpoint: Path | str, memory: MemoryConfig,
+                         compute: Compute | None = None) -> Spann3RReconstructor:
+    """Load a checkpoint as `load_network` does, ready for a first image."""
+    reconstructor = Spann3RReconstructor(load_network(checkpoint, compute), memory)
+    if compute is not None and compute.compile:
+        reconstructor.warm_up()
+    return reconstructor
 
 
-def load_network(checkpoint: Path | str, device: str, precision: str = 'auto') -> Spann3R:
+def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Spann3R:
     """Return a checkpoint's network, laid out for inference on 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
-    `precision` is 'fp32' or, on a CPU, 'int8', which falls back to fp32 with a warning where the
-    CPU gets it wrong; 'auto' is fp32. Raises CheckpointError for a bad file, ValueError for a
-    device that is not there or for int8 on another than the CPU.
+    The precision is one of `inference.PRECISIONS` or 'auto': fp32 on a CPU, tf32 on CUDA. int8
+    falls back to fp32 with a warning where the CPU gets it wrong, and is not compiled. Raises
+    CheckpointError for a bad file, ValueError for a device that is not there or does not compute
+    so.
     """
-    chosen = resolve_device(device)
+    compute = compute or Compute()
+    device, precision = resolve_device(compute.device), compute.precision
     if precision not in PRECISIONS:
         raise ValueError(f'precision: expected one of {PRECISIONS}, got {precision!r}')
-    if precision == 'int8' and chosen.type != 'cpu':
-        raise ValueError(f'precision: int8 is for the CPU, the device is {chosen}')
-    model = load_model(checkpoint, chosen)
-    if chosen.type == 'cpu':
-        if precision == 'int8' and not inference.multiplies_in_eight_bits():
-            logger.warning('precision: this CPU multiplies wrongly in 8 bits; using fp32')
-            precision = 'fp32'
-        inference.prepare(model, 'fp32' if precision == 'auto' else precision)
-    return model
+    if precision == 'auto':
+        precision = 'fp32' if device.type == 'cpu' else 'tf32'
+    if device.type == 'cpu' and precision == 'int8' and not inference.multiplies_in_eight_bits():
+        logger.warning('precision: this CPU multiplies wrongly in 8 bits; using fp32')
+        precision = 'fp32'
+    if device.type == 'cpu' and precision == 'bf16' and not inference.computes_in_bfloat16():
+        logger.warning('precision: this CPU emulates bfloat16, which is slow')
+    inference.check_precision(precision, device)
+    model = load_model(checkpoint, device)
+    if not compute.compile:
+        return inference.prepare(model, precision)
+    if precision == 'int8':
+        logger.warning('compile: products in 8 bits are not compiled; running them as they are')
+        return inference.prepare(model, precision)
+    return inference.compile_blocks(inference.prepare(model, precision, lay_out=False))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -77,7 +88,6 @@ class Spann3RReconstructor:
         rows, columns = model.config.grid(*self.input_size)
         self._memory = scale_memory_budget(memory, rows * columns)
         self._device = model.norm_k.weight.device
-        self._dtype = model.norm_k.weight.dtype
         self._state: StreamState | None = self._start()
 
     def step(self, image: np.ndarray, provisional: bool) -> StepResult:
@@ -94,13 +104,20 @@ class Spann3RReconstructor:
             if self._state is None:
                 self._state = self._start()
             tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-            tensor = tensor.permute(2, 0, 1)[None].to(self._dtype).div(127.5).sub(1.0)
+            tensor = tensor.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
             output = self._model.step(self._state, tensor, provisional)
         except NotFiniteError as error:
             raise FrameError(str(error)) from error
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise DeviceMemoryError(f'out of memory on {self._device}: {error}') from error
         return StepResult(_to_pointmap(output.refined), _to_pointmap(output.provisional))
+
+    def warm_up(self) -> None:
+        """Take two blank images and forget them: what is compiled at first use is compiled now."""
+        logger.info('compiling the network, which takes a minute or more')
+        for _ in range(2):
+            self.step(np.zeros((*self.input_size, 3), np.uint8), provisional=True)
+        self.reset()
 
     def flush(self) -> Pointmap | None:
         """Return the newest image's pointmap and close the fragment; None if under two images."""

@@ -17,6 +17,15 @@ class DeviceMemoryError(FrameError):
 
 
 @dataclass(frozen=True)
+class Compute:
+    """Where and how a network computes: the node's parameters of the same names."""
+
+    device: str = 'auto'
+    precision: str = 'auto'
+    compile: bool = False
+
+
+@dataclass(frozen=True)
 class Distortion:
     """Lens distortion as CameraInfo names it: plumb_bob, rational_polynomial or equidistant."""
 

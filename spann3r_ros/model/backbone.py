@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .config import Spann3RConfig
 from .heads import build_head
 from .layers import BLOCK_EPS, DecoderBlock, EncoderBlock, PatchEmbed
+from .precision import widen
 from .rope import RotaryTable, rotary_table
 
 
@@ -53,7 +54,8 @@ class Backbone(nn.Module):
         """Encode images [batch, 3, height, width] in [-1, 1] to [batch, tokens, width]."""
         config = self.config
         grid = config.grid(*images.shape[-2:])
-        tokens = self.patch_embed(images)
+        # What blocks add to stays wide, also where they compute in half precision.
+        tokens = widen(self.patch_embed(images))
         if config.learned_positions:
             if tokens.shape[1] != self.enc_pos_embed.shape[1]:
                 raise ValueError(
@@ -72,7 +74,7 @@ class Backbone(nn.Module):
         Entry 0 is the view's input [batch, tokens, encoder_width]; the last entry is normalised.
         """
         config = self.config
-        left, right = self.decoder_embed(reference), self.decoder_embed(target)
+        left, right = widen(self.decoder_embed(reference)), widen(self.decoder_embed(target))
         shape = (config.decoder_width, config.decoder_heads)
         table = self._table(grid, *shape, left)
         other = self._table(target_grid or grid, *shape, right)

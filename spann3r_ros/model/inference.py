@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network laid out for inference on a CPU: fewer and larger products, weights packed once."""
+"""The network laid out for inference: on a CPU fewer and larger products, weights packed once."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,28 +12,75 @@ from .layers import CrossAttention, SelfAttention
 from .rope import RotaryTable
 from .spann3r import Spann3R
 
-PRECISIONS = ('fp32', 'int8')
+PRECISIONS = ('fp32', 'tf32', 'bf16', 'int8')
+# Heads and norms stay in float32.
+HALVED = ('dust3r.patch_embed', 'dust3r.enc_blocks', 'dust3r.decoder_embed', 'dust3r.dec_blocks',
+          'value_encoder', 'value_out', 'pos_patch_embed', 'attn_head_')
 # Smaller weights stay in the caches, and packing them gains nothing.
 LEAST_PACKED = 2**20
 LinearMaker = Callable[[nn.Linear], nn.Module]
 
 
-def prepare(model: Spann3R, precision: str = 'fp32') -> Spann3R:
-    """Lay out a network for inference, in place, and return it.
+def prepare(model: Spann3R, precision: str = 'fp32', lay_out: bool = True) -> Spann3R:
+    """Lay out a network in float32 for inference, in place, and return it.
 
-    It must lie on a CPU in float32, and cannot be trained or saved afterwards. With 'fp32' results
-    change by rounding only. With 'int8' the linear layers multiply in 8 bits: weights are rounded
-    per output, inputs per token. Raises ValueError for another network or precision, and for int8
+    It cannot be trained or saved afterwards. With 'fp32' results change by rounding only. With
+    'bf16' blocks and projections compute in bfloat16, memory reads and heads in float32, on CUDA
+    as with 'tf32'. That is for CUDA: float32 whose products round their factors to 10 bits. There
+    every precision sets for the whole process whether products do. With 'int8', for CPUs, the
+    linear layers multiply in 8 bits: weights are rounded per output, inputs per token. Without
+    `lay_out` a CPU runs float32 by the modules as they are, which `compile_blocks` needs. Raises
+    ValueError for another network or precision, for one that is not for its device, and for int8
     where a CPU gets it wrong.
     """
     if precision not in PRECISIONS:
         raise ValueError(f'precision: expected one of {PRECISIONS}, got {precision!r}')
     weight = model.norm_k.weight
-    if (weight.device.type, weight.dtype) != ('cpu', torch.float32):
-        raise ValueError(f'model: expected float32 on a CPU, got {weight.dtype} on '
-                         f'{weight.device}')
+    if weight.dtype != torch.float32:
+        raise ValueError(f'model: expected float32, got {weight.dtype} on {weight.device}')
+    check_precision(precision, weight.device)
+    model.eval().requires_grad_(False)
+    # Convolutions run faster over channels that lie together.
+    model.to(memory_format=torch.channels_last)
+    if weight.device.type == 'cuda':
+        torch.set_float32_matmul_precision('highest' if precision == 'fp32' else 'high')
+        torch.backends.cudnn.allow_tf32 = precision != 'fp32'
+    if precision == 'bf16':
+        return _halve(model)
+    return _lay_out(model, precision) if lay_out and weight.device.type == 'cpu' else model
+
+
+def compile_blocks(model: Spann3R, backend: str = 'inductor') -> Spann3R:
+    """Have encoder and decoders compiled at their first use, in place, and return the network.
+
+    What cannot be compiled runs as it is, with a warning. Fusion only: graphs recorded by CUDA
+    would overwrite the outputs that live from step to step.
+    """
+    torch._dynamo.config.suppress_errors = True
+    for owner, name in ((model.dust3r, 'encode'), (model.dust3r, 'decode'),
+                        (model, 'encode_value')):
+        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, backend=backend))
+    return model
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise ValueError for a precision that a device does not compute in."""
+    for name, kind in (('int8', 'cpu'), ('tf32', 'cuda')):
+        if precision == name and device.type != kind:
+            raise ValueError(f'precision: {name} is for {kind.upper()}, the device is {device}')
     if precision == 'int8' and not multiplies_in_eight_bits():
         raise ValueError('precision: this CPU multiplies wrongly in 8 bits')
+
+
+def _halve(model: Spann3R) -> Spann3R:
+    for name, module in model.named_modules():
+        if name.startswith(HALVED) and isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.to(torch.bfloat16)
+    model.narrow = True
+    return model
+
+
+def _lay_out(model: Spann3R, precision: str) -> Spann3R:
     rows, columns = model.config.grid(model.config.image_height, model.config.image_width)
     # Elsewhere the library that packs is another one, which has not been tried.
     can_pack = torch.backends.cpu.get_cpu_capability().startswith('AVX')
@@ -45,11 +92,13 @@ def prepare(model: Spann3R, precision: str = 'fp32') -> Spann3R:
             return PackedLinear(linear, rows * columns)
         return linear
 
-    model.eval().requires_grad_(False)
-    # Convolutions run faster over channels that lie together.
-    model.to(memory_format=torch.channels_last)
     _replace(model, make)
     return model
+
+
+def computes_in_bfloat16() -> bool:
+    """Return whether this CPU has instructions for products of bfloat16."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def multiplies_in_eight_bits() -> bool:

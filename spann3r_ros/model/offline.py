@@ -48,6 +48,11 @@ def reconstruct_offline(model: Spann3R, images: Tensor,
     if images.ndim != 4 or images.shape[0] < 2 or images.shape[1] != 3:
         raise ValueError('images: expected two or more [n, 3, height, width], '
                          f'got shape {tuple(images.shape)}')
+    with model.arithmetic():
+        return _reconstruct(model, images, memory)
+
+
+def _reconstruct(model: Spann3R, images: Tensor, memory: MemoryConfig) -> OfflineReconstruction:
     state = model.start(*images.shape[-2:], memory)
     features = [model.dust3r.encode(image[None]) for image in images]
     first, choice, pair_confidence = _start_pair(model, features, state.grid)

@@ -12,6 +12,7 @@ from .config import MemoryConfig, Spann3RConfig
 from .heads import DensePrediction, activate
 from .layers import BLOCK_EPS, EncoderBlock, PatchEmbed
 from .memory import MemoryEntry, SpatialMemory
+from .precision import full_precision, half_precision, widen
 
 
 class NotFiniteError(ArithmeticError):
@@ -42,6 +43,11 @@ class StepOutput:
     provisional: DensePrediction | None = None
 
 
+def _predict(head: nn.Module, tokens: list[Tensor], grid: tuple[int, int]) -> DensePrediction:
+    with full_precision(tokens[0].device):
+        return activate(head([widen(item) for item in tokens], grid))
+
+
 def _projector(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, inputs), nn.GELU(), nn.Linear(inputs, outputs))
 
@@ -52,6 +58,7 @@ class Spann3R(nn.Module):
     def __init__(self, config: Spann3RConfig) -> None:
         super().__init__()
         self.config = config
+        self.narrow = False  # blocks and projections in bfloat16, see inference.prepare
         width = config.encoder_width
         self.dust3r = Backbone(config)
         self.value_encoder = nn.ModuleList(
@@ -66,26 +73,30 @@ class Spann3R(nn.Module):
 
     def key(self, feature: Tensor, tokens: list[Tensor]) -> Tensor:
         """Return the memory key [batch, tokens, width] of a reference frame."""
-        return self.attn_head_1(torch.cat((feature, tokens[-1]), dim=-1))
+        return widen(self.attn_head_1(torch.cat((feature, tokens[-1]), dim=-1)))
 
     def query(self, feature: Tensor, tokens: list[Tensor]) -> Tensor:
         """Return the memory query [batch, tokens, width] of a target frame."""
-        return self.attn_head_2(torch.cat((feature, tokens[-1]), dim=-1))
+        return widen(self.attn_head_2(torch.cat((feature, tokens[-1]), dim=-1)))
 
     def encode_value(self, points: Tensor) -> Tensor:
         """Encode a pointmap [batch, height, width, 3] to [batch, tokens, width], without key."""
-        tokens = self.pos_patch_embed(points.permute(0, 3, 1, 2))
+        tokens = widen(self.pos_patch_embed(points.permute(0, 3, 1, 2)))
         for block in self.value_encoder:
             tokens = block(tokens)
         return self.value_out(self.value_norm(tokens))
 
     def predict_reference(self, tokens: list[Tensor], grid: tuple[int, int]) -> DensePrediction:
         """Return the dense prediction of the reference view."""
-        return activate(self.dust3r.downstream_head1(tokens, grid))
+        return _predict(self.dust3r.downstream_head1, tokens, grid)
 
     def predict_target(self, tokens: list[Tensor], grid: tuple[int, int]) -> DensePrediction:
         """Return the dense prediction of the target view."""
-        return activate(self.dust3r.downstream_head2(tokens, grid))
+        return _predict(self.dust3r.downstream_head2, tokens, grid)
+
+    def arithmetic(self) -> torch.autocast:
+        """Return the context in which the network computes at the precision it is laid out for."""
+        return half_precision(self.norm_k.weight.device, self.narrow)
 
     def start(self, height: int, width: int, memory: MemoryConfig) -> StreamState:
         """Begin a sequence of images of one size with an empty memory."""
@@ -104,6 +115,10 @@ class Spann3R(nn.Module):
         as it was when anything fails: ValueError for another size, NotFiniteError.
         """
         self._check_image(state, image)
+        with self.arithmetic():
+            return self._step(state, image, provisional)
+
+    def _step(self, state: StreamState, image: Tensor, provisional: bool) -> StepOutput:
         feature = self.dust3r.encode(image)
         if state.feature is None:
             state.feature = feature
@@ -126,7 +141,8 @@ class Spann3R(nn.Module):
         """
         if state.query is None:
             return state.feature, None
-        readout, attention = state.memory.read(self.norm_q(state.query[0]))
+        with full_precision(state.query.device):
+            readout, attention = state.memory.read(self.norm_q(state.query[0]))
         return readout[None] + state.query, attention
 
     def advance(self, state: StreamState, feature: Tensor,

@@ -24,7 +24,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from spann3r_ros import share_directory
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.types import Reconstructor
+from spann3r_ros.mapping.types import Compute, Reconstructor
 from spann3r_ros.model.config import MemoryConfig
 
 from . import parameters
@@ -35,7 +35,7 @@ from .tf_listening import ListeningThread
 
 SPIN_TIMEOUT_SEC = 0.2
 Answer = TypeVar('Answer', Trigger.Response, SetBool.Response)
-CreateReconstructor = Callable[[str, str, MemoryConfig, str], Reconstructor]
+CreateReconstructor = Callable[[str, MemoryConfig, Compute], Reconstructor]
 
 
 def bundled_checkpoint() -> Path:
@@ -48,13 +48,12 @@ def bundled_checkpoint() -> Path:
     return found[0]
 
 
-def load_reconstructor(checkpoint: str, device: str, memory: MemoryConfig,
-                       precision: str) -> Reconstructor:
+def load_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute) -> Reconstructor:
     """Load the network; ValueError or OSError says what is wrong with what was asked for."""
     # Importing torch takes seconds: the node is there, and can be asked, before.
     from spann3r_ros.mapping.reconstructor import create_reconstructor
     path = Path(checkpoint).expanduser() if checkpoint else bundled_checkpoint()
-    return create_reconstructor(path, device, memory, precision)
+    return create_reconstructor(path, memory, compute)
 
 
 class MapperNode(RobustLifecycleNode):
@@ -109,8 +108,7 @@ class MapperNode(RobustLifecycleNode):
         settings = parameters.read(self)
         try:
             reconstructor = self._create_reconstructor(
-                settings.node.checkpoint, settings.node.device, settings.mapper.memory,
-                settings.node.precision)
+                settings.node.checkpoint, settings.mapper.memory, settings.node.compute)
         except (ValueError, OSError) as error:
             raise TransitionFailedError(str(error)) from error
         self._session = Session(self, settings, Mapper(reconstructor, settings.mapper),

@@ -13,6 +13,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from spann3r_ros.mapping.config import MapperConfig, check_settings, setting
+from spann3r_ros.mapping.types import Compute
 
 from .image_clock import CHOICES as TIME_JUMPS
 from .masks import MODES as MASK_MODES
@@ -47,9 +48,12 @@ class NodeConfig:
     checkpoint: str = setting('', 'Weights, a .safetensors or .pth file; empty: the bundled model')
     device: str = setting('auto', 'Where the network runs: auto, cpu, cuda or cuda:N')
     precision: str = setting(
-        'auto', 'How the network computes. fp32; int8: the products of the linear layers in 8 '
-        'bits, for large networks on a CPU, at the cost of accuracy; auto: fp32',
-        choices=('auto', 'fp32', 'int8'))
+        'auto', 'How the network computes. fp32; tf32: CUDA only, products at 10 bits; bf16: the '
+        'blocks in bfloat16; int8: CPU only, the products of the linear layers in 8 bits, for '
+        'large networks; all but fp32 cost accuracy. auto: fp32 on a CPU, tf32 on CUDA',
+        choices=('auto', 'fp32', 'tf32', 'bf16', 'int8'))
+    compile: bool = setting(
+        False, 'Compile the network, which takes a minute at configure and needs a C++ compiler')
     mode: str = setting(
         'live', 'live: the newest image wins; replay: every image is used, none is dropped',
         choices=('live', 'replay'))
@@ -112,6 +116,11 @@ class NodeConfig:
         if self.pose_source == 'tf' and self.publish_tf not in ('auto', 'none'):
             raise ValueError('NodeConfig.publish_tf: expected auto or none with poses from TF, '
                              f'got {self.publish_tf!r}')
+
+    @property
+    def compute(self) -> Compute:
+        """Return where and how the network computes."""
+        return Compute(self.device, self.precision, self.compile)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ MIXED_SEQUENCES = (Stage(1.0, (5, 8, 12, 24), (0.8, 0.8)),)
 LOSSES = ('rooms', 'paper', 'released')
 OPTIMISERS = ('muon', 'adamw')
 DECAYS = ('linear', 'cosine')
-PRECISIONS = ('fp32', 'bf16')
+PRECISIONS = ('fp32', 'tf32', 'bf16')
 
 
 @dataclass(frozen=True)
@@ -188,5 +188,6 @@ BUNDLED_RUNS = {
 PAPER_RUN = TrainingConfig(
     network=Spann3RConfig(), losses='paper', stages=(Stage(1.0, (5,)),), steps=20_000,
     shards=16, frames_per_step=80, warmup_steps=1700, optimiser='adamw', decay='cosine',
-    decay_share=1.0, adam_lr=5e-5, weight_decay=0.05, attention_dropout=0.15)
+    decay_share=0.915, adam_lr=5e-5, weight_decay=0.05, attention_dropout=0.15,
+    precision='tf32')
 RUNS = {**BUNDLED_RUNS, 'paper': PAPER_RUN}

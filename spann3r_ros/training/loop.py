@@ -2,7 +2,6 @@
 """Resumable training loop; several processes share a step when started by torchrun."""
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -19,11 +18,12 @@ from tqdm import tqdm
 from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_metadata
 from spann3r_ros.model.spann3r import Spann3R
 
+from . import curve
 from .config import TrainingConfig
 from .draw import Draw
 from .losses import confidence_alpha
 from .objective import Objective, paper_objective, sequence_objective
-from .optimisers import build_optimisers, freeze
+from .optimisers import build_optimisers, freeze, restore
 from .paths import placements, slips
 from .rank import Rank
 from .schedule import Moment, learning_rate_scale, moment
@@ -34,10 +34,16 @@ log = logging.getLogger(__name__)
 
 STATE = 'state.pt'
 CURVE = 'curve.csv'
-# Fields of an Objective, and of the curve under the same names but the first.
+# Fields of an Objective; the curve has all but the first under the same names.
 MEASURED = ('total', 'point_error', 'last_error', 'attention_loss')
-CURVE_FIELDS = ('step', 'frames', 'seconds', 'length', 'loss', *MEASURED[1:], 'gradient_norm',
-                'lr_scale')
+
+
+def read_run(folder: Path) -> TrainingConfig | None:
+    """Return the settings of the run that a folder holds, None without one."""
+    if not (folder / STATE).is_file():
+        return None
+    state = torch.load(folder / STATE, weights_only=True, map_location='cpu', mmap=True)
+    return TrainingConfig.from_dict(json.loads(state['config']))
 
 
 class Trainer:
@@ -52,6 +58,8 @@ class Trainer:
         self.folder = folder
         self.rank = rank
         self.device = device
+        if torch.device(device).type == 'cuda':
+            torch.set_float32_matmul_precision('highest' if config.precision == 'fp32' else 'high')
         torch.manual_seed(config.seed)
         self.model = Spann3R(config.network).to(device)
         initialise(self.model)
@@ -83,7 +91,8 @@ class Trainer:
         row = self._one_step()
         self.seconds += time.monotonic() - started
         row['seconds'] = round(self.seconds, 1)
-        self._record(row)
+        if self.rank.index == 0:
+            curve.append(self.folder / CURVE, row)
         return row
 
     def _one_step(self) -> dict[str, float]:
@@ -193,29 +202,44 @@ class Trainer:
         """Load the state of an earlier run of the same folder, if there is one.
 
         What the curve holds beyond that state is dropped: those steps are made again. Raises
-        ValueError when that run had another number of shards; other settings only warn.
+        ValueError for another network, optimiser, frozen parts or number of shards than that run
+        had, other settings only warn; and when processes see different states.
         """
         path = self.folder / STATE
-        if not path.is_file():
-            return False
-        state = torch.load(path, weights_only=True, map_location='cpu')
-        if len(state['sources']) != self.config.shards:
-            raise ValueError(f'{path}: expected as many shards as before, '
-                             f'{len(state["sources"])}, got {self.config.shards}')
+        found = path.is_file()
+        if found:
+            self._load(torch.load(path, weights_only=True, map_location='cpu'))
+        self._agree()
+        if self.rank.index == 0:
+            curve.cut(self.folder / CURVE, self.step)
+        return found
+
+    def _load(self, state: dict[str, Any]) -> None:
         self._compare(json.loads(state['config']))
         self.step, self.frames, self.seconds = state['step'], state['frames'], state['seconds']
         self.origin = state['origin']
         self.model.load_state_dict(state['model'])
         self.average = {key: value.to(self.device) for key, value in state['average'].items()}
         for optimiser, values in zip(self.optimisers, state['optimisers'], strict=True):
-            optimiser.load_state_dict(values)
+            restore(optimiser, values)
         for shard, source in self.sources.items():
             source.restore(state['sources'][shard])
-        self._cut_curve()
-        return True
+
+    def _agree(self) -> None:
+        if self.rank.count == 1:
+            return
+        steps = [torch.zeros(1, dtype=torch.int64) for _ in range(self.rank.count)]
+        dist.all_gather(steps, torch.tensor([self.step]))
+        if len({int(step) for step in steps}) > 1:
+            raise ValueError(f'{self.folder}: expected one folder that all processes share, they '
+                             f'find runs at the steps {[int(step) for step in steps]}')
 
     def _compare(self, before: dict[str, Any]) -> None:
         now = json.loads(json.dumps(self.config.to_dict()))
+        for name in ('network', 'optimiser', 'frozen', 'shards'):
+            if before[name] != now[name]:
+                raise ValueError(f'{self.folder}: expected the {name} that the run began with, '
+                                 f'{before[name]}, got {now[name]}')
         changed = [f'{name} {before.get(name)} -> {value}' for name, value in now.items()
                    if before.get(name) != value]
         if changed:
@@ -249,28 +273,6 @@ class Trainer:
         self.seconds = float(history.get('training_seconds', 0.0))
         self.origin = {'licence': f'as that of {checkpoint.name}',
                        'training_data': f'as {checkpoint.name}', **history}
-
-    def _record(self, row: dict[str, float]) -> None:
-        if self.rank.index != 0:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / CURVE
-        new = not path.exists()
-        with path.open('a', newline='') as file:
-            writer = csv.DictWriter(file, CURVE_FIELDS)
-            if new:
-                writer.writeheader()
-            writer.writerow({key: row[key] for key in CURVE_FIELDS})
-
-    def _cut_curve(self) -> None:
-        path = self.folder / CURVE
-        if self.rank.index != 0 or not path.is_file():
-            return
-        # The first field is the step; a killed process may have left half a line.
-        kept = [line for number, line in enumerate(path.read_text().splitlines(keepends=True))
-                if number == 0 or line.endswith('\n') and int(line.split(',')[0]) <= self.step]
-        path.with_suffix('.part').write_text(''.join(kept))
-        os.replace(path.with_suffix('.part'), path)
 
 
 def initialise(model: Spann3R) -> None:

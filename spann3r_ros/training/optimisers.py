@@ -2,6 +2,8 @@
 """Which weights are trained, and by what."""
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn, optim
 
 from spann3r_ros.model.spann3r import Spann3R
@@ -42,19 +44,31 @@ def build_optimisers(model: Spann3R, config: TrainingConfig,
     has two dimensions or more, as the paper does. `share` is this process among all, for Muon.
     """
     hidden, rest = split_parameters(model)
-    if config.optimiser == 'muon':
-        made = (Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay, share=share),
-                optim.AdamW(rest, lr=config.adam_lr, betas=BETAS, weight_decay=0.0))
-    else:
+    made: list[optim.Optimizer] = []
+    if config.optimiser == 'adamw':
         every = [*hidden, *rest]
-        made = (optim.AdamW(
-            [{'params': [item for item in every if item.ndim > 1]},
-             {'params': [item for item in every if item.ndim <= 1], 'weight_decay': 0.0}],
-            lr=config.adam_lr, betas=BETAS, weight_decay=config.weight_decay),)
+        hidden = []
+        rest = [{'params': [item for item in every if item.ndim > 1],
+                 'weight_decay': config.weight_decay},
+                {'params': [item for item in every if item.ndim <= 1]}]
+    if hidden:
+        made.append(Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay,
+                         share=share))
+    if rest:
+        made.append(optim.AdamW(rest, lr=config.adam_lr, betas=BETAS, weight_decay=0.0))
     for optimiser in made:
         for group in optimiser.param_groups:
             group['peak_lr'] = group['lr']
-    return made
+    return tuple(made)
+
+
+def restore(optimiser: optim.Optimizer, values: dict[str, Any]) -> None:
+    """Load an optimiser's momenta, but keep the rates that it was built with."""
+    built = [{name: value for name, value in group.items() if name != 'params'}
+             for group in optimiser.param_groups]
+    optimiser.load_state_dict(values)
+    for group, kept in zip(optimiser.param_groups, built, strict=True):
+        group.update(kept)
 
 
 def split_parameters(model: Spann3R) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

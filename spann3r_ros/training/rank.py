@@ -22,5 +22,6 @@ class Rank:
         """Join the process group that torchrun announces in the environment, if any."""
         if int(os.environ.get('WORLD_SIZE', '1')) == 1:
             return cls()
-        dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+        # What is drawn lies on the CPU, also where the network does not.
+        dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get('LOCAL_RANK', '0')))

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.memory import attend_memory
+from spann3r_ros.model.precision import full_precision, half_precision
 from spann3r_ros.model.spann3r import Spann3R
 
 
@@ -57,7 +58,7 @@ def unroll(model: Spann3R, images: Tensor, lesson: Lesson | None = None,
     `dropout` of the attention's weights is dropped. `half` computes blocks and projections in
     bfloat16, but memory reads and heads in float32.
     """
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+    with half_precision(images.device, half):
         return _unroll(model, images, lesson, dropout)
 
 
@@ -77,11 +78,9 @@ def _unroll(model: Spann3R, images: Tensor, lesson: Lesson | None, dropout: floa
             fused = readout + query
             result.attention.append(attention)
         tokens, target_tokens = model.dust3r.decode(fused, features[t + 1], grid)
-        with torch.autocast(images.device.type, enabled=False):
-            prediction = model.predict_reference([item.float() for item in tokens], grid)
-            target = model.predict_target([item.float() for item in target_tokens], grid)
+        prediction = model.predict_reference(tokens, grid)
         result.reference.append(prediction)
-        result.target.append(target)
+        result.target.append(model.predict_target(target_tokens, grid))
         if t < frames - 2:
             query = model.query(features[t + 1], target_tokens)
             key = model.key(features[t], tokens)
@@ -92,8 +91,7 @@ def _unroll(model: Spann3R, images: Tensor, lesson: Lesson | None, dropout: floa
 
 
 def _read(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
-    with torch.autocast(query.device.type, enabled=False):
-        query, key, value = query.float(), key.float(), value.float()
+    with full_precision(query.device):
         readout, attention = attend_memory(query, key, value, threshold=0.0)
         if dropout:
             readout = functional.dropout(attention, dropout) @ value

@@ -18,7 +18,7 @@ from synthetic import (
     square_camera,
 )
 
-from spann3r_ros.mapping.types import Reconstructor
+from spann3r_ros.mapping.types import Compute, Reconstructor
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.nodes.mapper_node import main
 
@@ -26,8 +26,7 @@ FRAMES = 60
 CAMERA = square_camera(96)
 
 
-def create_reconstructor(checkpoint: str, device: str, memory: MemoryConfig,
-                         precision: str) -> Reconstructor:
+def create_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute) -> Reconstructor:
     options = SyntheticOptions(index_from_image=True)
     if checkpoint:
         options = replace(options, **json.loads(Path(checkpoint).read_text()))

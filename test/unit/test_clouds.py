@@ -34,6 +34,13 @@ def clouds() -> tuple[np.ndarray, np.ndarray]:
     return rough @ turn.T + [0.02, -0.01, 0.015], surface(1000, 2)
 
 
+def far_clouds() -> tuple[np.ndarray, np.ndarray]:
+    """Return the same, turned so far that thirty rounds do not suffice."""
+    predicted, truth = clouds()
+    turn = Rotation.from_euler('z', 14.0, degrees=True).as_matrix()
+    return predicted @ turn.T, truth
+
+
 def moved(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ transform[:3, :3].T + transform[:3, 3]
 
@@ -50,6 +57,12 @@ def test_registration_and_scores_are_those_of_open3d() -> None:
         np.testing.assert_allclose([found.mean, found.median], recorded[name], rtol=1e-5)
     assert scores.chamfer == pytest.approx(
         (recorded['accuracy'][0] + recorded['completion'][0]) / 2)
+
+
+def test_registration_ends_after_as_many_rounds_as_that_of_open3d() -> None:
+    recorded = json.loads(RECORDED.read_text())
+    np.testing.assert_allclose(register(*far_clouds(), 0.1), recorded['far_transformation'],
+                               atol=1e-9)
 
 
 def test_registration_undoes_a_small_motion() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from recorded_rooms import HALF, WRITERS, pose, write_dtu, write_nrgbd, write_seven_scenes
@@ -128,6 +129,41 @@ def test_folder_of_another_layout_is_refused(layout: str, tmp_path: Path) -> Non
         list(LAYOUTS[layout](tmp_path))
     with pytest.raises(DatasetError, match='expected a folder'):
         list(LAYOUTS[layout](tmp_path / 'nowhere'))
+
+
+@pytest.mark.parametrize('content', [b'', b'no array', b'PK'])
+def test_depth_that_is_no_array_is_named(content: bytes, tmp_path: Path) -> None:
+    sequence = read('dtu', tmp_path)
+    sequence.views[1].depth.write_bytes(content)
+    with pytest.raises(DatasetError, match='00000001.npy: expected a'):
+        sequence.load(1, SIZE)
+
+
+def test_camera_that_is_not_tums_says_its_calibration(tmp_path: Path) -> None:
+    sequence = read('tum', tmp_path)
+    folder = tmp_path / 'rgbd_dataset_freiburg3_box'
+    for files in sequence.views:
+        depth = cv2.imread(str(files.depth), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(files.depth), depth[::2, ::2])
+    with pytest.raises(DatasetError, match='calibration.txt: expected, with fx fy cx cy'):
+        list(LAYOUTS['tum'](tmp_path))
+    (folder / 'calibration.txt').write_text('267.7 269.6 160.05 123.8\n')
+    (sequence,) = LAYOUTS['tum'](tmp_path)
+    view = sequence.load(0, SIZE)
+    from_wall = np.abs(np.abs(view.world_points[view.valid]) - HALF).min(axis=1)
+    assert np.median(from_wall) < 0.01
+    (folder / 'calibration.txt').write_text('267.7 269.6\n')
+    with pytest.raises(DatasetError, match='calibration.txt: expected 4 numbers a line'):
+        list(LAYOUTS['tum'](tmp_path))
+
+
+def test_tum_pose_that_is_none_is_named(tmp_path: Path) -> None:
+    write = WRITERS['tum']
+    write(tmp_path, 3)
+    truth = tmp_path / 'rgbd_dataset_freiburg3_box/groundtruth.txt'
+    truth.write_text('999.996 nan 0 0 0 0 0 1\n')
+    with pytest.raises(DatasetError, match='groundtruth.txt: expected a rigid'):
+        list(LAYOUTS['tum'](tmp_path))
 
 
 def test_image_that_does_not_decode_is_named(tmp_path: Path) -> None:

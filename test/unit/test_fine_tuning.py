@@ -20,9 +20,11 @@ from spann3r_ros.model.config import Spann3RConfig
 from spann3r_ros.model.heads import DensePrediction
 from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.training.config import RUNS, Stage, TrainingConfig
+from spann3r_ros.training.loop import Trainer, read_run
 from spann3r_ros.training.losses import paper_losses
 from spann3r_ros.training.objective import paper_objective, sequence_objective
 from spann3r_ros.training.optimisers import PARTS, freeze
+from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.schedule import moment
 from spann3r_ros.training.sources import RecordedSource, Recordings, jitter_color, open_sources
 from spann3r_ros.training.unroll import Unrolled, unroll
@@ -152,6 +154,28 @@ def test_network_is_fine_tuned_on_a_recording_in_parts(
     history = read_metadata(released)
     assert history['licence'] == 'CC BY-NC'
     assert history['training_data'] == f'as before.safetensors, then 7scenes:{tmp_path / "data"}'
+
+
+def test_begun_run_goes_on_with_its_own_settings(tmp_path: Path) -> None:
+    config = recorded(tmp_path / 'data', steps=2)
+    settings = tmp_path / 'settings.json'
+    settings.write_text(json.dumps(config.to_dict()))
+    folder = tmp_path / 'run'
+    assert main(['train', str(folder), '--config', str(settings), '--device', 'cpu']) == 0
+    assert main(['train', str(folder), '--steps', '3', '--device', 'cpu']) == 0
+    assert read_run(folder) == replace(config, steps=3)
+
+
+@pytest.mark.parametrize('optimiser', ['muon', 'adamw'])
+def test_heads_alone_can_be_trained(optimiser: str, tmp_path: Path) -> None:
+    config = recorded(tmp_path, optimiser=optimiser, steps=1, frozen=(
+        'encoder', 'decoders', 'value_encoder', 'memory_attention'))
+    trainer = Trainer(config, tmp_path / 'run', Rank())
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.run()
+    changed = {name for name, value in trainer.model.state_dict().items()
+               if not torch.equal(value, before[name])}
+    assert changed and all('downstream_head' in name for name in changed)
 
 
 def test_unknown_or_every_frozen_part_is_refused() -> None:

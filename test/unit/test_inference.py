@@ -11,11 +11,18 @@ from tiny import HEIGHT, WIDTH, random_images, tiny_model
 from torch import Tensor, nn
 
 from spann3r_ros.mapping import reconstructor
-from spann3r_ros.mapping.reconstructor import create_reconstructor
+from spann3r_ros.mapping.reconstructor import create_reconstructor, load_network
+from spann3r_ros.mapping.types import Compute
 from spann3r_ros.model import inference
 from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.inference import EightBitLinear, PackedLinear, prepare
+from spann3r_ros.model.inference import (
+    EightBitLinear,
+    PackedLinear,
+    compile_blocks,
+    prepare,
+)
+from spann3r_ros.model.offline import reconstruct_offline
 from spann3r_ros.model.spann3r import Spann3R
 
 CAN_PACK = torch.backends.cpu.get_cpu_capability().startswith('AVX')
@@ -78,19 +85,21 @@ def test_unknown_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision: expected one of .* got 'fp8'"):
         prepare(tiny_model(), 'fp8')
     with pytest.raises(ValueError, match="precision: expected one of .*'auto'.* got 'half'"):
-        create_reconstructor(tmp_path / 'any.safetensors', 'cpu', MemoryConfig(), 'half')
+        create_reconstructor(tmp_path / 'any.safetensors', MemoryConfig(),
+                             Compute('cpu', 'half'))
 
 
 @pytest.mark.parametrize('spoilt', [torch.bfloat16, torch.float64])
 def test_network_that_was_converted_is_refused(spoilt: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=f'model: expected float32 on a CPU, got {spoilt}'):
+    with pytest.raises(ValueError, match=f'model: expected float32, got {spoilt}'):
         prepare(tiny_model().to(spoilt))
 
 
 def test_eight_bits_are_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstructor, 'resolve_device', torch.device)
-    with pytest.raises(ValueError, match='int8 is for the CPU, the device is cuda:1'):
-        create_reconstructor(tmp_path / 'any.safetensors', 'cuda:1', MemoryConfig(), 'int8')
+    with pytest.raises(ValueError, match='int8 is for CPU, the device is cuda:1'):
+        create_reconstructor(tmp_path / 'any.safetensors', MemoryConfig(),
+                             Compute('cuda:1', 'int8'))
 
 
 def test_cpu_that_cannot_do_it_falls_back_and_says_so(
@@ -104,7 +113,7 @@ def test_cpu_that_cannot_do_it_falls_back_and_says_so(
         prepare(tiny_model(), 'int8')
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model())
-    create_reconstructor(path, 'cpu', MemoryConfig(), 'int8')
+    create_reconstructor(path, MemoryConfig(), Compute('cpu', 'int8'))
     assert 'using fp32' in caplog.text
 
 
@@ -113,7 +122,77 @@ def test_reconstructor_counts_the_weights_it_holds(
     monkeypatch.setattr(inference, 'LEAST_PACKED', 0)
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model(head='linear', encoder_width=64))
-    sizes = {precision: create_reconstructor(path, 'cpu', MemoryConfig(long_term_tokens=0),
-                                             precision).status().device_bytes
+    sizes = {precision: create_reconstructor(path, MemoryConfig(long_term_tokens=0),
+                                             Compute('cpu', precision)).status().device_bytes
              for precision in ('auto', 'fp32', 'int8')}
     assert sizes['auto'] == sizes['fp32'] > 1.5 * sizes['int8']
+
+
+@pytest.mark.parametrize('head', ['dpt', 'linear'])
+def test_bfloat16_is_near_and_keeps_memory_and_heads_in_full(head: str) -> None:
+    model = tiny_model(head=head)
+    prepared = prepare(copy.deepcopy(model), 'bf16')
+    near, true = walk(prepared), walk(model)
+    assert near.dtype == torch.float32
+    off = (near - true).norm(dim=-1) / true.norm(dim=-1)
+    assert 1e-5 < off.median() < 0.02
+    state = prepared.start(HEIGHT, WIDTH, MemoryConfig())
+    for image in random_images(3):
+        prepared.step(state, image)
+    assert state.memory.values.dtype == state.query.dtype == torch.float32
+    heads = prepared.dust3r.downstream_head1.parameters()
+    assert {item.dtype for item in heads} == {torch.float32}
+    images = random_images(4)[:, 0]
+    whole, half = (reconstruct_offline(item, images, MemoryConfig())
+                   for item in (model, prepared))
+    assert half.predictions[-1].points.dtype == torch.float32
+    assert torch.allclose(half.pair_confidence, whole.pair_confidence, atol=0.02)
+
+
+def test_tf32_is_for_cuda(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='tf32 is for CUDA, the device is cpu'):
+        create_reconstructor(tmp_path / 'any.safetensors', MemoryConfig(), Compute('cpu', 'tf32'))
+
+
+def test_slow_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / 'tiny.safetensors'
+    save_model(path, tiny_model())
+    for can, told in ((True, False), (False, True)):
+        monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda can=can: can)
+        assert load_network(path, Compute('cpu', 'bf16')).narrow
+        assert ('emulates bfloat16' in caplog.text) == told
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_compiled_blocks_give_the_same(precision: str) -> None:
+    model = tiny_model(head='linear')
+    plain = prepare(copy.deepcopy(model), precision, lay_out=False)
+    compiled = compile_blocks(prepare(model, precision, lay_out=False), backend='aot_eager')
+    torch.testing.assert_close(walk(compiled), walk(plain), rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is() -> None:
+    calls = []
+
+    def broken(graph: nn.Module, inputs: list[Tensor]) -> None:
+        calls.append(graph)
+        raise RuntimeError('no compiler')
+
+    model = tiny_model(head='linear')
+    compiled = compile_blocks(prepare(copy.deepcopy(model), lay_out=False), backend=broken)
+    torch.testing.assert_close(walk(compiled), walk(model))
+    assert calls
+
+
+def test_compiling_reconstructor_is_warm_and_empty(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / 'tiny.safetensors'
+    save_model(path, tiny_model())
+    compiled = []
+    monkeypatch.setattr(inference, 'compile_blocks',
+                        lambda model: compiled.append(model) or model)
+    ready = create_reconstructor(path, MemoryConfig(), Compute('cpu', compile=True))
+    assert len(compiled) == 1 and ready.status().tokens == 0 and ready.flush() is None
+    load_network(path, Compute('cpu', 'int8', compile=True))
+    assert len(compiled) == 1 and '8 bits are not compiled' in caplog.text

@@ -90,6 +90,14 @@ def test_poses_of_true_points_are_true(tmp_path: Path) -> None:
         np.linalg.norm(np.diff(true, axis=0), axis=1).sum(), abs=1e-5)
 
 
+def test_poses_follow_the_order_of_the_prediction(tmp_path: Path) -> None:
+    sequence, views = load('tum', tmp_path, 5)
+    scores = protocol.score_path(sequence, views, perfect(views, (2, 0, 3, 1)))
+    assert scores.errors.trajectory_error < 0.005 and scores.errors.rotation_deg < 0.2
+    straight = protocol.score_path(sequence, views, perfect(views, (0, 1, 2, 3)))
+    assert scores.errors.path_length == pytest.approx(straight.errors.path_length)
+
+
 def test_views_are_selected_as_in_the_paper(tmp_path: Path) -> None:
     write_seven_scenes(tmp_path / 'a', 41)
     (sequence,) = LAYOUTS['7scenes'](tmp_path / 'a')
@@ -104,6 +112,13 @@ def test_views_are_selected_as_in_the_paper(tmp_path: Path) -> None:
     assert [view.number for view in few[2].views] == [2, 0, 1, 3, 4, 5]
     with pytest.raises(DatasetError, match='scan1: expected two views or more'):
         protocol.Selection(20).of(sequence)
+    (tmp_path / 'b/pair.txt').write_text('1\n0\n0\n')
+    (sequence,) = LAYOUTS['dtu'](tmp_path / 'b')
+    with pytest.raises(DatasetError, match='expected neighbours of view 0'):
+        protocol.few_views(sequence)
+    write_nrgbd(tmp_path / 'c', 5, lost=1)
+    (sequence,) = LAYOUTS['nrgbd'](tmp_path / 'c')
+    assert [view.number for view in protocol.Selection(2).of(sequence).views] == [0, 2, 4]
 
 
 def test_tuples_name_scenes_as_their_authors_do(tmp_path: Path) -> None:
@@ -156,6 +171,38 @@ def test_command_prints_scenes_and_mean_beside_the_paper(
     first = written['results'][0]
     assert first['scene'] == 'chess03' and first['frames'] == 2
     assert f'{first["clouds"]["accuracy"]["mean"]:.4f}' in table
+
+
+def test_scene_that_fails_does_not_lose_the_others(
+        checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_seven_scenes(tmp_path / 'data', 4)
+    write_seven_scenes(tmp_path / 'data', 4, 'stairs', 1)
+    (tmp_path / 'data/chess/seq-03/frame-000002.color.png').write_bytes(b'')
+    output = tmp_path / 'results.json'
+    arguments = ['benchmark', '7scenes', str(tmp_path / 'data'), str(checkpoint), '--every', '2',
+                 '--device', 'cpu', '--output']
+    assert main([*arguments, str(output)]) == 1
+    told = capsys.readouterr()
+    assert 'frame-000002.color.png: expected an image' in told.err and 'stairs01' in told.out
+    written = json.loads(output.read_text())
+    assert written['failed'] == ['chess03']
+    distances = written['results'][0]['clouds']
+    assert distances['chamfer'] == pytest.approx(
+        (distances['accuracy']['mean'] + distances['completion']['mean']) / 2)
+    assert main([*arguments, str(tmp_path / 'nowhere/results.json')]) == 1
+    assert 'output: expected a file in a folder' in capsys.readouterr().err
+
+
+def test_tuples_of_one_scene_are_run(checkpoint: Path, tmp_path: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    write_seven_scenes(tmp_path / 'data', 3)
+    write_seven_scenes(tmp_path / 'data', 3, 'stairs', 1)
+    tuples = tmp_path / 'tuples.txt'
+    tuples.write_text('stairs/seq-01 0 1\nchess/seq-03 0 2\n')
+    assert main(['benchmark', '7scenes', str(tmp_path / 'data'), str(checkpoint), '--device',
+                 'cpu', '--tuples', str(tuples), '--scene', 'chess03']) == 0
+    table = capsys.readouterr().out
+    assert 'mean of 1' in table and 'stairs01' not in table and '0.0239' in table
 
 
 def test_command_runs_few_views_offline_and_paths(

@@ -275,7 +275,7 @@ def test_killed_run_goes_on_with_the_curve_of_an_uninterrupted_one(
 
 def test_state_of_other_shards_is_refused(tmp_path: Path) -> None:
     Trainer(tiny_run(1), tmp_path, Rank()).run()
-    with pytest.raises(ValueError, match='as many shards as before, 1, got 2'):
+    with pytest.raises(ValueError, match='expected the shards that the run began with, 1, got 2'):
         Trainer(tiny_run(1, shards=2), tmp_path, Rank()).resume()
 
 
@@ -289,8 +289,30 @@ def test_run_that_goes_on_with_other_settings_says_so(
     Trainer(tiny_run(1), tmp_path, Rank()).run()
     assert Trainer(tiny_run(1), tmp_path, Rank()).resume()
     assert not caplog.records
-    assert Trainer(tiny_run(3, muon_lr=0.5), tmp_path, Rank()).resume()
+    other = Trainer(tiny_run(3, muon_lr=0.5, weight_decay=0.2), tmp_path, Rank())
+    assert other.resume()
     assert 'steps 1 -> 3, muon_lr 0.002 -> 0.5' in caplog.text
+    other.advance()
+    group = other.optimisers[0].param_groups[0]
+    assert (group['peak_lr'], group['lr'], group['weight_decay']) == (0.5, 0.5, 0.2)
+
+
+def test_run_that_was_killed_before_its_first_state_begins_its_curve_anew(tmp_path: Path) -> None:
+    first = Trainer(tiny_run(3), tmp_path, Rank())
+    first.advance()
+    first.advance()
+    second = Trainer(tiny_run(3), tmp_path, Rank())
+    assert not second.resume()
+    second.run()
+    assert [row['step'] for row in curve(tmp_path)] == ['1', '2', '3']
+
+
+@pytest.mark.parametrize('changes', [{'optimiser': 'adamw'}, {'frozen': ('heads',)}])
+def test_run_does_not_go_on_with_another_optimiser_or_other_parts(
+        changes: dict[str, object], tmp_path: Path) -> None:
+    Trainer(tiny_run(1), tmp_path, Rank()).run()
+    with pytest.raises(ValueError, match=f'expected the {next(iter(changes))} that the run began'):
+        Trainer(tiny_run(2, **changes), tmp_path, Rank()).resume()
 
 
 def test_two_processes_equal_one_and_resume_together(tmp_path: Path) -> None:
