@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('folder', type=Path, help='where state and curve are kept')
     parser.add_argument('--release', type=Path, metavar='FILE',
                         help='write the averaged weights to a .safetensors file instead')
+    parser.add_argument('--mean-with', type=Path, metavar='CHECKPOINT',
+                        help='release the mean with the weights of another run')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
                         help='checkpoint to begin with, in a folder of its own')
     parser.add_argument('--run', choices=list(RUNS),
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.training.rank import Rank
     from spann3r_ros.training.release import release
     if args.release:
-        release(args.folder, args.release)
+        release(args.folder, args.release, args.mean_with)
         return 0
     begun = read_run(args.folder)
     config = read_config(args, begun)

@@ -48,6 +48,8 @@ PLACED_SEQUENCES = (
     Stage(0.65, (5, 10, 16, 32), (0.8, 0.8)),
 )
 MIXED_SEQUENCES = (Stage(1.0, (5, 8, 12, 24), (0.8, 0.8)),)
+OTHER_LENGTHS = (Stage(1.0, (4, 6, 10, 16, 24), (0.8, 0.8)),)
+SHORT_AND_LONG = (Stage(1.0, (5, 5, 8, 12, 24), (0.8, 0.8)),)
 
 
 LOSSES = ('rooms', 'paper', 'released')
@@ -181,6 +183,19 @@ BUNDLED_RUNS = {
                               warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
                               turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                               seed=67),
+    'again': TrainingConfig(stages=OTHER_LENGTHS, steps=1200, shards=2, frames_per_step=96,
+                            warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
+                            turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
+                            seed=77),
+    # Begins with the mean of what the two before it released.
+    'plain': TrainingConfig(stages=MIXED_SEQUENCES, steps=300, shards=2, frames_per_step=96,
+                            warmup_steps=20, decay_share=1.0, muon_lr=4e-4, adam_lr=2e-4,
+                            turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
+                            plain_weight=4.0, seed=87),
+    'longer': TrainingConfig(stages=SHORT_AND_LONG, steps=1450, shards=2, frames_per_step=96,
+                             warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
+                             turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
+                             plain_weight=4.0, seed=97),
 }
 
 # The paper's own training, to go on with the authors' weights or others of their layout: 16

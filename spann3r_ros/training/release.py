@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from spann3r_ros.model.checkpoint import save_model
+from spann3r_ros.model.checkpoint import CheckpointError, load_model, save_model
 from spann3r_ros.model.spann3r import Spann3R
 
 from .config import TrainingConfig
@@ -17,11 +17,12 @@ LICENCE = 'Apache-2.0'
 ROOMS = 'procedurally generated rooms (spann3r_ros.training.rooms)'
 
 
-def release(folder: Path, path: Path) -> dict[str, str]:
+def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, str]:
     """Write the averaged weights of a run in fp16 and return the metadata stored with them.
 
-    Weights that began with others stay under the licence of those. Raises ValueError when the
-    folder has no state.
+    With `other`, a checkpoint of the same sizes, it is the mean of both. Weights that began with
+    others stay under the licence of those. Raises ValueError when the folder has no state,
+    CheckpointError when the two do not fit.
     """
     if not (folder / STATE).is_file():
         raise ValueError(f'folder: expected a {STATE} in {folder}')
@@ -29,6 +30,13 @@ def release(folder: Path, path: Path) -> dict[str, str]:
     config = TrainingConfig.from_dict(json.loads(state['config']))
     model = Spann3R(config.network)
     model.load_state_dict(state['average'])
+    if other is not None:
+        second = load_model(other)
+        if second.config != config.network:
+            raise CheckpointError(f'{other}: expected {config.network}, got {second.config}')
+        with torch.no_grad():
+            for one, two in zip(model.parameters(), second.parameters(), strict=True):
+                one.lerp_(two, 0.5)
     origin = state['origin']
     data = ', '.join(config.data) or ROOMS
     earlier = origin.get('training_data', data)

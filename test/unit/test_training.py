@@ -378,6 +378,20 @@ def test_release_writes_the_averaged_weights_with_their_history(tmp_path: Path) 
     assert int(history['training_frames']) == trainer.frames
 
 
+def test_release_can_be_the_mean_with_another(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_run(1), tmp_path, Rank())
+    trainer.run()
+    other = Spann3R(square_tiny())
+    save_model(tmp_path / 'other.safetensors', other, torch.float32)
+    release(tmp_path, tmp_path / 'mean.safetensors', tmp_path / 'other.safetensors')
+    expected = (trainer.average['value_out.weight'] + other.value_out.weight) / 2
+    torch.testing.assert_close(load_model(tmp_path / 'mean.safetensors').value_out.weight,
+                               expected, rtol=1e-3, atol=1e-4)
+    save_model(tmp_path / 'wide.safetensors', Spann3R(TINY))
+    with pytest.raises(CheckpointError, match='wide.safetensors: expected'):
+        release(tmp_path, tmp_path / 'mean.safetensors', tmp_path / 'wide.safetensors')
+
+
 def test_bundled_network_sizes_are_valid() -> None:
     network = small_network()
     assert network.grid(network.image_height, network.image_width) == (8, 8)
