@@ -31,9 +31,9 @@ train: setup  ## a run of the bundled model (hours), RUN=, FROM=, PROCESSES=core
 	  -m spann3r_ros.cli train output/training/$(RUN) --run $(RUN) \
 	  $(if $(FROM),--start-from $(FROM)) $(if $(SHARDS),--shards $(SHARDS))
 
-evaluate: setup  ## score the bundled model on unseen rooms
+evaluate: setup  ## score the bundled model on unseen rooms (a quarter of an hour), and draw some
 	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \
-	  --reference models/held_out_reference.json
+	  --reference models/held_out_reference.json --picture output/rooms.png
 
 bench: setup  ## what the node costs apart from the network, PROFILE=1: and where
 	@$(run) python benchmarks/node_cost.py $(if $(PROFILE),--profile)

@@ -52,6 +52,7 @@ def draw_rooms(target: Path, rooms: list[RoomPicture]) -> None:
         for column, (content, label) in enumerate(((predicted, 'predicted'), (truth, 'true'))):
             axes = figure.add_axes((column / 2, 1.0 - (row + 1) / len(rooms), 0.5, 1 / len(rooms)))
             draw_room(axes, view, content, f'{room.title}, {label}')
+    target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
 
 
