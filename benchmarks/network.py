@@ -42,10 +42,9 @@ from spann3r_ros.model.spann3r import Spann3R, StepOutput, StreamState
 
 # The first steps are of another kind: nothing to read, nothing to refine.
 WARM_UP = 3
-LAYOUTS = {
-    'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
-    'bf16': lambda model: prepare(model, 'bf16'),
-    'compiled': lambda model: compile_blocks(prepare(model, lay_out=False))}
+LAYOUTS = {'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
+           'bf16': lambda model: prepare(model, 'bf16'),
+           'compiled': lambda model: compile_blocks(prepare(model, lay_out=False))}
 BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'
 MEMORY_TOKENS = (0, 1000, 4000, 10_000, 20_000)
 MEBI = 2**20

@@ -162,5 +162,7 @@ def test_evaluate_writes_what_it_measured(
     assert f'{result["normals"]:.3f}' in table
     drawn = cv2.imread(str(picture))
     assert drawn.shape == (460, 1280, 3)
+    assert main(['evaluate', str(checkpoint), '--device', 'cpu', '--frames', '7']) == 1
+    assert 'turns: expected at least one' in capsys.readouterr().err
     # The true room fills a good part of its half.
     assert (np.abs(drawn[:, 640:].astype(int) - drawn[5, 5]).max(axis=-1) > 30).mean() > 0.05
