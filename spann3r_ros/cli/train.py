@@ -96,8 +96,7 @@ def read_config(args: argparse.Namespace, begun: TrainingConfig | None) -> Train
             given[name] = tuple(getattr(args, name))
     if args.lengths:
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
-    sizes_are_fixed = args.config is None and args.run != 'paper'
-    if args.start_from and begun is None and not sizes_are_fixed:
+    if args.start_from and begun is None and (args.config or args.run == 'paper'):
         from spann3r_ros.model.checkpoint import read_checkpoint
         given['network'] = read_checkpoint(args.start_from)[0]
     return replace(config, **given)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -16,7 +15,7 @@ from .rgbd import (
     ViewFiles,
     check_pose,
     image_number,
-    read_image,
+    read_depth_image,
     read_millimetres,
     read_numbers,
     require,
@@ -135,11 +134,7 @@ LAYOUTS: dict[str, Callable[[Path], Iterator[RgbdSequence]]] = {
 
 def read_tum_depth(path: Path) -> np.ndarray:
     """Return a TUM depth image in metres; 0 is no depth."""
-    depth = read_image(path, cv2.IMREAD_UNCHANGED)
-    if depth.ndim != 2 or depth.dtype != np.uint16:
-        raise DatasetError(f'{path}: expected a 16 bit depth image, '
-                           f'got {depth.dtype} {depth.shape}')
-    return depth.astype(np.float32) / TUM_DEPTH_PER_METRE
+    return read_depth_image(path, TUM_DEPTH_PER_METRE)
 
 
 def _read_array(path: Path) -> np.ndarray:

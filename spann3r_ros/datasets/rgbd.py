@@ -135,12 +135,17 @@ def read_image(path: Path, flags: int) -> np.ndarray:
 
 def read_millimetres(path: Path) -> np.ndarray:
     """Return a 16 bit depth image in metres; 65535, over 10 m and under 1 mm are no depth."""
+    metres = read_depth_image(path, per_metre=1000.0)
+    return np.where((metres > 10.0) | (metres < 1e-3), np.float32(0.0), metres)
+
+
+def read_depth_image(path: Path, per_metre: float) -> np.ndarray:
+    """Return a 16 bit depth image in metres, float32; DatasetError for another image."""
     depth = read_image(path, cv2.IMREAD_UNCHANGED)
     if depth.ndim != 2 or depth.dtype != np.uint16:
         raise DatasetError(f'{path}: expected a 16 bit depth image, '
                            f'got {depth.dtype} {depth.shape}')
-    metres = depth.astype(np.float32) / 1000.0
-    return np.where((metres > 10.0) | (metres < 1e-3), np.float32(0.0), metres)
+    return depth.astype(np.float32) / per_metre
 
 
 def require(path: Path) -> Path:

@@ -105,14 +105,6 @@ def mean_rotation(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return (u * [1.0, 1.0, np.linalg.det(u) * np.linalg.det(vt)]) @ vt
 
 
-def absolute_trajectory_error(estimate: np.ndarray, truth: np.ndarray,
-                              with_scale: bool = True) -> float:
-    """Return the RMS distance of camera centres after one similarity (or rigid) alignment."""
-    estimate, truth = check_pose_pairs(estimate, truth)
-    alignment = fit_similarity(estimate[:, :3, 3], truth[:, :3, 3], with_scale)
-    return root_mean_square(alignment.apply(estimate[:, :3, 3]) - truth[:, :3, 3])
-
-
 def relative_pose_errors(estimate: np.ndarray, truth: np.ndarray, step: int = 1,
                          scale: float = 1.0) -> RelativeErrors:
     """Return errors of the motion from frame i to frame i + step, estimates times `scale`."""
