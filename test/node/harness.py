@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,7 +36,7 @@ from synthetic_mapper import CAMERA, FRAMES
 from spann3r_ros.nodes.processes import resident_bytes
 
 DEADLINE_SEC = 60.0
-ANSWER_SEC = 10.0
+ANSWER_SEC = 2.0
 START_NS = 1_700_000_000_123_456_789
 PERIOD_NS = 33_333_333
 OPTICAL_FRAME = 'camera_optical'
@@ -43,13 +44,11 @@ TRANSITIONS = {
     'configure': Transition.TRANSITION_CONFIGURE, 'activate': Transition.TRANSITION_ACTIVATE,
     'deactivate': Transition.TRANSITION_DEACTIVATE, 'cleanup': Transition.TRANSITION_CLEANUP,
 }
-GOALS = {'configure': 'inactive', 'activate': 'active', 'deactivate': 'inactive',
-         'cleanup': 'unconfigured'}
 SERVICES = {
-    '/mapper/change_state': ChangeState, '/mapper/get_state': GetState,
+    '/mapper/change_state': ChangeState,
     '/mapper/set_parameters_atomically': SetParametersAtomically,
     '/mapper/reset': Trigger, '/mapper/new_fragment': Trigger, '/mapper/save_map': Trigger,
-    '/mapper/set_enabled': SetBool,
+    '/mapper/set_enabled': SetBool, '/mapper/get_state': GetState,
 }
 Result = TypeVar('Result')
 Value = bool | int | float | str
@@ -190,6 +189,7 @@ class Peer:
         return result
 
     def call(self, service: str, request: Message = None) -> Message:
+        self._meet()
         client = self._clients[service]
         self.until(client.service_is_ready, f'service {service}')
         future = client.call_async(request or SERVICES[service].Request())
@@ -203,31 +203,31 @@ class Peer:
         return self.call('/mapper/set_enabled', SetBool.Request(data=enabled))
 
     def change_state(self, transition: str) -> bool:
-        """Ask for a transition; return whether it was made.
-
-        The middleware drops the answer to a client that the server has not discovered yet. The
-        state then tells whether the request came through.
-        """
+        """Ask for a transition; return whether it was made."""
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
-        if (answer := self._ask('/mapper/change_state', request)) is not None:
-            return answer.success
-        if self.state() == GOALS[transition]:
-            return True
         return self.call('/mapper/change_state', request).success
 
     def state(self) -> str:
-        request = GetState.Request()
-        answer = self._ask('/mapper/get_state', request) or self.call('/mapper/get_state', request)
-        return answer.current_state.label
+        return self._meet().current_state.label
 
-    def _ask(self, service: str, request: Message) -> Message | None:
-        """Call a service; None without an answer in time."""
-        client = self._clients[service]
-        self.until(client.service_is_ready, f'service {service}')
-        future = client.call_async(request)
-        end = time.monotonic() + ANSWER_SEC
-        self.until(lambda: future.done() or time.monotonic() > end, 'time to pass')
-        return future.result() if future.done() else None
+    def _meet(self) -> GetState.Response:
+        """Ask for the state until an answer comes; every client is known to the mapper then.
+
+        The middleware drops the answer to a client that the server has not discovered yet, so a
+        request that must not be made twice waits for this. Clients are discovered in the order
+        in which they were made, and this one is the last.
+        """
+        client = self._clients['/mapper/get_state']
+        self.until(client.service_is_ready, 'the mapper')
+        asked, futures = -math.inf, []
+
+        def answer() -> GetState.Response | None:
+            nonlocal asked
+            if time.monotonic() > asked + ANSWER_SEC:
+                asked = time.monotonic()
+                futures.append(client.call_async(GetState.Request()))
+            return next((future.result() for future in futures if future.done()), None)
+        return self.until(answer, 'the state of the mapper')
 
     def set_text(self, name: str, value: str) -> Message:
         request = SetParametersAtomically.Request(parameters=[Parameter(
