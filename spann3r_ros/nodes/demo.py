@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ MAPPER = ('-m', 'spann3r_ros.nodes.mapper_node')
 PLAYER = ('-m', 'spann3r_ros.nodes.bag_player')
 PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 SPIN_SEC = 0.05
+ASK_SEC = 2.0
 STATUS_DEPTH = 100
 # Those of an earlier run must not pass for this one's.
 PRODUCTS = ('map.ply', 'trajectory.tum', 'run.json', 'map.png')
@@ -86,6 +88,8 @@ class Watcher(Node):
         self.inference_sec: list[float] = []
         self.first_sec = self.last_sec = 0.0
         self.create_subscription(MapperStatus, '/mapper/status', self._take, STATUS_DEPTH)
+        # Endpoints are discovered in the order in which they are made: a mapper that answers the
+        # second knows the first.
         self._save = self.create_client(Trigger, '/mapper/save_map')
         self._get_state = self.create_client(GetState, '/mapper/get_state')
 
@@ -102,11 +106,22 @@ class Watcher(Node):
             self.inference_sec.append(status.inference_last_sec)
 
     def state(self, check: Callable[[], None], patience_sec: float) -> str:
-        """Return the mapper's lifecycle state; it answers once it has started itself."""
+        """Return the mapper's lifecycle state; it answers once it has started itself.
+
+        It is asked again and again: the middleware drops the answer to a client that the server
+        has not discovered yet.
+        """
         wait(self, self._get_state.service_is_ready, patience_sec, 'no mapper came up', check)
-        future = self._get_state.call_async(GetState.Request())
-        wait(self, future.done, patience_sec, 'the mapper was not ready', check)
-        return future.result().current_state.label
+        asked_sec, futures = -math.inf, []
+
+        def answered() -> bool:
+            nonlocal asked_sec
+            if monotonic() > asked_sec + ASK_SEC:
+                asked_sec = monotonic()
+                futures.append(self._get_state.call_async(GetState.Request()))
+            return any(future.done() for future in futures)
+        wait(self, answered, patience_sec, 'the mapper was not ready', check)
+        return next(future.result() for future in futures if future.done()).current_state.label
 
     def save(self, check: Callable[[], None], patience_sec: float) -> Trigger.Response:
         """Have the mapper flush and write its map; return its answer."""
