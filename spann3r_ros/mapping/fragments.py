@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .geometry import MAP_FROM_OPTICAL
+from .geometry import MAP_FROM_OPTICAL, depth_of
 from .scale import Scale
-from .types import FrameError, Pointmap
+from .types import FrameError, Keyframe, Pointmap
 
 MIN_SHARED_POINTS = 50
 # Depth ratios of one image in two fragments must agree this well, or no scale is believed.
@@ -21,20 +21,6 @@ class AlignmentError(FrameError):
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """The newest keyframe with a pose: what a following fragment begins with.
-
-    `image` is uint8 [h, w, 3]; `depth` [h, w] along its optical axis in map units, NaN where
-    unknown; `confidence` [h, w]; `map_from_camera` [4, 4].
-    """
-
-    image: np.ndarray
-    depth: np.ndarray
-    confidence: np.ndarray
-    map_from_camera: np.ndarray
-
-
-@dataclass(frozen=True)
 class Fragment:
     """The run of keyframes being recorded; `map_from_fragment` [4, 4] is a similarity."""
 
@@ -43,24 +29,25 @@ class Fragment:
     map_from_fragment: np.ndarray = field(default_factory=lambda: MAP_FROM_OPTICAL)
 
 
-def place_after(anchor: Anchor, pointmap: Pointmap, min_confidence: float) -> np.ndarray:
-    """Return `map_from_fragment` [4, 4] of a fragment that began with the anchor's image.
+def place_after(anchor: Keyframe, pointmap: Pointmap, min_confidence: float) -> np.ndarray:
+    """Return `map_from_fragment` [4, 4] of a fragment that began with the image of a keyframe.
 
-    `pointmap` is that image's in the new fragment. The camera is the same, so place and rotation
-    are known; the scale is the median ratio of depths. Raises AlignmentError when there are too
-    few points or their ratios disagree.
+    The keyframe has a pose; `pointmap` is its image's in the new fragment. The camera is the same,
+    so place and rotation are known; the scale is the median ratio of depths. Raises AlignmentError
+    when there are too few points or their ratios disagree.
     """
-    depth = pointmap.points[..., 2]
-    shared = (pointmap.confidence >= min_confidence) & (anchor.confidence >= min_confidence)
+    depth, known = pointmap.points[..., 2], depth_of(anchor)
+    shared = (pointmap.confidence >= min_confidence) & (
+        anchor.pointmap.confidence >= min_confidence)
     with np.errstate(invalid='ignore'):
-        shared &= (depth > 0.0) & (anchor.depth > 0.0)
+        shared &= (depth > 0.0) & (known > 0.0)
     if shared.sum() < MIN_SHARED_POINTS:
         raise AlignmentError(f'fragment: expected {MIN_SHARED_POINTS} confident points shared '
                              f'with the last one, got {shared.sum()}')
-    ratios = anchor.depth[shared] / depth[shared]
+    ratios = known[shared] / depth[shared]
     scale = float(np.median(ratios))
     agreeing = float((np.abs(np.log(ratios / scale)) < MAX_DISAGREEMENT).mean())
     if agreeing < MIN_AGREEING:
         raise AlignmentError(f'fragment: expected {MIN_AGREEING:.0%} of the points to agree on '
                              f'a scale, got {agreeing:.0%}')
-    return anchor.map_from_camera @ np.diag([scale, scale, scale, 1.0])
+    return anchor.pose.world_from_camera @ np.diag([scale, scale, scale, 1.0])

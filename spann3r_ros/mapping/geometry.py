@@ -6,12 +6,13 @@ Transforms are 4x4 and named destination first: `a_from_b` takes points of frame
 from __future__ import annotations
 
 import logging
+import math
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from .types import FrameError, Intrinsics, Pointmap
+from .types import FrameError, Intrinsics, Keyframe, Pointmap
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,12 @@ def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return cv2.transform(rows, transform[:3].astype(points.dtype)).reshape(points.shape)
 
 
+def depth_of(keyframe: Keyframe) -> np.ndarray:
+    """Return z in the camera's optical frame [h, w] of a posed keyframe's points; NaN as there."""
+    camera_from_world = invert(keyframe.pose.world_from_camera)
+    return transform_points(camera_from_world, keyframe.pointmap.points)[..., 2]
+
+
 def move_pose(similarity: np.ndarray, pose: np.ndarray) -> np.ndarray:
     """Return a camera pose [4, 4] moved by a similarity [4, 4]; it stays rigid."""
     moved = similarity @ pose
@@ -96,17 +103,20 @@ def similarity_scale(similarity: np.ndarray) -> float:
 
 def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (x, y, z, w), w >= 0, of a rotation matrix [3, 3]."""
+    # Plain numbers: numpy takes several times as long over so few.
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(rotation, float).tolist()
     # Four times the quaternion's product with itself: each row is a multiple of it.
-    rows = np.array([
-        [1.0 + xx - yy - zz, yx + xy, zx + xz, zy - yz],
-        [yx + xy, 1.0 - xx + yy - zz, zy + yz, xz - zx],
-        [zx + xz, zy + yz, 1.0 - xx - yy + zz, yx - xy],
-        [zy - yz, xz - zx, yx - xy, 1.0 + xx + yy + zz],
-    ])
-    largest = rows[np.argmax(np.diagonal(rows))]
-    quaternion = largest / np.linalg.norm(largest)
-    return -quaternion if quaternion[3] < 0.0 else quaternion
+    rows = (
+        (1.0 + xx - yy - zz, yx + xy, zx + xz, zy - yz),
+        (yx + xy, 1.0 - xx + yy - zz, zy + yz, xz - zx),
+        (zx + xz, zy + yz, 1.0 - xx - yy + zz, yx - xy),
+        (zy - yz, xz - zx, yx - xy, 1.0 + xx + yy + zz),
+    )
+    largest = max(range(4), key=lambda index: rows[index][index])
+    length = math.hypot(*rows[largest])
+    if rows[largest][3] < 0.0:
+        length = -length
+    return np.array([value / length for value in rows[largest]])
 
 
 def quaternion_to_matrix(quaternion: np.ndarray) -> np.ndarray:

@@ -8,10 +8,9 @@ from collections import deque
 from dataclasses import replace
 
 from .config import MapperConfig
-from .fragments import AlignmentError, Anchor, Fragment, place_after
+from .fragments import AlignmentError, Fragment, place_after
 from .geometry import (
     estimate_intrinsics,
-    invert,
     map_axes,
     move_covariance,
     move_pose,
@@ -225,18 +224,18 @@ class Mapper:
         return keyframes
 
     def _place_by_solved_pose(self, admitted: Admitted, pointmap: Pointmap) -> Keyframe:
-        state, frame, image = self._state, admitted.frame, admitted.network_input.image
+        state, frame = self._state, admitted.frame
         pose, reason = self._solve_pose(frame, pointmap, state.intrinsics)
         points = transform_points(state.fragment.map_from_fragment, pointmap.points)
         if pose is None:
             state.poses_failed += 1
             logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
-        else:
-            camera_points = transform_points(invert(pose.world_from_camera), points)
-            state.anchor = Anchor(image, camera_points[..., 2], pointmap.confidence,
-                                  pose.world_from_camera)
-        return Keyframe(frame.stamp_ns, frame.frame_id, pose, image, state.intrinsics,
-                        Pointmap(points, pointmap.confidence), state.fragment.id)
+        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, pose, admitted.network_input.image,
+                            state.intrinsics, Pointmap(points, pointmap.confidence),
+                            state.fragment.id)
+        if pose is not None:
+            state.anchor = keyframe
+        return keyframe
 
     def _place_by_known_pose(self, admitted: Admitted,
                              pointmap: Pointmap) -> tuple[Keyframe, ...]:

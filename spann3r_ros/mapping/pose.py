@@ -71,17 +71,14 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
     if electorate < MIN_POSE_POINTS:
         raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {electorate}')
     if electorate > config.max_points:
-        # Drawn by chance, since an even stride would favour some image columns.
-        order = _shuffled(pointmap.confidence.size)
-        voting = np.zeros(len(order), bool)
-        voting[voters] = True
-        voters = order[voting[order]][:config.max_points]
+        share = electorate / config.max_points
+        voters = voters.take((_jittered(config.max_points) * share).astype(np.intp))
     # One row per coordinate: numpy is slow at many rows of three.
-    points = np.array(pointmap.points.reshape(-1, 3)[voters].T, float, order='C')
-    pixels = np.array(pixel_grid(*pointmap.confidence.shape)[voters].T, order='C')
+    points = np.array(pointmap.points.reshape(-1, 3).take(voters, axis=0).T, float, order='C')
+    pixels = np.array(pixel_grid(*pointmap.confidence.shape).take(voters, axis=0).T, order='C')
     limit = config.max_reprojection * intrinsics.width
-    _check_spread(points)
     few = np.s_[:, ::max(1, points.shape[1] // RANSAC_POINTS)]
+    _check_spread(points[few])
     camera_from_fragment = _solve_ransac(
         points[few].T.copy(), pixels[few].T.copy(), intrinsics, config, limit)
     for left in reversed(range(MAX_REFINEMENTS)):
@@ -101,11 +98,14 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
 
 
 @lru_cache(maxsize=4)
-def _shuffled(count: int) -> np.ndarray:
-    """Return the numbers below `count` in an order that is the same in every run, read-only."""
-    order = np.random.default_rng(0).permutation(count)
-    order.setflags(write=False)
-    return order
+def _jittered(count: int) -> np.ndarray:
+    """Return a number drawn between every two of 0 ... `count`, the same in every run, read-only.
+
+    An even stride would favour some columns of an image.
+    """
+    places = np.arange(count) + np.random.default_rng(0).random(count)
+    places.setflags(write=False)
+    return places
 
 
 class _Fit:

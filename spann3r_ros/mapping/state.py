@@ -6,11 +6,11 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from .fragments import Anchor, Fragment
+from .fragments import Fragment
 from .keyframes import KeyframeGate
 from .known_poses import KnownPoses
 from .preprocess import Preprocessed
-from .types import Frame, Intrinsics, StampedPose
+from .types import Frame, Intrinsics, Keyframe, StampedPose
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MappingState:
     trajectory: deque[StampedPose]
     fragment: Fragment = field(default_factory=Fragment)
     newest: Admitted | None = None
-    anchor: Anchor | None = None
+    anchor: Keyframe | None = None  # the newest with a pose: a new fragment begins with it
     known_poses: KnownPoses | None = None  # None: poses are solved
     aligning: bool = False  # the next refined pointmap is the anchor's, in the new fragment
     restart_reason: str = ''  # not empty: the next frame begins a fragment

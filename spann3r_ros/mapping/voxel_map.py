@@ -16,10 +16,10 @@ EVICTION_TARGET = 0.9
 # A key packs three signed 21-bit cell indices into one int64.
 KEY_BITS = 21
 KEY_REACH = 1 << (KEY_BITS - 1)
-# What a voxel sums up: x y z r g b of its points, times their weights; the weights; and of each
-# keyframe that saw it the mean confidence.
-SUMS = 8
-WEIGHT, CONFIDENCE = 6, 7
+# What a voxel sums up: x y z r g b of its points, times their weights; the weights; of each
+# keyframe that saw it the mean confidence; how many did. And, no sum, which of them did so last.
+COLUMNS = 10
+WEIGHT, CONFIDENCE, OBSERVATIONS, OBSERVED_AT = 6, 7, 8, 9
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Batch:
     """One keyframe's points, gathered by voxel; rows are in ascending key order."""
 
     keys: np.ndarray  # int64 [n]
-    sums: np.ndarray  # f32 [n, 8], see SUMS
+    sums: np.ndarray  # [n, 10], see COLUMNS
 
     def take(self, which: np.ndarray) -> _Batch:
         """Return the rows of indices `which`."""
@@ -57,11 +57,8 @@ class VoxelMap:
 
     def __init__(self, config: VoxelMapConfig) -> None:
         self._config = config
-        rows = config.max_voxels
         # In float32 a view that never changes would push a sum off, always to the same side.
-        self._sums = np.zeros((rows, SUMS))
-        self._observations = np.zeros(rows, np.int32)
-        self._observed_at = np.zeros(rows, np.int64)
+        self._voxels = np.zeros((config.max_voxels, COLUMNS))
         self.clear()
 
     def clear(self) -> None:
@@ -106,13 +103,12 @@ class VoxelMap:
 
     def arrays(self) -> VoxelCloud:
         """Return a copy of the voxels observed `min_observations` times, oldest first."""
-        sums, observations = self._sums[:self._size], self._observations[:self._size]
+        voxels = self._voxels[:self._size]
         if self._config.min_observations > 1:
-            often = observations >= self._config.min_observations
-            sums, observations = sums[often], observations[often]
-        features = (sums[:, :WEIGHT].T / sums[:, WEIGHT]).T.astype(np.float32)
+            voxels = voxels[voxels[:, OBSERVATIONS] >= self._config.min_observations]
+        features = (voxels[:, :WEIGHT].T / voxels[:, WEIGHT]).T.astype(np.float32)
         colors = np.clip(np.rint(features[:, 3:]), 0, 255).astype(np.uint8)
-        confidence = (sums[:, CONFIDENCE] / observations).astype(np.float32)
+        confidence = (voxels[:, CONFIDENCE] / voxels[:, OBSERVATIONS]).astype(np.float32)
         return VoxelCloud(np.ascontiguousarray(features[:, :3]), colors, confidence)
 
     def _gather(
@@ -124,21 +120,24 @@ class VoxelMap:
             near = (np.abs(cells) < KEY_REACH).all(axis=1)
             points, colors, confidence = points[near], colors[near], confidence[near]
             cells = cells[near]
-        x, y, z = cells.T.astype(np.int64) + KEY_REACH
+        # numpy is slow at many rows of three: here and below one column at a time.
+        x, y, z = (cells[:, axis].astype(np.int64) + KEY_REACH for axis in range(3))
         keys = (x << 2 * KEY_BITS) | (y << KEY_BITS) | z
         order = np.argsort(keys)
         keys = keys.take(order)
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         bounds = np.append(starts, len(keys))
-        values = np.zeros((len(keys), SUMS), np.float32)
-        for axis in range(3):  # numpy is slow at many rows of three
+        values = np.empty((len(keys), WEIGHT + 1), np.float32)
+        for axis in range(3):
             values[:, axis], values[:, 3 + axis] = points[:, axis], colors[:, axis]
         values[:, WEIGHT] = 1.0
         # Each row adds up the points of one voxel: faster than any reduction of numpy's.
         adding = csr_array((confidence.astype(np.float32).take(order), order, bounds),
                            (len(starts), len(keys)))
-        sums = adding @ values
-        sums[:, CONFIDENCE] = sums[:, WEIGHT] / np.diff(bounds).astype(np.float32)
+        sums = np.zeros((len(starts), COLUMNS))
+        sums[:, :WEIGHT + 1] = adding @ values
+        sums[:, CONFIDENCE] = sums[:, WEIGHT] / np.diff(bounds)
+        sums[:, OBSERVATIONS] = 1.0
         return _Batch(keys.take(starts), sums), len(keys)
 
     def _merge(self, batch: _Batch) -> None:
@@ -162,20 +161,17 @@ class VoxelMap:
         return self._index_rows.take(places), self._index_keys.take(places) == keys
 
     def _update(self, rows: np.ndarray, batch: _Batch) -> None:
-        sums = self._sums.take(rows, axis=0)
-        sums += batch.sums
+        voxels = self._voxels.take(rows, axis=0)
+        voxels += batch.sums
+        voxels[:, OBSERVED_AT] = self._tick
         # As one item a row is written in half the time.
-        row = np.dtype((np.void, sums.itemsize * SUMS))
-        self._sums.view(row)[rows] = sums.view(row)
-        self._observations[rows] += 1
-        self._observed_at[rows] = self._tick
+        row = np.dtype((np.void, voxels.itemsize * COLUMNS))
+        self._voxels.view(row)[rows] = voxels.view(row)
 
     def _insert(self, fresh: _Batch) -> None:
         size = self._size + len(fresh.keys)
-        added = slice(self._size, size)
-        self._sums[added] = fresh.sums
-        self._observations[added] = 1
-        self._observed_at[added] = self._tick
+        self._voxels[self._size:size] = fresh.sums
+        self._voxels[self._size:size, OBSERVED_AT] = self._tick
         rows = np.arange(self._size, size, dtype=np.int32)
         places = np.searchsorted(self._index_keys, fresh.keys) + np.arange(len(rows))
         old = np.ones(size, bool)
@@ -187,14 +183,14 @@ class VoxelMap:
     def _evict(self, fresh: int) -> None:
         """Remove stale voxels so that `fresh` new ones bring the map to 90 % of the bound."""
         target = int(EVICTION_TARGET * self._config.max_voxels)
-        observed_at = self._observed_at[: self._size]
+        observed_at = self._voxels[:self._size, OBSERVED_AT]
         stale = np.flatnonzero(observed_at < self._tick)
         surplus = min(self._size + fresh - target, len(stale))
         if surplus < len(stale):
             last = np.partition(observed_at[stale], surplus - 1)[surplus - 1]
             older = stale[observed_at[stale] < last]
             tied = stale[observed_at[stale] == last]
-            by_weight = np.argsort(self._sums[tied, WEIGHT], kind='stable')
+            by_weight = np.argsort(self._voxels[tied, WEIGHT], kind='stable')
             stale = np.concatenate([older, tied[by_weight[: surplus - len(older)]]])
         keep = np.ones(self._size, bool)
         keep[stale] = False
@@ -204,8 +200,7 @@ class VoxelMap:
     def _compact(self, keep: np.ndarray) -> None:
         """Move the kept rows [size] to the front and renumber the index."""
         size = int(keep.sum())
-        for column in (self._sums, self._observations, self._observed_at):
-            column[:size] = column[: self._size][keep]
+        self._voxels[:size] = self._voxels[:self._size][keep]
         renumbered = np.cumsum(keep, dtype=np.int32) - 1
         staying = keep[self._index_rows]
         self._index_keys = self._index_keys[staying]

@@ -20,12 +20,7 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from spann3r_ros.mapping.geometry import (
-    invert,
-    matrix_to_quaternion,
-    quaternion_to_matrix,
-    transform_points,
-)
+from spann3r_ros.mapping.geometry import matrix_to_quaternion, quaternion_to_matrix
 from spann3r_ros.mapping.status import MappingStatus
 from spann3r_ros.mapping.types import (
     Distortion,
@@ -101,12 +96,6 @@ def to_float_image(values: np.ndarray, header: Header) -> Image:
     height, width = values.shape
     return Image(header=header, height=height, width=width, encoding='32FC1', is_bigendian=0,
                  step=4 * width, data=_payload(values.astype('<f4', copy=False)))
-
-
-def to_depth(keyframe: Keyframe) -> np.ndarray:
-    """Return z in the camera's optical frame [height, width] of a keyframe's points."""
-    camera_from_world = invert(keyframe.pose.world_from_camera)
-    return transform_points(camera_from_world, keyframe.pointmap.points)[..., 2]
 
 
 def keyframe_cloud(keyframe: Keyframe, header: Header, max_bytes: int) -> PointCloud2:

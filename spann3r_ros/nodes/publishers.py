@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from spann3r_ros.mapping.geometry import shift_covariance
+from spann3r_ros.mapping.geometry import depth_of, shift_covariance
 from spann3r_ros.mapping.types import Keyframe, MapUpdate, StampedPose
 from spann3r_ros.mapping.voxel_map import VoxelMap
 from spann3r_ros.msg import MapperStatus
@@ -129,8 +129,7 @@ class MapPublishers:
         self._poses.append(conversions.to_pose_stamped(keyframe.pose, self._map_frame))
         self._publish_pose(keyframe.pose)
         if _is_heard(self._depth):
-            self._depth.publish(
-                conversions.to_float_image(conversions.to_depth(keyframe), image_header))
+            self._depth.publish(conversions.to_float_image(depth_of(keyframe), image_header))
         if _is_heard(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))

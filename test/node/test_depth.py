@@ -12,7 +12,7 @@ from synthetic import (
 )
 
 from spann3r_ros.mapping.config import MapperConfig
-from spann3r_ros.mapping.geometry import transform_points
+from spann3r_ros.mapping.geometry import depth_of, transform_points
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.preprocess import preprocess
 from spann3r_ros.mapping.types import Intrinsics
@@ -36,7 +36,7 @@ def test_back_projected_depth_agrees_with_the_points(shape: str, fit: str) -> No
     for keyframe in keyframes:
         header = conversions.to_header(keyframe.stamp_ns, 'camera')
         info = conversions.to_camera_info(keyframe.intrinsics, header)
-        image = conversions.to_float_image(conversions.to_depth(keyframe), header)
+        image = conversions.to_float_image(depth_of(keyframe), header)
         depth = np.frombuffer(image.data, '<f4').reshape(image.height, image.width)
         rows, columns = np.indices(depth.shape)
         in_camera = np.stack([(columns - info.k[2]) / info.k[0] * depth,

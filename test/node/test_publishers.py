@@ -20,7 +20,7 @@ from spann3r_ros.nodes.tf_listening import ListeningThread
 from spann3r_ros.nodes.transforms import FrameTree
 
 CONVERTERS = ('keyframe_cloud', 'map_cloud', 'to_float_image', 'to_camera_info',
-              'to_pose_with_covariance', 'to_depth')
+              'to_pose_with_covariance')
 
 
 @pytest.fixture

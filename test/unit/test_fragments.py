@@ -10,9 +10,15 @@ from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
 from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
-from spann3r_ros.mapping.fragments import AlignmentError, Anchor, place_after
-from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.types import DeviceMemoryError, Frame, Pointmap, StepResult
+from spann3r_ros.mapping.fragments import AlignmentError, place_after
+from spann3r_ros.mapping.types import (
+    DeviceMemoryError,
+    Frame,
+    Keyframe,
+    Pointmap,
+    StampedPose,
+    StepResult,
+)
 
 FRAMES = 30
 INDEXED = SyntheticOptions(index_from_image=True)
@@ -61,7 +67,7 @@ def test_scale_is_not_carried_over_blindly(orbit: tuple[list[np.ndarray], list[F
     """What the test above measures is the alignment: without it the map falls apart."""
     poses, frames = orbit
     monkeypatch.setattr('spann3r_ros.mapping.mapper.place_after',
-                        lambda anchor, *_: anchor.map_from_camera)
+                        lambda anchor, *_: anchor.pose.world_from_camera)
     mapper = make_mapper(poses, replace(INDEXED, stretch=1.7))
     for index, frame in enumerate(frames):
         if index == 15:
@@ -134,11 +140,12 @@ def test_fragment_without_a_place_is_reported_and_tried_again(
     assert mapper.trajectory[-1].stamp_ns == frames[13].stamp_ns
 
 
-def anchored(orbit: tuple[list[np.ndarray], list[Frame]]) -> tuple[Mapper, Anchor, Pointmap]:
+def anchored(orbit: tuple[list[np.ndarray], list[Frame]]) -> tuple[Keyframe, Pointmap]:
     depth = SCENE.render(orbit[0][0], CAMERA)[1].astype(np.float32)
     confidence = np.full(depth.shape[:2], 0.9, np.float32)
-    return Anchor(orbit[1][0].rgb, depth[..., 2], confidence, np.eye(4)), Pointmap(
-        depth / 3.0, confidence)
+    pose = StampedPose(0, 'camera', np.eye(4))
+    anchor = Keyframe(0, 'camera', pose, orbit[1][0].rgb, CAMERA, Pointmap(depth, confidence), 0)
+    return anchor, Pointmap(depth / 3.0, confidence)
 
 
 def test_scale_stands_outliers_and_refuses_their_majority(
