@@ -33,8 +33,9 @@ class PlainSchedule:
         self._grid = model.config.grid(model.config.image_height, model.config.image_width)
         self._frame_tokens = self._grid[0] * self._grid[1]
         width = model.config.encoder_width
-        self.keys, self.values = torch.zeros(0, width), torch.zeros(0, width)
-        self._count, self._mass = torch.zeros(0), torch.zeros(0)
+        device = model.norm_k.weight.device
+        self.keys, self.values = torch.zeros(2, 0, width, device=device)
+        self._count, self._mass = torch.zeros(2, 0, device=device)
         self._working = self._long = 0
         self._feature: Tensor | None = None
         self._query: Tensor | None = None

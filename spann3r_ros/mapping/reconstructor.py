@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import torch
 from spann3r_ros.model import inference
 from spann3r_ros.model.checkpoint import load_model
 from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.heads import DensePrediction
-from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
+from spann3r_ros.model.graph import GraphedStream
+from spann3r_ros.model.spann3r import NotFiniteError, Spann3R
+from spann3r_ros.model.streams import PlainStream, Stream
 
 from .memory_manager import scale_memory_budget
 from .types import Compute, DeviceMemoryError, FrameError, MemoryStatus, Pointmap, StepResult
@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 def create_reconstructor(checkpoint: Path | str, memory: MemoryConfig,
                          compute: Compute | None = None) -> Spann3RReconstructor:
     """Load a checkpoint as `load_network` does, ready for a first image."""
-    reconstructor = Spann3RReconstructor(load_network(checkpoint, compute), memory)
-    if compute is not None and compute.compile:
+    compute = compute or Compute()
+    reconstructor = Spann3RReconstructor(load_network(checkpoint, compute), memory,
+                                         compute.cuda_graph)
+    if compute.compile:
         reconstructor.warm_up()
     return reconstructor
 
@@ -80,15 +82,22 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Spann3RReconstructor:
-    """Stateful owner of a network and one sequence."""
+    """Stateful owner of a network and one sequence.
 
-    def __init__(self, model: Spann3R, memory: MemoryConfig) -> None:
-        self._model = model
+    With `cuda_graph` steps are recorded once and replayed; where that cannot be, they run as they
+    are, with a warning.
+    """
+
+    def __init__(self, model: Spann3R, memory: MemoryConfig, cuda_graph: bool = False) -> None:
         self.input_size = (model.config.image_height, model.config.image_width)
         rows, columns = model.config.grid(*self.input_size)
-        self._memory = scale_memory_budget(memory, rows * columns)
+        memory = scale_memory_budget(memory, rows * columns)
         self._device = model.norm_k.weight.device
-        self._state: StreamState | None = self._start()
+        self._weight_bytes = sum(item.nbytes for item in chain(model.parameters(),
+                                                               model.buffers()))
+        self._capacity = memory.capacity(rows * columns)
+        make = _graphed if cuda_graph else PlainStream
+        self._stream = make(model, *self.input_size, memory)
 
     def step(self, image: np.ndarray, provisional: bool) -> StepResult:
         """Take one uint8 RGB image [height, width, 3] and return what became known by it.
@@ -101,16 +110,12 @@ class Spann3RReconstructor:
         if image.shape != expected or image.dtype != np.uint8:
             raise FrameError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
         try:
-            if self._state is None:
-                self._state = self._start()
-            tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-            tensor = tensor.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
-            output = self._model.step(self._state, tensor, provisional)
+            refined, newest = self._stream.step(image, provisional)
         except NotFiniteError as error:
             raise FrameError(str(error)) from error
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise DeviceMemoryError(f'out of memory on {self._device}: {error}') from error
-        return StepResult(_to_pointmap(output.refined), _to_pointmap(output.provisional))
+        return StepResult(_to_pointmap(refined), _to_pointmap(newest))
 
     def warm_up(self) -> None:
         """Take two blank images and forget them: what is compiled at first use is compiled now."""
@@ -121,38 +126,27 @@ class Spann3RReconstructor:
 
     def flush(self) -> Pointmap | None:
         """Return the newest image's pointmap and close the fragment; None if under two images."""
-        if self._state is None:
-            return None
-        pointmap = _to_pointmap(self._model.flush(self._state))
+        pointmap = _to_pointmap(self._stream.flush())
         self.reset()
         return pointmap
 
     def reset(self) -> None:
         """Forget every image: the next one founds a new fragment."""
-        # Freed before the next one is allocated; without room for that, `step` tries again.
-        self._state = None
-        with suppress(torch.OutOfMemoryError, MemoryError):
-            self._state = self._start()
+        self._stream.clear()
 
     def status(self) -> MemoryStatus:
         """Return the memory's counters."""
-        weights = sum(item.nbytes for item in chain(self._model.parameters(),
-                                                    self._model.buffers()))
-        if self._state is None:
-            return MemoryStatus(device_bytes=weights)
-        memory = self._state.memory
-        return MemoryStatus(memory.working_frames, memory.long_term_tokens, memory.tokens,
-                            memory.capacity, memory.prunings, memory.rejected_frames,
-                            weights + memory.device_bytes)
-
-    def _start(self) -> StreamState:
-        return self._model.start(*self.input_size, self._memory)
+        return MemoryStatus(capacity_tokens=self._capacity, **self._stream.counters,
+                            device_bytes=self._weight_bytes + self._stream.device_bytes)
 
 
-def _to_pointmap(prediction: DensePrediction | None) -> Pointmap | None:
-    if prediction is None:
-        return None
-    # One transfer for both: points and confidence leave the device as four channels.
-    packed = torch.cat((prediction.points, prediction.confidence[..., None]), dim=-1)
-    array = packed[0].float().cpu().numpy()  # [height, width, 4]
-    return Pointmap(array[..., :3], array[..., 3])
+def _graphed(model: Spann3R, height: int, width: int, memory: MemoryConfig) -> Stream:
+    try:
+        return GraphedStream(model, height, width, memory)
+    except (ValueError, RuntimeError) as error:
+        logger.warning('cuda_graph: %s; running step by step', error)
+        return PlainStream(model, height, width, memory)
+
+
+def _to_pointmap(packed: np.ndarray | None) -> Pointmap | None:
+    return None if packed is None else Pointmap(packed[..., :3], packed[..., 3])

@@ -23,6 +23,7 @@ class Compute:
     device: str = 'auto'
     precision: str = 'auto'
     compile: bool = False
+    cuda_graph: bool = False
 
 
 @dataclass(frozen=True)

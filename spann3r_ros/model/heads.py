@@ -28,6 +28,10 @@ class DensePrediction:
         # Rounding lifts a sigmoid of about 17 and more to exactly one.
         return self.logit.sigmoid().clamp(max=1.0 - 2.0 ** -24)
 
+    def packed(self) -> Tensor:
+        """Return points and confidence of the only image, [height, width, 4]."""
+        return torch.cat((self.points, self.confidence[..., None]), dim=-1)[0]
+
 
 def activate(raw: Tensor) -> DensePrediction:
     """Turn four raw channels [batch, 4, height, width] into points and confidence logits."""

@@ -43,14 +43,17 @@ def attend_memory(query: Tensor, key: Tensor, value: Tensor,
     return attention @ value, attention
 
 
-def read_memory(query: Tensor, key: Tensor, value: Tensor,
-                threshold: float) -> tuple[Tensor, Tensor]:
+def read_memory(query: Tensor, key: Tensor, value: Tensor, threshold: float,
+                known: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return readout [queries, width] and attention per token [tokens], as `attend_memory` does.
 
-    For at least one token and without gradients: one matrix of weights, changed in place and never
-    divided as a whole.
+    For at least one token that is `known`, bool [tokens] (None: all are), and without gradients:
+    one matrix of weights, changed in place and never divided as a whole.
     """
-    weights = (query / math.sqrt(query.shape[-1]) @ key.mT).softmax(dim=-1)
+    logits = query / math.sqrt(query.shape[-1]) @ key.mT
+    if known is not None:
+        logits.masked_fill_(~known, -math.inf)
+    weights = logits.softmax(dim=-1)
     if threshold > 0.0:
         best = weights.amax(dim=-1, keepdim=True)
         weights.masked_fill_(weights < torch.where(best >= threshold, threshold, 0.0), 0.0)
@@ -69,6 +72,14 @@ def prune_order(count: Tensor, mass: Tensor, keep: int, working_frames: int) -> 
     return worth.topk(keep).indices
 
 
+def check_budget(config: MemoryConfig, tokens_per_frame: int) -> None:
+    """Raise ValueError for a long-term memory smaller than the working frames."""
+    least = config.working_frames * tokens_per_frame
+    if 0 < config.long_term_tokens < least:
+        raise ValueError(f'long_term_tokens: expected 0 or at least {least}, the tokens of '
+                         f'{config.working_frames} working frames, got {config.long_term_tokens}')
+
+
 class SpatialMemory:
     """Token store of fixed capacity for one image sequence.
 
@@ -77,11 +88,7 @@ class SpatialMemory:
 
     def __init__(self, config: MemoryConfig, tokens_per_frame: int, width: int,
                  device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32) -> None:
-        least = config.working_frames * tokens_per_frame
-        if 0 < config.long_term_tokens < least:
-            raise ValueError(f'long_term_tokens: expected 0 or at least {least}, the tokens of '
-                             f'{config.working_frames} working frames, '
-                             f'got {config.long_term_tokens}')
+        check_budget(config, tokens_per_frame)
         self.config = config
         self.tokens_per_frame = tokens_per_frame
         self.capacity = config.capacity(tokens_per_frame)

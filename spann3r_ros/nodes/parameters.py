@@ -54,6 +54,8 @@ class NodeConfig:
         choices=('auto', 'fp32', 'tf32', 'bf16', 'int8'))
     compile: bool = setting(
         False, 'Compile the network, which takes a minute at configure and needs a C++ compiler')
+    cuda_graph: bool = setting(
+        False, 'On CUDA, record a step once and replay it; never run on a device so far')
     mode: str = setting(
         'live', 'live: the newest image wins; replay: every image is used, none is dropped',
         choices=('live', 'replay'))
@@ -120,7 +122,7 @@ class NodeConfig:
     @property
     def compute(self) -> Compute:
         """Return where and how the network computes."""
-        return Compute(self.device, self.precision, self.compile)
+        return Compute(self.device, self.precision, self.compile, self.cuda_graph)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times of calls and rates of the machine, on a CPU or a CUDA device."""
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+
+MEBI = 2**20
+
+
+class Stopwatch:
+    """Times calls by name, in seconds; on CUDA by events, which are read once all is done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.times: dict[str, list[float]] = defaultdict(list)
+        self._device = device
+        self._laps: list[tuple[str, object, object]] = []
+
+    def mark(self) -> object:
+        """Return the present moment."""
+        if self._device.type != 'cuda':
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def lap(self, name: str, began: object) -> None:
+        """Count the time since a moment for a name."""
+        self._laps.append((name, began, self.mark()))
+
+    def next_step(self) -> None:
+        """Add up what was counted since the last step."""
+        if self._device.type == 'cuda':
+            torch.cuda.synchronize(self._device)
+        sums: dict[str, float] = defaultdict(float)
+        for name, began, ended in self._laps:
+            sums[name] += (ended - began if self._device.type != 'cuda'
+                           else 1e-3 * began.elapsed_time(ended))
+        for name, seconds in sums.items():
+            self.times[name].append(seconds)
+        self._laps.clear()
+
+
+def machine_rates(device: torch.device) -> dict[str, float]:
+    """Return operations a second of fp32, bf16 and 8-bit products, bytes a second of a copy."""
+    side = 2048 if device.type == 'cpu' else 8192
+    left, right = torch.rand(2, side, side, device=device)
+    half_left, half_right = left.bfloat16(), right.bfloat16()
+    small = torch.randint(-127, 127, (side, side), dtype=torch.int8, device=device)
+    source = torch.zeros(64 * MEBI, device=device)
+    target = torch.empty_like(source)
+    operations = 2.0 * side**3
+
+    def rate(action: Callable[[], object]) -> float:
+        return operations / best_time(action, device)
+    return {'fp32': rate(lambda: left @ right), 'bf16': rate(lambda: half_left @ half_right),
+            'int8': rate(lambda: torch._int_mm(small, small)),
+            'bytes': 2.0 * source.nbytes / best_time(lambda: target.copy_(source), device)}
+
+
+def best_time(action: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of the quickest of several calls."""
+    watch = Stopwatch(device)
+    for _ in range(8):
+        began = watch.mark()
+        action()
+        watch.lap('action', began)
+        watch.next_step()
+    return min(watch.times['action'])

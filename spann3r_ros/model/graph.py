@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The static step as CUDA graphs: one launch a frame, and one wait, for the result.
+
+No line of this file has run on a CUDA device yet.
+"""
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import MemoryConfig
+from .spann3r import NotFiniteError, Spann3R
+from .static import COUNTERS, StaticStream
+
+WARM_UPS = 3
+
+
+class GraphedStream:
+    """A sequence of images whose steps CUDA replays, from the image to the result in host memory.
+
+    Building it records two graphs, with the provisional head and without. Raises ValueError
+    unless the network is on CUDA, and what torch raises when a step cannot be recorded.
+    """
+
+    def __init__(self, model: Spann3R, height: int, width: int, memory: MemoryConfig) -> None:
+        device = model.norm_k.weight.device
+        if device.type != 'cuda':
+            raise ValueError(f'graph: expected a network on CUDA, got {device}')
+        self._stream = StaticStream(model, height, width, memory)
+        # The device reads and writes pinned memory while the host does something else.
+        self._image = _pinned(self._stream.image)
+        self._refined, self._provisional, self._report = (
+            _pinned(item) for item in (self._stream.refined, self._stream.provisional,
+                                       self._stream.report))
+        self._warm_up()
+        self._graphs = {provisional: self._record(provisional) for provisional in (False, True)}
+        self.clear()
+
+    @property
+    def device_bytes(self) -> int:
+        """Return the bytes of the memory."""
+        return self._stream.memory.device_bytes
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Return the memory's `COUNTERS` after the last image."""
+        return dict(zip(COUNTERS, self._report[1:].tolist(), strict=True))
+
+    def clear(self) -> None:
+        """Begin a new sequence."""
+        self._stream.clear()
+        self._report.zero_()
+        self._images = 0
+
+    def step(self, image: np.ndarray, provisional: bool
+             ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Take an image uint8 [height, width, 3], as `Spann3R.step` does, with its errors."""
+        self._image.numpy()[:] = image
+        if self._images == 0:
+            self._stream.image.copy_(self._image, non_blocking=True)
+            self._stream.found()
+        else:
+            self._graphs[provisional].replay()
+        torch.cuda.current_stream(self._stream.image.device).synchronize()
+        if self._images and not self._report[0]:
+            raise NotFiniteError('refined points: expected finite numbers')
+        self._images += 1
+        if self._images == 1:
+            return None, None
+        # Copies: the next replay writes to the same place.
+        return (self._refined.numpy().copy(),
+                self._provisional.numpy().copy() if provisional else None)
+
+    def flush(self) -> np.ndarray | None:
+        """Return the newest image's prediction by the target head; None before two images."""
+        return self._stream.flush().cpu().numpy() if self._images > 1 else None
+
+    def _warm_up(self) -> None:
+        """Let libraries choose their kernels and caches fill, outside of any recording."""
+        device = self._stream.image.device
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            self._stream.found()
+            for _ in range(WARM_UPS):
+                self._whole_step(provisional=True)
+        torch.cuda.current_stream(device).wait_stream(side)
+
+    def _record(self, provisional: bool) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._whole_step(provisional)
+        return graph
+
+    def _whole_step(self, provisional: bool) -> None:
+        """Upload, compute and download, all in the order of the current CUDA stream."""
+        self._stream.image.copy_(self._image, non_blocking=True)
+        self._stream.advance(provisional)
+        for host, held in ((self._refined, self._stream.refined),
+                           (self._report, self._stream.report)):
+            host.copy_(held, non_blocking=True)
+        if provisional:
+            self._provisional.copy_(self._stream.provisional, non_blocking=True)
+
+
+def _pinned(like: Tensor) -> Tensor:
+    return torch.zeros(like.shape, dtype=like.dtype, pin_memory=True)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step without decisions on the host gives what the ordinary one gives."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import HEIGHT, TOKENS, WIDTH, tiny_model
+from torch import Tensor
+
+from spann3r_ros.mapping.reconstructor import Spann3RReconstructor, create_reconstructor
+from spann3r_ros.mapping.types import Compute, Pointmap
+from spann3r_ros.model.checkpoint import save_model
+from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.model.graph import GraphedStream
+from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StepOutput
+from spann3r_ros.model.static import COUNTERS, StaticMemory, StaticStream
+from spann3r_ros.model.streams import PlainStream
+
+# Two working frames and ten more: what eight frames protect leaves room for old tokens.
+SMALL = MemoryConfig(working_frames=2, long_term_tokens=12 * TOKENS, similarity_threshold=0.98)
+
+
+def walk(count: int) -> Tensor:
+    """Return images uint8 [count, height, width, 3], every fourth one as the one before."""
+    images = torch.randint(0, 256, (count, HEIGHT, WIDTH, 3), dtype=torch.uint8,
+                           generator=torch.Generator().manual_seed(0))
+    images[3::4] = images[2::4][:len(images[3::4])]
+    return images
+
+
+def as_input(image: Tensor) -> Tensor:
+    return image.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
+
+
+def advanced(stream: StaticStream, image: Tensor, first: bool = False) -> None:
+    stream.image.copy_(image)
+    if first:
+        stream.found()
+    else:
+        stream.advance()
+
+
+def assert_same(stream: StaticStream, output: StepOutput) -> None:
+    for packed, prediction in ((stream.refined, output.refined),
+                               (stream.provisional, output.provisional)):
+        torch.testing.assert_close(packed[..., :3], prediction.points[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(packed[..., 3], prediction.confidence[0])
+
+
+@pytest.mark.parametrize('memory', [
+    SMALL,
+    MemoryConfig(working_frames=2, long_term_tokens=0, similarity_threshold=1.0),
+    MemoryConfig(working_frames=3, long_term_tokens=12 * TOKENS, similarity_threshold=1.0,
+                 attention_threshold=0.05),
+    MemoryConfig(similarity_threshold=-1.0),
+])
+def test_static_stream_equals_the_step(memory: MemoryConfig) -> None:
+    model, images = tiny_model(), walk(40)
+    state, stream = model.start(HEIGHT, WIDTH, memory), StaticStream(model, HEIGHT, WIDTH, memory)
+    assert stream.memory.device_bytes == state.memory.device_bytes
+    for _ in range(2):  # a second sequence in the same buffers
+        state = model.start(HEIGHT, WIDTH, memory)
+        stream.clear()
+        for index, image in enumerate(images):
+            output = model.step(state, as_input(image), provisional=True)
+            advanced(stream, image, first=index == 0)
+            if index:
+                assert_same(stream, output)
+                assert stream.report.tolist() == [1, *(
+                    getattr(state.memory, name) for name in COUNTERS)]
+    assert (state.memory.prunings > 0) == (memory.long_term_tokens == 12 * TOKENS)
+    assert (state.memory.rejected_frames > 0) == (memory.similarity_threshold < 1.0)
+    last = model.flush(state)
+    torch.testing.assert_close(stream.flush()[..., :3], last.points[0], rtol=1e-4, atol=1e-5)
+
+
+def test_points_that_are_not_finite_leave_everything_as_it_was(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = tiny_model(), walk(12)
+    state, stream = model.start(HEIGHT, WIDTH, SMALL), StaticStream(model, HEIGHT, WIDTH, SMALL)
+    for index, image in enumerate(images):
+        if index in (1, 6):
+            with monkeypatch.context() as patch:
+                spoil(model, patch)
+                with pytest.raises(NotFiniteError):
+                    model.step(state, as_input(image))
+                advanced(stream, image)
+            assert stream.report[0] == 0
+            continue
+        output = model.step(state, as_input(image), provisional=True)
+        advanced(stream, image, first=index == 0)
+        if index:
+            assert_same(stream, output)
+            assert stream.report.tolist()[:3] == [1, state.memory.tokens,
+                                                  state.memory.working_frames]
+
+
+def spoil(model: Spann3R, patch: pytest.MonkeyPatch) -> None:
+    predict = model.predict_reference
+
+    def spoilt(*arguments: object) -> object:
+        prediction = predict(*arguments)
+        prediction.points[0, 0, 0] = torch.nan
+        return prediction
+    patch.setattr(model, 'predict_reference', spoilt)
+
+
+def test_budget_below_the_working_frames_is_refused() -> None:
+    with pytest.raises(ValueError, match='long_term_tokens: expected 0 or at least 12'):
+        StaticMemory(MemoryConfig(working_frames=2, long_term_tokens=11), TOKENS, 32)
+
+
+def test_flush_wants_two_images() -> None:
+    stream = StaticStream(tiny_model(), HEIGHT, WIDTH, SMALL)
+    advanced(stream, walk(1)[0], first=True)
+    with pytest.raises(RuntimeError, match='two images'):
+        stream.flush()
+
+
+def test_graph_on_a_cpu_is_refused_and_the_reconstructor_goes_without(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, images = tiny_model(), walk(6).numpy()
+    with pytest.raises(ValueError, match='graph: expected a network on CUDA, got cpu'):
+        GraphedStream(model, HEIGHT, WIDTH, SMALL)
+    save_model(tmp_path / 'tiny.safetensors', model)
+    plain, graphed = (create_reconstructor(tmp_path / 'tiny.safetensors', MemoryConfig(),
+                                           Compute('cpu', cuda_graph=graph))
+                      for graph in (False, True))
+    assert [record.message for record in caplog.records] == [
+        'cuda_graph: graph: expected a network on CUDA, got cpu; running step by step']
+    for image in images:
+        for one, other in zip(outputs(plain, image), outputs(graphed, image), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                np.testing.assert_array_equal(one.points, other.points)
+    assert plain.status() == graphed.status()
+
+
+def outputs(reconstructor: Spann3RReconstructor, image: np.ndarray) -> tuple[Pointmap | None, ...]:
+    result = reconstructor.step(image, provisional=True)
+    return result.refined, result.provisional
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_graph_equals_the_step_on_cuda() -> None:
+    model, images = tiny_model().cuda(), walk(40).numpy()
+    plain, graphed = (kind(model, HEIGHT, WIDTH, SMALL) for kind in (PlainStream, GraphedStream))
+    for _ in range(2):
+        for index, image in enumerate(images):
+            provisional = index % 3 > 0
+            pairs = zip(plain.step(image, provisional), graphed.step(image, provisional),
+                        strict=True)
+            for one, other in pairs:
+                assert (one is None) == (other is None)
+                if one is not None:
+                    np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+            if index:
+                assert graphed.counters == plain.counters
+        np.testing.assert_allclose(graphed.flush(), plain.flush(), rtol=1e-3, atol=1e-4)
+        plain.clear()
+        graphed.clear()
