@@ -86,8 +86,11 @@ def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None
     if height != width:
         raise ValueError(f'reconstructor: expected a square input, got {height}x{width}')
     unseen, familiar = unseen_rooms(config, height), familiar_rooms(config, height)
+    seeded = unseen.state(), familiar.state()
     results = []
     for turn in config.turns:
+        for rooms, state in zip((unseen, familiar), seeded, strict=True):
+            rooms.restore(state)
         trivial = TrivialAnswers(familiar, config.training_rooms, turn)
         points: dict[str, list[PointScores]] = {}
         poses: list[PoseScores] = []

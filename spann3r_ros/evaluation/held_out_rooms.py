@@ -37,7 +37,7 @@ TURNS = (Turn(5), Turn(10), Turn(20), Turn(40), Turn(40, 3.0), Turn(60, 6.0), Tu
 class HeldOutConfig:
     """What is evaluated; the seeds must not be those of the training run.
 
-    The same values give the same rooms: they are drawn one after another, turn by turn.
+    The same values give the same rooms for a turn, whatever other turns there are.
     """
 
     rooms: int = 20
