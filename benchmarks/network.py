@@ -52,6 +52,8 @@ LAYOUTS = {'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
            'compiled': lambda model: compile_blocks(prepare(model, lay_out=False)),
            'graph': lambda model: prepare(model, 'tf32'),
            'graph bf16': lambda model: prepare(model, 'bf16')}
+# Height and width of the images of the official sizes.
+NETWORKS = {'bundled': None, 'full': (224, 224), 'full 512x384': (384, 512)}
 BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'
 MEMORY_TOKENS = (0, 1000, 4000, 10_000, 20_000)
 
@@ -78,11 +80,13 @@ class Variant:
 
 
 def build(name: str, device: torch.device) -> Spann3R:
-    """Return the bundled network, or one of the official size with random weights."""
-    if name == 'bundled':
+    """Return the bundled network, or one of the official sizes with random weights."""
+    size = NETWORKS[name]
+    if size is None:
         return load_model(BUNDLED, device)
     torch.manual_seed(0)
-    return Spann3R(Spann3RConfig()).eval().requires_grad_(False).to(device)
+    config = Spann3RConfig(image_height=size[0], image_width=size[1])
+    return Spann3R(config).eval().requires_grad_(False).to(device)
 
 
 def variants(name: str, memory: MemoryConfig, layouts: list[str],
@@ -124,10 +128,11 @@ def network_input(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
 
 
-def images(size: int, frames: int) -> np.ndarray:
-    """Return a walk through an unseen room, uint8 [frames, size, size, 3]."""
-    rooms = unseen_rooms(HeldOutConfig(), size)
-    return next(iter(draw_sequences(rooms, 1, Turn(frames)))).images
+def images(height: int, width: int, frames: int) -> np.ndarray:
+    """Return a walk through an unseen room, uint8 [frames, height, width, 3]."""
+    rooms = unseen_rooms(HeldOutConfig(), width)
+    top = (width - height) // 2
+    return next(iter(draw_sequences(rooms, 1, Turn(frames)))).images[:, top:top + height]
 
 
 def deviation(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -142,7 +147,7 @@ def measure(name: str, frames: int, layouts: list[str], device: torch.device) ->
     config, weights = model.config, weight_bytes(model)
     tokens = math.prod(config.grid(config.image_height, config.image_width))
     memory = scale_memory_budget(MemoryConfig(similarity_threshold=1.0), tokens)
-    walk = images(config.image_height, frames)
+    walk = images(config.image_height, config.image_width, frames)
     operations = count_operations(model, network_input(walk[0]))
     del model
     runs = variants(name, memory, layouts, device)
@@ -220,7 +225,7 @@ def main() -> int:
     """Measure, print, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--networks', nargs='+', default=['bundled', 'full'],
-                        choices=['bundled', 'full'])
+                        choices=list(NETWORKS))
     parser.add_argument('--layouts', nargs='+', default=['fp32', 'int8'], choices=list(LAYOUTS))
     parser.add_argument('--device', type=torch.device, default=torch.device('cpu'))
     parser.add_argument('--frames', type=int, default=20)
