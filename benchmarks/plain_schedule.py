@@ -79,7 +79,7 @@ class PlainSchedule:
             threshold = self._memory.similarity_threshold
             if threshold < 1.0 and float(cosine.mean(dim=-1).max()) > threshold:
                 return
-        fresh = torch.zeros(self._frame_tokens)
+        fresh = torch.zeros(self._frame_tokens, device=key.device)
         self._count = torch.cat((self._count + 1.0, fresh))
         self._mass = torch.cat((self._mass, fresh))
         self.keys, self.values = torch.cat((self.keys, key)), torch.cat((self.values, value))

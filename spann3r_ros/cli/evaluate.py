@@ -25,8 +25,8 @@ Streaming inference, one refined pointmap per frame, compared in the first camer
 fitting one global scale (least squares over all points); nothing else is aligned.
 accuracy, completion: mean nearest distance / mean of the room's two horizontal sides.
 point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
-position: of poses solved by PnP (median degrees; RMS / mean side). After one similarity:
-ATE / path length, RPE from frame to frame / mean step, and its rotation.
+position: of poses by PnP and tracked corners (median degrees; RMS / mean side). After one
+similarity: ATE / path length, RPE from frame to frame / mean step, and its rotation.
 +-: standard error over the rooms.
 "true poses + median depth" is told the truth's poses."""
 ANSWERS = {'plane': 'plane, camera still', 'median': 'median pointmap',

@@ -4,7 +4,7 @@
 Predictions and truth are compared in the first camera's optical frame after fitting one global
 scale (least squares about the origin over all points) and nothing else. Distances are divided by
 the mean of the room's two horizontal sides. Poses come from the pointmaps by PnP with the true
-intrinsics, as they would on a robot with a CameraInfo.
+intrinsics and from tracked corners, as they would on a robot with a CameraInfo.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spann3r_ros.evaluation.held_out_rooms import (
     familiar_rooms,
     unseen_rooms,
 )
-from spann3r_ros.evaluation.solved_poses import solve_poses
+from spann3r_ros.evaluation.solved_poses import follow_camera
 from spann3r_ros.mapping.types import FrameError, Pointmap, Reconstructor
 
 Observer = Callable[[Turn, Sequence, list[Pointmap]], object]
@@ -144,9 +144,9 @@ def score_normals(predicted: np.ndarray, sequence: Sequence, config: HeldOutConf
 
 
 def score_poses(pointmaps: list[Pointmap], sequence: Sequence) -> PoseScores:
-    """Return the errors of the poses solved from pointmaps; the first frame is the origin."""
+    """Return the errors of the path that pointmaps and images tell."""
     scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
-    found, frames = solve_poses(pointmaps, [sequence.intrinsics] * len(pointmaps))
+    found, frames = follow_camera(sequence.images, pointmaps, sequence.intrinsics)
     truth = sequence.poses[frames]
     unsolved = 1.0 - (len(frames) - 1) / (len(pointmaps) - 1)
     nothing = float('nan')

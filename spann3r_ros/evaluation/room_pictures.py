@@ -22,7 +22,7 @@ from spann3r_ros.evaluation.picture import (
     bounds,
     show,
 )
-from spann3r_ros.evaluation.solved_poses import solve_poses
+from spann3r_ros.evaluation.solved_poses import follow_camera
 from spann3r_ros.evaluation.splat import View, orbit_view
 from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL
 from spann3r_ros.mapping.types import Pointmap
@@ -67,7 +67,7 @@ def contents(room: RoomPicture) -> tuple[Content, Content]:
     sequence = room.sequence
     points = np.stack([item.points for item in room.pointmaps])
     scale = metrics.fit_scale(points, sequence.points)
-    solved, _ = solve_poses(room.pointmaps, [sequence.intrinsics] * len(points))
+    solved, _ = follow_camera(sequence.images, room.pointmaps, sequence.intrinsics)
     true_path = to_map(sequence.poses[:, :3, 3])
     both = []
     for cloud, path in ((scale * points, scale * solved[:, :3, 3]),

@@ -71,6 +71,12 @@ class PoseConfig:
         0.0005, 0.5)
     min_inlier_fraction: float = setting(
         0.3, 'A pose that fewer of its points agree with is reported as failed', 0.0, 1.0)
+    track_corners: bool = setting(
+        True, 'Carry the path on by corners tracked from image to image, and move the points with '
+        'it; false: every pose is what its pointmap alone tells')
+    pointmap_weight: float = setting(
+        0.06, 'How much the pose of a pointmap counts against the tracked step: its points err '
+        'together, and for many frames on end', 1e-6, 1000.0)
 
     def __post_init__(self) -> None:
         check_settings(self)

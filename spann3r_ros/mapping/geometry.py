@@ -101,6 +101,24 @@ def similarity_scale(similarity: np.ndarray) -> float:
     return float(np.linalg.norm(similarity[:3, 0]))
 
 
+def rotation_vector(rotation: np.ndarray) -> np.ndarray:
+    """Return axis times angle [3] of a rotation matrix [3, 3]."""
+    vector = cv2.Rodrigues(rotation)[0][:, 0]
+    if vector.any():
+        return vector
+    # OpenCV rounds what is below 1e-5 to nothing.
+    return 0.5 * np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0],
+                           rotation[1, 0] - rotation[0, 1]])
+
+
+def to_rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Return the transform [4, 4] of a rotation, as a matrix [3, 3] or a vector [3]."""
+    transform = np.eye(4)
+    transform[:3, :3] = rotation if rotation.size == 9 else cv2.Rodrigues(rotation)[0]
+    transform[:3, 3] = translation.reshape(3)
+    return transform
+
+
 def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (x, y, z, w), w >= 0, of a rotation matrix [3, 3]."""
     # Plain numbers: numpy takes several times as long over so few.

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from dataclasses import replace
 
+from .camera_track import CameraTrack, Solved
 from .config import MapperConfig
 from .fragments import AlignmentError, Fragment, place_after
 from .geometry import (
@@ -17,7 +18,7 @@ from .geometry import (
     transform_points,
 )
 from .keyframes import KeyframeGate
-from .known_poses import KnownPoses, check_known_pose
+from .known_poses import KnownPoses
 from .memory_manager import MemoryManager
 from .pose import PoseError, solve_pose
 from .preprocess import preprocess
@@ -65,7 +66,7 @@ class Mapper:
         DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
-        self._check_open(frame)
+        state.check_open(frame)
         network_input = preprocess(frame, self._reconstructor.input_size,
                                    self._config.field_of_view == 'letterbox',
                                    self._config.resampling == 'exact')
@@ -125,28 +126,15 @@ class Mapper:
         )
 
     def _start(self, fragment_id: int) -> MappingState:
-        return MappingState(KeyframeGate(self._config.keyframes),
+        return MappingState(KeyframeGate(self._config.keyframes), CameraTrack(self._config.pose),
                             deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
-
-    def _check_open(self, frame: Frame) -> None:
-        state = self._state
-        if state.closed:
-            raise FrameError('the map is closed by a flush: reset before further frames')
-        check_known_pose(frame)
-        if state.image_size is not None and (
-                (frame.world_from_camera is None) != (state.known_poses is None)):
-            raise FrameError('world_from_camera: expected a pose with every frame of a map, or '
-                             'with none; reset to change that')
-        if state.image_size is not None and frame.rgb.shape[:2] != state.image_size:
-            # One fragment is one camera: the memory and an estimated focal length assume so.
-            raise FrameError(f'rgb: expected height and width {state.image_size} as before, got '
-                             f'{frame.rgb.shape[:2]}; reset to change the image size')
 
     def _begin_fragment(self) -> None:
         """Forget, and look again at the last placed keyframe and at the frame still to refine."""
         state = self._state
         self._memory.reset(state.restart_reason)
         state.fragment = Fragment(state.fragment.id + 1, state.fragment.scale)
+        state.camera_track.begin_fragment()
         if state.known_poses is not None:
             state.known_poses.give_up()
             state.known_poses = KnownPoses()
@@ -178,9 +166,13 @@ class Mapper:
             keyframes = self._finish(previous, result.refined)
         if known_pose is not None:
             live_pose = StampedPose(admitted.frame.stamp_ns, admitted.frame.frame_id, known_pose)
-        elif result.provisional is not None:
-            live_pose = self._solve_live_pose(
-                admitted, clean(result.provisional, admitted.network_input.usable))
+        else:
+            if keyframes:
+                state.camera_track.predict(admitted.frame.stamp_ns, admitted.network_input.image,
+                                           admitted.network_input.intrinsics or state.intrinsics)
+            if result.provisional is not None:
+                live_pose = self._solve_live_pose(
+                    admitted, clean(result.provisional, admitted.network_input.usable))
         return MapUpdate(False, keyframes, live_pose, inference_sec)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
@@ -225,16 +217,19 @@ class Mapper:
 
     def _place_by_solved_pose(self, admitted: Admitted, pointmap: Pointmap) -> Keyframe:
         state, frame = self._state, admitted.frame
-        pose, reason = self._solve_pose(frame, pointmap, state.intrinsics)
-        points = transform_points(state.fragment.map_from_fragment, pointmap.points)
-        if pose is None:
+        solved, reason = self._solve_pose(frame, pointmap, state.intrinsics)
+        placed = state.camera_track.place(frame.stamp_ns, solved)
+        points = transform_points(placed.correction @ state.fragment.map_from_fragment,
+                                  pointmap.points)
+        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, placed.pose,
+                            admitted.network_input.image, state.intrinsics,
+                            Pointmap(points, pointmap.confidence), state.fragment.id)
+        if placed.pose is None:
             state.poses_failed += 1
             logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
-        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, pose, admitted.network_input.image,
-                            state.intrinsics, Pointmap(points, pointmap.confidence),
-                            state.fragment.id)
-        if pose is not None:
+        else:
             state.anchor = keyframe
+        state.camera_track.advance(keyframe)
         return keyframe
 
     def _place_by_known_pose(self, admitted: Admitted,
@@ -279,7 +274,8 @@ class Mapper:
         intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None
-        pose, reason = self._solve_pose(admitted.frame, pointmap, intrinsics)
+        solved, reason = self._solve_pose(admitted.frame, pointmap, intrinsics)
+        pose = self._state.camera_track.look(admitted.frame.stamp_ns, solved).pose
         if pose is None:
             self._state.live_poses_failed += 1
             logger.debug('no live pose: %s', reason)
@@ -287,13 +283,14 @@ class Mapper:
 
     def _solve_pose(
         self, frame: Frame, pointmap: Pointmap, intrinsics: Intrinsics
-    ) -> tuple[StampedPose | None, str]:
-        """Return the camera's pose in the map, or None and why there is none."""
+    ) -> tuple[Solved | None, str]:
+        """Return what a pointmap tells of the camera's pose, or None and why it tells nothing."""
         try:
             solution = solve_pose(pointmap, intrinsics, self._config.pose)
         except PoseError as error:
             return None, str(error)
         similarity = self._state.fragment.map_from_fragment
-        return StampedPose(frame.stamp_ns, frame.frame_id,
+        pose = StampedPose(frame.stamp_ns, frame.frame_id,
                            move_pose(similarity, solution.fragment_from_camera),
-                           move_covariance(similarity, solution.covariance)), ''
+                           move_covariance(similarity, solution.covariance))
+        return Solved(pose, move_covariance(similarity, solution.systematic)), ''

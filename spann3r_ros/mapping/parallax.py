@@ -7,11 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
 
 from .geometry import invert, weighted_median
 from .scale import Scale
+from .tracks import MIN_TRACKS, at_pixels, find_corners, follow, rays, to_gray
 from .types import Intrinsics
 
 SOURCE = 'poses'
@@ -22,13 +22,9 @@ ATTEMPTS = 4
 COMPARISONS = 12
 # Errors of the poses are common to a comparison's tracks: only several comparisons show them.
 MIN_COMPARISONS = 3
-CORNERS = 150
-CORNER_QUALITY = 0.01
-WINDOW_PIXELS = 11
-MIN_TRACKS = 12
 # Median motion in the image, apart from the camera's turn, that two views need.
 MIN_PARALLAX_PIXELS = 1.5
-# A track that is not found again, or leaves the line where the motion must take it, is none.
+# A track that leaves the line where the motion must take it is none.
 MAX_MISS_PIXELS = 1.0
 # A network errs by patches: so many tracks count as one measurement.
 TRACKS_PER_MEASUREMENT = 10
@@ -44,13 +40,12 @@ class View:
         self.depth = depth
         self.intrinsics = intrinsics
         self.world_from_camera = world_from_camera
-        self.gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        self.gray = to_gray(image)
 
     @cached_property
     def corners(self) -> np.ndarray:
         """Return pixels worth tracking, float32 [n, 1, 2]."""
-        found = cv2.goodFeaturesToTrack(self.gray, CORNERS, CORNER_QUALITY, WINDOW_PIXELS // 3)
-        return np.zeros((0, 1, 2), np.float32) if found is None else found
+        return find_corners(self.gray)
 
 
 @dataclass(frozen=True)
@@ -110,15 +105,14 @@ class ScaleFromParallax:
 
 def _compare(first: View, second: View) -> _Comparison | None:
     """Return what the motion between two views tells of the first one's depths, if it does."""
-    places, ends = _tracks(first, second)  # pixels [n, 2]
-    if len(places) < MIN_TRACKS:
+    tracks = follow(first.gray, second.gray, first.corners)
+    if len(tracks) < MIN_TRACKS:
         return None
-    columns, rows = np.rint(places).astype(int).T
-    depth = first.depth[rows, columns]
+    depth = at_pixels(first.depth, tracks.starts)
     second_from_first = invert(second.world_from_camera) @ first.world_from_camera
-    turned = _rays(places, first.intrinsics) @ second_from_first[:3, :3].T
+    turned = rays(tracks.starts, first.intrinsics) @ second_from_first[:3, :3].T
     shift = second_from_first[:3, 3]
-    seen = _rays(ends, second.intrinsics)
+    seen = rays(tracks.ends, second.intrinsics)
     focal = second.intrinsics.fx
     with np.errstate(divide='ignore', invalid='ignore'):
         parallax = focal * (seen - turned / turned[:, 2:])[:, :2]
@@ -137,24 +131,3 @@ def _compare(first: View, second: View) -> _Comparison | None:
     # A pixel's error counts the less the longer the lever. The depth must not weigh: a wrong one
     # would vote for itself.
     return _Comparison((depth * inverse_depth)[good], np.sqrt(lever[good]))
-
-
-def _tracks(first: View, second: View) -> tuple[np.ndarray, np.ndarray]:
-    """Return corners of the first image and where they are in the second, pixels [n, 2] each."""
-    corners = first.corners
-    if not len(corners):
-        return np.zeros((0, 2)), np.zeros((0, 2))
-    window = (WINDOW_PIXELS, WINDOW_PIXELS)
-    ends, found, _ = cv2.calcOpticalFlowPyrLK(
-        first.gray, second.gray, corners, None, winSize=window)
-    again, found_again, _ = cv2.calcOpticalFlowPyrLK(
-        second.gray, first.gray, ends, None, winSize=window)
-    good = (found & found_again).ravel() == 1
-    good &= np.linalg.norm(again - corners, axis=-1).ravel() < MAX_MISS_PIXELS
-    return corners[good].reshape(-1, 2).astype(float), ends[good].reshape(-1, 2).astype(float)
-
-
-def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Return directions [n, 3] of unit depth."""
-    centre, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
-    return np.column_stack([(pixels - centre) / focal, np.ones(len(pixels))])

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from .config import PoseConfig
-from .geometry import invert, pixel_grid
+from .geometry import invert, pixel_grid, to_rigid
 from .types import FrameError, Intrinsics, Pointmap, finite_points
 
 MIN_POSE_POINTS = 12
@@ -35,12 +35,14 @@ class PoseSolution:
     """A camera's pose in the fragment.
 
     `fragment_from_camera` [4, 4]; `covariance` [6, 6] of an error in place (fragment units) and
-    of one in rotation (radians) about the camera, both along the fragment's axes; `support` is
-    the share of the voting points that agree.
+    of one in rotation (radians) about the camera, both along the fragment's axes; `systematic`
+    [6, 6] likewise if the points' disagreement were an error that they share; `support` is the
+    share of the voting points that agree.
     """
 
     fragment_from_camera: np.ndarray
     covariance: np.ndarray
+    systematic: np.ndarray
     support: float
 
 
@@ -71,13 +73,23 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
     if electorate < MIN_POSE_POINTS:
         raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {electorate}')
     if electorate > config.max_points:
-        share = electorate / config.max_points
-        voters = voters.take((_jittered(config.max_points) * share).astype(np.intp))
+        voters = voters.take(_drawn(electorate, config.max_points))
     # One row per coordinate: numpy is slow at many rows of three.
     points = np.array(pointmap.points.reshape(-1, 3).take(voters, axis=0).T, float, order='C')
     pixels = np.array(pixel_grid(*pointmap.confidence.shape).take(voters, axis=0).T, order='C')
-    limit = config.max_reprojection * intrinsics.width
-    few = np.s_[:, ::max(1, points.shape[1] // RANSAC_POINTS)]
+    return fit_pose(points, pixels, intrinsics, config, config.max_reprojection,
+                    electorate / PIXELS_PER_MEASUREMENT)
+
+
+def fit_pose(points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, config: PoseConfig,
+             max_miss: float, measurements: float) -> PoseSolution:
+    """Return the pose of a camera that sees points [3, n] at pixels [2, n], as `solve_pose` does.
+
+    `max_miss` is how far an inlier may be off, as a share of the image width; for the covariance
+    the points count as so many independent `measurements`.
+    """
+    limit = max_miss * intrinsics.width
+    few = np.s_[:, _drawn(points.shape[1], RANSAC_POINTS)]
     _check_spread(points[few])
     camera_from_fragment = _solve_ransac(
         points[few].T.copy(), pixels[few].T.copy(), intrinsics, config, limit)
@@ -93,19 +105,28 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
         camera_from_fragment = _moved(camera_from_fragment, step)
     _check_spread(agreeing)
     support = len(inliers) / points.shape[1]
-    covariance = fit.covariance(support * electorate / PIXELS_PER_MEASUREMENT)
-    return PoseSolution(invert(camera_from_fragment), covariance, support)
+    return PoseSolution(invert(camera_from_fragment), fit.covariance(support * measurements),
+                        fit.systematic(), support)
+
+
+def _drawn(count: int, wanted: int) -> np.ndarray:
+    """Return so many indices below `count`, ascending; all of them if there are no more.
+
+    One by chance, the same in every run, from each of equal parts: an even stride would favour
+    some columns of an image.
+    """
+    if count <= wanted:
+        return np.arange(count)
+    bounds = np.arange(wanted + 1) * count // wanted
+    return bounds[:-1] + (_chances(wanted) * np.diff(bounds)).astype(np.intp)
 
 
 @lru_cache(maxsize=4)
-def _jittered(count: int) -> np.ndarray:
-    """Return a number drawn between every two of 0 ... `count`, the same in every run, read-only.
-
-    An even stride would favour some columns of an image.
-    """
-    places = np.arange(count) + np.random.default_rng(0).random(count)
-    places.setflags(write=False)
-    return places
+def _chances(count: int) -> np.ndarray:
+    """Return numbers in [0, 1), the same in every run, read-only."""
+    chances = np.random.default_rng(0).random(count)
+    chances.setflags(write=False)
+    return chances
 
 
 class _Fit:
@@ -144,12 +165,21 @@ class _Fit:
         That of least squares with the residuals as noise, if the points are worth `measurements`
         independent ones.
         """
+        noise = self._noise() + MIN_PIXEL_DEVIATION**2 * self._bend
+        # Two numbers a measurement, six of them spent on the fit.
+        return self._of_pose(noise, max(measurements - 3.0, 1.0))
+
+    def systematic(self) -> np.ndarray:
+        """Return the covariance if all points were one measurement, as exact as they agree."""
+        return self._of_pose(self._noise(), 1.0)
+
+    def _noise(self) -> np.ndarray:
         # White's estimator: near points err by more pixels than far ones.
         pulls = self._across * self._off_across + self._down * self._off_down  # [6, n]
-        noise = pulls @ pulls.T + MIN_PIXEL_DEVIATION**2 * self._bend
-        # Two numbers a measurement, six of them spent on the fit.
-        independent = max(measurements - 3.0, 1.0)
-        of_points = self._spread @ noise @ self._spread * (pulls.shape[1] / independent)
+        return pulls @ pulls.T
+
+    def _of_pose(self, noise: np.ndarray, independent: float) -> np.ndarray:
+        of_points = self._spread @ noise @ self._spread * (self._across.shape[1] / independent)
         # The camera moves against the points that it sees.
         turn = np.zeros((6, 6))
         turn[:3, :3] = turn[3:, 3:] = -self._fragment_from_camera
@@ -180,10 +210,7 @@ def _moved(camera_from_fragment: np.ndarray, step: np.ndarray) -> np.ndarray:
 def _to_transform(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
         raise PoseError('pose: the solution is not finite')
-    transform = np.eye(4)
-    transform[:3, :3] = cv2.Rodrigues(rotation)[0]
-    transform[:3, 3] = translation.reshape(3)
-    return transform
+    return to_rigid(rotation, translation)
 
 
 def _seen(camera_from_fragment: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -145,7 +145,8 @@ def _graphed(model: Spann3R, height: int, width: int, memory: MemoryConfig) -> S
         return GraphedStream(model, height, width, memory)
     except (ValueError, RuntimeError) as error:
         logger.warning('cuda_graph: %s; running step by step', error)
-        return PlainStream(model, height, width, memory)
+    # Out here nothing holds what the failed recording had allocated any more.
+    return PlainStream(model, height, width, memory)
 
 
 def _to_pointmap(packed: np.ndarray | None) -> Pointmap | None:

@@ -6,11 +6,12 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from .camera_track import CameraTrack
 from .fragments import Fragment
 from .keyframes import KeyframeGate
-from .known_poses import KnownPoses
+from .known_poses import KnownPoses, check_known_pose
 from .preprocess import Preprocessed
-from .types import Frame, Intrinsics, Keyframe, StampedPose
+from .types import Frame, FrameError, Intrinsics, Keyframe, StampedPose
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class MappingState:
     """A reset makes a new one."""
 
     gate: KeyframeGate
+    camera_track: CameraTrack
     trajectory: deque[StampedPose]
     fragment: Fragment = field(default_factory=Fragment)
     newest: Admitted | None = None
@@ -46,3 +48,17 @@ class MappingState:
         """Say whether a first pointmap was good enough to begin with."""
         waiting = self.known_poses is not None and self.known_poses.waiting > 0
         return self.keyframes > 0 or waiting
+
+    def check_open(self, frame: Frame) -> None:
+        """Raise FrameError for a frame that this map does not take, or not any more."""
+        if self.closed:
+            raise FrameError('the map is closed by a flush: reset before further frames')
+        check_known_pose(frame)
+        if self.image_size is not None and (
+                (frame.world_from_camera is None) != (self.known_poses is None)):
+            raise FrameError('world_from_camera: expected a pose with every frame of a map, or '
+                             'with none; reset to change that')
+        if self.image_size is not None and frame.rgb.shape[:2] != self.image_size:
+            # One fragment is one camera: the memory and an estimated focal length assume so.
+            raise FrameError(f'rgb: expected height and width {self.image_size} as before, got '
+                             f'{frame.rgb.shape[:2]}; reset to change the image size')

@@ -33,8 +33,10 @@ class GraphedStream:
         self._refined, self._provisional, self._report = (
             _pinned(item) for item in (self._stream.refined, self._stream.provisional,
                                        self._stream.report))
+        self._recording = torch.cuda.Stream(device)
         self._warm_up()
         self._graphs = {provisional: self._record(provisional) for provisional in (False, True)}
+        self._check()
         self.clear()
 
     @property
@@ -57,12 +59,13 @@ class GraphedStream:
              ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Take an image uint8 [height, width, 3], as `Spann3R.step` does, with its errors."""
         self._image.numpy()[:] = image
-        if self._images == 0:
-            self._stream.image.copy_(self._image, non_blocking=True)
-            self._stream.found()
-        else:
-            self._graphs[provisional].replay()
-        torch.cuda.current_stream(self._stream.image.device).synchronize()
+        with torch.cuda.device(self._stream.image.device):
+            if self._images == 0:
+                self._stream.image.copy_(self._image, non_blocking=True)
+                self._stream.found()
+            else:
+                self._graphs[provisional].replay()
+            torch.cuda.current_stream().synchronize()
         if self._images and not self._report[0]:
             raise NotFiniteError('refined points: expected finite numbers')
         self._images += 1
@@ -78,20 +81,30 @@ class GraphedStream:
 
     def _warm_up(self) -> None:
         """Let libraries choose their kernels and caches fill, outside of any recording."""
-        device = self._stream.image.device
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
+        side = self._recording
+        side.wait_stream(torch.cuda.current_stream(side.device))
         with torch.cuda.stream(side):
             self._stream.found()
             for _ in range(WARM_UPS):
                 self._whole_step(provisional=True)
-        torch.cuda.current_stream(device).wait_stream(side)
+        side.synchronize()
 
     def _record(self, provisional: bool) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # The stream outside selects its device, and is left again when the recording fails.
+        with (torch.cuda.stream(self._recording),
+              torch.cuda.graph(graph, stream=self._recording)):
             self._whole_step(provisional)
         return graph
+
+    def _check(self) -> None:
+        """Raise RuntimeError unless a replay does what was recorded: it may have been nothing."""
+        for graph in self._graphs.values():
+            self._report.zero_()
+            graph.replay()
+            torch.cuda.synchronize(self._recording.device)
+            if not self._report[0]:
+                raise RuntimeError('graph: the replay of a recorded step gave nothing')
 
     def _whole_step(self, provisional: bool) -> None:
         """Upload, compute and download, all in the order of the current CUDA stream."""

@@ -146,6 +146,7 @@ class StaticStream:
     def clear(self) -> None:
         """Begin a new sequence."""
         self.memory.clear()
+        self.report.zero_()
 
     @torch.inference_mode()
     def found(self) -> None:
@@ -162,7 +163,7 @@ class StaticStream:
     @torch.inference_mode()
     def flush(self) -> Tensor:
         """Return the newest image's prediction [height, width, 4] by the target head."""
-        if self._target_tokens is None:
+        if not self.memory.counters[0]:  # tokens
             raise RuntimeError('flush: expected two images, got fewer')
         return self._model.predict_target(self._target_tokens, self._grid).packed()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from spann3r_ros.mapping.geometry import invert, move_covariance
+from spann3r_ros.mapping.geometry import invert, move_covariance, rotation_vector
 
 UNKNOWN_VARIANCE = 1e6
 
@@ -65,8 +64,7 @@ class Odometer:
         if last is not None and stamp_ns > last.stamp_ns:
             seconds = (stamp_ns - last.stamp_ns) * 1e-9
             step = invert(last.odom_from_base) @ odom_from_base
-            turn = cv2.Rodrigues(step[:3, :3])[0]
-            twist = np.concatenate([step[:3, 3], turn[:, 0]]) / seconds
+            twist = np.concatenate([step[:3, 3], rotation_vector(step[:3, :3])]) / seconds
             base_from_odom = np.eye(4)
             base_from_odom[:3, :3] = odom_from_base[:3, :3].T
             spread = move_covariance(base_from_odom, covariance + last.covariance) / seconds**2

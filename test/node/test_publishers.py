@@ -14,6 +14,7 @@ from spann3r_ros.mapping.config import VoxelMapConfig
 from spann3r_ros.mapping.types import Intrinsics, Keyframe, MapUpdate, Pointmap, StampedPose
 from spann3r_ros.mapping.voxel_map import VoxelMap
 from spann3r_ros.nodes import conversions
+from spann3r_ros.nodes import publishers as publishers_module
 from spann3r_ros.nodes.parameters import Settings
 from spann3r_ros.nodes.publishers import MapPublishers
 from spann3r_ros.nodes.tf_listening import ListeningThread
@@ -64,6 +65,7 @@ def test_without_listeners_nothing_is_converted(
     called = []
     for name in CONVERTERS:
         monkeypatch.setattr(conversions, name, lambda *_, name=name: called.append(name))
+    monkeypatch.setattr(publishers_module, 'depth_of', lambda *_: called.append('depth_of'))
     frame = keyframe()
     publishers.publish(MapUpdate(keyframes=(frame,)), voxel_map(frame))
     assert called == []

@@ -9,7 +9,7 @@ import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
 from synthetic import SyntheticOptions, SyntheticReconstructor, orbit_trajectory, render_frames
 
-from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.config import MapperConfig, PoseConfig, VoxelMapConfig
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.types import FrameError, Intrinsics, Pointmap, StepResult
 
@@ -29,15 +29,18 @@ class Shuffled(SyntheticReconstructor):
         return replace(pointmap, points=points)
 
 
-def test_noise_of_a_centimetre_moves_poses_less_than_one() -> None:
+@pytest.mark.parametrize(('track', 'limit'), [(False, 0.01), (True, 0.03)])
+def test_noise_of_a_centimetre_moves_poses_little(track: bool, limit: float) -> None:
+    """Noise that pixels do not share is averaged away; with corners it passes for what they do."""
     poses = orbit_trajectory(60)[:8]
     frames = render_frames(SCENE, poses, CAMERA)
-    mapper = make_mapper(poses, SyntheticOptions(noise=0.01))
+    mapper = make_mapper(poses, SyntheticOptions(noise=0.01),
+                         MapperConfig(pose=PoseConfig(track_corners=track)))
     updates = run(mapper, [replace(frame, intrinsics=None) for frame in frames])
     live = [update.live_pose for update in updates if update.live_pose]
     for found in (mapper.trajectory, live):
         distance, angle = pose_errors(found, poses, frames)
-        assert distance <= 0.01
+        assert distance <= limit
         assert angle <= 0.5
 
 

@@ -118,6 +118,11 @@ def test_flush_wants_two_images() -> None:
     advanced(stream, walk(1)[0], first=True)
     with pytest.raises(RuntimeError, match='two images'):
         stream.flush()
+    advanced(stream, walk(2)[1])
+    stream.flush()
+    stream.clear()
+    with pytest.raises(RuntimeError, match='two images'):
+        stream.flush()
 
 
 def test_graph_on_a_cpu_is_refused_and_the_reconstructor_goes_without(

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The camera's path: tracked corners carry it on, pointmaps steer it.
+
+A pointmap tells where its camera is in the whole map, with an error of its own in every frame.
+Corners tracked from the last keyframe, at the depths that the network gave them there, tell the
+step between two frames much better, but not where a long way has led. A Kalman filter weighs them.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .config import PoseConfig
+from .geometry import invert, move_covariance, rotation_vector, shift_covariance, to_rigid
+from .pose import PoseError, PoseSolution, fit_pose
+from .tracks import MIN_TRACKS, Tracks, at_pixels, find_corners, follow, rays, to_gray
+from .types import Intrinsics, Keyframe, StampedPose
+
+# Farthest a tracked corner may end from where the step takes it, as a share of the image width.
+MAX_TRACK_MISS = 0.01
+# Corners on one thing err together.
+TRACKS_PER_MEASUREMENT = 10
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a pointmap tells of its camera's pose; `systematic` [6, 6] as in `PoseSolution`."""
+
+    pose: StampedPose
+    systematic: np.ndarray
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A keyframe's pose, None where nothing tells it; `correction` [4, 4] moves its points."""
+
+    pose: StampedPose | None
+    correction: np.ndarray
+
+
+class CameraTrack:
+    """Follows one camera through the map, keyframe by keyframe; poses are in the map."""
+
+    def __init__(self, config: PoseConfig) -> None:
+        self._config = config
+        self._last: Keyframe | None = None
+        self._correction = np.eye(4)
+        self._predicted: StampedPose | None = None
+
+    def place(self, stamp_ns: int, solved: Solved | None) -> Placed:
+        """Return where a frame is, by what its pointmap tells, if it tells anything."""
+        placed = self.look(stamp_ns, solved)
+        self._correction = placed.correction
+        return placed
+
+    def look(self, stamp_ns: int, solved: Solved | None) -> Placed:
+        """Return what `place` would for the pointmap of a frame, changing nothing."""
+        predicted = self._predicted
+        if predicted is not None and predicted.stamp_ns != stamp_ns:
+            predicted = None
+        if solved is None:
+            return Placed(predicted, self._correction)
+        if not self._config.track_corners:
+            return Placed(solved.pose, self._correction)
+        pose = self._weighed(predicted or self._carried(solved), solved)
+        return Placed(pose, pose.world_from_camera @ invert(solved.pose.world_from_camera))
+
+    def advance(self, keyframe: Keyframe) -> None:
+        """Go on from a keyframe that was placed, with a pose or without."""
+        self._last = keyframe if keyframe.pose is not None else None
+
+    def begin_fragment(self) -> None:
+        """Forget how far pointmaps are off: those of a new fragment lie where the path is."""
+        self._correction = np.eye(4)
+
+    def predict(self, stamp_ns: int, image: np.ndarray, intrinsics: Intrinsics) -> None:
+        """Take for the pose of a frame what corners tell, tracked from the last keyframe to it."""
+        if self._last is None or not self._config.track_corners:
+            return
+        known = np.isfinite(self._last.pointmap.points[..., 2])
+        first, second = to_gray(self._last.image), to_gray(image)
+        tracks = follow(first, second, find_corners(first, known))
+        step = _step(self._last, tracks, intrinsics, self._config)
+        if step is None:
+            return
+        there = self._last.pose
+        where = there.world_from_camera @ step.fragment_from_camera
+        lever = where[:3, 3] - there.world_from_camera[:3, 3]
+        turn = to_rigid(there.world_from_camera[:3, :3], np.zeros(3))
+        self._predicted = StampedPose(
+            stamp_ns, there.frame_id, where,
+            shift_covariance(there.covariance, lever) + move_covariance(turn, step.covariance))
+
+    def _carried(self, solved: Solved) -> StampedPose:
+        """Return the pose of a frame without tracks: the step is what two pointmaps tell."""
+        covariance = solved.pose.covariance
+        if self._last is not None:
+            covariance = covariance + self._last.pose.covariance
+        return replace(solved.pose, covariance=covariance, world_from_camera=(
+            self._correction @ solved.pose.world_from_camera))
+
+    def _weighed(self, predicted: StampedPose, solved: Solved) -> StampedPose:
+        """Return the predicted pose, pulled towards the solved one."""
+        one, other = predicted.world_from_camera, solved.pose.world_from_camera
+        off = np.concatenate([other[:3, 3] - one[:3, 3],
+                              rotation_vector(other[:3, :3] @ one[:3, :3].T)])
+        spread = predicted.covariance
+        gain = spread @ np.linalg.inv(spread + solved.systematic / self._config.pointmap_weight)
+        pull = gain @ off
+        covariance = spread - gain @ spread
+        return replace(
+            solved.pose,
+            world_from_camera=to_rigid(to_rigid(pull[3:], np.zeros(3))[:3, :3] @ one[:3, :3],
+                                       one[:3, 3] + pull[:3]),
+            covariance=0.5 * (covariance + covariance.T))  # rounding leaves it not symmetric
+
+
+def _step(last: Keyframe, tracks: Tracks, intrinsics: Intrinsics,
+          config: PoseConfig) -> PoseSolution | None:
+    """Return the pose of the camera that corners were tracked to, in the last one's frame."""
+    camera_from_map = invert(last.pose.world_from_camera)
+    points = at_pixels(last.pointmap.points, tracks.starts)
+    depth = points @ camera_from_map[2, :3] + camera_from_map[2, 3]
+    confidence = at_pixels(last.pointmap.confidence, tracks.starts)
+    good = (depth > 0.0) & (confidence > config.min_confidence)  # NaN is no depth either
+    if good.sum() < MIN_TRACKS:
+        return None
+    tracks = tracks.select(good)
+    # On the ray of its pixel: the pointmap's own error across would pass for motion.
+    seen = rays(tracks.starts, last.intrinsics) * depth[good, None]
+    try:
+        return fit_pose(seen.T.copy(), tracks.ends.T.copy(), intrinsics, config, MAX_TRACK_MISS,
+                        len(tracks) / TRACKS_PER_MEASUREMENT)
+    except PoseError:
+        return None

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The path through rooms whose pointmaps err as a network's do: smoothly, anew in every frame."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from spann3r_ros.evaluation.held_out_rooms import Sequence, to_sequence
+from spann3r_ros.evaluation.solved_poses import follow_camera, solve_poses
+from spann3r_ros.evaluation.trajectories import path_errors
+from spann3r_ros.mapping.camera_track import CameraTrack, Solved
+from spann3r_ros.mapping.config import MapperConfig, PoseConfig
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, depth_of
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.tracks import Tracks, find_corners, follow, to_gray
+from spann3r_ros.mapping.types import Frame, MemoryStatus, Pointmap, StampedPose, StepResult
+from spann3r_ros.training.rooms import RoomConfig, RoomGenerator
+
+FRAMES = 16
+
+
+@pytest.fixture(scope='module')
+def sequence() -> Sequence:
+    rooms = RoomGenerator(RoomConfig(textures=24), seed=5, textures_seed=6)
+    return to_sequence(rooms.batch(1, FRAMES, trajectory='turn', turn_deg_per_frame=4.0), 0)
+
+
+def erring(sequence: Sequence, seed: int = 0) -> list[Pointmap]:
+    """Return the true pointmaps, each bent by 6 cm and moved by some 5 cm and a degree."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for points, pose in zip(sequence.points, sequence.poses, strict=True):
+        bent = points + 0.06 * np.sin(2.0 * points[..., [1, 2, 0]] + rng.uniform(0, 6, 3))
+        turn = Rotation.from_rotvec(np.radians(rng.normal(0.0, 1.0, 3))).as_matrix()
+        centre = pose[:3, 3]
+        moved = (bent - centre) @ turn.T + centre + rng.normal(0.0, 0.05, 3)
+        made.append(Pointmap(moved.astype(np.float32),
+                             np.full(points.shape[:2], 0.9, np.float32)))
+    return made
+
+
+class Told:
+    """Answers with given pointmaps."""
+
+    input_size = (96, 96)
+
+    def __init__(self, pointmaps: list[Pointmap]) -> None:
+        self._pointmaps = pointmaps
+        self._count = 0
+
+    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+        self._count += 1
+        refined = self._pointmaps[self._count - 2] if self._count > 1 else None
+        return StepResult(refined, self._pointmaps[self._count - 1]
+                          if provisional and self._count > 1 else None)
+
+    def flush(self) -> Pointmap:
+        return self._pointmaps[self._count - 1]
+
+    def reset(self) -> None:
+        pass
+
+    def status(self) -> MemoryStatus:
+        return MemoryStatus()
+
+
+def mapped(sequence: Sequence, pointmaps: list[Pointmap], **changes: object) -> list:
+    """Return the keyframes and the live poses of a mapper that is told these pointmaps."""
+    config = MapperConfig(pose=replace(PoseConfig(), **changes))
+    mapper = Mapper(Told(pointmaps), config)
+    updates = [mapper.process(Frame(10**9 + index, 'camera', image, sequence.intrinsics))
+               for index, image in enumerate(sequence.images)]
+    updates.append(mapper.flush())
+    return [[keyframe for update in updates for keyframe in update.keyframes],
+            [update.live_pose for update in updates if update.live_pose]]
+
+
+def errors(poses: list[StampedPose], sequence: Sequence, first: int = 0) -> tuple[float, float]:
+    """Return the RMS error of the path and of its steps, metres."""
+    found = np.stack([pose.world_from_camera for pose in poses])
+    result = path_errors(found, sequence.poses[first:first + len(found)])
+    return result.trajectory_error, result.translation
+
+
+def test_tracked_corners_carry_the_path(sequence: Sequence) -> None:
+    pointmaps = erring(sequence)
+    plain, _ = mapped(sequence, pointmaps, track_corners=False)
+    carried, live = mapped(sequence, pointmaps)
+    assert len(carried) == len(plain) == FRAMES
+    path, steps = errors([item.pose for item in carried], sequence)
+    plain_path, plain_steps = errors([item.pose for item in plain], sequence)
+    assert path < 0.75 * plain_path
+    assert steps < 0.6 * plain_steps
+    assert len(live) == FRAMES - 1
+    assert errors(live, sequence, first=1)[1] < 0.6 * plain_steps
+
+
+def test_points_go_with_their_camera(sequence: Sequence) -> None:
+    pointmaps = erring(sequence)
+    (plain, _), (carried, _) = (mapped(sequence, pointmaps, track_corners=track)
+                                for track in (False, True))
+    for one, other in zip(plain, carried, strict=True):
+        np.testing.assert_allclose(depth_of(other), depth_of(one), atol=1e-4)
+    assert max(np.abs(one.pointmap.points - other.pointmap.points).max()
+               for one, other in zip(plain, carried, strict=True)) > 0.03
+
+
+def test_exact_pointmaps_are_believed(sequence: Sequence) -> None:
+    exact = [Pointmap(points.astype(np.float32), np.full(points.shape[:2], 0.9, np.float32))
+             for points in sequence.points]
+    keyframes, live = mapped(sequence, exact)
+    for poses, first in (([item.pose for item in keyframes], 0), (live, 1)):
+        for pose, truth in zip(poses, sequence.poses[first:], strict=True):
+            off = MAP_FROM_OPTICAL @ truth - pose.world_from_camera
+            assert np.abs(off[:3, 3]).max() < 0.01 and np.abs(off[:3, :3]).max() < 0.005
+
+
+def test_without_corners_the_path_is_what_pointmaps_tell(sequence: Sequence) -> None:
+    blank = replace(sequence, images=np.full_like(sequence.images, 90))
+    (plain, _), (carried, live) = (mapped(blank, erring(sequence), track_corners=track)
+                                   for track in (False, True))
+    for one, other in zip(plain, carried, strict=True):
+        np.testing.assert_allclose(one.pose.world_from_camera, other.pose.world_from_camera,
+                                   atol=1e-9)
+    assert len(live) == FRAMES - 1
+
+
+def test_pose_of_a_frame_whose_pointmap_tells_none_comes_from_corners(
+        sequence: Sequence) -> None:
+    pointmaps = erring(sequence)
+    shuffled = np.random.default_rng(0).permutation(pointmaps[8].points.reshape(-1, 3))
+    pointmaps[8] = replace(pointmaps[8], points=shuffled.reshape(96, 96, 3))
+    (plain, _), (carried, _) = (mapped(sequence, pointmaps, track_corners=track)
+                                for track in (False, True))
+    assert [item.pose is None for item in plain] == [index == 8 for index in range(FRAMES)]
+    assert all(item.pose for item in carried)
+    before, lost, after = (np.sqrt(np.trace(carried[index].pose.covariance[:3, :3]))
+                           for index in (7, 8, 9))
+    assert lost > before
+    found = np.stack([item.pose.world_from_camera for item in carried[7:9]])
+    step = np.linalg.inv(found[0]) @ found[1]
+    true_step = np.linalg.inv(sequence.poses[7]) @ sequence.poses[8]
+    np.testing.assert_allclose(step, true_step, atol=0.03)
+    assert after > 0.0
+
+
+def test_new_fragment_forgets_how_far_pointmaps_were_off() -> None:
+    track = CameraTrack(PoseConfig())
+    spread = 1e-4 * np.eye(6)
+    off = np.eye(4)
+    off[0, 3] = 1.0
+
+    def solved(stamp_ns: int, pose: np.ndarray) -> Solved:
+        return Solved(StampedPose(stamp_ns, 'camera', pose, spread), spread)
+
+    track.place(1, solved(1, np.eye(4)))
+    track._predicted = StampedPose(2, 'camera', np.eye(4), spread)
+    placed = track.place(2, solved(2, off))
+    assert 0.0 < placed.pose.world_from_camera[0, 3] < 0.2
+    np.testing.assert_allclose(placed.correction @ off, placed.pose.world_from_camera)
+    assert track.look(3, solved(3, off)).pose.world_from_camera[0, 3] < 0.3
+    track.begin_fragment()
+    assert track.look(3, solved(3, off)).pose.world_from_camera[0, 3] == pytest.approx(1.0)
+
+
+def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
+    pointmaps = erring(sequence)
+    keyframes, _ = mapped(sequence, pointmaps)
+    found, frames = follow_camera(sequence.images, pointmaps, sequence.intrinsics)
+    assert frames == list(range(FRAMES))
+    for pose, keyframe in zip(found, keyframes, strict=True):
+        np.testing.assert_allclose(MAP_FROM_OPTICAL @ pose, keyframe.pose.world_from_camera,
+                                   atol=1e-5)
+    alone, _ = solve_poses(pointmaps, [sequence.intrinsics] * FRAMES)
+    assert path_errors(found, sequence.poses).translation < 0.6 * path_errors(
+        alone, sequence.poses).translation
+
+
+def test_corners_keep_away_from_the_rim_of_a_mask(sequence: Sequence) -> None:
+    gray = to_gray(sequence.images[0])
+    usable = np.zeros(gray.shape, bool)
+    usable[30:70, 30:70] = True
+    corners = find_corners(gray, usable).reshape(-1, 2)
+    assert len(corners) > 3
+    assert corners.min() >= 35 and corners.max() <= 64
+
+
+def test_tracks_follow_what_moves() -> None:
+    rng = np.random.default_rng(0)
+    canvas = np.repeat(np.repeat(rng.integers(0, 255, (30, 30), np.uint8), 6, 0), 6, 1)
+    first, second = canvas[20:116, 20:116], canvas[18:114, 25:121]
+    tracks = follow(first.copy(), second.copy(), find_corners(first.copy()))
+    assert isinstance(tracks, Tracks) and len(tracks) > 20
+    np.testing.assert_allclose(np.median(tracks.ends - tracks.starts, axis=0), [-5.0, 2.0],
+                               atol=0.1)
+    assert len(follow(first.copy(), np.zeros_like(first), find_corners(first.copy()))) < 12
