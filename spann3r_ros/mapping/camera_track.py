@@ -21,6 +21,8 @@ from .types import Intrinsics, Keyframe, StampedPose
 MAX_TRACK_MISS = 0.01
 # Corners on one thing err together.
 TRACKS_PER_MEASUREMENT = 10
+# A pointmap that would pull the path by less than this share need not be asked before it is final.
+LEAST_GAIN = 0.2
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class CameraTrack:
         self._last: Keyframe | None = None
         self._correction = np.eye(4)
         self._predicted: StampedPose | None = None
+        self._gain = 1.0
+
+    def knows(self, stamp_ns: int) -> bool:
+        """Return whether corners tell a frame's pose so well that a pointmap would hardly pull."""
+        return self._prediction(stamp_ns) is not None and self._gain < LEAST_GAIN
 
     def place(self, stamp_ns: int, solved: Solved | None) -> Placed:
         """Return where a frame is, by what its pointmap tells, if it tells anything."""
@@ -56,9 +63,7 @@ class CameraTrack:
 
     def look(self, stamp_ns: int, solved: Solved | None) -> Placed:
         """Return what `place` would for the pointmap of a frame, changing nothing."""
-        predicted = self._predicted
-        if predicted is not None and predicted.stamp_ns != stamp_ns:
-            predicted = None
+        predicted = self._prediction(stamp_ns)
         if solved is None:
             return Placed(predicted, self._correction)
         if not self._config.track_corners:
@@ -92,6 +97,10 @@ class CameraTrack:
             stamp_ns, there.frame_id, where,
             shift_covariance(there.covariance, lever) + move_covariance(turn, step.covariance))
 
+    def _prediction(self, stamp_ns: int) -> StampedPose | None:
+        known = self._predicted is not None and self._predicted.stamp_ns == stamp_ns
+        return self._predicted if known else None
+
     def _carried(self, solved: Solved) -> StampedPose:
         """Return the pose of a frame without tracks: the step is what two pointmaps tell."""
         covariance = solved.pose.covariance
@@ -107,6 +116,7 @@ class CameraTrack:
                               rotation_vector(other[:3, :3] @ one[:3, :3].T)])
         spread = predicted.covariance
         gain = spread @ np.linalg.inv(spread + solved.systematic / self._config.pointmap_weight)
+        self._gain = float(np.trace(gain)) / 6.0
         pull = gain @ off
         covariance = spread - gain @ spread
         return replace(

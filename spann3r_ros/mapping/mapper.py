@@ -274,8 +274,11 @@ class Mapper:
         intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None
-        solved, reason = self._solve_pose(admitted.frame, pointmap, intrinsics)
-        pose = self._state.camera_track.look(admitted.frame.stamp_ns, solved).pose
+        track, stamp_ns = self._state.camera_track, admitted.frame.stamp_ns
+        solved, reason = None, ''
+        if not track.knows(stamp_ns):
+            solved, reason = self._solve_pose(admitted.frame, pointmap, intrinsics)
+        pose = track.look(stamp_ns, solved).pose
         if pose is None:
             self._state.live_poses_failed += 1
             logger.debug('no live pose: %s', reason)

@@ -35,7 +35,10 @@ class GraphedStream:
                                        self._stream.report))
         self._recording = torch.cuda.Stream(device)
         self._warm_up()
-        self._graphs = {provisional: self._record(provisional) for provisional in (False, True)}
+        # Nothing in their memory outlives a replay: they may share it.
+        pool = torch.cuda.graph_pool_handle()
+        self._graphs = {provisional: self._record(provisional, pool)
+                        for provisional in (False, True)}
         self._check()
         self.clear()
 
@@ -89,11 +92,11 @@ class GraphedStream:
                 self._whole_step(provisional=True)
         side.synchronize()
 
-    def _record(self, provisional: bool) -> torch.cuda.CUDAGraph:
+    def _record(self, provisional: bool, pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # The stream outside selects its device, and is left again when the recording fails.
         with (torch.cuda.stream(self._recording),
-              torch.cuda.graph(graph, stream=self._recording)):
+              torch.cuda.graph(graph, pool=pool, stream=self._recording)):
             self._whole_step(provisional)
         return graph
 

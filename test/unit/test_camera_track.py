@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from spann3r_ros.evaluation.held_out_rooms import Sequence, to_sequence
 from spann3r_ros.evaluation.solved_poses import follow_camera, solve_poses
 from spann3r_ros.evaluation.trajectories import path_errors
+from spann3r_ros.mapping import mapper as mapper_module
 from spann3r_ros.mapping.camera_track import CameraTrack, Solved
 from spann3r_ros.mapping.config import MapperConfig, PoseConfig
 from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, depth_of
@@ -96,6 +97,23 @@ def test_tracked_corners_carry_the_path(sequence: Sequence) -> None:
     assert steps < 0.6 * plain_steps
     assert len(live) == FRAMES - 1
     assert errors(live, sequence, first=1)[1] < 0.6 * plain_steps
+
+
+@pytest.mark.parametrize('exact', [False, True])
+def test_provisional_pointmap_is_asked_where_it_would_pull(
+        exact: bool, sequence: Sequence, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    solve = mapper_module.solve_pose
+    monkeypatch.setattr(mapper_module, 'solve_pose', lambda pointmap, *rest: (
+        asked.append(pointmap), solve(pointmap, *rest))[1])
+    truth = [Pointmap(points.astype(np.float32), np.full(points.shape[:2], 0.9, np.float32))
+             for points in sequence.points]
+    _, live = mapped(sequence, truth if exact else erring(sequence))
+    assert len(live) == FRAMES - 1
+    if exact:
+        assert len(asked) == 2 * FRAMES - 1
+    else:
+        assert FRAMES <= len(asked) < 1.3 * FRAMES
 
 
 def test_points_go_with_their_camera(sequence: Sequence) -> None:
