@@ -35,10 +35,14 @@ class Solved:
 
 @dataclass(frozen=True)
 class Placed:
-    """A keyframe's pose, None where nothing tells it; `correction` [4, 4] moves its points."""
+    """A keyframe's pose, None where nothing tells it; `correction` [4, 4] moves its points.
+
+    `gain` in [0, 1] is how much its pointmap had to say.
+    """
 
     pose: StampedPose | None
     correction: np.ndarray
+    gain: float = 1.0
 
 
 class CameraTrack:
@@ -58,7 +62,7 @@ class CameraTrack:
     def place(self, stamp_ns: int, solved: Solved | None) -> Placed:
         """Return where a frame is, by what its pointmap tells, if it tells anything."""
         placed = self.look(stamp_ns, solved)
-        self._correction = placed.correction
+        self._correction, self._gain = placed.correction, placed.gain
         return placed
 
     def look(self, stamp_ns: int, solved: Solved | None) -> Placed:
@@ -68,8 +72,8 @@ class CameraTrack:
             return Placed(predicted, self._correction)
         if not self._config.track_corners:
             return Placed(solved.pose, self._correction)
-        pose = self._weighed(predicted or self._carried(solved), solved)
-        return Placed(pose, pose.world_from_camera @ invert(solved.pose.world_from_camera))
+        pose, gain = self._weighed(predicted or self._carried(solved), solved)
+        return Placed(pose, pose.world_from_camera @ invert(solved.pose.world_from_camera), gain)
 
     def advance(self, keyframe: Keyframe) -> None:
         """Go on from a keyframe that was placed, with a pose or without."""
@@ -109,21 +113,21 @@ class CameraTrack:
         return replace(solved.pose, covariance=covariance, world_from_camera=(
             self._correction @ solved.pose.world_from_camera))
 
-    def _weighed(self, predicted: StampedPose, solved: Solved) -> StampedPose:
-        """Return the predicted pose, pulled towards the solved one."""
+    def _weighed(self, predicted: StampedPose, solved: Solved) -> tuple[StampedPose, float]:
+        """Return the predicted pose, pulled towards the solved one, and by which share."""
         one, other = predicted.world_from_camera, solved.pose.world_from_camera
         off = np.concatenate([other[:3, 3] - one[:3, 3],
                               rotation_vector(other[:3, :3] @ one[:3, :3].T)])
         spread = predicted.covariance
         gain = spread @ np.linalg.inv(spread + solved.systematic / self._config.pointmap_weight)
-        self._gain = float(np.trace(gain)) / 6.0
         pull = gain @ off
         covariance = spread - gain @ spread
-        return replace(
+        pose = replace(
             solved.pose,
             world_from_camera=to_rigid(to_rigid(pull[3:], np.zeros(3))[:3, :3] @ one[:3, :3],
                                        one[:3, 3] + pull[:3]),
             covariance=0.5 * (covariance + covariance.T))  # rounding leaves it not symmetric
+        return pose, float(np.trace(gain)) / 6.0
 
 
 def _step(last: Keyframe, tracks: Tracks, intrinsics: Intrinsics,
