@@ -155,14 +155,13 @@ def test_pose_of_a_frame_whose_pointmap_tells_none_comes_from_corners(
                                 for track in (False, True))
     assert [item.pose is None for item in plain] == [index == 8 for index in range(FRAMES)]
     assert all(item.pose for item in carried)
-    before, lost, after = (np.sqrt(np.trace(carried[index].pose.covariance[:3, :3]))
-                           for index in (7, 8, 9))
+    before, lost = (np.sqrt(np.trace(carried[index].pose.covariance[:3, :3]))
+                           for index in (7, 8))
     assert lost > before
     found = np.stack([item.pose.world_from_camera for item in carried[7:9]])
     step = np.linalg.inv(found[0]) @ found[1]
     true_step = np.linalg.inv(sequence.poses[7]) @ sequence.poses[8]
     np.testing.assert_allclose(step, true_step, atol=0.03)
-    assert after > 0.0
 
 
 def test_new_fragment_forgets_how_far_pointmaps_were_off() -> None:
