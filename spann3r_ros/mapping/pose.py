@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -165,14 +165,15 @@ class _Fit:
         That of least squares with the residuals as noise, if the points are worth `measurements`
         independent ones.
         """
-        noise = self._noise() + MIN_PIXEL_DEVIATION**2 * self._bend
+        noise = self._noise + MIN_PIXEL_DEVIATION**2 * self._bend
         # Two numbers a measurement, six of them spent on the fit.
         return self._of_pose(noise, max(measurements - 3.0, 1.0))
 
     def systematic(self) -> np.ndarray:
         """Return the covariance if all points were one measurement, as exact as they agree."""
-        return self._of_pose(self._noise(), 1.0)
+        return self._of_pose(self._noise, 1.0)
 
+    @cached_property
     def _noise(self) -> np.ndarray:
         # White's estimator: near points err by more pixels than far ones.
         pulls = self._across * self._off_across + self._down * self._off_down  # [6, n]
@@ -238,7 +239,10 @@ def _check_inliers(inliers: int, points: int, config: PoseConfig) -> None:
 
 def _check_spread(points: np.ndarray) -> None:
     offsets = points - points.mean(axis=1, keepdims=True)
-    # Squared spreads, ascending; rounding may take the least below zero.
-    squares = np.linalg.eigvalsh(offsets @ offsets.T)
-    if not squares[1] > MIN_SPREAD_RATIO**2 * squares[2]:
+    scatter = offsets @ offsets.T
+    # Of the squared spreads a, b, c, which need not be solved for: a + b + c and ab + bc + ca.
+    total = float(np.trace(scatter))
+    of_pairs = 0.5 * (total**2 - float((scatter * scatter).sum()))
+    # With one far above the others, their ratio is that of the second spread to the first.
+    if not of_pairs > MIN_SPREAD_RATIO**2 * total**2:
         raise PoseError('pose: the points lie on one line')

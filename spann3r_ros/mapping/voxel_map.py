@@ -123,7 +123,7 @@ class VoxelMap:
         # numpy is slow at many rows of three: here and below one column at a time.
         x, y, z = (cells[:, axis].astype(np.int64) + KEY_REACH for axis in range(3))
         keys = (x << 2 * KEY_BITS) | (y << KEY_BITS) | z
-        order = np.argsort(keys)
+        order = np.argsort(keys, kind='stable')  # the one that gains by neighbours' near order
         keys = keys.take(order)
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         bounds = np.append(starts, len(keys))
