@@ -34,7 +34,9 @@ def load_model(path: Path | str, device: torch.device | str = 'cpu',
     with torch.device('meta'):
         model = Spann3R(config)
     tensors = _match(path, model, tensors)
-    tensors = {key: tensor.to(device=device, dtype=dtype) for key, tensor in tensors.items()}
+    # Copies: a file that is mapped and then changes would change the network, or end the process.
+    tensors = {key: tensor.to(device=device, dtype=dtype, copy=True)
+               for key, tensor in tensors.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 

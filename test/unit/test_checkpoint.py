@@ -71,6 +71,17 @@ def test_half_precision_file_loads_as_float32_and_stores_twins_once(tmp_path: Pa
     assert scratch.layer_rn[2].weight is scratch.layer3_rn.weight
 
 
+def test_a_file_that_changes_later_changes_no_network(tmp_path: Path) -> None:
+    path = tmp_path / 'model.safetensors'
+    save_model(path, tiny_model(), dtype=torch.float32)
+    loaded = load_model(path)
+    before = {key: item.clone() for key, item in loaded.state_dict().items()}
+    size = path.stat().st_size
+    with path.open('r+b') as file:  # in place, as `cp` does: a mapped file would show through
+        file.write(b'\x01' * size)
+    assert all(torch.equal(item, before[key]) for key, item in loaded.state_dict().items())
+
+
 @pytest.mark.parametrize('companions', [
     {}, {'args': argparse.Namespace(lr=1e-4), 'optimizer': {'state': {}}, 'epoch': 119}])
 def test_official_layout_loads_strictly(tmp_path: Path, companions: dict) -> None:
