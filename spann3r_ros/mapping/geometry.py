@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import cv2
@@ -71,6 +72,24 @@ def depth_of(keyframe: Keyframe) -> np.ndarray:
     """Return z in the camera's optical frame [h, w] of a posed keyframe's points; NaN as there."""
     camera_from_world = invert(keyframe.pose.world_from_camera)
     return transform_points(camera_from_world, keyframe.pointmap.points)[..., 2]
+
+
+def on_rays(keyframe: Keyframe) -> Keyframe:
+    """Return a posed keyframe whose points keep their depth, but lie on the rays of their pixels.
+
+    Cloud, depth image, intrinsics and pose then tell the same. What lies behind the camera, where
+    no ray leads, is taken out.
+    """
+    camera, there = keyframe.intrinsics, keyframe.pose.world_from_camera
+    depth = depth_of(keyframe)[..., None]
+    ahead = depth > 0.0  # not NaN
+    columns, rows = pixel_grid(*depth.shape[:2]).astype(np.float32).T.reshape(2, *depth.shape)
+    seen = np.concatenate([(columns - np.float32(camera.cx)) / np.float32(camera.fx),
+                           (rows - np.float32(camera.cy)) / np.float32(camera.fy),
+                           np.ones_like(depth)], axis=-1) * np.where(ahead, depth, np.nan)
+    return replace(keyframe, pointmap=Pointmap(
+        transform_points(there, seen),
+        np.where(ahead[..., 0], keyframe.pointmap.confidence, np.float32(0.0))))
 
 
 def move_pose(similarity: np.ndarray, pose: np.ndarray) -> np.ndarray:

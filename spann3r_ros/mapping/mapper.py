@@ -15,6 +15,7 @@ from .geometry import (
     map_axes,
     move_covariance,
     move_pose,
+    on_rays,
     transform_points,
 )
 from .keyframes import KeyframeGate
@@ -204,13 +205,13 @@ class Mapper:
     def _merge(self, admitted: Admitted, pointmap: Pointmap) -> tuple[Keyframe, ...]:
         """Add to the map what has a place in it now; return that."""
         state = self._state
-        state.intrinsics = (
-            admitted.network_input.intrinsics or state.intrinsics
-            or estimate_intrinsics(pointmap))
+        state.intrinsics = (admitted.network_input.intrinsics or state.intrinsics
+                            or estimate_intrinsics(pointmap))
         if state.known_poses is None:
             keyframes = (self._place_by_solved_pose(admitted, pointmap),)
         else:
             keyframes = self._place_by_known_pose(admitted, pointmap)
+        keyframes = tuple(one if one.pose is None else on_rays(one) for one in keyframes)
         for keyframe in keyframes:
             self._add(keyframe)
         return keyframes

@@ -175,7 +175,8 @@ class Keyframe:
     """A frame admitted to the map, after cropping to the network's input size.
 
     `image` is uint8 [h, w, 3]; `pointmap.points` are in the map frame (REP-103, z up), NaN with
-    confidence 0 where the network gave none. `pose.world_from_camera` maps optical-frame points
+    confidence 0 where the network gave none; with a pose they lie on the rays of their pixels.
+    `pose.world_from_camera` maps optical-frame points
     to the map frame; `pose` is None when the pointmap admits no pose, never an identity.
     """
 

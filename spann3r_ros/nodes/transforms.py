@@ -93,10 +93,13 @@ class FrameTree:
             self._warn(f'the images are in frame {pose.frame_id!r} of map frame '
                        f'{self._config.map_frame!r}; set the parameter optical_frame')
             return
-        if self._publish == 'auto':
+        if self._config.publish_tf == 'auto' and self._is_to_decide():
             self._publish = self._decide(pose)
         if self._publish == 'none':
             return
+        if len(self._waiting) == MAX_WAITING:
+            self._warn(f'{MAX_WAITING} poses wait until TF tells {self._config.odom_frame} -> '
+                       f'{self._config.base_frame} at their stamps: the oldest is dropped')
         self._waiting.append(pose)
         self.send_waiting()
 
@@ -136,6 +139,12 @@ class FrameTree:
         for transform in transforms:
             self._buffer.announce(transform)
         self._broadcaster.sendTransform(transforms)
+
+    def _is_to_decide(self) -> bool:
+        """Say whether `auto` means nothing yet, or no more: the robot has odometry after all."""
+        names = self._config
+        return self._publish == 'auto' or (self._publish == 'base' and self._buffer.is_foreign(
+            names.odom_frame, names.base_frame))
 
     def _decide(self, pose: StampedPose) -> str:
         """Return what `auto` means on this robot, as far as TF tells by now."""

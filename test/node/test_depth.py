@@ -2,9 +2,12 @@
 """Depth and its calibration, back-projected, are the cloud: whatever the shape of the image."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import (
+    SyntheticOptions,
     SyntheticReconstructor,
     SyntheticScene,
     orbit_trajectory,
@@ -21,16 +24,22 @@ from spann3r_ros.nodes import conversions
 SHAPES = {'4:3': (160, 120), '16:9': (192, 108), 'portrait': (108, 192)}
 
 
+@pytest.mark.parametrize('noise', [0.0, 0.02])
+@pytest.mark.parametrize('calibrated', [True, False])
 @pytest.mark.parametrize('fit', ['crop', 'letterbox'])
 @pytest.mark.parametrize('shape', SHAPES)
-def test_back_projected_depth_agrees_with_the_points(shape: str, fit: str) -> None:
+def test_back_projected_depth_agrees_with_the_points(
+        shape: str, fit: str, calibrated: bool, noise: float) -> None:
     width, height = SHAPES[shape]
     camera = Intrinsics(130.0, 131.0, 0.49 * width, 0.52 * height, width, height)
     scene, poses = SyntheticScene(), orbit_trajectory(60)[:4]
     frames = render_frames(scene, poses, camera)
+    intrinsics = preprocess(frames[0], (96, 96), fit == 'letterbox').intrinsics
+    if not calibrated:
+        frames = [replace(frame, intrinsics=None) for frame in frames]
     seen = preprocess(frames[0], (96, 96), fit == 'letterbox')
-    mapper = Mapper(SyntheticReconstructor(scene, poses, intrinsics=seen.intrinsics),
-                    MapperConfig(field_of_view=fit))
+    mapper = Mapper(SyntheticReconstructor(scene, poses, SyntheticOptions(noise=noise),
+                                           intrinsics), MapperConfig(field_of_view=fit))
     keyframes = [keyframe for frame in frames for keyframe in mapper.process(frame).keyframes]
     assert len(keyframes) == 3
     for keyframe in keyframes:

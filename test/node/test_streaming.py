@@ -134,7 +134,8 @@ def test_outputs_of_one_keyframe_agree(
     heard = {name: peer.listen(kind, f'/mapper/{name}') for name, kind in topics.items()}
     path = peer.listen(Path, '/mapper/path')
     transforms = peer.listen(TFMessage, '/tf')
-    start(mode='replay', map_publish_period_sec=0.0)
+    # A network's points are off the rays of their pixels.
+    start(options={'noise': 0.02}, mode='replay', map_publish_period_sec=0.0)
     camera.connect()
     infos = peer.publisher(CameraInfo, '/camera/camera_info')
     peer.until(infos.get_subscription_count, 'the mapper to read calibrations')
@@ -160,8 +161,7 @@ def test_outputs_of_one_keyframe_agree(
     back = back_project(np.frombuffer(depth.data, '<f4').reshape(96, 96), info)
     world = transform_points(to_matrix(pose), back)
     expected = np.stack([points[axis] for axis in 'xyz'], axis=-1)
-    # The pose is solved by PnP: pixel and point agree to a fraction of a pixel.
-    assert np.median(np.linalg.norm(world - expected, axis=-1)) < 0.01
+    assert np.linalg.norm(world - expected, axis=-1).max() < 1e-3
 
     sent = [one for message in transforms for one in message.transforms]
     assert {(one.header.frame_id, one.child_frame_id) for one in sent} == {

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `publish_tf: auto` makes of a robot that starts late, and of one that keeps silent."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
+from rclpy.time import Time
+from robot import Robot
+
+from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+from spann3r_ros.nodes.conversions import to_matrix
+from spann3r_ros.nodes.transforms import MAX_WAITING
+
+Start = Callable[..., Mapper]
+
+
+def test_odometry_that_comes_late_is_the_robots(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    mapper = start(autostart=False, mode='replay')
+    robot.begin()
+    camera.send(*(orbit.image(index) for index in range(4)))
+    peer.until_settled(4)
+    peer.until(lambda: ('odom', 'base_link') in robot.edges(), 'our odometry')
+    robot.drive(3)
+    robot.settle()
+    for index in range(4, 9):
+        robot.drive(index)
+        camera.send(orbit.image(index))
+    peer.until_settled(9)
+    robot.drive(9)
+    late = {stamp_of(index) for index in range(5, 8)}
+    peer.until(lambda: late <= {to_ns(one.header.stamp) for one in robot.told()
+                                if one.child_frame_id == 'odom'}, 'map -> odom for late stamps')
+    assert 'publish_tf: odom' in mapper.log
+    heard = [to_ns(one.header.stamp) for message in list(peer.received['/tf'])
+             for one in message.transforms if one.child_frame_id == 'base_link']
+    assert [heard.count(stamp) for stamp in late] == [1, 1, 1]  # the robot's own
+    for index in range(5, 8):
+        place = to_matrix(robot.tree().lookup_transform(
+            'map', OPTICAL_FRAME, Time(nanoseconds=stamp_of(index))).transform)
+        truth = MAP_FROM_OPTICAL @ invert(orbit.poses[0]) @ orbit.poses[index]
+        assert np.linalg.norm(place[:3, 3] - truth[:3, 3]) < 0.01
+
+
+def test_poses_that_wait_in_vain_are_told_of(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    mapper = start(autostart=False, mode='replay', publish_tf='odom')
+    robot.begin()
+    camera.send(*(orbit.image(index) for index in range(MAX_WAITING + 3)))
+    peer.until_settled(MAX_WAITING + 3)
+    peer.until(lambda: 'poses wait until TF tells odom -> base_link' in mapper.log, 'the reason')
+    assert robot.edges() == set()
