@@ -156,7 +156,7 @@ class Mapper:
                                           self._config.live_pose and known_pose is None)
         inference_sec = time.perf_counter() - started
         previous, state.newest = state.newest, admitted
-        state.image_size = admitted.frame.rgb.shape[:2]
+        state.camera = admitted.frame.frame_id, admitted.frame.rgb.shape[:2]
         state.coverage = admitted.network_input.coverage
         if known_pose is not None and state.known_poses is None:
             state.known_poses = KnownPoses()
@@ -197,7 +197,7 @@ class Mapper:
             if not self._state.founded and not self._state.closed:
                 self._memory.reset('the first frame gave no usable pointmap')
                 self._state.newest = None
-                self._state.image_size = None
+                self._state.camera = None
                 self._state.known_poses = None
                 self._state.intrinsics = None
             raise

@@ -35,7 +35,7 @@ class MappingState:
     known_poses: KnownPoses | None = None  # None: poses are solved
     aligning: bool = False  # the next refined pointmap is the anchor's, in the new fragment
     restart_reason: str = ''  # not empty: the next frame begins a fragment
-    image_size: tuple[int, int] | None = None
+    camera: tuple[str, tuple[int, int]] | None = None  # its frame, its images' height and width
     coverage: float = math.nan
     intrinsics: Intrinsics | None = None  # estimated, at the network's input size
     closed: bool = False
@@ -54,11 +54,17 @@ class MappingState:
         if self.closed:
             raise FrameError('the map is closed by a flush: reset before further frames')
         check_known_pose(frame)
-        if self.image_size is not None and (
-                (frame.world_from_camera is None) != (self.known_poses is None)):
+        if self.camera is None:
+            return
+        if (frame.world_from_camera is None) != (self.known_poses is None):
             raise FrameError('world_from_camera: expected a pose with every frame of a map, or '
                              'with none; reset to change that')
-        if self.image_size is not None and frame.rgb.shape[:2] != self.image_size:
-            # One fragment is one camera: the memory and an estimated focal length assume so.
-            raise FrameError(f'rgb: expected height and width {self.image_size} as before, got '
+        # One map is of one camera: the memory, the tracked corners and an estimated focal length
+        # assume so.
+        frame_id, size = self.camera
+        if frame.frame_id != frame_id:
+            raise FrameError(f'frame_id: expected images of {frame_id!r} as before, got '
+                             f'{frame.frame_id!r}; reset to change the camera')
+        if frame.rgb.shape[:2] != size:
+            raise FrameError(f'rgb: expected height and width {size} as before, got '
                              f'{frame.rgb.shape[:2]}; reset to change the image size')

@@ -91,7 +91,8 @@ class NodeConfig:
     publish_tf: str = setting(
         'auto', 'odom: map -> odom, where the robot owns odom -> base; base: map -> odom -> base; '
         'camera: map -> optical frame; none; auto: the first of these that TF, at the first pose, '
-        'leaves room for, and odom once there is odometry', choices=('auto', 'odom', 'base', 'camera', 'none'))
+        'leaves room for, and odom once there is odometry',
+        choices=('auto', 'odom', 'base', 'camera', 'none'))
     invert_tf: bool = setting(
         False, 'Publish the inverse of each transform: the map then hangs below the robot')
     map_publish_period_sec: float = setting(

@@ -238,14 +238,18 @@ def test_frame_refused_by_the_reconstructor_costs_only_itself() -> None:
     assert distance <= LIMIT_M
 
 
-def test_changed_image_size_is_refused_by_name() -> None:
+@pytest.mark.parametrize('change, reason', [
+    ({'rgb': np.zeros((64, 64, 3), np.uint8)},
+     r'rgb: expected height and width \(96, 96\).*\(64, 64\)'),
+    ({'frame_id': 'other'}, "frame_id: expected images of 'camera' as before, got 'other'")])
+def test_another_camera_is_refused_by_name(change: dict, reason: str) -> None:
     poses = orbit_trajectory(30)[:3]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses)
     mapper.process(frames[0])
     mapper.process(frames[1])
-    with pytest.raises(FrameError, match=r'rgb: expected height and width \(96, 96\).*\(64, 64\)'):
-        mapper.process(Frame(5, 'camera', np.zeros((64, 64, 3), np.uint8)))
+    with pytest.raises(FrameError, match=reason):
+        mapper.process(replace(frames[2], **change))
     assert mapper.process(frames[2]).keyframes
 
 
