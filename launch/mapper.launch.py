@@ -29,7 +29,7 @@ OVERRIDES = {
     'image_transport': 'raw or compressed',
     'pose_source': 'images (poses are solved) or tf (mapping only, with poses of others)',
     'map_frame': 'frame of the map; with pose_source tf the frame that the poses are in',
-    'map_directory': 'folder that ~/save_map writes to',
+    'map_directory': 'folder of ~/save_map and ~/load_map',
     'autostart': 'true or false: configure and activate at start',
 }
 ARGUMENTS = {

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spann3r_ros.mapping.camera_track import CameraTrack, Solved
+from spann3r_ros.mapping.camera_track import CameraTrack, solve_in_map
 from spann3r_ros.mapping.config import PoseConfig
 from spann3r_ros.mapping.geometry import transform_points
 from spann3r_ros.mapping.pose import PoseError, solve_pose
-from spann3r_ros.mapping.types import Intrinsics, Keyframe, Pointmap, StampedPose
+from spann3r_ros.mapping.types import Intrinsics, Keyframe, Pointmap
 
 
 def solve_poses(pointmaps: Sequence[Pointmap],
@@ -39,7 +39,8 @@ def follow_camera(images: np.ndarray, pointmaps: Sequence[Pointmap],
     """
     track, poses, frames = CameraTrack(PoseConfig()), [], []
     for index, pointmap in enumerate(pointmaps):
-        placed = track.place(index, _solved(index, pointmap, camera))
+        solved, _ = solve_in_map(index, '', pointmap, camera, PoseConfig(), np.eye(4))
+        placed = track.place(index, solved)
         moved = Pointmap(transform_points(placed.correction, pointmap.points),
                          pointmap.confidence)
         track.advance(Keyframe(index, '', placed.pose, images[index], camera, moved, 0))
@@ -49,12 +50,3 @@ def follow_camera(images: np.ndarray, pointmaps: Sequence[Pointmap],
         if index + 1 < len(images):
             track.predict(index + 1, images[index + 1], camera)
     return np.array(poses).reshape(-1, 4, 4), frames
-
-
-def _solved(index: int, pointmap: Pointmap, camera: Intrinsics) -> Solved | None:
-    try:
-        solution = solve_pose(pointmap, camera, PoseConfig())
-    except PoseError:
-        return None
-    return Solved(StampedPose(index, '', solution.fragment_from_camera, solution.covariance),
-                  solution.systematic)

@@ -12,10 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .config import PoseConfig
-from .geometry import invert, move_covariance, rotation_vector, shift_covariance, to_rigid
-from .pose import PoseError, PoseSolution, fit_pose
+from .geometry import (
+    invert,
+    move_covariance,
+    move_pose,
+    rotation_vector,
+    shift_covariance,
+    to_rigid,
+)
+from .pose import PoseError, PoseSolution, fit_pose, solve_pose
 from .tracks import MIN_TRACKS, Tracks, at_pixels, find_corners, follow, rays, to_gray
-from .types import Intrinsics, Keyframe, StampedPose
+from .types import Intrinsics, Keyframe, Pointmap, StampedPose
 
 # Farthest a tracked corner may end from where the step takes it, as a share of the image width.
 MAX_TRACK_MISS = 0.01
@@ -43,6 +50,24 @@ class Placed:
     pose: StampedPose | None
     correction: np.ndarray
     gain: float = 1.0
+
+
+def solve_in_map(
+    stamp_ns: int, frame_id: str, pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig,
+    map_from_fragment: np.ndarray,
+) -> tuple[Solved | None, str]:
+    """Return what a fragment's pointmap tells of its camera, or None and why it tells nothing.
+
+    `map_from_fragment` [4, 4] is a similarity.
+    """
+    try:
+        solution = solve_pose(pointmap, intrinsics, config)
+    except PoseError as error:
+        return None, str(error)
+    pose = StampedPose(stamp_ns, frame_id,
+                       move_pose(map_from_fragment, solution.fragment_from_camera),
+                       move_covariance(map_from_fragment, solution.covariance))
+    return Solved(pose, move_covariance(map_from_fragment, solution.systematic)), ''
 
 
 class CameraTrack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -25,13 +25,18 @@ NANOSECONDS = 1_000_000_000
 
 def write_ply(path: Path | str, cloud: VoxelCloud) -> None:
     """Write a cloud as binary PLY: x y z, red green blue, confidence."""
+    write_files({Path(path): encode_ply(cloud)})
+
+
+def encode_ply(cloud: VoxelCloud) -> bytes:
+    """Return the content of such a file."""
     vertices = np.empty(len(cloud), VERTEX)
     for column, axis in enumerate('xyz'):
         vertices[axis] = cloud.points[:, column]
     for column, channel in enumerate(('red', 'green', 'blue')):
         vertices[channel] = cloud.colors[:, column]
     vertices['confidence'] = cloud.confidence
-    _write_whole(Path(path), _ply_header(len(cloud)) + vertices.tobytes())
+    return _ply_header(len(cloud)) + vertices.tobytes()
 
 
 def read_ply(path: Path | str) -> VoxelCloud:
@@ -54,13 +59,18 @@ def read_ply(path: Path | str) -> VoxelCloud:
 
 def write_tum(path: Path | str, poses: Iterable[StampedPose]) -> None:
     """Write poses as TUM lines: stamp (s), x y z, quaternion x y z w."""
+    write_files({Path(path): encode_tum(poses)})
+
+
+def encode_tum(poses: Iterable[StampedPose]) -> bytes:
+    """Return the content of such a file."""
     lines = ['# timestamp tx ty tz qx qy qz qw']
     for pose in poses:
         quaternion = matrix_to_quaternion(pose.world_from_camera[:3, :3])
         numbers = (*pose.world_from_camera[:3, 3], *quaternion)
         stamp = f'{pose.stamp_ns // NANOSECONDS}.{pose.stamp_ns % NANOSECONDS:09d}'
         lines.append(' '.join([stamp, *(f'{number:.9g}' for number in numbers)]))
-    _write_whole(Path(path), ('\n'.join(lines) + '\n').encode())
+    return ('\n'.join(lines) + '\n').encode()
 
 
 def read_tum(path: Path | str, frame_id: str = 'camera') -> list[StampedPose]:
@@ -97,22 +107,29 @@ def _vertex_count(header: bytes) -> int | None:
     return None
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader or a power cut meets the old content or the new."""
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Replace files: a reader or a power cut meets each old content or the new, never a part.
+
+    None is replaced before all are written: a full disk leaves all as they were, with OSError.
+    """
+    aside: dict[Path, str] = {}
     try:
-        with os.fdopen(descriptor, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
+        for path, content in contents.items():
+            descriptor, aside[path] = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+            with os.fdopen(descriptor, 'wb') as file:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+        for path, name in aside.items():
+            os.replace(name, path)
     finally:
-        os.close(folder)
+        for name in aside.values():
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+    for parent in {path.parent for path in contents}:
+        folder = os.open(parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -7,14 +7,12 @@ import time
 from collections import deque
 from dataclasses import replace
 
-from .camera_track import CameraTrack, Solved
+from .camera_track import CameraTrack, Solved, solve_in_map
 from .config import MapperConfig
 from .fragments import AlignmentError, Fragment, place_after
 from .geometry import (
     estimate_intrinsics,
     map_axes,
-    move_covariance,
-    move_pose,
     on_rays,
     transform_points,
 )
@@ -23,6 +21,7 @@ from .known_poses import KnownPoses
 from .memory_manager import MemoryManager
 from .pose import PoseError, solve_pose
 from .preprocess import preprocess
+from .saved_map import SavedMap
 from .state import Admitted, MappingState
 from .status import MappingStatus
 from .types import (
@@ -35,6 +34,7 @@ from .types import (
     Pointmap,
     Reconstructor,
     StampedPose,
+    check_confident,
     clean,
 )
 from .voxel_map import VoxelMap
@@ -109,6 +109,24 @@ class Mapper:
         self.voxel_map.clear()
         self._state = self._start(self._state.fragment.id + 1)
 
+    def saved(self) -> SavedMap | None:
+        """Return all that `load` needs; None while there is nothing to go on from."""
+        return self._state.saved(self.voxel_map.rows())
+
+    def load(self, saved: SavedMap) -> None:
+        """Go on with a saved map: the next frame begins a fragment, placed by its last keyframe.
+
+        ValueError for a map that does not fit network or configuration; what is held then stays.
+        """
+        size = self._reconstructor.input_size
+        if saved.anchor is not None and saved.anchor.image.shape[:2] != size:
+            raise ValueError(f'map: expected keyframes of height and width {size}, as the network '
+                             f'takes, got {saved.anchor.image.shape[:2]}')
+        self.voxel_map.restore(saved.voxels)
+        self._memory.reset('a map was loaded')
+        self._state = self._start(saved.fragment_id)
+        self._state.resume(saved)
+
     def status(self) -> MappingStatus:
         """Return the counters."""
         state = self._state
@@ -155,11 +173,7 @@ class Mapper:
         result = self._reconstructor.step(admitted.network_input.image,
                                           self._config.live_pose and known_pose is None)
         inference_sec = time.perf_counter() - started
-        previous, state.newest = state.newest, admitted
-        state.camera = admitted.frame.frame_id, admitted.frame.rgb.shape[:2]
-        state.coverage = admitted.network_input.coverage
-        if known_pose is not None and state.known_poses is None:
-            state.known_poses = KnownPoses()
+        previous = state.take(admitted)
         keyframes, live_pose = (), None
         if state.aligning:
             self._place_fragment(result.refined)
@@ -191,7 +205,9 @@ class Mapper:
         """Merge a frame's refined pointmap; a fragment whose first one is no good starts over."""
         try:
             pointmap = clean(pointmap, admitted.network_input.usable)
-            self._check_confident(pointmap)
+            # To begin with, a map needs points; later, a blank wall need not cost a camera's pose.
+            check_confident(pointmap, 0.0 if self._state.founded
+                            else self._config.voxel_map.min_confidence)
             return self._merge(admitted, pointmap)
         except FrameError:
             if not self._state.founded and not self._state.closed:
@@ -262,15 +278,6 @@ class Mapper:
         if pose is not None:
             self._state.trajectory.append(pose)
 
-    def _check_confident(self, pointmap: Pointmap) -> None:
-        # A map needs points to begin with; later, a blank wall need not cost its camera's pose.
-        least = 0.0 if self._state.founded else self._config.voxel_map.min_confidence
-        best = pointmap.confidence.max(initial=0.0)
-        if best < least or best == 0.0:
-            wanted = f'{least} or more' if least else 'above 0'
-            raise FrameError(f'pointmap: expected finite points of confidence {wanted}, '
-                             f'the best has {best:.3g}')
-
     def _solve_live_pose(self, admitted: Admitted, pointmap: Pointmap) -> StampedPose | None:
         intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
@@ -288,13 +295,5 @@ class Mapper:
     def _solve_pose(
         self, frame: Frame, pointmap: Pointmap, intrinsics: Intrinsics
     ) -> tuple[Solved | None, str]:
-        """Return what a pointmap tells of the camera's pose, or None and why it tells nothing."""
-        try:
-            solution = solve_pose(pointmap, intrinsics, self._config.pose)
-        except PoseError as error:
-            return None, str(error)
-        similarity = self._state.fragment.map_from_fragment
-        pose = StampedPose(frame.stamp_ns, frame.frame_id,
-                           move_pose(similarity, solution.fragment_from_camera),
-                           move_covariance(similarity, solution.covariance))
-        return Solved(pose, move_covariance(similarity, solution.systematic)), ''
+        return solve_in_map(frame.stamp_ns, frame.frame_id, pointmap, intrinsics,
+                            self._config.pose, self._state.fragment.map_from_fragment)

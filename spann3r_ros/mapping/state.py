@@ -11,7 +11,9 @@ from .fragments import Fragment
 from .keyframes import KeyframeGate
 from .known_poses import KnownPoses, check_known_pose
 from .preprocess import Preprocessed
+from .saved_map import SavedMap
 from .types import Frame, FrameError, Intrinsics, Keyframe, StampedPose
+from .voxel_map import VoxelRows
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,33 @@ class MappingState:
         if frame.rgb.shape[:2] != size:
             raise FrameError(f'rgb: expected height and width {size} as before, got '
                              f'{frame.rgb.shape[:2]}; reset to change the image size')
+
+    def take(self, admitted: Admitted) -> Admitted | None:
+        """Note the newest frame that the reconstructor has taken; return the one before."""
+        previous, self.newest = self.newest, admitted
+        self.camera = admitted.frame.frame_id, admitted.frame.rgb.shape[:2]
+        self.coverage = admitted.network_input.coverage
+        if admitted.frame.world_from_camera is not None and self.known_poses is None:
+            self.known_poses = KnownPoses()
+        return previous
+
+    def saved(self, voxels: VoxelRows) -> SavedMap | None:
+        """Return what `resume` needs; None while there is no place to go on from."""
+        posed = self.known_poses is not None
+        if self.camera is None or self.intrinsics is None or (self.anchor is None and not posed):
+            return None
+        return SavedMap(voxels, list(self.trajectory), self.anchor, self.camera, self.intrinsics,
+                        self.fragment.id, self.fragment.scale, self.keyframes)
+
+    def resume(self, saved: SavedMap) -> None:
+        """Let the next frame begin a fragment of a saved map."""
+        self.trajectory.extend(saved.trajectory)
+        self.fragment = Fragment(saved.fragment_id, saved.scale)
+        self.camera, self.intrinsics = saved.camera, saved.intrinsics
+        self.keyframes = saved.keyframes
+        self.restart_reason = 'a map was loaded'
+        self.anchor = saved.anchor
+        if saved.anchor is None:
+            self.known_poses = KnownPoses()
+        else:
+            self.camera_track.advance(saved.anchor)

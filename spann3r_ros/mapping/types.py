@@ -104,6 +104,15 @@ def clean(pointmap: Pointmap, usable: np.ndarray | None = None) -> Pointmap:
                     np.where(good, pointmap.confidence, 0.0).astype(np.float32))
 
 
+def check_confident(pointmap: Pointmap, least: float) -> None:
+    """Raise FrameError unless a point has a confidence of `least`, and above 0."""
+    best = pointmap.confidence.max(initial=0.0)
+    if best < least or best == 0.0:
+        wanted = f'{least} or more' if least else 'above 0'
+        raise FrameError(f'pointmap: expected finite points of confidence {wanted}, the best has '
+                         f'{best:.3g}')
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What one reconstruction step yields.

@@ -36,6 +36,16 @@ class VoxelCloud:
 
 
 @dataclass(frozen=True)
+class VoxelRows:
+    """All that a voxel map holds: `keys` int64 [n] and `sums` [n, 10] of voxels, oldest first."""
+
+    keys: np.ndarray
+    sums: np.ndarray
+    voxel_size: float
+    tick: int
+
+
+@dataclass(frozen=True)
 class _Batch:
     """One keyframe's points, gathered by voxel; rows are in ascending key order."""
 
@@ -110,6 +120,29 @@ class VoxelMap:
         colors = np.clip(np.rint(features[:, 3:]), 0, 255).astype(np.uint8)
         confidence = (voxels[:, CONFIDENCE] / voxels[:, OBSERVATIONS]).astype(np.float32)
         return VoxelCloud(np.ascontiguousarray(features[:, :3]), colors, confidence)
+
+    def rows(self) -> VoxelRows:
+        """Return a copy of all that `restore` needs."""
+        keys = np.empty(self._size, np.int64)
+        keys[self._index_rows] = self._index_keys
+        return VoxelRows(keys, self._voxels[:self._size].copy(), self.voxel_size, self._tick)
+
+    def restore(self, rows: VoxelRows) -> None:
+        """Hold the voxels of another map; ValueError, and no change, where they do not fit."""
+        n, wanted = len(rows.keys), self._config.voxel_size
+        if rows.sums.shape != (n, COLUMNS) or rows.sums.dtype != self._voxels.dtype:
+            raise ValueError(f'voxels: expected float64 [{n}, {COLUMNS}], got {rows.sums.dtype} '
+                             f'{list(rows.sums.shape)}')
+        if n > len(self._voxels):
+            raise ValueError(f'voxels: expected {len(self._voxels)} at most (max_voxels), got {n}')
+        if wanted not in (0.0, rows.voxel_size):
+            raise ValueError(f'voxel_size: expected {wanted} as configured, '
+                             f'got {rows.voxel_size}')
+        self.clear()
+        order = np.argsort(rows.keys)
+        self._index_keys, self._index_rows = rows.keys[order], order.astype(np.int32)
+        self._voxels[:n] = rows.sums
+        self._size, self._tick, self.voxel_size = n, rows.tick, rows.voxel_size
 
     def _gather(
         self, points: np.ndarray, colors: np.ndarray, confidence: np.ndarray

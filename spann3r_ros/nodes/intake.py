@@ -45,8 +45,8 @@ class IntakeListener(Protocol):
     def image_failed(self, error: Exception) -> None:
         """Report an image or a mask that could not be used, or an image that got no pose."""
 
-    def time_jumped(self, stamp_ns: int) -> None:
-        """Begin a new map: the next image, of this stamp, is older than those before."""
+    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
+        """Begin a new map, unless the map `is_new`: the next image is older than those before."""
 
 
 class Intake:
@@ -133,9 +133,10 @@ class Intake:
                 self._slot.refuse(Outcome.SKIPPED)
                 return
             rgb = to_rgb(message)
+            is_new = self._clock.is_new
             if self._clock.follow(stamp_ns, self._config.time_jump == 'reset'):
                 self.drop_waiting()
-                self._listener.time_jumped(stamp_ns)
+                self._listener.time_jumped(stamp_ns, is_new)
             frame_id = self._config.optical_frame or message.header.frame_id
             if self._posed and frame_id in ('', self._config.map_frame):
                 raise FrameError(f'image: expected its frame, not {frame_id!r}, for a pose from '

@@ -75,6 +75,7 @@ class MapperNode(RobustLifecycleNode):
         self.create_service(Trigger, '~/new_fragment', self._new_fragment)
         self.create_service(SetBool, '~/set_enabled', self._set_enabled)
         self.create_service(Trigger, '~/save_map', self._save_map)
+        self.create_service(Trigger, '~/load_map', self._load_map)
 
     def autostart(self) -> None:
         """Configure and activate if the parameters ask for it."""
@@ -177,6 +178,9 @@ class MapperNode(RobustLifecycleNode):
     def _save_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, 'save', Session.save)
 
+    def _load_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, 'load', Session.load)
+
     def _answer(self, response: Answer, verb: str, action: Callable[[Session], str]) -> Answer:
         if self._session is None:
             response.message = f'nothing to {verb}: the node is not configured'
@@ -184,7 +188,7 @@ class MapperNode(RobustLifecycleNode):
         try:
             response.message = action(self._session)
             response.success = True
-        except (MapEmptyError, OSError) as error:
+        except (MapEmptyError, OSError, ValueError) as error:
             response.message = f'{verb} failed: {error}'
         # Out of a service callback an exception would end the process, without an answer.
         except Exception as error:

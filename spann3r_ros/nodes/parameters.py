@@ -100,7 +100,7 @@ class NodeConfig:
     max_cloud_bytes: int = setting(
         10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is sent thinned',
         1000, 2**31 - 1)
-    map_directory: str = setting('~/.ros/spann3r_ros', 'Folder that ~/save_map writes to')
+    map_directory: str = setting('~/.ros/spann3r_ros', 'Folder of ~/save_map and ~/load_map')
     autostart: bool = setting(
         True, 'Configure and activate at start; false: leave it to a lifecycle manager')
 

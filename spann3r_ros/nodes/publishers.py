@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
@@ -88,11 +89,13 @@ class MapPublishers:
         self.refresh(voxel_map, force=True)
         self._tree.clear_waiting()
 
-    def clear(self, voxel_map: VoxelMap) -> None:
-        """Publish the empty map and path that follow a reset; odometry goes on without a jump."""
+    def begin(self, voxel_map: VoxelMap, trajectory: Sequence[StampedPose] = ()) -> None:
+        """Publish another map and path, empty or loaded; odometry goes on without a jump."""
         self._tree.odometer.restart()
         self._tree.clear_waiting()
         self._poses.clear()
+        self._poses.extend(
+            conversions.to_pose_stamped(pose, self._map_frame) for pose in trajectory)
         self._pose_stamp_ns = -1
         self._changed = dict.fromkeys(self._changed, True)
         self.refresh(voxel_map, force=True)

@@ -11,8 +11,9 @@ import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
-from spann3r_ros.mapping.map_io import write_ply, write_tum
+from spann3r_ros.mapping.map_io import encode_ply, encode_tum, write_files
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.saved_map import SavedMap, encode_saved_map, read_saved_map
 from spann3r_ros.mapping.types import DeviceMemoryError, Frame, FrameError, MapUpdate
 
 from .conversions import to_status
@@ -28,6 +29,7 @@ from .worker import Worker
 
 STATUS_PERIOD_SEC = 1.0
 WARNING_PERIOD_SEC = 2.0
+SAVED_MAP = 'map.npz'
 
 
 class MapEmptyError(RuntimeError):
@@ -93,9 +95,7 @@ class Session:
 
     def reset(self) -> str:
         """Begin a new map; waiting frames are dropped, the accounts go on. Return a message."""
-        if self._intake is not None:
-            self._intake.drop_waiting()
-        self._slot.discard()
+        self._forget_waiting()
         self._worker.call(self._reset)
         self.publish_status()
         return 'a new map begins'
@@ -118,11 +118,24 @@ class Session:
 
         In replay mode this ends the recording: the last frame joins the map first, and further
         frames are refused until a reset. Raises MapEmptyError, and OSError when a file cannot be
-        written (an older file then stays as it was).
+        written (older files then stay as they were).
         """
         paths = self._worker.call(self._save)
         self.publish_status()
         return 'wrote ' + ' and '.join(map(str, paths))
+
+    def load(self) -> str:
+        """Go on with the map that was saved last; waiting frames are dropped. Return a message.
+
+        Raises OSError and ValueError for a file that cannot be read or does not fit; the map that
+        is held then stays.
+        """
+        saved = read_saved_map(self._map_directory() / SAVED_MAP)
+        self._forget_waiting()
+        self._worker.call(lambda: self._load(saved))
+        self.publish_status()
+        return (f'{self._map_status.voxels} voxels, {self._map_status.keyframes} keyframes: let '
+                'the camera go on from where it looked last')
 
     def up_in(self, optical_frame: str) -> np.ndarray | None:
         """Return the direction against gravity [3] in a camera's frame, if TF knows it."""
@@ -140,10 +153,16 @@ class Session:
         """Warn about an image that never became a frame."""
         self._note_failure(error)
 
-    def time_jumped(self, stamp_ns: int) -> None:
-        """Begin a new map after the frames that wait; what TF said of the old time is void."""
-        self._node.get_logger().warning('the stamps of the images jumped back: a new map begins')
-        self._worker.call(lambda: self._begin_again(stamp_ns))
+    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
+        """Begin a new map after the frames that wait; what TF said of the old time is void.
+
+        A map that `is_new` has no images of the old time, and stays.
+        """
+        self._worker.call(lambda: self._tree.begin_again(stamp_ns))
+        if not is_new:
+            self._node.get_logger().warning(
+                'the stamps of the images jumped back: a new map begins')
+            self._worker.call(self._reset)
 
     def publish_status(self) -> None:
         """Publish accounts, timing and memory; any thread."""
@@ -201,27 +220,44 @@ class Session:
         if worse:
             self.publish_diagnostics()
 
+    def _forget_waiting(self) -> None:
+        if self._intake is not None:
+            self._intake.drop_waiting()
+        self._slot.discard()
+        self._clock.begin_again()
+
     def _reset(self) -> None:
         self._mapper.reset()
+        self._begin_map()
+
+    def _load(self, saved: SavedMap) -> None:
+        self._mapper.load(saved)
+        self._begin_map()
+
+    def _begin_map(self) -> None:
         self._map_status = self._mapper.status()
-        self._publishers.clear(self._mapper.voxel_map)
+        self._publishers.begin(self._mapper.voxel_map, self._mapper.trajectory)
 
-    def _begin_again(self, stamp_ns: int) -> None:
-        self._tree.begin_again(stamp_ns)
-        self._reset()
-
-    def _save(self) -> tuple[Path, Path]:
+    def _save(self) -> list[Path]:
         if self._settings.node.mode == 'replay':
             self._flush()
         cloud = self._mapper.voxel_map.arrays()
         if not len(cloud):
             raise MapEmptyError('the map is empty')
-        directory = Path(self._settings.node.map_directory).expanduser()
+        directory = self._map_directory()
         directory.mkdir(parents=True, exist_ok=True)
-        map_path, trajectory_path = directory / 'map.ply', directory / 'trajectory.tum'
-        write_ply(map_path, cloud)
-        write_tum(trajectory_path, self._mapper.trajectory)
-        return map_path, trajectory_path
+        contents = {directory / 'map.ply': encode_ply(cloud),
+                    directory / 'trajectory.tum': encode_tum(self._mapper.trajectory)}
+        saved = self._mapper.saved()
+        if saved is not None:
+            contents[directory / SAVED_MAP] = encode_saved_map(saved)
+        write_files(contents)
+        if saved is None:  # an older one would be of another map than its companions
+            (directory / SAVED_MAP).unlink(missing_ok=True)
+        return list(contents)
+
+    def _map_directory(self) -> Path:
+        return Path(self._settings.node.map_directory).expanduser()
 
     def _flush(self) -> None:
         try:

@@ -48,7 +48,7 @@ SERVICES = {
     '/mapper/change_state': ChangeState,
     '/mapper/set_parameters_atomically': SetParametersAtomically,
     '/mapper/reset': Trigger, '/mapper/new_fragment': Trigger, '/mapper/save_map': Trigger,
-    '/mapper/set_enabled': SetBool, '/mapper/get_state': GetState,
+    '/mapper/load_map': Trigger, '/mapper/set_enabled': SetBool, '/mapper/get_state': GetState,
 }
 Result = TypeVar('Result')
 Value = bool | int | float | str

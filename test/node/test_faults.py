@@ -44,18 +44,18 @@ def test_full_disk_leaves_the_old_map_and_says_so(
         camera.send(orbit.image(index))
         peer.until_settled(index + 1)
     assert peer.trigger('/mapper/save_map').success
-    saved = (mapper.map_directory / 'map.ply').read_bytes()
+    saved = {file.name: file.read_bytes() for file in mapper.map_directory.iterdir()}
+    assert set(saved) == {'map.npz', 'map.ply', 'trajectory.tum'}
     camera.send(orbit.image(4))
     peer.until_settled(5)
 
     # A file that may not grow fails in the middle of writing, as one on a full disk does.
     limit = resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE)
-    assert len(saved) > TOO_SMALL_BYTES
+    assert len(saved['map.npz']) > TOO_SMALL_BYTES
     resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, (TOO_SMALL_BYTES, limit[1]))
     answer = peer.trigger('/mapper/save_map')
     assert not answer.success and 'File too large' in answer.message
-    assert (mapper.map_directory / 'map.ply').read_bytes() == saved
-    assert {file.name for file in mapper.map_directory.iterdir()} == {'map.ply', 'trajectory.tum'}
+    assert {file.name: file.read_bytes() for file in mapper.map_directory.iterdir()} == saved
 
     resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, limit)
     camera.send(orbit.image(5))

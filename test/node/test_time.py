@@ -32,6 +32,17 @@ def test_clock_tells_late_images_from_a_new_beginning() -> None:
     assert not clock.follow(9 * SECOND_NS + 1, may_jump=True)
 
 
+def test_clock_that_begins_again_follows_any_step_back() -> None:
+    clock = ImageClock()
+    clock.follow(10 * SECOND_NS, may_jump=False)
+    clock.begin_again()
+    assert clock.follow(10 * SECOND_NS - 5, may_jump=False)
+    with pytest.raises(FrameError):
+        clock.follow(10 * SECOND_NS - 6, may_jump=False)
+    clock.begin_again()
+    assert not clock.follow(11 * SECOND_NS, may_jump=False)
+
+
 def test_a_bag_played_again_begins_a_new_map(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     paths = peer.listen(Path, '/mapper/path', latched=True)

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from spann3r_ros.evaluation.held_out_rooms import Sequence, to_sequence
 from spann3r_ros.evaluation.solved_poses import follow_camera, solve_poses
 from spann3r_ros.evaluation.trajectories import path_errors
-from spann3r_ros.mapping import mapper as mapper_module
+from spann3r_ros.mapping import camera_track
 from spann3r_ros.mapping.camera_track import CameraTrack, Solved
 from spann3r_ros.mapping.config import MapperConfig, PoseConfig
 from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, depth_of
@@ -103,8 +103,8 @@ def test_tracked_corners_carry_the_path(sequence: Sequence) -> None:
 def test_provisional_pointmap_is_asked_where_it_would_pull(
         exact: bool, sequence: Sequence, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    solve = mapper_module.solve_pose
-    monkeypatch.setattr(mapper_module, 'solve_pose', lambda pointmap, *rest: (
+    solve = camera_track.solve_pose
+    monkeypatch.setattr(camera_track, 'solve_pose', lambda pointmap, *rest: (
         asked.append(pointmap), solve(pointmap, *rest))[1])
     truth = [Pointmap(points.astype(np.float32), np.full(points.shape[:2], 0.9, np.float32))
              for points in sequence.points]
