@@ -35,6 +35,9 @@ MEBIBYTE = 2**20
 PERIOD_NS = 10**9 // 30
 MAX_VOXELS = 60_000
 MAX_GROWTH = 0.05
+# The node's own time beside the network's, which tells how fast the machine is at the moment.
+MAX_SLOWER = 1.25
+LEAST_FOR_TIMES = 2000
 TENTHS = 10
 
 
@@ -116,6 +119,12 @@ def faults(samples: Sequence[Sample], camera: Camera) -> list[str]:
     growth = np.median(resident[-tenth:]) / np.median(resident[half:half + tenth]) - 1.0
     if growth >= MAX_GROWTH:
         found.append(f'resident memory grew by {growth:.1%} over the last half')
+    shares = [np.mean([sample.own_sec for sample in part])
+              / np.mean([sample.latency_sec - sample.own_sec for sample in part])
+              for part in (samples[half:half + tenth], samples[-tenth:])]
+    if len(samples) >= LEAST_FOR_TIMES and shares[1] > MAX_SLOWER * shares[0]:
+        found.append("the node's own time rose from {:.2f} to {:.2f} of the network's".format(
+            *shares))
     if (most := max(sample.voxels for sample in samples)) > MAX_VOXELS:
         found.append(f'{most} voxels, bound {MAX_VOXELS}')
     if not camera.balanced:

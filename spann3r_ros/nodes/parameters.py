@@ -96,7 +96,8 @@ class NodeConfig:
     invert_tf: bool = setting(
         False, 'Publish the inverse of each transform: the map then hangs below the robot')
     map_publish_period_sec: float = setting(
-        1.0, 'Least time between two messages on ~/map_points', 0.0, 3600.0)
+        1.0, 'Least time between two messages on ~/map_points and ~/path, longer where telling '
+        'them would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0)
     max_cloud_bytes: int = setting(
         10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is sent thinned',
         1000, 2**31 - 1)

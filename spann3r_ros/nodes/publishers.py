@@ -23,6 +23,8 @@ from .parameters import Settings
 from .transforms import FrameTree
 
 STREAM_DEPTH = 5
+# Map and path grow: the longer telling them takes, the longer it rests.
+REFRESH_SHARE = 0.05
 
 
 class MapPublishers:
@@ -58,6 +60,7 @@ class MapPublishers:
         self._pose_stamp_ns = -1
         self._changed = {self._map_points: False, self._path: False}
         self._refreshed_sec = float('-inf')
+        self._rest_sec = self._period_sec
 
     def publish(self, update: MapUpdate, voxel_map: VoxelMap) -> None:
         """Publish what one frame changed."""
@@ -72,17 +75,25 @@ class MapPublishers:
         """Publish map and path if changed, due and heard; `force` needs only the change."""
         if self._pose.is_activated:
             self._tree.send_waiting()
-        if not force and monotonic() - self._refreshed_sec < self._period_sec:
+        if not force and monotonic() - self._refreshed_sec < self._rest_sec:
             return
         stamp_ns = self._stamp_ns or self._now_ns()
         if not stamp_ns:
             return
+        due = [one for one in (self._map_points, self._path) if self._is_due(one, force)]
+        if not due:
+            return
+        began_sec = monotonic()
         header = conversions.to_header(stamp_ns, self._map_frame)
-        if self._is_due(self._map_points, force):
+        if self._map_points in due:
             self._map_points.publish(conversions.map_cloud(
                 voxel_map.arrays(), header, self._max_cloud_bytes))
-        if self._is_due(self._path, force):
+        if self._path in due:
             self._path.publish(Path(header=header, poses=list(self._poses)))
+        self._refreshed_sec = monotonic()
+        if self._period_sec:
+            took_sec = self._refreshed_sec - began_sec
+            self._rest_sec = max(self._period_sec, took_sec / REFRESH_SHARE)
 
     def pause(self, voxel_map: VoxelMap) -> None:
         """Publish the last state of the map; poses that TF could not place yet are forgotten."""
@@ -175,7 +186,6 @@ class MapPublishers:
                and (force or _is_heard(publisher)))
         if due:
             self._changed[publisher] = False
-            self._refreshed_sec = monotonic()
         return due
 
     def _stream(self, kind: type, topic: str) -> LifecyclePublisher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -58,6 +59,11 @@ def voxel_map(frame: Keyframe) -> VoxelMap:
     return voxels
 
 
+@dataclass
+class Clock:
+    now_sec: float = 100.0
+
+
 def test_without_listeners_nothing_is_converted(
         node: LifecycleNode, publishers: MapPublishers,
         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,3 +108,28 @@ def test_map_is_throttled_and_caught_up_with(
     voxels.clear()
     peer.until(lambda: publishers.refresh(voxels) or len(heard) == 2, 'the caught up map')
     assert heard[1].width == 0
+
+
+def test_a_map_that_takes_long_to_tell_is_told_less_often(
+        node: LifecycleNode, publishers: MapPublishers, peer: Peer,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(publishers_module, 'monotonic', lambda: clock.now_sec)
+    convert = conversions.map_cloud
+
+    def slowly(*arguments: object) -> PointCloud2:
+        clock.now_sec += 0.2
+        return convert(*arguments)
+    monkeypatch.setattr(conversions, 'map_cloud', slowly)
+    node.trigger_activate()
+    heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    peer.until(lambda: node.count_subscribers('/mapper/map_points'), 'the listener')
+    frame = keyframe()
+    told = []
+    for wait_sec in (0.0, 2.0, 2.1):
+        clock.now_sec += wait_sec
+        before = clock.now_sec
+        publishers.publish(MapUpdate(keyframes=(frame,)), voxel_map(frame))
+        told.append(clock.now_sec > before)
+    assert told == [True, False, True]
+    peer.until(lambda: len(heard) == 2, 'two maps')
