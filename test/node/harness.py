@@ -11,7 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from spann3r_ros.nodes.processes import resident_bytes
 
 DEADLINE_SEC = 60.0
 ANSWER_SEC = 2.0
+END_SEC = 10.0
 START_NS = 1_700_000_000_123_456_789
 PERIOD_NS = 33_333_333
 OPTICAL_FRAME = 'camera_optical'
@@ -137,6 +138,14 @@ class Mapper:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_SEC)
+
+    def end(self) -> None:
+        """Stop it, by force if need be: one that is killed leaves its shared memory behind."""
+        if self.alive():
+            self.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SEC)
+        self.kill()
 
     def kill(self) -> None:
         if self.alive():
@@ -282,11 +291,11 @@ class Camera:
 
 @contextmanager
 def running(mapper: Mapper) -> Iterator[Mapper]:
-    """Kill the mapper at the end; pytest shows its log with a failure."""
+    """End the mapper; pytest shows its log with a failure."""
     try:
         yield mapper
     finally:
-        mapper.kill()
+        mapper.end()
         sys.stderr.write(mapper.log)
 
 
