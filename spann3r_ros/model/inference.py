@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .heads import DptHead, DptNet
 from .layers import CrossAttention, SelfAttention
 from .rope import RotaryTable
 from .spann3r import Spann3R
@@ -28,7 +29,8 @@ def prepare(model: Spann3R, precision: str = 'fp32', lay_out: bool = True) -> Sp
     'bf16' blocks and projections compute in bfloat16, memory reads and heads in float32, on CUDA
     as with 'tf32'. That is for CUDA: float32 whose products round their factors to 10 bits. There
     every precision sets for the whole process whether products do. With 'int8', for CPUs, the
-    linear layers multiply in 8 bits: weights are rounded per output, inputs per token. Without
+    linear layers multiply in 8 bits: weights are rounded per output, inputs per token; where the
+    CPU multiplies bfloat16, the convolutions of dense heads do so. Without
     `lay_out` a CPU runs float32 by the modules as they are, which `compile_blocks` needs. Raises
     ValueError for another network or precision, for one that is not for its device, and for int8
     where a CPU gets it wrong.
@@ -93,6 +95,10 @@ def _lay_out(model: Spann3R, precision: str) -> Spann3R:
         return linear
 
     _replace(model, make)
+    if precision == 'int8' and computes_in_bfloat16():
+        for head in (model.dust3r.downstream_head1, model.dust3r.downstream_head2):
+            if isinstance(head, DptHead):
+                head.dpt = HalfDptNet(head.dpt)
     return model
 
 
@@ -142,16 +148,35 @@ class EightBitLinear(nn.Module):
         rounded = (weight / scale).round().to(torch.int8)
         self.register_buffer('weight', rounded.T.contiguous(), persistent=False)
         self.register_buffer('scale', scale[:, 0], persistent=False)
-        self.bias = linear.bias
+        self.bias = linear.bias.detach()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [..., inputs] to [..., outputs]."""
         flat = tokens.flatten(0, -2)
         scale = _scale(flat)
         rounded = (flat / scale).round_().to(torch.int8)
-        product = torch._int_mm(rounded, self.weight).float().mul_(scale)
-        result = torch.addcmul(self.bias, product, self.scale)
+        product = torch._int_mm(rounded, self.weight)
+        # In the memory of the product: fetching fresh pages takes longer than the arithmetic.
+        result = product.view(torch.float32).copy_(product)
+        torch.addcmul(self.bias, result.mul_(scale), self.scale, out=result)
         return result.unflatten(0, tokens.shape[:-1])
+
+
+class HalfDptNet(nn.Module):
+    """A convolutional decoder that multiplies in bfloat16, but for its last layer.
+
+    That one would round the points themselves, to steps that show.
+    """
+
+    def __init__(self, net: DptNet) -> None:
+        super().__init__()
+        self.last = net.head[-1]
+        net.head = net.head[:-1]
+        self.net = net.to(torch.bfloat16)
+
+    def forward(self, levels: list[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Map four levels of tokens to raw channels [batch, 4, height, width]."""
+        return self.last(self.net([level.bfloat16() for level in levels], grid).float())
 
 
 def _scale(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import HEIGHT, WIDTH, random_images, tiny_model
+from tiny import HEIGHT, TOKENS, WIDTH, random_images, tiny_model
 from torch import Tensor, nn
 
 from spann3r_ros.mapping import reconstructor
@@ -18,6 +18,7 @@ from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.inference import (
     EightBitLinear,
+    HalfDptNet,
     PackedLinear,
     compile_blocks,
     prepare,
@@ -49,11 +50,28 @@ def test_layout_changes_nothing_but_rounding(
     assert (PackedLinear in kinds) == (least_packed == 0 and CAN_PACK)
 
 
-def test_eight_bits_are_near() -> None:
-    model = tiny_model(head='linear')
-    near, true = walk(prepare(copy.deepcopy(model), 'int8')), walk(model)
+@pytest.mark.parametrize('head', ['dpt', 'linear'])
+@pytest.mark.parametrize('has_bfloat16', [True, False])
+def test_eight_bits_are_near(
+        head: str, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A CPU that does not multiply bfloat16 emulates it.
+    monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda: has_bfloat16)
+    model = tiny_model(head=head)
+    prepared = prepare(copy.deepcopy(model), 'int8')
+    kinds = {type(part) for part in prepared.modules()}
+    assert (HalfDptNet in kinds) == (has_bfloat16 and head == 'dpt')
+    near, true = walk(prepared), walk(model)
+    assert near.dtype == torch.float32
     off = (near - true).norm(dim=-1) / true.norm(dim=-1)
     assert 0.0 < off.median() < 0.02
+
+
+def test_points_of_a_half_precision_head_are_not_rounded_to_steps() -> None:
+    net = tiny_model().dust3r.downstream_head1.dpt
+    levels = [torch.randn(1, TOKENS, width) for width in (32, 24, 24, 24)]
+    raw = HalfDptNet(net)(levels, (2, 3))
+    assert raw.dtype == torch.float32
+    assert not torch.equal(raw, raw.bfloat16().float())
 
 
 def test_eight_bit_product_is_exact_where_eight_bits_suffice() -> None:
