@@ -215,9 +215,9 @@ def show(result: dict) -> None:
             for part in runs['plain']['sec'] if part != 'step']
     rows.append(['whole step', *(f"{1e3 * run['sec']['step']:.1f}" for run in runs.values()),
                  f'{1e3 * sum(limit.values()):.1f}'])
-    rows.append(['10 % to 90 %', *('{:.0f}-{:.0f}'.format(*(1e3 * item for item in
-                                                           run['spread_sec']))
-                                   for run in runs.values()), ''])
+    rows.append(['10 % to 90 %', *(
+        '{:.0f}-{:.0f}'.format(*(1e3 * item for item in run['spread_sec']))
+        for run in runs.values()), ''])
     rows.append(['times as fast as plain', *(f"{run['speedup']:.2f}" for run in runs.values()),
                  ''])
     rows.append(['the same, refined only',

@@ -15,7 +15,8 @@ README = (Path(__file__).parents[2] / 'README.md').read_text()
 # Every node's, and every lifecycle node's.
 COMMON = re.compile(
     r'/rosout|/parameter_events|/clock|/mapper/(transition_event|get_state|change_state'
-    r'|get_available_(states|transitions)|get_transition_graph|.*parameter.*|get_type_description)')
+    r'|get_available_(states|transitions)|get_transition_graph|.*parameter.*'
+    r'|get_type_description)')
 REMAPPED = {'/image': '/camera/image_raw', '/camera_info': '/camera/camera_info'}
 
 

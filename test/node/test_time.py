@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from harness import Camera, Mapper, Orbit, Peer, raw_image, stamp_of, to_ns
-from nav_msgs.msg import Path
+from nav_msgs.msg import Odometry, Path
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from tf2_msgs.msg import TFMessage
 
 from spann3r_ros.mapping.types import FrameError
 from spann3r_ros.nodes.conversions import to_stamp
@@ -17,6 +19,75 @@ from spann3r_ros.nodes.image_clock import ImageClock
 
 Start = Callable[..., Mapper]
 SECOND_NS = 10**9
+# What a keyframe yields, and what a pose.
+KEYFRAME_TOPICS = {'/mapper/points': PointCloud2, '/mapper/confidence': Image,
+                   '/mapper/depth': Image, '/mapper/depth/camera_info': CameraInfo}
+POSE_TOPICS = {'/mapper/pose': PoseWithCovarianceStamped, '/mapper/odometry': Odometry,
+               '/tf': TFMessage}
+LATCHED_TOPICS = {'/mapper/map_points': PointCloud2, '/mapper/path': Path}
+
+
+class Outputs:
+    """Every stamp of all that the peer hears, by topic."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        for topic, kind in (KEYFRAME_TOPICS | POSE_TOPICS | LATCHED_TOPICS).items():
+            peer.listen(kind, topic, latched=topic in LATCHED_TOPICS)
+        peer.statuses()
+
+    def stamps(self, topic: str) -> list[int]:
+        """Return the stamps of a topic's messages, and of what they hold, in order."""
+        return [to_ns(one.header.stamp) for message in list(self._peer.received[topic])
+                for one in (*getattr(message, 'transforms', ()), *getattr(message, 'poses', ()),
+                            message) if hasattr(one, 'header')]
+
+    def until(self, topic: str, stamps: list[int]) -> None:
+        self._peer.until(lambda: len(self.stamps(topic)) >= len(stamps), f'all of {topic}')
+        assert self.stamps(topic) == stamps, topic
+
+    def all_but(self, expected: list[int]) -> dict[str, set[int]]:
+        """Return other stamps than these by topic; every topic must have been heard."""
+        assert all(self._peer.received.values())
+        return {topic: found for topic in self._peer.received
+                if (found := set(self.stamps(topic)) - set(expected))}
+
+
+class Player:
+    """Plays images a second apart, and the time of each before it, as a bag with /clock does."""
+
+    def __init__(self, peer: Peer, camera: Camera, orbit: Orbit) -> None:
+        self._peer = peer
+        self._camera = camera
+        self._orbit = orbit
+        self._clock = peer.publisher(Clock, '/clock')
+        self.diagnostics = peer.listen(DiagnosticArray, '/diagnostics')
+
+    @staticmethod
+    def stamp_of(index: int) -> int:
+        return stamp_of(0) + index * SECOND_NS
+
+    def play(self, *indices: int) -> None:
+        self._camera.connect()
+        for index in indices:
+            self._tell(self.stamp_of(index))
+            self._camera.send(raw_image(self._orbit.rgb[index], self.stamp_of(index)))
+
+    def pause(self, index: int) -> None:
+        """Tell the time of an image until the mapper's diagnostics bear it, then no more."""
+        stamp_ns = self.stamp_of(index)
+        # The mapper hears /clock by best effort: a message may be lost.
+        self._peer.until(lambda: self._tell(stamp_ns) or (
+            self.diagnostics and to_ns(self.diagnostics[-1].header.stamp) == stamp_ns),
+            'a diagnostic of the paused time')
+
+    def _tell(self, stamp_ns: int) -> None:
+        self._clock.publish(Clock(clock=to_stamp(stamp_ns)))
+
+
+@pytest.fixture
+def player(peer: Peer, camera: Camera, orbit: Orbit) -> Player:
+    return Player(peer, camera, orbit)
 
 
 def test_clock_tells_late_images_from_a_new_beginning() -> None:
@@ -81,25 +152,66 @@ def test_images_are_mapped_before_the_clock_starts(
 
 
 def test_a_clock_that_starts_late_and_pauses_stamps_nothing_with_zero(
-        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
-    diagnostics = peer.listen(DiagnosticArray, '/diagnostics')
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, player: Player) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
-    clock = peer.publisher(Clock, '/clock')
     start(mode='replay', use_sim_time=True, map_publish_period_sec=0.0)
     peer.statuses()
     camera.connect()
     assert peer.trigger('/mapper/reset').success  # before any image and any clock
     camera.send(*(orbit.image(index) for index in range(4)))
     peer.until_settled(4)
-    assert not diagnostics
+    assert not player.diagnostics
 
-    paused_ns = stamp_of(4)
-    peer.until(clock.get_subscription_count, 'the mapper to read the clock')
-    clock.publish(Clock(clock=to_stamp(paused_ns)))
+    player.pause(1)
     # The clock stands still now; the node goes on telling how it fares.
-    peer.until(lambda: len(diagnostics) >= 3, 'diagnostics')
-    assert {to_ns(one.header.stamp) for one in diagnostics} == {paused_ns}
+    peer.until(lambda: len(player.diagnostics) >= 3, 'diagnostics')
+    assert {to_ns(one.header.stamp) for one in player.diagnostics} == {player.stamp_of(1)}
     camera.send(*(orbit.image(index) for index in range(4, 7)))
     assert peer.until_settled(7).frames_processed == 7
     peer.until(lambda: to_ns(clouds[-1].header.stamp) == stamp_of(5), 'the map')
     assert all(to_ns(one.header.stamp) for one in (*peer.statuses(), *clouds))
+
+
+def test_a_clock_that_loops_with_the_images_begins_a_new_map(
+        peer: Peer, player: Player, start: Start) -> None:
+    outputs = Outputs(peer)
+    mapper = start(mode='replay', use_sim_time=True, map_publish_period_sec=0.0)
+    player.play(*range(6))
+    first = peer.until_settled(6)
+    player.pause(5)
+    player.play(*range(4))
+    status = peer.until_settled(10)
+    player.pause(3)  # the mapper's own time has gone back, too
+    assert (status.frames_processed, status.frames_failed) == (10, 0)
+    assert (first.fragment_id, status.fragment_id, status.resets) == (0, 1, 1)
+    assert status.voxels > 1000
+
+    images = [player.stamp_of(index) for index in range(6)]
+    for topic in KEYFRAME_TOPICS:
+        outputs.until(topic, images[:5] + images[:3])
+    for topic in POSE_TOPICS:
+        outputs.until(topic, images + images[:4])
+    assert outputs.all_but(images) == {}
+    assert 'Traceback' not in mapper.log
+
+
+def test_while_the_clock_pauses_images_are_mapped_at_their_stamps(
+        peer: Peer, player: Player, start: Start) -> None:
+    outputs = Outputs(peer)
+    mapper = start(mode='replay', use_sim_time=True, map_publish_period_sec=0.0)
+    player.play(*range(4))
+    peer.until_settled(4)
+    player.pause(3)
+    statuses, diagnostics = len(peer.statuses()), len(player.diagnostics)
+    peer.until(lambda: len(peer.statuses()) > statuses and len(player.diagnostics) > diagnostics,
+               'the mapper to go on telling')
+    player.play(*range(4, 8))
+    assert peer.until_settled(8).frames_processed == 8
+
+    images = [player.stamp_of(index) for index in range(8)]
+    for topic in KEYFRAME_TOPICS:
+        outputs.until(topic, images[:7])
+    for topic in POSE_TOPICS:
+        outputs.until(topic, images)
+    assert outputs.all_but(images) == {}
+    assert 'Traceback' not in mapper.log

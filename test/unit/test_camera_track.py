@@ -156,7 +156,7 @@ def test_pose_of_a_frame_whose_pointmap_tells_none_comes_from_corners(
     assert [item.pose is None for item in plain] == [index == 8 for index in range(FRAMES)]
     assert all(item.pose for item in carried)
     before, lost = (np.sqrt(np.trace(carried[index].pose.covariance[:3, :3]))
-                           for index in (7, 8))
+                    for index in (7, 8))
     assert lost > before
     found = np.stack([item.pose.world_from_camera for item in carried[7:9]])
     step = np.linalg.inv(found[0]) @ found[1]

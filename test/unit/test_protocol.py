@@ -39,8 +39,8 @@ def perfect(views: list[PosedView], order: tuple[int, ...], scale: float = 0.3) 
 
 
 @pytest.mark.parametrize('layout', ['7scenes', 'dtu'])
-def test_true_points_of_another_scale_and_depth_score_perfectly(layout: str,
-                                                               tmp_path: Path) -> None:
+def test_true_points_of_another_scale_and_depth_score_perfectly(
+        layout: str, tmp_path: Path) -> None:
     sequence, views = load(layout, tmp_path)
     prediction = perfect(views, (0, 1, 2, 3))
     shifted = replace(prediction, points=prediction.points + np.float32([0.0, 0.0, 0.2]))

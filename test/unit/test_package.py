@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""package.xml names what the code imports and what the launch file starts, and nothing else."""
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pytest
+from test_layering import imported_names
+
+ROOT = Path(__file__).parents[2]
+MANIFEST = xml.etree.ElementTree.parse(ROOT / 'package.xml')
+# Modules whose rosdep key is not their name. Any other is a ROS package, or pip installs it.
+KEYS = {'PIL': 'python3-pil', 'cv2': 'python3-opencv', 'matplotlib': 'python3-matplotlib',
+        'numpy': 'python3-numpy', 'pytest': 'python3-pytest', 'scipy': 'python3-scipy',
+        'tf2_ros': 'tf2_ros_py', 'tqdm': 'python3-tqdm', 'yaml': 'python3-yaml'}
+# Needed by the build, the messages and the command line in README.md.
+NOT_IMPORTED = {'ament_cmake_pytest', 'ros2launch', 'rosidl_default_runtime'}
+# record_references.py is run by hand and says itself what to install.
+BY_HAND = {'evo', 'open3d'}
+TO_RUN = ('depend', 'exec_depend')
+TO_TEST = (*TO_RUN, 'test_depend')
+
+
+def declared(tags: tuple[str, ...]) -> set[str]:
+    return {node.text for tag in tags for node in MANIFEST.iter(tag)}
+
+
+def required(name: str) -> set[str]:
+    """Return what a file of pip's requirements names."""
+    text = (ROOT / 'scripts' / 'requirements' / f'{name}.txt').read_text()
+    return set(re.findall(r'^[\w-]+', text, re.MULTILINE))
+
+
+def imported(*folders: str) -> set[str]:
+    """Return the modules that folders import, less Python's and this project's own."""
+    own = {'spann3r_ros', 'parity', *(
+        file.stem for folder in ('test', 'benchmarks') for file in (ROOT / folder).rglob('*.py'))}
+    found = {name.partition('.')[0] for folder in folders
+             for file in (ROOT / folder).rglob('*.py') for name in imported_names(file, ROOT)}
+    return found - sys.stdlib_module_names - own
+
+
+def started() -> set[str]:
+    """Return the packages of the nodes and of the `ros2` commands that the launch file starts."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / 'launch' / 'mapper.launch.py').read_text())):
+        if isinstance(node, ast.keyword) and node.arg == 'package':
+            found.add(node.value.value)
+        elif isinstance(node, ast.List):
+            match [getattr(word, 'value', None) for word in node.elts]:
+                case ['ros2', str(verb), *_]:
+                    found.add(f'ros2{verb}')
+    return found - {'spann3r_ros'}
+
+
+@pytest.mark.parametrize(('folders', 'tags', 'files'), [
+    (('spann3r_ros', 'launch'), TO_RUN, ('library',)),
+    (('test', 'benchmarks'), TO_TEST, ('library', 'dev'))])
+def test_every_import_is_declared(
+        folders: tuple[str, ...], tags: tuple[str, ...], files: tuple[str, ...]) -> None:
+    names = imported(*folders) - BY_HAND
+    assert {'numpy', 'rclpy', 'torch'} <= names
+    # What rosdep can install it has to; the rest is left to pip.
+    by_pip = set().union(*map(required, files)) - set(KEYS)
+    assert {KEYS.get(name, name) for name in names - by_pip} - declared(tags) == set()
+
+
+def test_what_the_launch_file_starts_is_declared() -> None:
+    assert {'rviz2', 'ros2bag'} <= started() <= declared(TO_RUN)
+
+
+def test_nothing_is_declared_in_vain() -> None:
+    used = {KEYS.get(name, name) for name in imported('spann3r_ros', 'launch', 'test')}
+    assert declared(TO_TEST) - used - started() == NOT_IMPORTED
+
+
+def test_nothing_is_declared_twice() -> None:
+    names = [node.text for tag in TO_TEST for node in MANIFEST.iter(tag)]
+    assert len(names) == len(set(names))
