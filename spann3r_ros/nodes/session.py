@@ -239,7 +239,8 @@ class Session:
         self._publishers.begin(self._mapper.voxel_map, self._mapper.trajectory)
 
     def _save(self) -> list[Path]:
-        if self._settings.node.mode == 'replay':
+        # A recording that has not begun does not end either.
+        if self._settings.node.mode == 'replay' and self._mapper.status().keyframes:
             self._flush()
         cloud = self._mapper.voxel_map.arrays()
         if not len(cloud):

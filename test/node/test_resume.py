@@ -64,6 +64,8 @@ def test_what_cannot_be_loaded_is_told_and_loses_nothing(
     mapper = start(autostart=False, mode='replay')
     assert 'not configured' in peer.trigger('/mapper/load_map').message
     assert peer.change_state('configure') and peer.change_state('activate')
+    # A replay that has nothing to save goes on.
+    assert 'the map is empty' in peer.trigger('/mapper/save_map').message
     camera.send(*(orbit.image(index) for index in range(4)))
     voxels = peer.until_settled(4).voxels
     answer = peer.trigger('/mapper/load_map')
