@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+from drawn_index import decode_index, encode_index
 
 from spann3r_ros.mapping.types import (
     DeviceMemoryError,
@@ -28,8 +29,6 @@ from spann3r_ros.mapping.types import (
     StepResult,
 )
 
-INDEX_BITS = 16
-INDEX_CELLS_PER_SIDE = 24
 PATCH_PIXELS = 16
 MAX_CACHED_RENDERS = 130
 FAULTS = ('frame_error', 'crash', 'out_of_memory', 'not_finite', 'no_confidence')
@@ -159,37 +158,6 @@ def shade(points: np.ndarray, surface: np.ndarray) -> np.ndarray:
     waves = np.sin(points @ np.array([[9.0, 4.0, 6.0], [5.0, 8.0, 3.0], [7.0, 6.0, 10.0]]))
     colors = 128 + 127 * (0.4 * tint + checker[:, None] + 0.3 * waves)  # [n, 3]
     return np.clip(colors, 0, 255).astype(np.uint8)
-
-
-def encode_index(rgb: np.ndarray, index: int) -> np.ndarray:
-    """Return a copy of a square image with `index` drawn as black and white cells at the top left.
-
-    The cells survive JPEG and resizing; a second row holds the complement as a check.
-    """
-    cell = _cell_pixels(rgb)
-    bits = (index >> np.arange(INDEX_BITS)) & 1
-    pattern = 255 * np.stack([bits, 1 - bits]).astype(np.uint8)  # [2, bits]
-    marked = rgb.copy()
-    marked[: 2 * cell, : INDEX_BITS * cell] = pattern.repeat(cell, 0).repeat(cell, 1)[..., None]
-    return marked
-
-
-def decode_index(rgb: np.ndarray) -> int:
-    """Return the index drawn by `encode_index`; FrameError if the image carries none."""
-    cell = rgb.shape[0] / INDEX_CELLS_PER_SIDE
-    columns = ((np.arange(INDEX_BITS) + 0.5) * cell).astype(int)
-    rows = (np.array([0.5, 1.5]) * cell).astype(int)
-    bits = rgb[rows[:, None], columns].mean(axis=-1) > 127  # [2, bits]
-    if (bits[0] == bits[1]).any():
-        raise FrameError('image: expected a frame index in its top left corner, found none')
-    return int((bits[0] << np.arange(INDEX_BITS)).sum())
-
-
-def _cell_pixels(rgb: np.ndarray) -> int:
-    cell = rgb.shape[0] // INDEX_CELLS_PER_SIDE
-    if rgb.shape[0] != rgb.shape[1] or cell < 2:
-        raise ValueError(f'rgb: expected a square image of 48 pixels or more, got {rgb.shape}')
-    return cell
 
 
 def render_frames(

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
+from drawn_index import encode_index
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -30,7 +31,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from spann3r_ros.msg import MapperStatus
 from std_srvs.srv import SetBool, Trigger
-from synthetic import SyntheticScene, encode_index, orbit_trajectory
+from synthetic import SyntheticScene, orbit_trajectory
 from synthetic_mapper import CAMERA, FRAMES
 
 from spann3r_ros.nodes.processes import resident_bytes
