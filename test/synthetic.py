@@ -44,6 +44,7 @@ class SyntheticOptions:
     corrupted_confidence: float = 0.05
     floater_fraction: float = 0.0  # share of the pixels at depth edges that hang in between
     drift: float = 0.0  # along world x, per step
+    unit: float = 1.0  # what the network calls one
     stretch: float = 1.0  # factor on the scale of every further fragment
     delay_sec: float = 0.0  # per step
     fault_at: int | None = None  # index of the afflicted frame
@@ -125,6 +126,14 @@ class SyntheticScene:
             reach = np.where(hit, enter, reach)
             surface = np.where(hit, 6 + 3 * number + enter_axis.argmax(axis=1), surface)
         return reach, surface
+
+    def distances(self, points: np.ndarray) -> np.ndarray:
+        """Return how far points [n, 3] are from the walls or the boxes, whichever is near."""
+        def to_box(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+            outside = np.maximum(np.maximum(low - points, points - high), 0.0)
+            inside = np.minimum(points - low, high - points).min(axis=1)
+            return np.where(inside > 0.0, inside, np.linalg.norm(outside, axis=1))
+        return np.min([to_box(low, high) for low, high in (self.room, *self.boxes)], axis=0)
 
     def render(self, pose: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
         """Return rgb uint8 [h, w, 3] and the pointmap float64 [h, w, 3] in the camera frame.
@@ -250,7 +259,7 @@ class SyntheticReconstructor:
         world_from_camera[0, 3] += self.options.drift * (index - self._indices[0])
         origin_from_camera = np.linalg.inv(self.poses[self._indices[0]]) @ world_from_camera
         points = points @ origin_from_camera[:3, :3].T + origin_from_camera[:3, 3]
-        points *= self.options.stretch ** self._fragments
+        points *= self.options.stretch ** self._fragments / self.options.unit
         return Pointmap(points.astype(np.float32), confidence.astype(np.float32))
 
     def _corrupt(self, points: np.ndarray, confidence: np.ndarray) -> None:
