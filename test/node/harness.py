@@ -97,6 +97,8 @@ class Orbit:
 class Mapper:
     """The mapper's process; its output goes to `log`."""
 
+    program = Path(__file__).with_name('synthetic_mapper.py')
+
     def __init__(self, directory: Path, options: dict[str, Any] | None = None,
                  **parameters: Value) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -116,8 +118,8 @@ class Mapper:
         with self.log_path.open('w') as log:
             # A session of its own: signals reach it as they would under a launch system.
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name('synthetic_mapper.py')),
-                 *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                [sys.executable, str(self.program), *arguments], stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
     @property

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import rclpy
-from harness import Mapper, Peer
+from bomb import explode, write_bomb
+from harness import Mapper, Peer, running
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from synthetic_mapper import create_reconstructor
@@ -19,6 +21,12 @@ from spann3r_ros.nodes.publishers import MapPublishers
 
 Start = Callable[..., Mapper]
 SUCCESS, ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.ERROR
+
+
+class RealMapper(Mapper):
+    """The executable that is installed, with its own network."""
+
+    program = Path(__file__).parents[2] / 'scripts' / 'mapper_node'
 
 
 @pytest.fixture
@@ -68,3 +76,23 @@ def test_an_error_on_the_way_down_leaves_a_node_that_can_be_configured(
     assert node.trigger_configure() == SUCCESS
     assert node.trigger_activate() == SUCCESS
     assert node.trigger_deactivate() == SUCCESS
+
+
+def test_code_in_a_checkpoint_is_refused_and_never_runs(peer: Peer, tmp_path: Path) -> None:
+    trace = tmp_path / 'trace'
+    bombs = [tmp_path / 'bomb.pth', tmp_path / 'old_bomb.pth']
+    for path in bombs:
+        write_bomb(path, trace, as_zip=path is bombs[0])
+    with running(RealMapper(tmp_path, autostart=False, device='cpu')) as mapper:
+        for path in bombs:
+            assert peer.set_text('checkpoint', str(path)).successful
+            assert not peer.change_state('configure')
+            assert f'on_configure failed: checkpoint: cannot read {path}' in mapper.log
+            assert peer.state() == 'unconfigured'
+        assert peer.set_text('checkpoint', '').successful
+        assert peer.change_state('configure'), 'this mapper takes no checkpoint at all'
+    assert not trace.exists()
+    for path in bombs:
+        explode(path)
+        assert trace.exists(), 'the bomb is a dud: this test could not fail'
+        trace.unlink()
