@@ -39,6 +39,7 @@ class SyntheticOptions:
     """What is wrong with the synthetic answers, in metres unless a field says otherwise."""
 
     noise: float = 0.0  # standard deviation of every point
+    noise_from: int = 0  # index of the first noisy frame
     corrupted_fraction: float = 0.0  # share of the columns that is displaced together
     corruption: float = 0.25  # largest displacement of a corrupted point
     corrupted_confidence: float = 0.05
@@ -250,7 +251,8 @@ class SyntheticReconstructor:
         rng = np.random.default_rng([self.options.seed, index])
         self._corrupt(points, confidence)
         self._float(points, rng)
-        points += self.options.noise * rng.standard_normal(points.shape)
+        if index >= self.options.noise_from:
+            points += self.options.noise * rng.standard_normal(points.shape)
         if index == self.options.fault_at and self.options.fault == 'not_finite':
             points[:] = np.nan
         if index == self.options.fault_at and self.options.fault == 'no_confidence':
