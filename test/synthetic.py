@@ -39,7 +39,8 @@ class SyntheticOptions:
     """What is wrong with the synthetic answers, in metres unless a field says otherwise."""
 
     noise: float = 0.0  # standard deviation of every point
-    noise_from: int = 0  # index of the first noisy frame
+    noise_before: float = 0.0  # the same, in frames whose index is below `noise_from`
+    noise_from: int = 0
     corrupted_fraction: float = 0.0  # share of the columns that is displaced together
     corruption: float = 0.25  # largest displacement of a corrupted point
     corrupted_confidence: float = 0.05
@@ -251,8 +252,9 @@ class SyntheticReconstructor:
         rng = np.random.default_rng([self.options.seed, index])
         self._corrupt(points, confidence)
         self._float(points, rng)
-        if index >= self.options.noise_from:
-            points += self.options.noise * rng.standard_normal(points.shape)
+        early = index < self.options.noise_from
+        noise = self.options.noise_before if early else self.options.noise
+        points += noise * rng.standard_normal(points.shape)
         if index == self.options.fault_at and self.options.fault == 'not_finite':
             points[:] = np.nan
         if index == self.options.fault_at and self.options.fault == 'no_confidence':
