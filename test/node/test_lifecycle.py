@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,23 +22,28 @@ MEBIBYTE = 2**20
 
 
 NOT_CONFIGURED = {service: (False, f'nothing to {verb}: the node is not configured')
-                  for service, verb in (('save_map', 'save'), ('new_fragment', 'divide'),
-                                        ('reset', 'reset'), ('disable', 'disable'),
-                                        ('enable', 'enable'))}
-CONFIGURED = {
-    'save_map': (True, 'wrote map.ply and trajectory.tum'),
+                  for service, verb in (('save_map', 'save'), ('load_map', 'load'),
+                                        ('new_fragment', 'divide'), ('reset', 'reset'),
+                                        ('disable', 'disable'), ('enable', 'enable'))}
+EMPTY = {
+    'save_map': (False, 'save failed: the map is empty'),
+    'load_map': (False, "load failed: [Errno 2] No such file or directory: 'map.npz'"),
     'new_fragment': (True, 'the next frame begins fragment 1'),
     'reset': (True, 'a new map begins'), 'disable': (True, 'images are skipped'),
     'enable': (True, 'images are taken')}
+MAPPED = {
+    **EMPTY, 'save_map': (True, 'wrote map.ply and trajectory.tum and map.npz'),
+    'load_map': (True, 'n voxels, 3 keyframes: let the camera go on from where it looked last')}
 
 
 def answers(peer: Peer, mapper: Mapper) -> dict[str, tuple[bool, str]]:
-    """Return what every service says."""
+    """Return what every service says, without folders and counts of voxels."""
     said = {service: peer.trigger(f'/mapper/{service}')
-            for service in ('save_map', 'new_fragment', 'reset')}
+            for service in ('save_map', 'load_map', 'new_fragment', 'reset')}
     said |= {'disable': peer.set_enabled(False), 'enable': peer.set_enabled(True)}
-    return {service: (answer.success, answer.message.replace(f'{mapper.map_directory}/', ''))
-            for service, answer in said.items()}
+    return {service: (answer.success, re.sub(
+        r'\d+ voxels', 'n voxels', answer.message.replace(f'{mapper.map_directory}/', '')))
+        for service, answer in said.items()}
 
 
 def topics_of(peer: Peer) -> set[str]:
@@ -182,8 +188,7 @@ def test_a_signal_at_start_ends_the_process(start: Start) -> None:
 
 @pytest.mark.parametrize(('transitions', 'expected'), [
     ((), NOT_CONFIGURED),
-    (('configure',), {**CONFIGURED, 'save_map': (False, 'save failed: the map is empty')}),
-    (('configure', 'activate'), CONFIGURED)])
+    (('configure',), EMPTY), (('configure', 'activate'), MAPPED)])
 def test_services_answer_with_a_reason_in_every_state(
         transitions: tuple[str, ...], expected: dict[str, tuple[bool, str]], peer: Peer,
         camera: Camera, orbit: Orbit, start: Start) -> None:
