@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+from drawn_index import decode_index, encode_index
 
 from spann3r_ros.mapping.types import (
     DeviceMemoryError,
@@ -28,8 +29,6 @@ from spann3r_ros.mapping.types import (
     StepResult,
 )
 
-INDEX_BITS = 16
-INDEX_CELLS_PER_SIDE = 24
 PATCH_PIXELS = 16
 MAX_CACHED_RENDERS = 130
 FAULTS = ('frame_error', 'crash', 'out_of_memory', 'not_finite', 'no_confidence')
@@ -40,11 +39,14 @@ class SyntheticOptions:
     """What is wrong with the synthetic answers, in metres unless a field says otherwise."""
 
     noise: float = 0.0  # standard deviation of every point
+    noise_before: float = 0.0  # the same, in frames whose index is below `noise_from`
+    noise_from: int = 0
     corrupted_fraction: float = 0.0  # share of the columns that is displaced together
     corruption: float = 0.25  # largest displacement of a corrupted point
     corrupted_confidence: float = 0.05
     floater_fraction: float = 0.0  # share of the pixels at depth edges that hang in between
     drift: float = 0.0  # along world x, per step
+    unit: float = 1.0  # what the network calls one
     stretch: float = 1.0  # factor on the scale of every further fragment
     delay_sec: float = 0.0  # per step
     fault_at: int | None = None  # index of the afflicted frame
@@ -127,6 +129,14 @@ class SyntheticScene:
             surface = np.where(hit, 6 + 3 * number + enter_axis.argmax(axis=1), surface)
         return reach, surface
 
+    def distances(self, points: np.ndarray) -> np.ndarray:
+        """Return how far points [n, 3] are from the walls or the boxes, whichever is near."""
+        def to_box(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+            outside = np.maximum(np.maximum(low - points, points - high), 0.0)
+            inside = np.minimum(points - low, high - points).min(axis=1)
+            return np.where(inside > 0.0, inside, np.linalg.norm(outside, axis=1))
+        return np.min([to_box(low, high) for low, high in (self.room, *self.boxes)], axis=0)
+
     def render(self, pose: np.ndarray, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
         """Return rgb uint8 [h, w, 3] and the pointmap float64 [h, w, 3] in the camera frame.
 
@@ -159,37 +169,6 @@ def shade(points: np.ndarray, surface: np.ndarray) -> np.ndarray:
     waves = np.sin(points @ np.array([[9.0, 4.0, 6.0], [5.0, 8.0, 3.0], [7.0, 6.0, 10.0]]))
     colors = 128 + 127 * (0.4 * tint + checker[:, None] + 0.3 * waves)  # [n, 3]
     return np.clip(colors, 0, 255).astype(np.uint8)
-
-
-def encode_index(rgb: np.ndarray, index: int) -> np.ndarray:
-    """Return a copy of a square image with `index` drawn as black and white cells at the top left.
-
-    The cells survive JPEG and resizing; a second row holds the complement as a check.
-    """
-    cell = _cell_pixels(rgb)
-    bits = (index >> np.arange(INDEX_BITS)) & 1
-    pattern = 255 * np.stack([bits, 1 - bits]).astype(np.uint8)  # [2, bits]
-    marked = rgb.copy()
-    marked[: 2 * cell, : INDEX_BITS * cell] = pattern.repeat(cell, 0).repeat(cell, 1)[..., None]
-    return marked
-
-
-def decode_index(rgb: np.ndarray) -> int:
-    """Return the index drawn by `encode_index`; FrameError if the image carries none."""
-    cell = rgb.shape[0] / INDEX_CELLS_PER_SIDE
-    columns = ((np.arange(INDEX_BITS) + 0.5) * cell).astype(int)
-    rows = (np.array([0.5, 1.5]) * cell).astype(int)
-    bits = rgb[rows[:, None], columns].mean(axis=-1) > 127  # [2, bits]
-    if (bits[0] == bits[1]).any():
-        raise FrameError('image: expected a frame index in its top left corner, found none')
-    return int((bits[0] << np.arange(INDEX_BITS)).sum())
-
-
-def _cell_pixels(rgb: np.ndarray) -> int:
-    cell = rgb.shape[0] // INDEX_CELLS_PER_SIDE
-    if rgb.shape[0] != rgb.shape[1] or cell < 2:
-        raise ValueError(f'rgb: expected a square image of 48 pixels or more, got {rgb.shape}')
-    return cell
 
 
 def render_frames(
@@ -273,7 +252,9 @@ class SyntheticReconstructor:
         rng = np.random.default_rng([self.options.seed, index])
         self._corrupt(points, confidence)
         self._float(points, rng)
-        points += self.options.noise * rng.standard_normal(points.shape)
+        early = index < self.options.noise_from
+        noise = self.options.noise_before if early else self.options.noise
+        points += noise * rng.standard_normal(points.shape)
         if index == self.options.fault_at and self.options.fault == 'not_finite':
             points[:] = np.nan
         if index == self.options.fault_at and self.options.fault == 'no_confidence':
@@ -282,7 +263,7 @@ class SyntheticReconstructor:
         world_from_camera[0, 3] += self.options.drift * (index - self._indices[0])
         origin_from_camera = np.linalg.inv(self.poses[self._indices[0]]) @ world_from_camera
         points = points @ origin_from_camera[:3, :3].T + origin_from_camera[:3, 3]
-        points *= self.options.stretch ** self._fragments
+        points *= self.options.stretch ** self._fragments / self.options.unit
         return Pointmap(points.astype(np.float32), confidence.astype(np.float32))
 
     def _corrupt(self, points: np.ndarray, confidence: np.ndarray) -> None:

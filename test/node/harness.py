@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
+from drawn_index import encode_index
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -30,7 +31,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from spann3r_ros.msg import MapperStatus
 from std_srvs.srv import SetBool, Trigger
-from synthetic import SyntheticScene, encode_index, orbit_trajectory
+from synthetic import SyntheticScene, orbit_trajectory
 from synthetic_mapper import CAMERA, FRAMES
 
 from spann3r_ros.nodes.processes import resident_bytes
@@ -96,6 +97,8 @@ class Orbit:
 class Mapper:
     """The mapper's process; its output goes to `log`."""
 
+    program = Path(__file__).with_name('synthetic_mapper.py')
+
     def __init__(self, directory: Path, options: dict[str, Any] | None = None,
                  **parameters: Value) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -115,8 +118,8 @@ class Mapper:
         with self.log_path.open('w') as log:
             # A session of its own: signals reach it as they would under a launch system.
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name('synthetic_mapper.py')),
-                 *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                [sys.executable, str(self.program), *arguments], stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
     @property

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A seeded source of image messages that no camera should send."""
+"""Seeded sources of messages that no camera and no robot should send."""
 from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from itertools import cycle, islice
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from harness import raw_image
+from geometry_msgs.msg import TransformStamped
+from harness import CAMERA, raw_image
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from spann3r_ros.nodes.conversions import to_camera_info, to_header, to_stamp
 
 UINT32 = 2**32 - 1
 WRONG_ENCODINGS = ('', 'purple8', 'RGB8', 'rgb8 ', '32FC1', '16UC1', '64FC4', 'nv21', 'bayer_8',
@@ -19,10 +23,10 @@ WRONG_ENCODINGS = ('', 'purple8', 'RGB8', 'rgb8 ', '32FC1', '16UC1', '64FC4', 'n
 
 
 class MalformedImages:
-    """Draws raw images, each wrong in one way or in two; the same seed draws the same ones."""
+    """Draws copies of an image, each wrong in one way or in two; the same seed draws the same."""
 
-    def __init__(self, rgb: np.ndarray, seed: int) -> None:
-        self._rgb = rgb
+    def __init__(self, image: Image, seed: int) -> None:
+        self._image = image
         self._draw = random.Random(seed)
         self._ways: tuple[Callable[[Image], None], ...] = (
             self._spoil_size, self._spoil_step, self._spoil_encoding, self._spoil_length,
@@ -31,7 +35,8 @@ class MalformedImages:
     def take(self, count: int, stamp_ns: int) -> Iterator[Image]:
         """Yield `count` messages of one stamp, every way to be wrong in turn."""
         for way in islice(cycle(self._ways), count):
-            image = raw_image(self._rgb, stamp_ns)
+            image = deepcopy(self._image)
+            image.header.stamp = to_stamp(stamp_ns)
             image.header.frame_id = self._draw.choice(('camera_optical', '', '/', 'a' * 5000))
             if self._draw.random() < 0.3:
                 self._spoil_stamp(image)
@@ -111,14 +116,63 @@ class MalformedFiles:
         return magic + bytes(self._draw.randrange(64))
 
 
-def malformed_calibrations(seed: int) -> Iterator[CameraInfo]:
-    """Yield endless calibrations with numbers that are none, and of wrong shapes."""
+class MalformedCalibrations:
+    """Draws calibrations, each wrong in one way; the same seed draws the same ones."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+        # Without a calibration an image can be mapped; with one that distorts it, it cannot.
+        self._ways: tuple[tuple[Callable[[CameraInfo], None], bool], ...] = (
+            (self._spoil_size, False), (self._spoil_numbers, False), (self._spoil_focal, False),
+            (self._spoil_stamp, False), (self._spoil_centre, True), (self._spoil_model, True),
+            (self._spoil_count, True), (self._spoil_coefficients, True))
+
+    def take(self, stamps: Iterable[int]) -> Iterator[tuple[CameraInfo, bool]]:
+        """Yield one for the image of each stamp, and whether it costs that image."""
+        for stamp_ns, (way, costly) in zip(stamps, cycle(self._ways), strict=False):
+            info = to_camera_info(CAMERA, to_header(stamp_ns, 'camera_optical'))
+            way(info)
+            yield info, costly
+
+    def _spoil_size(self, info: CameraInfo) -> None:
+        info.width = self._draw.choice((0, 95, 97, UINT32))
+        info.height = self._draw.choice((0, 96, UINT32))
+
+    def _spoil_numbers(self, info: CameraInfo) -> None:
+        info.k[self._draw.choice((0, 2, 4, 5))] = self._draw.choice((np.nan, np.inf, -np.inf))
+
+    def _spoil_focal(self, info: CameraInfo) -> None:
+        info.k[self._draw.choice((0, 4))] = self._draw.choice((-50.0, 0.0, 1e308, 1e-308))
+
+    def _spoil_stamp(self, info: CameraInfo) -> None:
+        info.header.stamp = Time(sec=self._draw.choice((-1, 0, 2**31 - 1)), nanosec=UINT32)
+
+    def _spoil_centre(self, info: CameraInfo) -> None:
+        info.k[self._draw.choice((2, 5))] = self._draw.choice((-50.0, 0.0, 95.0, 1e308, -1e308))
+
+    def _spoil_model(self, info: CameraInfo) -> None:
+        info.distortion_model = self._draw.choice(('', 'fisheye', 'plumb bob', 'x' * 999))
+        info.d = [0.1] * 5
+
+    def _spoil_count(self, info: CameraInfo) -> None:
+        info.d = [0.1] * self._draw.choice((1, 2, 3, 6, 20, 5000))
+
+    def _spoil_coefficients(self, info: CameraInfo) -> None:
+        info.d = [0.1] * 5
+        info.d[self._draw.randrange(5)] = self._draw.choice((np.nan, np.inf, -np.inf))
+
+
+def malformed_transforms(truth: TransformStamped, count: int, seed: int
+                         ) -> Iterator[TransformStamped]:
+    """Yield transforms that place nothing: with numbers that are none, or between no frames."""
     draw = random.Random(seed)
-    while True:
-        info = CameraInfo(width=draw.choice((0, 96, UINT32)), height=draw.choice((0, 96)))
-        info.k = [draw.choice((np.nan, np.inf, -50.0, 0.0, 1e308, 48.0)) for _ in range(9)]
-        info.p = [draw.choice((np.nan, 0.0, 48.0)) for _ in range(12)]
-        info.distortion_model = draw.choice(('', 'plumb_bob', 'equidistant', 'fisheye', 'x' * 999))
-        info.d = [draw.choice((np.nan, 1e308, 0.1)) for _ in range(draw.randrange(20))]
-        info.header.stamp = Time(sec=draw.choice((-1, 0, 2**31 - 1)), nanosec=UINT32)
-        yield info
+    for index in range(count):
+        one = deepcopy(truth)
+        if index % 3 == 0:
+            setattr(one.transform.translation, draw.choice('xyz'), draw.choice((np.nan, np.inf)))
+        elif index % 3 == 1:
+            one.transform.rotation.w = draw.choice((np.nan, np.inf, 1e300, -5.0))
+        else:
+            frames = draw.choice((('', ''), ('odom', ''), ('', 'base_link'), ('arm', 'arm')))
+            one.header.frame_id, one.child_frame_id = frames
+        yield one

@@ -47,14 +47,17 @@ class Robot:
         self._still = [to_transform(self.mounted, 0, parent, OPTICAL_FRAME)]
         self._static.publish(TFMessage(transforms=self._still))
 
+    def place(self, index: int) -> TransformStamped:
+        """Return where the wheels have carried the robot."""
+        pose = self._orbit.poses[index % len(self._orbit.poses)]
+        return to_transform(ODOM_FROM_WORLD @ pose @ invert(self.mounted), stamp_of(index),
+                            'odom', 'base_link')
+
     def drive(self, *indices: int) -> None:
         """Tell where the wheels have carried the robot."""
         self._own.add(('odom', 'base_link'))
         for index in indices:
-            pose = self._orbit.poses[index % len(self._orbit.poses)]
-            place = ODOM_FROM_WORLD @ pose @ invert(self.mounted)
-            self._moving.publish(TFMessage(transforms=[
-                to_transform(place, stamp_of(index), 'odom', 'base_link')]))
+            self.publish(self.place(index))
 
     def localise(self, *indices: int) -> None:
         """Tell, at those stamps, where the odometry's origin is in the map: the scene's world."""

@@ -54,16 +54,25 @@ def test_an_inactive_node_says_so_and_does_not_warn(peer: Peer, start: Start) ->
         (OK, 'inactive')}
 
 
-def test_an_error_is_told_and_ends_with_the_next_good_frame(
+def test_out_of_memory_is_told_and_costs_one_frame(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     monitor = Monitor(peer, 'map')
-    start({'fault_at': 3, 'fault': 'out_of_memory'}, mode='replay')
+    mapper = start({'fault_at': 30, 'fault': 'out_of_memory', 'stretch': 0.6}, mode='replay')
+    peer.statuses()
     monitor.until(OK)
-    camera.send(*(orbit.image(index) for index in range(4)))
-    assert 'no memory left' in monitor.until(OK, ERROR).message
-    camera.send(*(orbit.image(index) for index in range(4, 8)))
+    camera.send(*(orbit.image(index) for index in range(31)))
+    assert 'no memory left for frame 30' in monitor.until(OK, ERROR).message
+    failed = peer.until_settled(31)
+    assert (failed.frames_processed, failed.frames_failed, failed.fragment_id) == (30, 1, 0)
+    assert 'DeviceMemoryError' in failed.last_error
+    camera.send(*(orbit.image(index) for index in range(31, 40)))
+    status = peer.until_settled(40)
     values = {pair.key: pair.value for pair in monitor.until(OK, ERROR, OK).values}
     assert (values['fragment'], values['metric']) == ('1', 'False')
+    assert (status.frames_processed, status.frames_failed) == (39, 1)
+    assert (status.fragment_id, status.resets) == (1, failed.resets + 1)
+    assert status.voxels > failed.voxels
+    assert mapper.alive()
 
 
 def test_many_dropped_images_are_a_warning(

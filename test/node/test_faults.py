@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import pytest
 from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from sensor_msgs.msg import PointCloud2
 
 from spann3r_ros.mapping.map_io import read_ply
 
 Start = Callable[..., Mapper]
+Trouble = Callable[[Mapper], AbstractContextManager[None]]
 MEBIBYTE = 2**20
 TOO_SMALL_BYTES = 50_000
 
@@ -37,30 +41,53 @@ time.sleep(600)
 """
 
 
-def test_full_disk_leaves_the_old_map_and_says_so(
-        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+@contextmanager
+def full_disk(mapper: Mapper) -> Iterator[None]:
+    """Let no file grow: writing then fails in the middle, as on a full disk."""
+    limit = resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, (TOO_SMALL_BYTES, limit[1]))
+    yield
+    resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, limit)
+
+
+@contextmanager
+def closed_folder(mapper: Mapper) -> Iterator[None]:
+    """Let no file be made in the map's folder, or taken from it."""
+    mapper.map_directory.chmod(0o555)
+    yield
+    mapper.map_directory.chmod(0o755)
+
+
+def files_of(mapper: Mapper) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in mapper.map_directory.iterdir()}
+
+
+@pytest.mark.parametrize(('trouble', 'reason'), [
+    (full_disk, 'File too large'), (closed_folder, 'Permission denied')])
+def test_a_map_that_cannot_be_written_leaves_the_old_one_and_says_so(
+        trouble: Trouble, reason: str, peer: Peer, camera: Camera, orbit: Orbit,
+        start: Start) -> None:
     mapper = start(**{'qos_overrides./camera/image_raw.subscription.reliability': 'reliable'})
     for index in range(4):
         camera.send(orbit.image(index))
         peer.until_settled(index + 1)
     assert peer.trigger('/mapper/save_map').success
-    saved = {file.name: file.read_bytes() for file in mapper.map_directory.iterdir()}
-    assert set(saved) == {'map.npz', 'map.ply', 'trajectory.tum'}
+    saved = files_of(mapper)
+    assert saved.keys() == {'map.npz', 'map.ply', 'trajectory.tum'}
+    assert len(saved['map.npz']) > TOO_SMALL_BYTES
     camera.send(orbit.image(4))
     peer.until_settled(5)
 
-    # A file that may not grow fails in the middle of writing, as one on a full disk does.
-    limit = resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE)
-    assert len(saved['map.npz']) > TOO_SMALL_BYTES
-    resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, (TOO_SMALL_BYTES, limit[1]))
-    answer = peer.trigger('/mapper/save_map')
-    assert not answer.success and 'File too large' in answer.message
-    assert {file.name: file.read_bytes() for file in mapper.map_directory.iterdir()} == saved
+    with trouble(mapper):
+        answer = peer.trigger('/mapper/save_map')
+        assert not answer.success and reason in answer.message
+        assert files_of(mapper) == saved
 
-    resource.prlimit(mapper.process.pid, resource.RLIMIT_FSIZE, limit)
     camera.send(orbit.image(5))
     assert peer.until_settled(6).frames_processed == 6
     assert peer.trigger('/mapper/save_map').success
+    after = files_of(mapper)
+    assert all(after[name] != saved[name] for name in saved)
     assert len(read_ply(mapper.map_directory / 'map.ply')) > 0
 
 
@@ -128,12 +155,16 @@ def test_a_checkpoint_replaced_on_disk_is_read_at_the_next_configure(
 
 def test_a_hundred_configurations_leave_nothing_behind(peer: Peer, start: Start) -> None:
     mapper = start(autostart=False)
-    threads, resident = [], []
-    for _ in range(100):
+    held, resident = [], []
+    for index in range(100):
         assert peer.change_state('configure')
+        if index % 10 == 9:
+            assert peer.change_state('activate')
+            assert peer.change_state('deactivate')
         assert peer.change_state('cleanup')
-        threads.append(mapper.threads)
+        descriptors = os.listdir(f'/proc/{mapper.process.pid}/fd')
+        held.append((mapper.threads, len(descriptors)))
         resident.append(mapper.resident_bytes)
-    assert threads[-1] == threads[19]
+    assert held[-1] == held[19]
     # The first rounds load libraries and fill caches.
     assert resident[-1] - resident[19] < 4 * MEBIBYTE

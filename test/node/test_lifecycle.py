@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,31 @@ from tf2_msgs.msg import TFMessage
 
 Start = Callable[..., Mapper]
 MEBIBYTE = 2**20
+
+
+NOT_CONFIGURED = {service: (False, f'nothing to {verb}: the node is not configured')
+                  for service, verb in (('save_map', 'save'), ('load_map', 'load'),
+                                        ('new_fragment', 'divide'), ('reset', 'reset'),
+                                        ('disable', 'disable'), ('enable', 'enable'))}
+EMPTY = {
+    'save_map': (False, 'save failed: the map is empty'),
+    'load_map': (False, "load failed: [Errno 2] No such file or directory: 'map.npz'"),
+    'new_fragment': (True, 'the next frame begins fragment 1'),
+    'reset': (True, 'a new map begins'), 'disable': (True, 'images are skipped'),
+    'enable': (True, 'images are taken')}
+MAPPED = {
+    **EMPTY, 'save_map': (True, 'wrote map.ply and trajectory.tum and map.npz'),
+    'load_map': (True, 'n voxels, 3 keyframes: let the camera go on from where it looked last')}
+
+
+def answers(peer: Peer, mapper: Mapper) -> dict[str, tuple[bool, str]]:
+    """Return what every service says, without folders and counts of voxels."""
+    said = {service: peer.trigger(f'/mapper/{service}')
+            for service in ('save_map', 'load_map', 'new_fragment', 'reset')}
+    said |= {'disable': peer.set_enabled(False), 'enable': peer.set_enabled(True)}
+    return {service: (answer.success, re.sub(
+        r'\d+ voxels', 'n voxels', answer.message.replace(f'{mapper.map_directory}/', '')))
+        for service, answer in said.items()}
 
 
 def topics_of(peer: Peer) -> set[str]:
@@ -134,7 +160,7 @@ def test_shutdown_from_any_state_frees_everything_and_answers_on(
     peer.call('/mapper/change_state', ChangeState.Request(transition=Transition(id=number)))
     assert peer.state() == 'finalized'
     peer.until(lambda: topics_of(peer) == bare, 'the publishers to go')
-    assert 'not configured' in peer.trigger('/mapper/save_map').message
+    assert answers(peer, mapper) == NOT_CONFIGURED
     assert not peer.change_state('configure')
     assert mapper.stop() == 0
     assert 'Traceback' not in mapper.log
@@ -160,20 +186,19 @@ def test_a_signal_at_start_ends_the_process(start: Start) -> None:
     assert mapper.process.wait(DEADLINE_SEC) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.parametrize(('transitions', 'expected'), [
+    ((), NOT_CONFIGURED),
+    (('configure',), EMPTY), (('configure', 'activate'), MAPPED)])
 def test_services_answer_with_a_reason_in_every_state(
-        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
-    start(autostart=False, mode='replay')
-    for service in ('reset', 'save_map'):
-        answer = peer.trigger(f'/mapper/{service}')
-        assert not answer.success and 'not configured' in answer.message
-    assert peer.change_state('configure')
-    answer = peer.trigger('/mapper/save_map')
-    assert not answer.success and 'empty' in answer.message
-    assert peer.trigger('/mapper/reset').success
-    assert peer.change_state('activate')
-    camera.send(*(orbit.image(index) for index in range(3)))
-    peer.until_settled(3)
-    assert peer.trigger('/mapper/save_map').success
+        transitions: tuple[str, ...], expected: dict[str, tuple[bool, str]], peer: Peer,
+        camera: Camera, orbit: Orbit, start: Start) -> None:
+    mapper = start(autostart=False, mode='replay')
+    for transition in transitions:
+        assert peer.change_state(transition)
+    if 'activate' in transitions:
+        camera.send(*(orbit.image(index) for index in range(3)))
+        peer.until_settled(3)
+    assert answers(peer, mapper) == expected
 
 
 def test_unwritable_map_directory_is_answered(

@@ -44,6 +44,21 @@ def test_a_new_map_goes_on_where_the_old_one_ended() -> None:
     np.testing.assert_allclose(second.twist[:3], [1.0, 0.0, 0.0], atol=1e-12)
 
 
+@pytest.mark.parametrize('restarts', [True, False])
+def test_speed_is_unknown_where_time_does_not_go_on(restarts: bool) -> None:
+    odometer = Odometer()
+    odometer.move(50 * SECOND_NS, pose(2.0, 1.0, 45.0), 1e-4 * np.eye(6))
+    if restarts:
+        odometer.restart()
+    moved = odometer.move(10 * SECOND_NS, pose(2.0, 1.5, 45.0), 1e-4 * np.eye(6))
+    np.testing.assert_allclose(moved.odom_from_base, pose(2.0, 1.0 if restarts else 1.5, 45.0),
+                               atol=1e-12)
+    assert not moved.twist.any()
+    assert moved.twist_covariance[0, 0] == UNKNOWN_VARIANCE
+    onward = odometer.move(11 * SECOND_NS, pose(2.0, 1.5, 55.0), 1e-4 * np.eye(6))
+    np.testing.assert_allclose(onward.twist[3:], [0, 0, np.radians(10.0)], atol=1e-12)
+
+
 def test_the_robot_s_own_odometry_is_where_it_begins() -> None:
     odometer = Odometer()
     odometer.begin_at(pose(5.0, 6.0, 30.0))

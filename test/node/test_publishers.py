@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import getmembers, isfunction
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from spann3r_ros.nodes.publishers import MapPublishers
 from spann3r_ros.nodes.tf_listening import ListeningThread
 from spann3r_ros.nodes.transforms import FrameTree
 
-CONVERTERS = ('keyframe_cloud', 'map_cloud', 'to_float_image', 'to_camera_info',
-              'to_pose_with_covariance')
+MESSAGES = ('PointCloud2', 'Image', 'CameraInfo', 'PoseWithCovarianceStamped', 'Odometry')
+CONVERTERS = [name for name, function in getmembers(conversions, isfunction)
+              if function.__annotations__['return'] in MESSAGES]
 
 
 @pytest.fixture
@@ -71,9 +73,13 @@ def test_without_listeners_nothing_is_converted(
     called = []
     for name in CONVERTERS:
         monkeypatch.setattr(conversions, name, lambda *_, name=name: called.append(name))
-    monkeypatch.setattr(publishers_module, 'depth_of', lambda *_: called.append('depth_of'))
+    for name in ('depth_of', 'Path'):
+        monkeypatch.setattr(publishers_module, name,
+                            lambda *_, name=name, **__: called.append(name))
+    assert {'map_cloud', 'to_odometry', 'to_pose_with_covariance'} <= set(CONVERTERS)
     frame = keyframe()
-    publishers.publish(MapUpdate(keyframes=(frame,)), voxel_map(frame))
+    live = StampedPose(2, 'camera', np.eye(4))
+    publishers.publish(MapUpdate(keyframes=(frame,), live_pose=live), voxel_map(frame))
     assert called == []
 
 

@@ -2,7 +2,8 @@
 """The map joins the robot's tree by REP-105, and never gives a frame a second parent."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from nav_msgs.msg import Odometry
 from rclpy.time import Time
 from robot import Robot, base_from_optical
+from test_streaming import to_matrix as to_pose_matrix
 
 from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
 from spann3r_ros.nodes.conversions import to_matrix, to_transform
@@ -18,13 +20,34 @@ Start = Callable[..., Mapper]
 LIMIT_M = 0.01
 
 
-def truth(orbit: Orbit, index: int) -> np.ndarray:
-    return MAP_FROM_OPTICAL @ invert(orbit.poses[0]) @ orbit.poses[index]
+def motion(orbit: Orbit, first: int, last: int) -> np.ndarray:
+    """Return how the camera moves along the orbit, `first_from_last` [4, 4]."""
+    poses = orbit.poses
+    return invert(poses[first % len(poses)]) @ poses[last % len(poses)]
+
+
+def truth(orbit: Orbit, index: int, first: int = 0) -> np.ndarray:
+    """Return where the camera is in a map that began at the first index."""
+    return MAP_FROM_OPTICAL @ motion(orbit, first, index)
 
 
 def camera_in_map(robot: Robot, index: int) -> np.ndarray:
     return to_matrix(robot.tree().lookup_transform(
         'map', OPTICAL_FRAME, Time(nanoseconds=stamp_of(index))).transform)
+
+
+def farthest_off(robot: Robot, orbit: Orbit, indices: Iterable[int], first: int = 0) -> float:
+    """Return the largest error of the camera's place by TF, looked up at each stamp."""
+    errors = [camera_in_map(robot, index)[:3, 3] - truth(orbit, index, first)[:3, 3]
+              for index in indices]
+    return np.linalg.norm(errors, axis=1).max()
+
+
+def until_told(peer: Peer, robot: Robot, indices: Iterable[int]) -> None:
+    stamps = {stamp_of(index) for index in indices}
+    peer.until(lambda: stamps <= {
+        to_ns(one.header.stamp) for one in robot.told()
+        if 'map' in (one.header.frame_id, one.child_frame_id)}, 'a transform at each stamp')
 
 
 def test_map_to_odom_where_the_robot_has_odometry(
@@ -38,14 +61,10 @@ def test_map_to_odom_where_the_robot_has_odometry(
         camera.send(orbit.image(index))
     robot.drive(10)
     peer.until_settled(10)
-    stamps = {stamp_of(index) for index in range(9)}
-    peer.until(lambda: stamps <= {to_ns(one.header.stamp) for one in robot.told()},
-               'a transform per keyframe')
+    until_told(peer, robot, range(9))
     assert robot.edges() == {('map', 'odom')}
     assert all(len(parents) == 1 for parents in robot.parents().values())
-    for index in range(9):
-        error = camera_in_map(robot, index)[:3, 3] - truth(orbit, index)[:3, 3]
-        assert np.linalg.norm(error) < LIMIT_M
+    assert farthest_off(robot, orbit, range(9)) < LIMIT_M
 
 
 def test_late_odometry_is_waited_for(
@@ -56,37 +75,43 @@ def test_late_odometry_is_waited_for(
     peer.until_settled(4)
     assert robot.edges() == set()
     robot.drive(*range(5))
-    peer.until(lambda: len({to_ns(one.header.stamp) for one in robot.told()}) == 4,
-               'transforms of all poses')
-    assert np.linalg.norm(camera_in_map(robot, 2)[:3, 3] - truth(orbit, 2)[:3, 3]) < LIMIT_M
+    until_told(peer, robot, range(4))
+    assert farthest_off(robot, orbit, range(4)) < LIMIT_M
 
 
+@pytest.mark.parametrize('interruption', ['reset', 'new_fragment', 'jump'])
 def test_odometry_is_ours_where_the_robot_has_none_and_does_not_jump(
-        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+        interruption: str, peer: Peer, camera: Camera, orbit: Orbit, start: Start,
+        robot: Robot) -> None:
     odometry = peer.listen(Odometry, '/mapper/odometry')
-    start(autostart=False, mode='replay')
+    anew = interruption != 'new_fragment'
+    start(None if anew else {'stretch': 1.5}, autostart=False, mode='replay')
     robot.begin()
-    camera.send(*(orbit.image(index) for index in range(6)))
+    # A bag that begins again shows the orbit as it was, two seconds before.
+    before = range(60, 66) if interruption == 'jump' else range(6)
+    after = range(6, 12)
+    camera.send(*map(orbit.image, before))
     peer.until_settled(6)
-    assert peer.trigger('/mapper/reset').success
-    camera.send(*(orbit.image(index) for index in range(6, 12)))
+    if interruption != 'jump':
+        assert peer.trigger(f'/mapper/{interruption}').success
+    camera.send(*map(orbit.image, after))
     peer.until_settled(12)
-    peer.until(lambda: to_ns(odometry[-1].header.stamp) == stamp_of(11), 'odometry')
-    assert robot.edges() == {('map', 'odom'), ('odom', 'base_link')}
-    assert all(len(parents) == 1 for parents in robot.parents().values())
-    # The first two poses of each map may come in one; later ones are a step of the orbit apart.
-    step = np.linalg.norm(orbit.poses[1][:3, 3] - orbit.poses[0][:3, 3])
-    places = np.array([[one.pose.pose.position.x, one.pose.pose.position.y,
-                        one.pose.pose.position.z] for one in odometry])
-    stamps = [to_ns(one.header.stamp) for one in odometry]
-    assert stamps == sorted(stamps) and len(stamps) >= 10
-    assert np.linalg.norm(np.diff(places, axis=0), axis=1).max() < 2.5 * step
+    indices = [*before, *after]
+    peer.until(lambda: len(odometry) >= len(indices), 'odometry')
+    assert [to_ns(one.header.stamp) for one in odometry] == list(map(stamp_of, indices))
     assert {(one.header.frame_id, one.child_frame_id) for one in odometry} == {
         ('odom', 'base_link')}
-    # Right after the reset the map starts anew, odom does not.
-    there = camera_in_map(robot, 7)
-    expected = MAP_FROM_OPTICAL @ invert(orbit.poses[6]) @ orbit.poses[7]
-    assert np.linalg.norm(there[:3, 3] - (expected[:3, 3])) < 0.05
+    # A map that begins anew does so where the last one ended.
+    expected = [np.eye(4) if anew and last == after[0] else motion(orbit, first, last)
+                for first, last in pairwise(indices)]
+    places = [to_pose_matrix(one.pose.pose) @ robot.mounted for one in odometry]
+    moved = [invert(one) @ other for one, other in pairwise(places)]
+    assert np.allclose(moved, expected, atol=LIMIT_M)
+    assert robot.edges() == {('map', 'odom'), ('odom', 'base_link')}
+    assert all(len(parents) == 1 for parents in robot.parents().values())
+    until_told(peer, robot, indices)
+    assert farthest_off(robot, orbit, before, before[0]) < LIMIT_M
+    assert farthest_off(robot, orbit, after, after[0] if anew else 0) < LIMIT_M
 
 
 def test_a_camera_alone_hangs_below_the_map(
@@ -96,21 +121,41 @@ def test_a_camera_alone_hangs_below_the_map(
     camera.send(*(orbit.image(index) for index in range(5)))
     peer.until_settled(5)
     peer.until(lambda: len(odometry) >= 4, 'odometry')
+    until_told(peer, robot, range(5))
     assert robot.edges() == {('map', OPTICAL_FRAME)}
-    for index in range(4):
-        assert np.linalg.norm(
-            camera_in_map(robot, index)[:3, 3] - truth(orbit, index)[:3, 3]) < LIMIT_M
+    assert farthest_off(robot, orbit, range(5)) < LIMIT_M
     assert odometry[-1].child_frame_id == OPTICAL_FRAME
 
 
-def test_inverted_the_map_hangs_below_the_camera(
-        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
-    start(mode='replay', invert_tf=True)
+@pytest.mark.parametrize(('publish_tf', 'edges'), [
+    ('camera', {(OPTICAL_FRAME, 'map')}), ('odom', {('odom', 'map')}),
+    ('base', {('odom', 'map'), ('base_link', 'odom')})])
+def test_inverted_the_map_hangs_below(
+        publish_tf: str, edges: set[tuple[str, str]], peer: Peer, camera: Camera, orbit: Orbit,
+        start: Start, robot: Robot) -> None:
+    start(autostart=False, mode='replay', publish_tf=publish_tf, invert_tf=True)
+    robot.begin()
+    if publish_tf == 'odom':
+        robot.drive(*range(5))
     camera.send(*(orbit.image(index) for index in range(4)))
     peer.until_settled(4)
-    peer.until(lambda: len(robot.told()) >= 3, 'transforms')
-    assert robot.edges() == {(OPTICAL_FRAME, 'map')}
-    assert np.linalg.norm(camera_in_map(robot, 2)[:3, 3] - truth(orbit, 2)[:3, 3]) < LIMIT_M
+    until_told(peer, robot, range(4))
+    assert robot.edges() == edges
+    assert all(len(parents) == 1 for parents in robot.parents().values())
+    assert farthest_off(robot, orbit, range(4)) < LIMIT_M
+
+
+def test_nothing_is_broadcast_when_asked(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    odometry = peer.listen(Odometry, '/mapper/odometry')
+    start(autostart=False, mode='replay', publish_tf='none')
+    robot.begin()
+    robot.drive(*range(6))
+    camera.send(*(orbit.image(index) for index in range(5)))
+    peer.until_settled(5)
+    peer.until(lambda: len(odometry) == 5, 'odometry of every solved pose')
+    robot.settle()
+    assert robot.edges() == set()
 
 
 def test_a_second_parent_is_refused_with_the_reason(

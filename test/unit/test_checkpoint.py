@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from bomb import KEY, explode, write_bomb
 from safetensors.torch import load_file, save_file
 from tiny import CONFIG, random_images, tiny_model
 from torch import Tensor
@@ -23,24 +23,12 @@ from spann3r_ros.model.checkpoint import (
 from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
 from spann3r_ros.model.spann3r import Spann3R
 
-KEY = 'dust3r.enc_norm.weight'
-
 
 def official_tensors() -> dict[str, Tensor]:
     """Return every official tensor at full shape but with the storage of one number."""
     with torch.device('meta'):
         shapes = Spann3R(Spann3RConfig()).state_dict()
     return {key: torch.full((), 0.5).expand(item.shape) for key, item in shapes.items()}
-
-
-class Bomb:
-    """Unpickled without restraint, it leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
 
 
 def test_safetensors_round_trip_gives_the_same_predictions(tmp_path: Path) -> None:
@@ -140,12 +128,11 @@ def test_safetensors_with_a_bad_config_says_so(
 @pytest.mark.parametrize('as_zip', [True, False])
 def test_pickled_code_is_refused_and_never_runs(tmp_path: Path, as_zip: bool) -> None:
     trace, path = tmp_path / 'trace', tmp_path / 'model.pth'
-    content = {'model': {KEY: torch.zeros(1)}, 'args': Bomb(trace)}
-    torch.save(content, path, _use_new_zipfile_serialization=as_zip)
+    write_bomb(path, trace, as_zip)
     with pytest.raises(CheckpointError, match='cannot read'):
         load_model(path)
     assert not trace.exists()
-    pickle.loads(pickle.dumps(Bomb(trace)))
+    explode(path)
     assert trace.exists(), 'the bomb is a dud: this test could not fail'
 
 

@@ -12,7 +12,6 @@ from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.known_poses import MAX_WAITING
-from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.pose import PoseError
 from spann3r_ros.mapping.types import Frame, FrameError, Pointmap
 
@@ -28,23 +27,6 @@ def posed_frames(poses: list[np.ndarray], calibrated: bool = True) -> list[Frame
             for frame, pose in zip(frames, poses, strict=True)]
 
 
-def shrunk(mapper: Mapper) -> Mapper:
-    """Let the network answer in units of its own."""
-    answer = mapper._reconstructor._pointmap
-    mapper._reconstructor._pointmap = lambda index: replace(
-        answer(index), points=answer(index).points / METRES_PER_UNIT)
-    return mapper
-
-
-def distances_to_surfaces(points: np.ndarray) -> np.ndarray:
-    """Return how far points [n, 3] are from the room's walls and boxes."""
-    def to_box(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        outside = np.maximum(np.maximum(low - points, points - high), 0.0)
-        inside = np.minimum(points - low, high - points).min(axis=1)
-        return np.where(inside > 0.0, inside, np.linalg.norm(outside, axis=1))
-    return np.min([to_box(low, high) for low, high in (SCENE.room, *SCENE.boxes)], axis=0)
-
-
 @pytest.fixture(scope='module')
 def orbit() -> list[np.ndarray]:
     return orbit_trajectory(FRAMES)
@@ -53,10 +35,10 @@ def orbit() -> list[np.ndarray]:
 @pytest.mark.parametrize('calibrated', [True, False])
 def test_map_stands_where_the_poses_say_in_metres(orbit: list[np.ndarray],
                                                   calibrated: bool) -> None:
-    mapper = shrunk(make_mapper(orbit, SPOILT))
+    mapper = make_mapper(orbit, replace(SPOILT, unit=METRES_PER_UNIT))
     frames = posed_frames(orbit, calibrated)
     run(mapper, frames)
-    errors = distances_to_surfaces(mapper.voxel_map.arrays().points)
+    errors = SCENE.distances(mapper.voxel_map.arrays().points)
     assert np.median(errors) < 0.02
     assert np.quantile(errors, 0.95) < 0.06
     assert [pose.stamp_ns for pose in mapper.trajectory] == [one.stamp_ns for one in frames]
@@ -130,7 +112,7 @@ def test_fragments_find_their_place_by_pose(orbit: list[np.ndarray]) -> None:
     mapper.flush()
     assert mapper.status().fragment_id == 3
     assert [pose.stamp_ns for pose in mapper.trajectory] == [one.stamp_ns for one in frames]
-    errors = distances_to_surfaces(mapper.voxel_map.arrays().points)
+    errors = SCENE.distances(mapper.voxel_map.arrays().points)
     assert np.median(errors) < 0.03
     assert np.quantile(errors, 0.95) < 0.1
 
