@@ -72,12 +72,15 @@ class Intake:
         self._posed = config.pose_source == 'tf'
         self._masks = MaskMatcher(config.mask, capacity,
                                   self._poses.take_frame if self._posed else slot.put, self._drop)
-        kind, topic = self._image_topic()
-        self._subscriptions = [
-            self._subscribe(CameraInfo, 'camera_info', self._take_info),
-            self._subscribe(kind, topic, self._take_image)]
-        if config.mask != 'none':
-            self._subscriptions.append(self._subscribe(Image, 'mask', self._take_mask))
+        self._subscriptions: list[Subscription] = []
+        try:
+            self._subscribe(CameraInfo, 'camera_info', self._take_info)
+            self._subscribe(*self._image_topic(), self._take_image)
+            if config.mask != 'none':
+                self._subscribe(Image, 'mask', self._take_mask)
+        except Exception:
+            self.destroy()  # a QoS override may be wrong: the others would stay for good
+            raise
 
     def destroy(self) -> None:
         """Take the subscriptions away from the node and drop what waits for a mask or a pose."""
@@ -100,15 +103,15 @@ class Intake:
             return Image, topic
         return CompressedImage, topic if topic.endswith(COMPRESSED) else topic + COMPRESSED
 
-    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> Subscription:
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
         # rclpy writes overrides into the profile: each subscription needs one of its own.
         if self._config.mode == 'replay':
             qos = QoSProfile(depth=REPLAY_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         else:
             qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        return self._node.create_subscription(
+        self._subscriptions.append(self._node.create_subscription(
             kind, topic, callback, qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
 
     def _take_info(self, info: CameraInfo) -> None:
         self._intrinsics = conversions.to_intrinsics(info, self._config.image_rectified)

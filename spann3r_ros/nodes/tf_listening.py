@@ -2,6 +2,7 @@
 """Hearing TF, whatever the node's own executor is busy with, and remembering who said what."""
 from __future__ import annotations
 
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import rclpy
 from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from tf2_ros import Buffer, TransformListener
@@ -22,8 +24,11 @@ MAX_OWN = 500
 NEAR_NS = 5_000_000_000
 SPIN_SEC = 0.1
 WARNING_PERIOD_SEC = 10.0
+logger = get_logger('mapper_tf_listener')
 # Ten times what tf2 keeps: Python takes a message in about a millisecond.
 DEPTH = 1000
+# How far the length of a quaternion may be from one, as tf2 has it.
+MAX_DENORMALISED = 0.005
 
 
 class WatchedBuffer(Buffer):
@@ -56,6 +61,8 @@ class WatchedBuffer(Buffer):
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         """Take a transform that is valid at its stamp."""
+        if not _is_sound(transform):
+            return
         self._note(transform)
         with self._watch_lock:
             self._recent.append(transform)
@@ -64,6 +71,8 @@ class WatchedBuffer(Buffer):
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
         """Take a transform that is always valid."""
+        if not _is_sound(transform):
+            return
         self._note(transform)
         super().set_transform_static(transform, authority)
         self.changed()
@@ -104,6 +113,20 @@ class WatchedBuffer(Buffer):
 
 def nobody() -> None:
     """Listen to nothing."""
+
+
+def _is_sound(transform: TransformStamped) -> bool:
+    """Say whether a transform is one that tf2 takes, and warn of any other, as tf2 does."""
+    names = transform.header.frame_id, transform.child_frame_id
+    move, turn = transform.transform.translation, transform.transform.rotation
+    length = math.hypot(turn.x, turn.y, turn.z, turn.w)
+    sound = (all(names) and names[0] != names[1] and transform.header.stamp.sec >= 0
+             and all(map(math.isfinite, (move.x, move.y, move.z)))
+             and abs(length - 1.0) < MAX_DENORMALISED)  # not NaN
+    if not sound:
+        logger.warning(f'TF: expected two frames, a stamp from 0 on, finite numbers and a unit '
+                       f'quaternion, got {transform}', throttle_duration_sec=WARNING_PERIOD_SEC)
+    return sound
 
 
 def _identity(transform: TransformStamped) -> tuple[str, str, int, int]:

@@ -168,11 +168,13 @@ def malformed_transforms(truth: TransformStamped, count: int, seed: int
     draw = random.Random(seed)
     for index in range(count):
         one = deepcopy(truth)
-        if index % 3 == 0:
+        if index % 4 == 0:
             setattr(one.transform.translation, draw.choice('xyz'), draw.choice((np.nan, np.inf)))
-        elif index % 3 == 1:
+        elif index % 4 == 1:
             one.transform.rotation.w = draw.choice((np.nan, np.inf, 1e300, -5.0))
+        elif index % 4 == 2:
+            one.header.stamp.sec = draw.choice((-1, -2**31))
         else:
-            frames = draw.choice((('', ''), ('odom', ''), ('', 'base_link'), ('arm', 'arm')))
+            frames = draw.choice((('', ''), ('odom', ''), ('', 'base_link'), ('odom', 'odom')))
             one.header.frame_id, one.child_frame_id = frames
         yield one

@@ -49,6 +49,8 @@ def test_a_node_that_cannot_be_activated_is_unconfigured_again(peer: Peer, start
         assert not peer.change_state('activate')
         assert peer.state() == 'unconfigured'
         peer.until(lambda: topics_of(peer) == bare, 'the publishers to go')
+        peer.until(lambda: not peer.node.count_subscribers('/camera/camera_info'),
+                   'the subscriptions to go')
         assert mapper.log.count('on_activate: Traceback') == round_ + 1
         threads.append(mapper.threads)
     assert threads[0] == threads[1]

@@ -176,6 +176,10 @@ def test_malformed_transforms_move_nothing(
     assert peer.until_settled(6).frames_processed == 6
     until_told(peer, robot, range(6))
     assert farthest_off(robot, orbit, range(6)) < LIMIT_M
+    # A new beginning looks through what TF told of late.
+    camera.send(orbit.image(-60), orbit.image(-59))
+    status = peer.until_settled(8)
+    assert (status.frames_processed, status.resets) == (8, 1)
     assert mapper.alive() and 'Traceback' not in mapper.log
 
 
