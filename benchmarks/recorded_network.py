@@ -86,6 +86,10 @@ class RecordedNetwork:
         self._ended = Clocks.now()
         return StepResult(refined, newest)
 
+    def provisional(self) -> Pointmap | None:
+        """Return the newest pointmap again."""
+        return self._pointmaps[(self._steps - 1) % POSES] if self._steps > 1 else None
+
     def flush(self) -> Pointmap | None:
         """Return nothing: the walk has no end."""
         return None

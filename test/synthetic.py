@@ -229,6 +229,10 @@ class SyntheticReconstructor:
         newest = self._pointmap(index) if provisional else None
         return StepResult(self._pointmap(previous), newest)
 
+    def provisional(self) -> Pointmap | None:
+        """Return the newest image's provisional pointmap; None if under two images."""
+        return self._pointmap(self._indices[-1]) if len(self._indices) > 1 else None
+
     def flush(self) -> Pointmap | None:
         """Return the newest image's pointmap and close the fragment; None if under two images."""
         newest = self._pointmap(self._indices[-1]) if len(self._indices) > 1 else None

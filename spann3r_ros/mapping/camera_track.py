@@ -82,10 +82,15 @@ class CameraTrack:
 
     def knows(self, stamp_ns: int) -> bool:
         """Return whether corners tell a frame's pose so well that a pointmap would hardly pull."""
-        return self._prediction(stamp_ns) is not None and self._gain < LEAST_GAIN
+        return self.leads and self._prediction(stamp_ns) is not None
+
+    @property
+    def leads(self) -> bool:
+        """Say whether corners told the last pose so well that its pointmap hardly pulled."""
+        return self._gain < LEAST_GAIN
 
     def place(self, stamp_ns: int, solved: Solved | None) -> Placed:
-        """Return where a frame is, by what its pointmap tells, if it tells anything."""
+        """Return where a frame is, by what its pointmap tells, if it tells anything; go on so."""
         placed = self.look(stamp_ns, solved)
         self._correction, self._gain = placed.correction, placed.gain
         return placed
@@ -106,7 +111,7 @@ class CameraTrack:
 
     def begin_fragment(self) -> None:
         """Forget how far pointmaps are off: those of a new fragment lie where the path is."""
-        self._correction = np.eye(4)
+        self._correction, self._gain = np.eye(4), 1.0
 
     def predict(self, stamp_ns: int, image: np.ndarray, intrinsics: Intrinsics) -> None:
         """Take for the pose of a frame what corners tell, tracked from the last keyframe to it."""

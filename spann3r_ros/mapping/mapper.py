@@ -170,8 +170,9 @@ class Mapper:
         if state.newest is None and not state.founded:
             state.fragment = replace(state.fragment, map_from_fragment=map_axes(admitted.frame.up))
         known_pose = admitted.frame.world_from_camera
+        live = self._config.live_pose and known_pose is None
         result = self._reconstructor.step(admitted.network_input.image,
-                                          self._config.live_pose and known_pose is None)
+                                          live and not state.camera_track.leads)
         inference_sec = time.perf_counter() - started
         previous = state.take(admitted)
         keyframes, live_pose = (), None
@@ -185,9 +186,8 @@ class Mapper:
             if keyframes:
                 state.camera_track.predict(admitted.frame.stamp_ns, admitted.network_input.image,
                                            admitted.network_input.intrinsics or state.intrinsics)
-            if result.provisional is not None:
-                live_pose = self._solve_live_pose(
-                    admitted, clean(result.provisional, admitted.network_input.usable))
+            if live and result.refined is not None:
+                live_pose = self._solve_live_pose(admitted, result.provisional)
         return MapUpdate(False, keyframes, live_pose, inference_sec)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
@@ -278,22 +278,23 @@ class Mapper:
         if pose is not None:
             self._state.trajectory.append(pose)
 
-    def _solve_live_pose(self, admitted: Admitted, pointmap: Pointmap) -> StampedPose | None:
+    def _solve_live_pose(self, admitted: Admitted,
+                         provisional: Pointmap | None) -> StampedPose | None:
         intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None
         track, stamp_ns = self._state.camera_track, admitted.frame.stamp_ns
-        solved, reason = None, ''
+        solved = None
         if not track.knows(stamp_ns):
-            solved, reason = self._solve_pose(admitted.frame, pointmap, intrinsics)
+            provisional = provisional or self._reconstructor.provisional()
+            if provisional is not None:
+                solved, _ = self._solve_pose(
+                    admitted.frame, clean(provisional, admitted.network_input.usable), intrinsics)
         pose = track.look(stamp_ns, solved).pose
-        if pose is None:
-            self._state.live_poses_failed += 1
-            logger.debug('no live pose: %s', reason)
+        self._state.live_poses_failed += pose is None
         return pose
 
-    def _solve_pose(
-        self, frame: Frame, pointmap: Pointmap, intrinsics: Intrinsics
-    ) -> tuple[Solved | None, str]:
+    def _solve_pose(self, frame: Frame, pointmap: Pointmap,
+                    intrinsics: Intrinsics) -> tuple[Solved | None, str]:
         return solve_in_map(frame.stamp_ns, frame.frame_id, pointmap, intrinsics,
                             self._config.pose, self._state.fragment.map_from_fragment)

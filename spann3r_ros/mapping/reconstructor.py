@@ -117,6 +117,14 @@ class Spann3RReconstructor:
             raise DeviceMemoryError(f'out of memory on {self._device}: {error}') from error
         return StepResult(_to_pointmap(refined), _to_pointmap(newest))
 
+    def provisional(self) -> Pointmap | None:
+        """Return the newest image's provisional pointmap; None without two images, or memory."""
+        try:
+            return _to_pointmap(self._stream.flush())
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            logger.warning('no provisional points: out of memory on %s: %s', self._device, error)
+            return None
+
     def warm_up(self) -> None:
         """Take two blank images and forget them: what is compiled at first use is compiled now."""
         logger.info('compiling the network, which takes a minute or more')

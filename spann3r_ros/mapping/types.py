@@ -155,6 +155,12 @@ class Reconstructor(Protocol):
         Raises DeviceMemoryError when only forgetting helps; the image is not taken then.
         """
 
+    def provisional(self) -> Pointmap | None:
+        """Return the newest image's provisional pointmap, None if under two images.
+
+        None also where memory does not suffice: unlike `step` it costs no image.
+        """
+
     def flush(self) -> Pointmap | None:
         """Return the newest image's pointmap and close the fragment; None if under two images."""
 

@@ -141,6 +141,24 @@ def test_reconstructor_is_one_frame_late_and_flush_closes(
     assert reconstructor.flush() is None
 
 
+def test_a_provisional_pointmap_may_be_asked_for_later(
+        reconstructor: Spann3RReconstructor, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Spann3RReconstructor(tiny_model(), MemoryConfig())
+    for seed in range(4):
+        image = picture(reconstructor, seed)
+        at_once = reconstructor.step(image, provisional=True)
+        other.step(image, provisional=False)
+        later = other.provisional()
+        assert (later is None) == (at_once.provisional is None) == (seed == 0)
+        if later is not None:
+            np.testing.assert_allclose(later.points, at_once.provisional.points, rtol=1e-5)
+
+    def exhausted() -> None:
+        raise MemoryError('no room')
+    monkeypatch.setattr(other._stream, 'flush', exhausted)
+    assert other.provisional() is None
+
+
 def test_reconstructor_refuses_another_size_and_goes_on(
         reconstructor: Spann3RReconstructor) -> None:
     reconstructor.step(picture(reconstructor, 0), provisional=False)
