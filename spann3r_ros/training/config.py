@@ -50,6 +50,7 @@ PLACED_SEQUENCES = (
 MIXED_SEQUENCES = (Stage(1.0, (5, 8, 12, 24), (0.8, 0.8)),)
 OTHER_LENGTHS = (Stage(1.0, (4, 6, 10, 16, 24), (0.8, 0.8)),)
 SHORT_AND_LONG = (Stage(1.0, (5, 5, 8, 12, 24), (0.8, 0.8)),)
+FULL_TURNS = (Stage(1.0, (5, 5, 8, 24, 40), (0.8, 0.8)),)
 
 
 LOSSES = ('rooms', 'paper', 'released')
@@ -196,6 +197,10 @@ BUNDLED_RUNS = {
                              warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
                              turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                              plain_weight=4.0, seed=97),
+    'turns': TrainingConfig(stages=FULL_TURNS, steps=1450, shards=2, frames_per_step=96,
+                            warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
+                            turn_share=0.6, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
+                            plain_weight=4.0, precision='bf16', seed=107),
 }
 
 # The paper's own training, to go on with the authors' weights or others of their layout: 16
