@@ -171,6 +171,7 @@ class Peer:
         # There before the mapper is: a server that does not know its client yet loses the answer.
         self._clients = {service: self.node.create_client(kind, service)
                          for service, kind in SERVICES.items()}
+        self.is_known = True
         self._thread = Thread(target=self._spin)
         self._thread.start()
 
@@ -186,6 +187,9 @@ class Peer:
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         self.node.create_subscription(kind, topic, lambda message: self._take(topic, message),
                                       QoSProfile(depth=1000, durability=durability))
+        self._clients['/mapper/get_state'] = self.node.create_client(
+            GetState, '/mapper/get_state')  # the last again, see `_meet`
+        self.is_known = False
         return self.received[topic]
 
     def publisher(self, kind: type, topic: str) -> Publisher:
@@ -287,6 +291,10 @@ class Camera:
 
     def connect(self) -> None:
         self._peer.until(lambda: self.readers, 'the mapper to read images')
+        if not self._peer.is_known:
+            # What listens must be known to the mapper too, or it misses the first outputs.
+            self._peer.state()
+            self._peer.is_known = True
 
     def send(self, *messages: Message) -> None:
         self.connect()
