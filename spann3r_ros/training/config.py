@@ -70,6 +70,7 @@ class TrainingConfig:
     `optimisers.PARTS`) keep their weights. `frame_gap` is the widest step between two views of a
     recording, in views, at the start and in the middle of a run.
 
+    The fields from `field_of_view_deg` to `textures` are those of `RoomConfig`.
     `turn_share` of the steps walk steady level turns of `turn_range_deg` a frame, to either side;
     the others wander. The best confidence C of a pixel with relative error e is alpha / e, so what
     leaves the network, (C - 1) / C, tends to 1 - e / alpha. `placed_share` of the sequences begin
@@ -107,6 +108,10 @@ class TrainingConfig:
     attention_weight: float = 0.1
     field_of_view_deg: float = 80.0
     field_of_view_jitter_deg: float = 0.0
+    partition_share: float = 0.0
+    composite_share: float = 0.0
+    vignetting: float = 0.0
+    streak: float = 0.0
     textures: int = 384
     turn_share: float = 0.3
     turn_range_deg: tuple[float, float] = (2.0, 14.0)
@@ -201,6 +206,12 @@ BUNDLED_RUNS = {
                             warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
                             turn_share=0.6, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                             plain_weight=4.0, precision='bf16', seed=107),
+    'doors': TrainingConfig(stages=FULL_TURNS, steps=1800, shards=2, frames_per_step=96,
+                            warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
+                            turn_share=0.6, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
+                            plain_weight=4.0, partition_share=0.4, composite_share=0.5,
+                            vignetting=0.4, streak=0.02, field_of_view_jitter_deg=12.0,
+                            precision='bf16', seed=117),
 }
 
 # The paper's own training, to go on with the authors' weights or others of their layout: 16

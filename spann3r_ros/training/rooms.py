@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from . import paths
+from . import partitions, paths
 from .draw import Draw
+from .furniture import compose
 from .raycast import Rays, View, cast, in_view
 from .scenes import ROOM, Scenes, distances, furnish
 from .sensor import Sensor
@@ -22,8 +23,12 @@ _LARGEST_SIZE = 512
 class RoomConfig:
     """What the rooms, the camera and its motion are drawn from; metres, degrees, pixels.
 
-    Steps are per frame at full motion; ranges are (low, high). Raises ValueError if a size or the
-    field of view makes no image.
+    Steps are per frame at full motion; ranges are (low, high). `partition_share` of the rooms
+    have a neighbour behind a wall with a doorway, `composite_share` a seat with a back, and as
+    many a table. `vignetting` is the most that corners are darker
+    than the middle; `streak` the longest smear of a moved camera, a share of the image's width.
+    Where those four are 0, rooms and images are those of the same seed without them. Raises
+    ValueError if a size or the field of view makes no image.
     """
 
     size: int = 96
@@ -38,6 +43,10 @@ class RoomConfig:
     exposure: float = 0.35
     gain: float = 0.06
     noise: float = 0.02
+    partition_share: float = 0.0
+    composite_share: float = 0.0
+    vignetting: float = 0.0
+    streak: float = 0.0
     chunk: int = 0
 
     def __post_init__(self) -> None:
@@ -59,7 +68,7 @@ class RoomBatch:
     `images` uint8 [B, F, 3, H, W]; `points` float32 [B, F, H, W, 3] in the frame of the first
     camera; `depth` float32 [B, F, H, W] along the optical axis; `camera_poses` [B, F, 4, 4] maps
     a camera's frame to the first camera's; `intrinsics` [B, 3, 3] with pixel centres at whole
-    numbers; `room_size` [B, 3], the room spanning 0 to it in the world; `world_from_first`
+    numbers; `room_size` [B, 3], the outer walls spanning 0 to it in the world; `world_from_first`
     [B, 4, 4].
     """
 
@@ -90,8 +99,9 @@ class RoomGenerator:
         self.device = torch.device(device)
         self._draw = Draw(seed)
         self._sensor = Sensor(
-            config.exposure, config.gain, config.noise, self._draw, self.device
-        )
+            config.exposure, config.gain, config.noise, config.vignetting,
+            config.streak * config.size, self._draw, self.device,
+        )  # fmt: skip
         self._bank = make_texture_bank(
             config.textures, config.texture_size, textures_seed, self.device
         )
@@ -123,7 +133,7 @@ class RoomGenerator:
         room_size = self._room_sizes(batch_size)
         origin = paths.positions(walk, room_size, self.config.path, self._draw)
         rotation = paths.world_from_camera(walk)
-        scenes = furnish(room_size, self.config.textures, self._draw)
+        room_size, scenes = self._build(room_size, origin)
         near = torch.stack([distances(scenes, p) for p in origin.unbind(1)]).amin(0)
         touched = near < self.config.clearance
         touched[:, ROOM] = False
@@ -136,6 +146,19 @@ class RoomGenerator:
     def restore(self, state: Tensor) -> None:
         """Continue with the batches that followed `state`."""
         self._draw.generator.set_state(state)
+
+    def _build(self, room_size: Tensor, origin: Tensor) -> tuple[Tensor, Scenes]:
+        """Furnish rooms [B, 3] that cameras walk at [B, F, 3]; return their outer sizes too."""
+        textures, draw, share = self.config.textures, self._draw, self.config.partition_share
+        wall = None
+        if share:
+            room_size, wall = partitions.extend(room_size, share, draw)
+        scenes = furnish(room_size, textures, draw)
+        if self.config.composite_share:
+            compose(scenes, self.config.composite_share, draw)
+        if wall is not None:
+            partitions.divide(scenes, wall, room_size, origin, textures, draw)
+        return room_size, scenes
 
     def _room_sizes(self, count: int) -> Tensor:
         sides = self._draw.uniform(*self.config.room_side, count, 2)
@@ -154,7 +177,7 @@ class RoomGenerator:
         scenes = scenes.select(owner)
         visible = in_view(scenes, rays)
         scenes, rays, poses = scenes.to(device), rays.to(device), poses.to(device)
-        settings = self._sensor.settings(count, frames, 3 * size * size)
+        settings = self._sensor.settings(count, frames, size)
         images = torch.empty(*shape, 3, size, size, dtype=torch.uint8, device=device)
         points = torch.empty(*shape, size, size, 3, device=device)
         depths = torch.empty(*shape, size, size, device=device)

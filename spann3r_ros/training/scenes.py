@@ -14,7 +14,11 @@ ROOM = slice(0, 1)
 BOXES = slice(1, 6)
 SPHERES = slice(6, 8)
 CYLINDERS = slice(8, 10)
-SOLIDS = 10
+ROUND = slice(6, 10)
+FURNISHED = 10
+# Boxes that are no furniture: a wall through the room, left and right of its doorway and above.
+WALLS = slice(10, 13)
+SOLIDS = 13
 # Low and high end of x, then of y, then of z. Round solids use the face pair of an axis alike.
 FACES = 6
 
@@ -76,30 +80,38 @@ def distances(scenes: Scenes, points: Tensor) -> Tensor:
 def furnish(room_size: Tensor, textures: int, draw: Draw) -> Scenes:
     """Draw rooms of given sizes [N, 3]: solids pushed towards the walls, some hung as pictures.
 
-    `textures` is the number of textures to choose from. Rooms span 0 to their size.
+    `textures` is the number of textures to choose from. Rooms span 0 to their size and have no
+    walls within.
     """
     count = len(room_size)
-    picture = torch.zeros(count, SOLIDS, dtype=torch.bool)
+    picture = torch.zeros(count, FURNISHED, dtype=torch.bool)
     picture[:, BOXES] = draw.uniform(0, 1, count, 5) < 0.25
     half = _half_extents(picture, draw)
-    wall = draw.integers(4, count, SOLIDS)
+    wall = draw.integers(4, count, FURNISHED)
     faces_x = (wall < 2) & picture
     half = torch.where(faces_x[..., None], half[..., [1, 0, 2]], half)
 
-    turned = (draw.uniform(0, 1, count, SOLIDS) < 0.5) & ~picture
+    turned = (draw.uniform(0, 1, count, FURNISHED) < 0.5) & ~picture
     turned[:, ROOM] = False
-    angle = draw.uniform(0, math.pi, count, SOLIDS) * turned
+    angle = draw.uniform(0, math.pi, count, FURNISHED) * turned
     turn = torch.stack((angle.cos(), angle.sin()), -1)
     centre = _centres(room_size, half, turn, wall, picture, draw)
     centre[:, 0] = half[:, 0] = room_size / 2
-    absent = draw.uniform(0, 1, count, SOLIDS) < 0.15
+    absent = draw.uniform(0, 1, count, FURNISHED) < 0.15
     absent[:, ROOM] = False
     texture, tiling, tint = _surfaces(half, picture, textures, draw)
     light = draw.normal(count, 3)
     light[:, 2] = light[:, 2].abs() + 0.3
     light /= light.norm(dim=-1, keepdim=True)
     ambient = draw.uniform(0.35, 0.8, count)
-    return Scenes(centre, half, turn, texture, tiling, tint, light, ambient).without(absent)
+    half = torch.where(absent[..., None], -1.0, half)
+    solids = (_with_room_for_walls(x) for x in (centre, half, turn, texture, tiling, tint))
+    return Scenes(*solids, light, ambient)
+
+
+def _with_room_for_walls(values: Tensor) -> Tensor:
+    missing = values.new_full((len(values), SOLIDS - FURNISHED, *values.shape[2:]), -1)
+    return torch.cat((values, missing), 1)
 
 
 def _half_extents(picture: Tensor, draw: Draw) -> Tensor:
@@ -140,13 +152,13 @@ def _surfaces(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Texture, tiling and tint of every face: one for all faces of about half of the solids."""
     count = len(half)
-    shape = (count, SOLIDS, FACES)
+    shape = (count, FURNISHED, FACES)
     texture = draw.integers(textures, *shape)
     tile = draw.uniform(math.log(0.5), math.log(3.5), *shape).exp()
     tile[:, 1:] *= 0.6
     squeeze = draw.uniform(-0.25, 0.25, *shape).exp()
     tint = draw.uniform(0.55, 1.25, *shape, 3)
-    alike = draw.uniform(0, 1, count, SOLIDS, 1) < 0.5
+    alike = draw.uniform(0, 1, count, FURNISHED, 1) < 0.5
     alike[:, ROOM] = False
     texture = torch.where(alike, texture[..., :1], texture)
     tint = torch.where(alike[..., None], tint[..., :1, :], tint)

@@ -1,27 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imperfections of the camera that takes the pictures."""
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .draw import Draw
 
 _GRAIN_POOL = 1 << 20
+_SHUTTER_STEPS = 7
 
 
 @dataclass(frozen=True)
 class Settings:
     """Grey levels of 255 for N frames: `gain` [N, 3, 1, 1], `offset` and `noise` [N, 1, 1, 1].
 
-    `grain` int64 [N] is where each frame's noise begins in the sensor's pool.
+    `grain` int64 [N] is where each frame's noise begins in the sensor's pool. `shade` [N, 1, H, W]
+    is the share of light that reaches each pixel, `smear` [N, K, K] what each pixel gathers from
+    its neighbours; both have N = 0 where the sensor has no such flaw.
     """
 
     gain: Tensor
     offset: Tensor
     noise: Tensor
     grain: Tensor
+    shade: Tensor
+    smear: Tensor
 
     def select(self, index: slice) -> 'Settings':
         """Choose frames by a slice."""
@@ -37,19 +44,24 @@ class Sensor:
 
     `exposure` and `balance` bound the logarithm of the gain, common to and by channel; most of
     both is fixed for a sequence. `noise` bounds the deviation of the pixel noise, of full scale.
+    `vignetting` bounds the share of light that the corners of a sequence lack, `streak` the pixels
+    along which a frame is smeared.
     """
 
     def __init__(
-        self, exposure: float, balance: float, noise: float, draw: Draw, device: torch.device
-    ) -> None:
+        self, exposure: float, balance: float, noise: float, vignetting: float, streak: float,
+        draw: Draw, device: torch.device,
+    ) -> None:  # fmt: skip
         self._exposure, self._balance, self._noise = exposure, balance, noise
+        self._vignetting, self._streak = vignetting, streak
         self._draw = draw
         self._device = device
         # Normal numbers for each pixel would cost as much as the scene: frames cut from a pool.
         self._pool = draw.normal(_GRAIN_POOL).to(device)
 
-    def settings(self, count: int, frames: int, values: int) -> Settings:
-        """Draw the settings of `count` sequences of `frames` images of `values` numbers."""
+    def settings(self, count: int, frames: int, size: int) -> Settings:
+        """Draw the settings of `count` sequences of `frames` square images of `size` pixels."""
+        values = 3 * size * size
         exposure = self._exposure * self._around(count, frames, 1)
         balance = self._balance * self._around(count, frames, 3)
         offset = 0.3 * self._balance * self._draw.uniform(-1, 1, count * frames)
@@ -59,10 +71,16 @@ class Sensor:
             255 * offset[:, None, None, None],
             255 * noise.repeat_interleave(frames)[:, None, None, None],
             self._draw.integers(_GRAIN_POOL - values + 1, count * frames),
+            self._shades(count, frames, size),
+            self._smears(count, frames),
         ).to(self._device)
 
     def expose(self, color: Tensor, settings: Settings) -> Tensor:
         """Picture uint8 [N, 3, H, W] of colours [N, 3, H, W] in 0..1."""
+        if len(settings.smear):
+            color = _gather(color, settings.smear)
+        if len(settings.shade):
+            color = color * settings.shade
         image = color * settings.gain + settings.offset
         if self._noise > 0:
             grain = self._pool.unfold(0, image[0].numel(), 1)[settings.grain]
@@ -72,3 +90,37 @@ class Sensor:
     def _around(self, count: int, frames: int, channels: int) -> Tensor:
         fixed = self._draw.uniform(-1, 1, count, 1, channels)
         return fixed + 0.25 * self._draw.uniform(-1, 1, count, frames, channels)
+
+    def _shades(self, count: int, frames: int, size: int) -> Tensor:
+        if not self._vignetting:
+            return torch.empty(0)
+        lost = self._vignetting * self._draw.uniform(0, 1, count)[:, None, None]
+        across = torch.linspace(-1, 1, size).square()
+        shade = 1 - lost * (across[:, None] + across) / 2
+        return shade.repeat_interleave(frames, 0)[:, None]
+
+    def _smears(self, count: int, frames: int) -> Tensor:
+        """Kernels of straight streaks, most of them short and level, as of a camera that turns."""
+        if not self._streak:
+            return torch.empty(0)
+        longest = self._streak * self._draw.uniform(0, 1, count, 1)
+        length = (longest * self._draw.uniform(0, 1, count, frames)).flatten()
+        angle = 0.4 * self._draw.normal(count * frames)
+        step = torch.linspace(-0.5, 0.5, _SHUTTER_STEPS) * length[:, None]
+        reach = math.ceil(self._streak / 2)
+        grid = torch.arange(-reach, reach + 1.0)[:, None]
+        columns, rows = (
+            (1 - (grid - (step * part[:, None])[:, None]).abs()).clamp_min(0)
+            for part in (angle.cos(), angle.sin())
+        )
+        return torch.einsum('nit,njt->nij', rows, columns) / _SHUTTER_STEPS
+
+
+def _gather(color: Tensor, smear: Tensor) -> Tensor:
+    """Weigh each pixel's neighbourhood in [N, C, H, W] by a kernel [N, K, K] per image."""
+    count, channels, height, width = color.shape
+    edge = smear.shape[-1] // 2
+    padded = F.pad(color, (edge,) * 4, mode='replicate').view(1, -1, height + 2 * edge,
+                                                              width + 2 * edge)
+    kernels = smear.repeat_interleave(channels, 0)[:, None]
+    return F.conv2d(padded, kernels, groups=count * channels).view(color.shape)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from .raycast import View
-from .scenes import CYLINDERS, FACES, ROOM, SOLIDS, SPHERES
+from .scenes import CYLINDERS, FACES, ROOM, ROUND, SOLIDS, SPHERES
 from .textures import TextureBank
 
 
@@ -53,7 +53,7 @@ def _surface_table(view: View, size: int) -> Tensor:
     half, start = (x.repeat_interleave(2, -1) for x in (scenes.half, view.start))
     distance = (half - sign * start).abs()
     # A round solid has no one distance from its surface: take that of a typical slant.
-    distance[:, SPHERES.start :] = 0.7 * view.start[:, SPHERES.start :].norm(dim=-1, keepdim=True)
+    distance[:, ROUND] = 0.7 * view.start[:, ROUND].norm(dim=-1, keepdim=True)
     rate = scenes.tiling[..., :2].amax(-1) * size
     level = rate.log2() - 0.5 * distance.clamp_min(0.05).log2()
     table = torch.cat((across, upward, _light(view, local), scenes.tint, level[..., None]), -1)

@@ -94,6 +94,9 @@ class RoomSource:
         rooms = RoomConfig(size=config.network.image_height,
                            field_of_view_deg=config.field_of_view_deg,
                            field_of_view_jitter_deg=config.field_of_view_jitter_deg,
+                           partition_share=config.partition_share,
+                           composite_share=config.composite_share,
+                           vignetting=config.vignetting, streak=config.streak,
                            textures=config.textures)
         self._rooms = RoomGenerator(rooms, seed, TRAINING_TEXTURES_SEED, device)
 
