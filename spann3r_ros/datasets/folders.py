@@ -51,12 +51,12 @@ def seven_scenes(root: Path, split: str = 'Test') -> Iterator[RgbdSequence]:
 def _seven_scenes_sequence(scene: Path, number: int) -> RgbdSequence:
     folder = require(scene / f'seq-{number:02d}')
     views = []
-    for color in _numbered(folder, 'frame-*.color.png'):
+    for position, color in enumerate(_numbered(folder, 'frame-*.color.png')):
         stem = color.name.removesuffix('.color.png')
         pose_file = folder / f'{stem}.pose.txt'
         pose = check_pose(pose_file, _matrix(pose_file, read_numbers(pose_file, 4)))
         views.append(ViewFiles(color, require(folder / f'{stem}.depth.proj.png'), pose,
-                               SEVEN_SCENES_CAMERA))
+                               SEVEN_SCENES_CAMERA, position))
     return RgbdSequence(f'{scene.name}{number:02d}', tuple(views), read_millimetres)
 
 
@@ -73,12 +73,13 @@ def nrgbd(root: Path) -> Iterator[RgbdSequence]:
             raise DatasetError(f'{scene / "poses.txt"}: expected {4 * len(colors)} lines for '
                                f'{len(colors)} images, got {len(rows)}')
         views = []
-        for color, pose in zip(colors, rows.reshape(-1, 4, 4), strict=True):
+        for position, (color, pose) in enumerate(
+                zip(colors, rows.reshape(-1, 4, 4), strict=True)):
             number = color.stem.removeprefix('img')
             depth = require(scene / 'depth' / f'depth{number}.png')
             if np.isfinite(pose).all():
                 pose = check_pose(scene / 'poses.txt', pose @ OPENCV_FROM_OPENGL)
-                views.append(ViewFiles(color, depth, pose, NRGBD_CAMERA))
+                views.append(ViewFiles(color, depth, pose, NRGBD_CAMERA, position))
         yield RgbdSequence(scene.name, tuple(views), read_millimetres)
 
 
@@ -90,10 +91,11 @@ def dtu(root: Path) -> Iterator[RgbdSequence]:
     """
     for scan in _folders(root, 'scan*/images'):
         views = []
-        for color in _numbered(scan / 'images', '*.jpg', '*.png'):
+        for position, color in enumerate(_numbered(scan / 'images', '*.jpg', '*.png')):
             pose, camera = _read_mvs_camera(scan / 'cams' / f'{color.stem}_cam.txt')
             views.append(ViewFiles(color, require(scan / 'depths' / f'{color.stem}.npy'), pose,
-                                   camera, require(scan / 'binary_masks' / f'{color.stem}.png')))
+                                   camera, position,
+                                   require(scan / 'binary_masks' / f'{color.stem}.png')))
         pairs = next((path for path in (scan / 'pair.txt', root / 'pair.txt') if path.exists()),
                      None)
         yield RgbdSequence(scan.name, tuple(views), _read_array, 1000.0,
@@ -121,11 +123,12 @@ def tum(root: Path) -> Iterator[RgbdSequence]:
             depth, pose = _nearest(depth_stamps, stamp), _nearest(poses[:, 0], stamp)
             if depth is not None and pose is not None:
                 views.append(ViewFiles(color, depths[depth][1], check_pose(
-                    folder / 'groundtruth.txt', _tum_pose(poses[pose])), camera))
+                    folder / 'groundtruth.txt', _tum_pose(poses[pose])), camera,
+                    len(views)))
         if not views:
             raise DatasetError(f'{folder}: expected colour, depth and poses within '
                                f'{TUM_STAMP_TOLERANCE_S} s of each other, found none')
-        yield RgbdSequence(folder.name, tuple(views), read_tum_depth, numbered=False)
+        yield RgbdSequence(folder.name, tuple(views), read_tum_depth)
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[RgbdSequence]]] = {

@@ -23,13 +23,15 @@ class DatasetError(ValueError):
 class ViewFiles:
     """Where one view lies; `world_from_camera` [4, 4] is in the sequence's unit, optical axes.
 
-    `calibration` (fx, fy, cx, cy) is that of the depth image, in pixels.
+    `calibration` (fx, fy, cx, cy) is that of the depth image, in pixels. `position` counts the
+    images of the sequence from 0, also those before it that are no views for want of a pose.
     """
 
     color: Path
     depth: Path
     world_from_camera: np.ndarray
     calibration: tuple[float, float, float, float]
+    position: int
     mask: Path | None = None
 
     @property
@@ -62,15 +64,13 @@ class PosedView:
 class RgbdSequence:
     """Views of one scene in their order; lengths are in metres times `unit_per_metre`.
 
-    `numbered` says whether the numbers in the images' names count the views. `read_depth` returns
-    a depth image [height, width] with 0 where there is none.
+    `read_depth` returns a depth image [height, width] with 0 where there is none.
     """
 
     name: str
     views: tuple[ViewFiles, ...]
     read_depth: Callable[[Path], np.ndarray]
     unit_per_metre: float = 1.0
-    numbered: bool = True
     # MVSNet's lists, by image number: the others that see the same, best first.
     neighbours: dict[int, tuple[int, ...]] = field(default_factory=dict)
 

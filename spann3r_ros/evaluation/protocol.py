@@ -35,16 +35,18 @@ DTU_FEW_VIEW_NEIGHBOURS = 5
 
 @dataclass(frozen=True)
 class Selection:
-    """Which views of a sequence are used: every so many by their numbers, perhaps backwards."""
+    """Which views of a sequence are used: every so many images from the first on.
+
+    Counted by position, not by the numbers in the images' names; perhaps backwards.
+    """
 
     every: int
     backwards: bool = False
 
     def of(self, sequence: RgbdSequence) -> RgbdSequence:
         """Return the selected views; DatasetError for fewer than two."""
-        numbers = [view.number for view in sequence.views] if sequence.numbered \
-            else range(len(sequence.views))
-        indices = [index for index, number in enumerate(numbers) if number % self.every == 0]
+        indices = [index for index, view in enumerate(sequence.views)
+                   if view.position % self.every == 0]
         if len(indices) < 2:
             raise DatasetError(f'{sequence.name}: expected two views or more, every '
                                f'{self.every}th of {len(sequence.views)} is {len(indices)}')

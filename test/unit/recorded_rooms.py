@@ -37,13 +37,15 @@ def render(index: int, camera: tuple[float, float, float, float], width: int = W
     return image, depth.astype(np.float32)
 
 
-def write_seven_scenes(root: Path, count: int, scene: str = 'chess', number: int = 3) -> None:
+def write_seven_scenes(root: Path, count: int, scene: str = 'chess', number: int = 3,
+                       first: int = 0) -> None:
+    """Write a sequence whose images are numbered from `first`."""
     folder = root / scene / f'seq-{number:02d}'
     folder.mkdir(parents=True)
     (root / scene / 'TestSplit.txt').write_text(f'sequence{number}\n')
     for index in range(count):
         image, depth = render(index, (525.0, 525.0, 320.0, 240.0))
-        stem = f'{folder}/frame-{index:06d}'
+        stem = f'{folder}/frame-{first + index:06d}'
         cv2.imwrite(f'{stem}.color.png', image)
         millimetres = np.round(depth * 1000).astype(np.uint16)
         millimetres[:40] = 65535
@@ -51,27 +53,32 @@ def write_seven_scenes(root: Path, count: int, scene: str = 'chess', number: int
         np.savetxt(f'{stem}.pose.txt', pose(index))
 
 
-def write_nrgbd(root: Path, count: int, lost: int | None = None) -> None:
-    """Write a scene; view `lost` has no pose."""
+def write_nrgbd(root: Path, count: int, lost: int | None = None, first: int = 0) -> None:
+    """Write a scene whose images are numbered from `first`; the one at `lost` has no pose."""
     folder = root / 'kitchen'
     for name in ('images', 'depth'):
         (folder / name).mkdir(parents=True)
     poses = []
     for index in range(count):
         image, depth = render(index, (554.2562584220408, 554.2562584220408, 320.0, 240.0))
-        cv2.imwrite(f'{folder}/images/img{index}.png', image)
-        cv2.imwrite(f'{folder}/depth/depth{index}.png', np.round(depth * 1000).astype(np.uint16))
+        cv2.imwrite(f'{folder}/images/img{first + index}.png', image)
+        cv2.imwrite(f'{folder}/depth/depth{first + index}.png',
+                    np.round(depth * 1000).astype(np.uint16))
         opengl = pose(index) @ np.diag([1.0, -1.0, -1.0, 1.0])
         poses.append(np.full((4, 4), np.nan) if index == lost else opengl)
     np.savetxt(folder / 'poses.txt', np.concatenate(poses))
 
 
-def write_dtu(root: Path, count: int) -> None:
-    """Write a scan in millimetres whose object fills the middle of every image."""
+def write_dtu(root: Path, count: int, first: int = 0) -> None:
+    """Write a scan in millimetres whose object fills the middle of every image.
+
+    Images are numbered from `first`.
+    """
     folder, camera = root / 'scan1', (500.0, 510.0, 300.0, 250.0)
     for name in ('images', 'depths', 'binary_masks', 'cams'):
         (folder / name).mkdir(parents=True)
-    for index in range(count):
+    views = range(first, first + count)
+    for index in views:
         image, depth = render(index, camera)
         cv2.imwrite(f'{folder}/images/{index:08d}.jpg', image)
         np.save(folder / f'depths/{index:08d}.npy', depth * 1000.0)
@@ -86,9 +93,9 @@ def write_dtu(root: Path, count: int) -> None:
                           'intrinsic', *(' '.join(map(str, row)) for row in intrinsic), '',
                           '425.0 2.5'])
         (folder / f'cams/{index:08d}_cam.txt').write_text(text)
-    others = [[other for other in range(count) if other != view] for view in range(count)]
+    others = [[other for other in views if other != view] for view in views]
     lines = [str(count)]
-    for view, neighbours in enumerate(others):
+    for view, neighbours in zip(views, others, strict=True):
         lines += [str(view), ' '.join([str(len(neighbours)),
                                        *(f'{other} {9.5 - other}' for other in neighbours)])]
     (root / 'pair.txt').write_text('\n'.join(lines) + '\n')

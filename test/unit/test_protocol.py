@@ -118,7 +118,18 @@ def test_views_are_selected_as_in_the_paper(tmp_path: Path) -> None:
         protocol.few_views(sequence)
     write_nrgbd(tmp_path / 'c', 5, lost=1)
     (sequence,) = LAYOUTS['nrgbd'](tmp_path / 'c')
+    # The view without a pose keeps its place.
     assert [view.number for view in protocol.Selection(2).of(sequence).views] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(('layout', 'expected'), [
+    ('7scenes', [3, 5, 7]), ('nrgbd', [3, 5, 7]), ('dtu', [7, 5, 3])])
+def test_views_are_counted_from_the_first_whatever_its_number(
+        layout: str, expected: list[int], tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path, 5, first=3)
+    (sequence,) = LAYOUTS[layout](tmp_path)
+    chosen = replace(protocol.SELECTIONS[layout], every=2).of(sequence)
+    assert [view.number for view in chosen.views] == expected
 
 
 def test_tuples_name_scenes_as_their_authors_do(tmp_path: Path) -> None:
