@@ -180,7 +180,10 @@ def check_pose(path: Path, pose: np.ndarray) -> np.ndarray:
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Return where an object is, bool [shape], without the ten pixels along its outline."""
-    mask = read_image(path, cv2.IMREAD_GRAYSCALE) > 127
-    inner = cv2.erode(mask.astype(np.uint8), np.ones((10, 10), np.uint8))
-    return cv2.resize(inner, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    """Return where an object is, bool [shape], without the ten pixels along its outline.
+
+    The pixels are those of `shape`, that of the depth image, whatever the mask's own size.
+    """
+    mask = (read_image(path, cv2.IMREAD_GRAYSCALE) > 127).astype(np.uint8)
+    mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return cv2.erode(mask, np.ones((10, 10), np.uint8)) > 0

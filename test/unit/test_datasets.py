@@ -72,6 +72,20 @@ def test_mask_is_taken_in_by_its_outline(tmp_path: Path) -> None:
     assert len(rows) == pytest.approx(271, abs=1)
 
 
+def test_outline_is_ten_pixels_of_the_depth_image_whatever_the_size_of_the_mask(
+        tmp_path: Path) -> None:
+    write_dtu(tmp_path, 1)
+    file = tmp_path / 'scan1/binary_masks/00000000.png'
+    mask = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    half = cv2.resize(mask, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)
+    double = cv2.resize(mask, None, fx=2.0, fy=2.0, interpolation=cv2.INTER_NEAREST)
+    for unequal in (half, double):
+        cv2.imwrite(str(file), unequal)
+        (sequence,) = LAYOUTS['dtu'](tmp_path)
+        rows = np.flatnonzero(sequence.load(0, (460, 600)).valid.any(axis=1))
+        assert len(rows) == pytest.approx(271, abs=1)
+
+
 def test_views_without_a_pose_keep_the_numbers_of_the_others(tmp_path: Path) -> None:
     write_nrgbd(tmp_path, 4, lost=1)
     (sequence,) = LAYOUTS['nrgbd'](tmp_path)
