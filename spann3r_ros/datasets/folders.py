@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from .numbered import numbered_images, renumbered
 from .rgbd import (
     DatasetError,
     RgbdSequence,
@@ -40,18 +41,21 @@ def seven_scenes(root: Path, split: str = 'Test') -> Iterator[RgbdSequence]:
     SCENE/seq-NN/frame-NNNNNN.color.png, .depth.proj.png (registered to colour, millimetres) and
     .pose.txt (world from camera).
     """
-    for scene in _folders(root, f'*/{split}Split.txt'):
-        for line in (scene / f'{split}Split.txt').read_text().split():
+    for scene in _folders(root, f'*/{split}Split.txt', '*/seq-*'):
+        file = require(scene / f'{split}Split.txt')
+        for line in file.read_text().split() or ['']:
             number = re.fullmatch(r'sequence(\d+)', line)
             if number is None:
-                raise DatasetError(f'{scene / split}Split.txt: expected sequenceN, got {line!r}')
+                raise DatasetError(f'{file}: expected sequenceN, got {line!r}')
             yield _seven_scenes_sequence(scene, int(number[1]))
 
 
 def _seven_scenes_sequence(scene: Path, number: int) -> RgbdSequence:
     folder = require(scene / f'seq-{number:02d}')
+    colors = numbered_images(folder, ['frame-*.color.png'],
+                             ['frame-*.depth.proj.png', 'frame-*.pose.txt'])
     views = []
-    for position, color in enumerate(_numbered(folder, 'frame-*.color.png')):
+    for position, color in enumerate(colors):
         stem = color.name.removesuffix('.color.png')
         pose_file = folder / f'{stem}.pose.txt'
         pose = check_pose(pose_file, _matrix(pose_file, read_numbers(pose_file, 4)))
@@ -66,12 +70,10 @@ def nrgbd(root: Path) -> Iterator[RgbdSequence]:
     poses.txt has four lines a view, world from camera in OpenGL axes; views whose pose is NaN
     are left out.
     """
-    for scene in _folders(root, '*/poses.txt'):
+    for scene in _folders(root, '*/poses.txt', '*/images/img*.png'):
         rows = read_numbers(scene / 'poses.txt', 4)
-        colors = _numbered(scene / 'images', 'img*.png')
-        if len(rows) != 4 * len(colors):
-            raise DatasetError(f'{scene / "poses.txt"}: expected {4 * len(colors)} lines for '
-                               f'{len(colors)} images, got {len(rows)}')
+        colors = numbered_images(scene, ['images/img*.png'], ['depth/depth*.png'])
+        _check_count(scene / 'poses.txt', len(rows), colors)
         views = []
         for position, (color, pose) in enumerate(
                 zip(colors, rows.reshape(-1, 4, 4), strict=True)):
@@ -83,15 +85,29 @@ def nrgbd(root: Path) -> Iterator[RgbdSequence]:
         yield RgbdSequence(scene.name, tuple(views), read_millimetres)
 
 
+def _check_count(poses: Path, lines: int, colors: list[Path]) -> None:
+    if lines > 4 * len(colors) and lines % 4 == 0:
+        # A scene is numbered from 0: one that begins later lacks its first image.
+        lost = 0 if image_number(colors[0]) > 0 else image_number(colors[-1]) + 1
+        raise DatasetError(f'{renumbered(colors[0], lost)}: expected, since {poses} has '
+                           f'{lines // 4} poses for {len(colors)} images, but it is not there')
+    if lines != 4 * len(colors):
+        raise DatasetError(f'{poses}: expected {4 * len(colors)} lines for {len(colors)} images, '
+                           f'got {lines}')
+
+
 def dtu(root: Path) -> Iterator[RgbdSequence]:
     """Yield every scan, in millimetres: scanN/images/NNNNNNNN.jpg and MVSNet's camera files.
 
     cams/NNNNNNNN_cam.txt (camera from world, intrinsics), depths/NNNNNNNN.npy,
     binary_masks/NNNNNNNN.png; pair.txt, of a scan or of all, lists each view's neighbours.
     """
-    for scan in _folders(root, 'scan*/images'):
+    for scan in _folders(root, 'scan*/images', 'scan*/depths'):
+        # Cameras are no companions: MVSNet's folders hold some that took no image.
+        colors = numbered_images(scan, ['images/*.jpg', 'images/*.png'],
+                                 ['depths/*.npy', 'binary_masks/*.png'])
         views = []
-        for position, color in enumerate(_numbered(scan / 'images', '*.jpg', '*.png')):
+        for position, color in enumerate(colors):
             pose, camera = _read_mvs_camera(scan / 'cams' / f'{color.stem}_cam.txt')
             views.append(ViewFiles(color, require(scan / 'depths' / f'{color.stem}.npy'), pose,
                                    camera, position,
@@ -151,22 +167,15 @@ def _read_array(path: Path) -> np.ndarray:
     return np.nan_to_num(depth.astype(np.float32), posinf=0.0, neginf=0.0).clip(min=0.0)
 
 
-def _folders(root: Path, pattern: str) -> list[Path]:
+def _folders(root: Path, *patterns: str) -> list[Path]:
+    """Return the folders directly below a root in which one of the patterns finds something."""
     if not root.is_dir():
         raise DatasetError(f'{root}: expected a folder, but it is not there')
-    found = sorted({path.parent for path in root.glob(pattern)})
+    found = sorted({root / path.relative_to(root).parts[0]
+                    for pattern in patterns for path in root.glob(pattern)})
     if not found:
-        raise DatasetError(f'{root}: expected {pattern} below it, found none')
+        raise DatasetError(f'{root}: expected {patterns[0]} below it, found none')
     return found
-
-
-def _numbered(folder: Path, *patterns: str) -> list[Path]:
-    """Return the files of a folder in the order of the last number in their names."""
-    found = [path for pattern in patterns for path in require(folder).glob(pattern)
-             if re.search(r'\d', path.name)]
-    if not found:
-        raise DatasetError(f'{folder}: expected {" or ".join(patterns)}, found none')
-    return sorted(found, key=image_number)
 
 
 def _matrix(path: Path, rows: np.ndarray) -> np.ndarray:

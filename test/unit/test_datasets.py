@@ -102,9 +102,15 @@ def test_scenes_come_in_the_order_of_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('layout', 'lost'), [
+    ('7scenes', 'chess/seq-03/frame-000001.color.png'),
+    ('7scenes', 'chess/seq-03/frame-000002.color.png'),
     ('7scenes', 'chess/seq-03/frame-000001.depth.proj.png'),
     ('7scenes', 'chess/seq-03/frame-000001.pose.txt'),
+    ('nrgbd', 'kitchen/images/img0.png'),
+    ('nrgbd', 'kitchen/images/img2.png'),
     ('nrgbd', 'kitchen/depth/depth2.png'),
+    ('dtu', 'scan1/images/00000001.jpg'),
+    ('dtu', 'scan1/images/00000002.jpg'),
     ('dtu', 'scan1/cams/00000001_cam.txt'),
     ('dtu', 'scan1/depths/00000001.npy'),
     ('dtu', 'scan1/binary_masks/00000000.png'),
@@ -118,11 +124,63 @@ def test_missing_file_is_named(layout: str, lost: str, tmp_path: Path) -> None:
         list(LAYOUTS[layout](tmp_path))
 
 
+@pytest.mark.parametrize(('layout', 'lost', 'named'), [
+    ('7scenes', 'chess/seq-03/frame-000002.*', 'chess/seq-03/frame-000002.color.png'),
+    ('nrgbd', 'kitchen/*/*2.png', 'kitchen/images/img2.png'),
+    ('nrgbd', 'kitchen/*/*3.png', 'kitchen/images/img3.png'),
+    ('dtu', 'scan1/*/*2[._]*', 'scan1/images/00000002.jpg'),
+])
+def test_image_of_which_nothing_is_left_is_named(layout: str, lost: str, named: str,
+                                                 tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path, 4)
+    for path in list(tmp_path.glob(lost)):
+        path.unlink()
+    with pytest.raises(DatasetError, match=f'{named}: expected, .*but it is not there'):
+        list(LAYOUTS[layout](tmp_path))
+
+
+def test_even_steps_of_the_numbering_leave_no_gap(tmp_path: Path) -> None:
+    write_seven_scenes(tmp_path, 9)
+    for number in set(range(9)) - {0, 4, 8}:
+        for path in list(tmp_path.glob(f'chess/seq-03/*{number}.*')):
+            path.unlink()
+    (sequence,) = LAYOUTS['7scenes'](tmp_path)
+    assert [(view.number, view.position) for view in sequence.views] == [(0, 0), (4, 1), (8, 2)]
+
+
+def test_cameras_of_dtu_that_took_no_image_are_no_gap(tmp_path: Path) -> None:
+    write_dtu(tmp_path, 3)
+    cameras = tmp_path / 'scan1/cams'
+    (cameras / '00000063_cam.txt').write_text((cameras / '00000000_cam.txt').read_text())
+    (sequence,) = LAYOUTS['dtu'](tmp_path)
+    assert len(sequence.views) == 3
+
+
+def test_two_images_of_one_number_are_named(tmp_path: Path) -> None:
+    write_dtu(tmp_path, 2)
+    image = tmp_path / 'scan1/images/00000001.jpg'
+    image.with_suffix('.png').write_bytes(image.read_bytes())
+    with pytest.raises(DatasetError, match='00000001.png: expected one image 1, there is also '
+                                           '00000001.jpg'):
+        list(LAYOUTS['dtu'](tmp_path))
+
+
+@pytest.mark.parametrize(('layout', 'lost'), [
+    ('7scenes', 'chess/TestSplit.txt'), ('nrgbd', 'kitchen/poses.txt')])
+def test_scene_without_its_list_is_not_passed_over(layout: str, lost: str,
+                                                   tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path, 2)
+    (tmp_path / lost).rename(tmp_path / 'set-aside.txt')
+    with pytest.raises(DatasetError, match=f'{lost}: expected, but it is not there'):
+        list(LAYOUTS[layout](tmp_path))
+
+
 @pytest.mark.parametrize(('layout', 'file', 'text', 'message'), [
     ('7scenes', 'chess/seq-03/frame-000001.pose.txt', '1 0 0\n', 'expected 4 numbers a line'),
     ('7scenes', 'chess/seq-03/frame-000001.pose.txt', 'one\n', 'expected numbers'),
     ('7scenes', 'chess/seq-03/frame-000001.pose.txt', '2 0 0 0\n' * 4, 'expected a rigid'),
     ('7scenes', 'chess/TestSplit.txt', 'third\n', 'expected sequenceN'),
+    ('7scenes', 'chess/TestSplit.txt', '\n', 'expected sequenceN'),
     ('nrgbd', 'kitchen/poses.txt', '1 0 0 0\n', 'expected 12 lines for 3 images'),
     ('dtu', 'scan1/cams/00000001_cam.txt', 'extrinsic 1 2', 'expected "extrinsic" with 16'),
     ('dtu', 'pair.txt', '3\n0\n', 'expected the view lists'),
