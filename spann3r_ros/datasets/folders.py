@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from .calibration import Calibration, find_calibration
 from .numbered import numbered_images, renumbered
 from .rgbd import (
     DatasetError,
@@ -30,7 +31,6 @@ TUM_STAMP_TOLERANCE_S = 0.02
 # By the number of TUM's camera in the folder's name; the lens's distortion is neglected.
 TUM_CAMERAS = {'1': (517.3, 516.5, 318.6, 255.3), '2': (520.9, 521.0, 325.1, 249.7),
                '3': (535.4, 539.2, 320.1, 247.6)}
-TUM_SIZE = (640, 480)
 TUM_OTHER_CAMERA = (525.0, 525.0, 319.5, 239.5)
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -39,7 +39,8 @@ def seven_scenes(root: Path, split: str = 'Test') -> Iterator[RgbdSequence]:
     """Yield the sequences that each scene's TestSplit.txt (or TrainSplit.txt) names.
 
     SCENE/seq-NN/frame-NNNNNN.color.png, .depth.proj.png (registered to colour, millimetres) and
-    .pose.txt (world from camera).
+    .pose.txt (world from camera). Another camera than theirs says its fx, fy, cx and cy in
+    calibration.txt, of the sequence or of the scene.
     """
     for scene in _folders(root, f'*/{split}Split.txt', '*/seq-*'):
         file = require(scene / f'{split}Split.txt')
@@ -54,13 +55,16 @@ def _seven_scenes_sequence(scene: Path, number: int) -> RgbdSequence:
     folder = require(scene / f'seq-{number:02d}')
     colors = numbered_images(folder, ['frame-*.color.png'],
                              ['frame-*.depth.proj.png', 'frame-*.pose.txt'])
+    depth = folder / colors[0].name.replace('.color.', '.depth.proj.')
+    camera = find_calibration([folder, scene], depth, read_millimetres(depth).shape,
+                              SEVEN_SCENES_CAMERA)
     views = []
     for position, color in enumerate(colors):
         stem = color.name.removesuffix('.color.png')
         pose_file = folder / f'{stem}.pose.txt'
         pose = check_pose(pose_file, _matrix(pose_file, read_numbers(pose_file, 4)))
         views.append(ViewFiles(color, require(folder / f'{stem}.depth.proj.png'), pose,
-                               SEVEN_SCENES_CAMERA, position))
+                               camera, position))
     return RgbdSequence(f'{scene.name}{number:02d}', tuple(views), read_millimetres)
 
 
@@ -184,7 +188,7 @@ def _matrix(path: Path, rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _read_mvs_camera(path: Path) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+def _read_mvs_camera(path: Path) -> tuple[np.ndarray, Calibration]:
     words = require(path).read_text().split()
     try:
         at = words.index('extrinsic') + 1
@@ -220,19 +224,10 @@ def _read_tum_list(path: Path) -> list[tuple[float, Path]]:
         raise DatasetError(f'{path}: expected "stamp file" a line: {error}') from error
 
 
-def _tum_camera(folder: Path, depth: Path) -> tuple[float, float, float, float]:
-    own = folder / 'calibration.txt'
-    if own.exists():
-        rows = read_numbers(own, 4)
-        if len(rows) != 1 or not (rows[0, :2] > 0.0).all():
-            raise DatasetError(f'{own}: expected one line, fx fy cx cy, got {rows.tolist()}')
-        return tuple(rows[0])
-    height, width = read_tum_depth(depth).shape
-    if (width, height) != TUM_SIZE:
-        raise DatasetError(f"{own}: expected, with fx fy cx cy, for images that are not TUM's: "
-                           f'{depth} is {width}x{height}')
+def _tum_camera(folder: Path, depth: Path) -> Calibration:
     number = re.search(r'freiburg(\d)', folder.name)
-    return TUM_CAMERAS.get(number[1] if number else '', TUM_OTHER_CAMERA)
+    known = TUM_CAMERAS.get(number[1] if number else '', TUM_OTHER_CAMERA)
+    return find_calibration([folder], depth, read_tum_depth(depth).shape, known)
 
 
 def _nearest(stamps: np.ndarray, stamp: float) -> int | None:

@@ -224,9 +224,44 @@ def test_camera_that_is_not_tums_says_its_calibration(tmp_path: Path) -> None:
     view = sequence.load(0, SIZE)
     from_wall = np.abs(np.abs(view.world_points[view.valid]) - HALF).min(axis=1)
     assert np.median(from_wall) < 0.01
-    (folder / 'calibration.txt').write_text('267.7 269.6\n')
-    with pytest.raises(DatasetError, match='calibration.txt: expected 4 numbers a line'):
-        list(LAYOUTS['tum'](tmp_path))
+
+
+@pytest.mark.parametrize('place', ['chess', 'chess/seq-03'])
+def test_recording_of_ones_own_as_7_scenes_says_its_calibration(place: str,
+                                                               tmp_path: Path) -> None:
+    sequence = read('7scenes', tmp_path)
+    for files in sequence.views:
+        depth = cv2.imread(str(files.depth), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(files.depth), depth[::2, ::2])
+    with pytest.raises(DatasetError, match='calibration.txt: expected, with fx fy cx cy, for '
+                                           'images that are not 640x480: .* is 320x240'):
+        list(LAYOUTS['7scenes'](tmp_path))
+    (tmp_path / place / 'calibration.txt').write_text('# halved\n262.5 262.5 160 120\n')
+    (sequence,) = LAYOUTS['7scenes'](tmp_path)
+    view = sequence.load(0, SIZE)
+    from_wall = np.abs(np.abs(view.world_points[view.valid]) - HALF).min(axis=1)
+    assert np.median(from_wall) < 0.01
+
+
+def test_calibration_of_a_sequence_goes_before_that_of_its_scene(tmp_path: Path) -> None:
+    write_seven_scenes(tmp_path, 1)
+    (tmp_path / 'chess/calibration.txt').write_text('500 500 320 240\n')
+    (tmp_path / 'chess/seq-03/calibration.txt').write_text('510 520 321 241\n')
+    (sequence,) = LAYOUTS['7scenes'](tmp_path)
+    assert sequence.views[0].calibration == (510.0, 520.0, 321.0, 241.0)
+
+
+@pytest.mark.parametrize('content', [b'267.7 269.6\n', b'', b'fx fy cx cy\n', b'0 1 2 3\n',
+                                     b'1 1 nan 3\n', b'1 2 3 4\n' * 2, b'\xff'])
+@pytest.mark.parametrize(('layout', 'folder'), [
+    ('7scenes', 'chess/seq-03'), ('tum', 'rgbd_dataset_freiburg3_box')])
+def test_calibration_that_is_none_is_named(layout: str, folder: str, content: bytes,
+                                           tmp_path: Path) -> None:
+    WRITERS[layout](tmp_path, 1)
+    (tmp_path / folder / 'calibration.txt').write_bytes(content)
+    with pytest.raises(DatasetError, match=f'{folder}/calibration.txt: expected one line, '
+                                           f'fx fy cx cy, in pixels, got '):
+        list(LAYOUTS[layout](tmp_path))
 
 
 def test_tum_pose_that_is_none_is_named(tmp_path: Path) -> None:
