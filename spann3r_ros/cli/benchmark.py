@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from .options import add_network_arguments, read_compute, read_memory_config
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate scene by scene, print the tables, write the file."""
     from spann3r_ros.evaluation import protocol
+    from spann3r_ros.evaluation.coverage import cover
     from spann3r_ros.mapping.memory_manager import scale_memory_budget
     from spann3r_ros.mapping.reconstructor import load_network
     if args.every is not None and args.every < 1:
@@ -62,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output and not args.output.parent.is_dir():
         raise ValueError(f'output: expected a file in a folder that is there, got {args.output}')
     sequences = list(find_sequences(args))
+    coverage = cover(args.layout, [sequence.name for sequence in sequences])
+    for remark in coverage.remarks if coverage else ():
+        print(f'spann3r: {remark}', file=sys.stderr)
     model = load_network(args.checkpoint, read_compute(args))
     size = (model.config.image_height, model.config.image_width)
     score = protocol.score_path if args.layout == 'tum' else protocol.score_scene
@@ -80,11 +85,15 @@ def run(args: argparse.Namespace) -> int:
             failed.append(sequence.name)
     if scores:
         print_paths(scores) if args.layout == 'tum' else print_clouds(scores, args)
+    if failed:
+        print(f'FAILED, not in the mean: {", ".join(failed)}')
     if args.output:
+        coverage = cover(args.layout, [item.scene for item in scores])
         args.output.write_text(json.dumps({
             'checkpoint': args.checkpoint.name, 'layout': args.layout,
             'few_view': is_few_view(args), 'offline': args.offline, 'memory': asdict(memory),
-            'results': [report(item) for item in scores], 'failed': failed}, indent=2) + '\n')
+            'results': [report(item) for item in scores], 'failed': failed,
+            'missing': list(coverage.missing) if coverage else []}, indent=2) + '\n')
     return 1 if failed else 0
 
 
@@ -133,10 +142,12 @@ def find_sequences(args: argparse.Namespace) -> Iterator[RgbdSequence]:
 def print_clouds(scores: list[SceneScores], args: argparse.Namespace) -> None:
     """Print each scene and the mean, beside what the paper reports."""
     from spann3r_ros.evaluation import published
+    from spann3r_ros.evaluation.coverage import cover
     from spann3r_ros.evaluation.tables import format_table
     few = is_few_view(args)
     digits = 2 if args.layout == 'dtu' else 4
     paper = {} if few or args.offline else published.SCENES.get(args.layout, {})
+    coverage = cover(args.layout, [item.scene for item in scores])
     rows, figures = [], []
     for item in scores:
         own = cloud_figures(item)
@@ -145,18 +156,30 @@ def print_clouds(scores: list[SceneScores], args: argparse.Namespace) -> None:
                      f'{item.frames_per_second:.2f}'])
         if item.scene in paper:
             rows.append(['', "paper's Spann3R", *cells(paper[item.scene], digits), '', ''])
-    means = [sum(column) / len(column) for column in zip(*figures, strict=True)]
-    speed = sum(item.frames_per_second for item in scores) / len(scores)
-    rows.append([f'mean of {len(scores)}', 'this checkpoint', *cells(means, digits),
+    speed = mean(item.frames_per_second for item in scores)
+    rows.append([coverage.label, 'this checkpoint', *cells(column_means(figures), digits),
                  str(sum(item.frames for item in scores)), f'{speed:.2f}'])
-    for method, values in published.MEANS.get((args.layout, few), {}).items():
-        rows.append(['', f"paper's {method}", *cells(values, digits), '', ''])
+    if paper and coverage.missing and not coverage.others:
+        same = column_means([paper[item.scene] for item in scores])
+        rows.append(['', f"paper's Spann3R on these {len(scores)}", *cells(same, digits), '', ''])
+    rows += published_rows(args, digits)
+    print(format_table(CLOUD_HEADER, rows))
+    for remark in coverage.remarks:
+        print(remark)
+    print(CLOUD_NOTE.format(unit='millimetres' if args.layout == 'dtu' else 'metres'))
+
+
+def published_rows(args: argparse.Namespace, digits: int) -> list[list[str]]:
+    """Return the rows of what the paper and its authors report for the whole data set."""
+    from spann3r_ros.evaluation import published
+    few = is_few_view(args)
+    rows = [['', f"paper's {method}", *cells(values, digits), '', '']
+            for method, values in published.MEANS.get((args.layout, few), {}).items()]
     if not few and not args.offline:
         blank = [''] * 6
         rows.append(['', "authors' Spann3R v1.01", *blank,
                      f'{published.CHAMFER_V101[args.layout]:.{digits}f}', '', ''])
-    print(format_table(CLOUD_HEADER, rows))
-    print(CLOUD_NOTE.format(unit='millimetres' if args.layout == 'dtu' else 'metres'))
+    return rows
 
 
 def print_paths(scores: list[PathScores]) -> None:
@@ -176,7 +199,12 @@ def cloud_figures(item: SceneScores) -> list[float]:
     return [value for part in parts for value in (part.mean, part.median)]
 
 
-def cells(figures: list[float] | tuple[float, ...], digits: int) -> list[str]:
+def column_means(figures: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean of each column."""
+    return [mean(column) for column in zip(*figures, strict=True)]
+
+
+def cells(figures: Sequence[float], digits: int) -> list[str]:
     """Return distances with so many digits, normals with four, and the Chamfer distance."""
     texts = [f'{value:.{digits if index < 4 else 4}f}' for index, value in enumerate(figures)]
     return [*texts, f'{(figures[0] + figures[2]) / 2:.{digits}f}']

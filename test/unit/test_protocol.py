@@ -15,7 +15,7 @@ from tiny import tiny_model
 from spann3r_ros.cli.main import main
 from spann3r_ros.datasets.folders import LAYOUTS
 from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
-from spann3r_ros.evaluation import protocol
+from spann3r_ros.evaluation import coverage, protocol, published
 from spann3r_ros.evaluation.protocol import Prediction
 from spann3r_ros.mapping.geometry import invert, transform_points
 from spann3r_ros.model.checkpoint import save_model
@@ -175,10 +175,15 @@ def test_command_prints_scenes_and_mean_beside_the_paper(
     assert main(['benchmark', '7scenes', str(tmp_path / 'data'), str(checkpoint), '--every', '2',
                  '--device', 'cpu', '--long-term-tokens', '0', '--output', str(output)]) == 0
     table = capsys.readouterr().out
-    for text in ('chess03', 'stairs01', 'mean of 2', '0.0342', '0.0237', 'metres'):
+    for text in ('chess03', 'stairs01', '0.0342', '0.0237', 'metres'):
         assert text in table
+    # Beside the paper's mean over 18 sequences stands that over the two of them.
+    assert 'mean of 2 of 18' in table and "paper's Spann3R on these 2" in table
+    assert f'{(.0237 + .0739) / 2:.4f}' in table
+    assert "the paper's means are over 18 sequences; missing here: chess05, pumpkin01" in table
     written = json.loads(output.read_text())
     assert written['memory']['long_term_tokens'] == 0
+    assert len(written['missing']) == 16 and 'redkitchen14' in written['missing']
     first = written['results'][0]
     assert first['scene'] == 'chess03' and first['frames'] == 2
     assert f'{first["clouds"]["accuracy"]["mean"]:.4f}' in table
@@ -195,6 +200,8 @@ def test_scene_that_fails_does_not_lose_the_others(
     assert main([*arguments, str(output)]) == 1
     told = capsys.readouterr()
     assert 'frame-000002.color.png: expected an image' in told.err and 'stairs01' in told.out
+    assert 'missing here: chess05' in told.err.split('1 of 2')[0]  # before hours are spent
+    assert 'mean of 1 of 18' in told.out and 'FAILED, not in the mean: chess03' in told.out
     written = json.loads(output.read_text())
     assert written['failed'] == ['chess03']
     distances = written['results'][0]['clouds']
@@ -213,7 +220,7 @@ def test_tuples_of_one_scene_are_run(checkpoint: Path, tmp_path: Path,
     assert main(['benchmark', '7scenes', str(tmp_path / 'data'), str(checkpoint), '--device',
                  'cpu', '--tuples', str(tuples), '--scene', 'chess03']) == 0
     table = capsys.readouterr().out
-    assert 'mean of 1' in table and 'stairs01' not in table and '0.0239' in table
+    assert 'mean of 1 of 18' in table and '\nstairs01' not in table and '0.0239' in table
 
 
 def test_command_runs_few_views_offline_and_paths(
@@ -222,8 +229,36 @@ def test_command_runs_few_views_offline_and_paths(
     assert main(['benchmark', 'dtu', str(tmp_path / 'dtu'), str(checkpoint), '--few-view',
                  '--offline', '--device', 'cpu']) == 0
     table = capsys.readouterr().out
-    assert 'mean of 4' in table and "paper's Spann3R offline" in table and '2.878' not in table
-    assert '2.88' in table and 'millimetres' in table
+    assert 'mean of 4: 1 of 22 scans' in table and "paper's Spann3R offline" in table
+    assert '2.88' in table and '2.878' not in table and 'millimetres' in table
+
+
+def test_whole_set_of_the_paper_needs_no_remark() -> None:
+    names = list(coverage.SCENE_NAMES['nrgbd'])
+    covered = coverage.cover('nrgbd', names)
+    assert (covered.label, covered.remarks) == ('mean of 9', [])
+    few = coverage.cover('nrgbd', names * 3)
+    assert (few.label, few.remarks) == ('mean of 27', [])
+
+
+def test_scenes_that_are_not_the_papers_are_told_of() -> None:
+    names = [*coverage.SCENE_NAMES['nrgbd'][1:], 'attic', 'attic']
+    covered = coverage.cover('nrgbd', names)
+    assert covered.label == 'mean of 10: 8 of 9 scenes, 1 other'
+    assert covered.remarks == [
+        "INCOMPLETE: the paper's means are over 9 scenes; missing here: staircase.",
+        "MIXED: this mean is also over what the paper's is not: attic."]
+
+
+@pytest.mark.parametrize(('layout', 'count'), [('7scenes', 18), ('nrgbd', 9), ('dtu', 22)])
+def test_sets_of_the_paper_are_as_large_as_it_says(layout: str, count: int) -> None:
+    assert len(set(coverage.SCENE_NAMES[layout])) == count
+
+
+@pytest.mark.parametrize('layout', ['7scenes', 'nrgbd'])
+def test_figures_of_the_papers_scenes_have_its_mean(layout: str) -> None:
+    mean = np.mean(list(published.SCENES[layout].values()), axis=0)
+    np.testing.assert_allclose(mean, published.MEANS[layout, False]['Spann3R'], atol=2e-4)
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
