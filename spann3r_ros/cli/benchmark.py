@@ -25,8 +25,11 @@ PATH_HEADER = ('scene', 'poses', 'path m', 'ATE m', 'RPE m', 'RPE deg', 'frames/
 CLOUD_NOTE = """\
 Depth shift and scale by medians in the first view's frame, then rigid point-to-point ICP.
 accuracy, completion: nearest distances in {unit}; normals: agreement, averaged over both ways.
-Chamfer: mean of mean accuracy and mean completion. frames/s: the network alone, images already on
-its device. The paper's figures are of version 1.0; of 1.01 its authors tell Chamfer distances."""
+Chamfer: mean of mean accuracy and mean completion.
+frames/s: the network alone, images already on its device, synchronised before and after, warming
+up included; the second head runs only where its result is used. The paper's, one figure for
+7-Scenes and NRGBD, Spann3R on an RTX 4090: not synchronised explicitly, both heads on every view.
+The paper's figures are of version 1.0; of 1.01 its authors tell Chamfer distances."""
 PATH_NOTE = """\
 Camera poses by PnP from the pointmaps with the given intrinsics, after one similarity.
 ATE: RMS of positions; RPE: RMS of the motion between consecutive solved views."""
@@ -173,7 +176,8 @@ def published_rows(args: argparse.Namespace, digits: int) -> list[list[str]]:
     """Return the rows of what the paper and its authors report for the whole data set."""
     from spann3r_ros.evaluation import published
     few = is_few_view(args)
-    rows = [['', f"paper's {method}", *cells(values, digits), '', '']
+    speeds = published.SPEEDS.get((args.layout, few), {})
+    rows = [['', f"paper's {method}", *cells(values, digits), '', speeds.get(method, '')]
             for method, values in published.MEANS.get((args.layout, few), {}).items()]
     if not few and not args.offline:
         blank = [''] * 6
@@ -183,14 +187,23 @@ def published_rows(args: argparse.Namespace, digits: int) -> list[list[str]]:
 
 
 def print_paths(scores: list[PathScores]) -> None:
-    """Print the errors of the poses of each sequence."""
+    """Print the errors of the poses of each sequence, and their mean."""
     from spann3r_ros.evaluation.tables import format_table
-    print(format_table(PATH_HEADER, [
-        [item.scene, f'{item.solved}/{item.frames}', f'{item.errors.path_length:.2f}',
-         f'{item.errors.trajectory_error:.3f}', f'{item.errors.translation:.3f}',
-         f'{item.errors.rotation_deg:.2f}', f'{item.frames_per_second:.2f}']
-        for item in scores]))
+    figures = [[item.errors.path_length, item.errors.trajectory_error, item.errors.translation,
+                item.errors.rotation_deg, item.frames_per_second] for item in scores]
+    rows = [[item.scene, f'{item.solved}/{item.frames}', *path_cells(own)]
+            for item, own in zip(scores, figures, strict=True)]
+    solved, frames = (sum(getattr(item, name) for item in scores) for name in ('solved', 'frames'))
+    rows.append([f'mean of {len(scores)}', f'{solved}/{frames}',
+                 *path_cells(column_means(figures))])
+    print(format_table(PATH_HEADER, rows))
     print(PATH_NOTE)
+
+
+def path_cells(figures: Sequence[float]) -> list[str]:
+    """Return length, ATE and RPE, the latter's rotation, and frames/s as text."""
+    return [f'{value:.{digits}f}'
+            for value, digits in zip(figures, (2, 3, 3, 2, 2), strict=True)]
 
 
 def cloud_figures(item: SceneScores) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from recorded_rooms import WRITERS, pose, write_dtu, write_nrgbd, write_seven_sc
 from scipy.spatial.transform import Rotation
 from tiny import tiny_model
 
+from spann3r_ros.cli import benchmark
 from spann3r_ros.cli.main import main
 from spann3r_ros.datasets.folders import LAYOUTS
 from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
 from spann3r_ros.evaluation import coverage, protocol, published
-from spann3r_ros.evaluation.protocol import Prediction
+from spann3r_ros.evaluation.clouds import CloudScores
+from spann3r_ros.evaluation.metrics import NearestDistances, NormalConsistency
+from spann3r_ros.evaluation.protocol import PathScores, Prediction, SceneScores
+from spann3r_ros.evaluation.trajectories import PathErrors
 from spann3r_ros.mapping.geometry import invert, transform_points
 from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.config import MemoryConfig
@@ -187,6 +192,40 @@ def test_command_prints_scenes_and_mean_beside_the_paper(
     first = written['results'][0]
     assert first['scene'] == 'chess03' and first['frames'] == 2
     assert f'{first["clouds"]["accuracy"]["mean"]:.4f}' in table
+
+
+def test_paths_have_a_mean_over_the_sequences(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [PathScores('desk', 4, 3, PathErrors(2.0, 0.1, 0.02, 1.0), 5.0),
+              PathScores('xyz', 6, 6, PathErrors(4.0, 0.3, 0.04, 2.0), 7.0)]
+    benchmark.print_paths(scores)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if 'mean of' in line]
+    assert line.split() == ['mean', 'of', '2', '9/10', '3.00', '0.200', '0.030', '1.50', '6.00']
+
+
+def row_of(table: str, method: str) -> list[str]:
+    (line,) = [line for line in table.splitlines() if f"paper's {method}  " in line]
+    return line.split(method)[1].split()
+
+
+def test_papers_speeds_stand_beside_ones_own_where_it_tells_them(
+        capsys: pytest.CaptureFixture[str]) -> None:
+    likeness = NearestDistances(0.1, 0.05), NormalConsistency(0.7, 0.8)
+    clouds = CloudScores(likeness[0], likeness[0], likeness[1])
+    arguments = Namespace(layout='nrgbd', few_view=False, tuples=None, offline=False)
+    benchmark.print_clouds([SceneScores('kitchen', 30, clouds, 9.0)], arguments)
+    table = capsys.readouterr().out
+    assert table.count('65.49') == 1
+    assert row_of(table, 'FrozenRecon')[-1] == '<0.1'
+    assert row_of(table, "DUSt3R with Spann3R's weights")[-1] == '0.0520'  # no speed is told
+    assert 'RTX 4090' in table and 'synchronised' in table and 'second head' in table
+    arguments.few_view = True
+    benchmark.print_clouds([SceneScores('kitchen', 8, clouds, 9.0)], arguments)
+    few = capsys.readouterr().out
+    assert row_of(few, 'Spann3R offline')[-1] == '5.83'
+    assert row_of(few, 'DUSt3R')[-1] == '0.48' and '65.49' not in few
+    arguments.layout = 'dtu'
+    benchmark.print_clouds([SceneScores('scan1', 6, clouds, 9.0)], arguments)
+    assert '72.04' not in capsys.readouterr().out
 
 
 def test_scene_that_fails_does_not_lose_the_others(
