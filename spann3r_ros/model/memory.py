@@ -17,6 +17,8 @@ from .config import MemoryConfig
 
 # Frames inserted this recently, beyond the working frames, never lose a token to a prune.
 PROTECTED_EXTRA_FRAMES = 5
+# A read weighs so many queries at once: fewer make matrix products slow, more take memory.
+READ_QUERIES = 256
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,23 @@ def read_memory(query: Tensor, key: Tensor, value: Tensor, threshold: float,
     """Return readout [queries, width] and attention per token [tokens], as `attend_memory` does.
 
     For at least one token that is `known`, bool [tokens] (None: all are), and without gradients:
-    one matrix of weights, changed in place and never divided as a whole.
+    the weights of `READ_QUERIES` queries at a time, changed in place and never divided.
     """
-    logits = query / math.sqrt(query.shape[-1]) @ key.mT
-    if known is not None:
-        logits.masked_fill_(~known, -math.inf)
-    weights = logits.softmax(dim=-1)
-    if threshold > 0.0:
-        best = weights.amax(dim=-1, keepdim=True)
-        weights.masked_fill_(weights < torch.where(best >= threshold, threshold, 0.0), 0.0)
-    share = weights.sum(dim=-1).reciprocal_()
-    return weights @ value * share[:, None], share @ weights
+    query = query / math.sqrt(query.shape[-1])
+    readout, received = torch.empty_like(query), torch.zeros_like(key[:, 0])
+    for asked, answer in zip(query.split(READ_QUERIES), readout.split(READ_QUERIES), strict=True):
+        weights = asked @ key.mT
+        if known is not None:
+            weights.masked_fill_(~known, -math.inf)
+        weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
+        if threshold > 0.0:
+            least = weights.sum(dim=-1, keepdim=True).mul_(threshold)
+            # The best weight is 1: where even that one is too small, nothing is cut.
+            weights.masked_fill_(weights < least.masked_fill_(least > 1.0, 0.0), 0.0)
+        share = weights.sum(dim=-1).reciprocal_()
+        torch.mm(weights, value, out=answer).mul_(share[:, None])
+        received.addmv_(weights.mT, share)
+    return readout, received
 
 
 def prune_order(count: Tensor, mass: Tensor, keep: int, working_frames: int) -> Tensor:

@@ -3,13 +3,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.memory import (
+    READ_QUERIES,
     MemoryEntry,
     SpatialMemory,
     attend_memory,
@@ -163,9 +166,12 @@ def test_prune_drops_the_least_attended_old_tokens() -> None:
     assert worth[old & dropped].max() < worth[old & ~dropped].min()
 
 
+@pytest.mark.parametrize('at_once', [3, 256])
 @pytest.mark.parametrize('threshold', [0.0, 5e-4, 0.02, 0.4])
-def test_reading_in_place_equals_the_formula(threshold: float) -> None:
+def test_reading_in_place_equals_the_formula(
+        threshold: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0.02 some rows lose every weight, at 0.4 nearly all do."""
+    monkeypatch.setattr('spann3r_ros.model.memory.READ_QUERIES', at_once)
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(rows, WIDTH, generator=draw) for rows in (7, 100, 100))
     query *= torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1, 0.01, 0.0])[:, None]
@@ -173,3 +179,20 @@ def test_reading_in_place_equals_the_formula(threshold: float) -> None:
     in_place, mass = read_memory(query, key, value, threshold)
     torch.testing.assert_close(in_place, readout)
     torch.testing.assert_close(mass, attention.sum(dim=0))
+
+
+def test_read_never_holds_all_weights() -> None:
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (),
+                               kwargs: dict | None = None) -> object:
+            result = func(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor):
+                self.numbers = max(self.numbers, result.numel())
+            return result
+
+    query, key, value = (torch.randn(rows, WIDTH) for rows in (4 * READ_QUERIES, 500, 500))
+    with Largest() as largest:
+        read_memory(query, key, value, 5e-4)
+    assert largest.numbers == READ_QUERIES * 500
