@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where half precision ends: memory reads and dense heads compute in float32."""
+"""Where half precision ends: memory reads and dense heads are not narrowed to bfloat16."""
 from __future__ import annotations
 
 import torch
@@ -12,7 +12,7 @@ def half_precision(device: torch.device, enabled: bool = True) -> torch.autocast
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Return a context in which nothing is narrowed."""
+    """Return a context in which nothing is narrowed to bfloat16."""
     return torch.autocast(device.type, enabled=False)
 
 

@@ -16,13 +16,8 @@ from spann3r_ros.mapping.types import Compute
 from spann3r_ros.model import inference
 from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.inference import (
-    EightBitLinear,
-    HalfDptNet,
-    PackedLinear,
-    compile_blocks,
-    prepare,
-)
+from spann3r_ros.model.inference import compile_blocks, prepare
+from spann3r_ros.model.laid_out import EightBitLinear, HalfDptNet, PackedLinear
 from spann3r_ros.model.offline import reconstruct_offline
 from spann3r_ros.model.spann3r import Spann3R
 
@@ -147,9 +142,15 @@ def test_reconstructor_counts_the_weights_it_holds(
 
 
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
-def test_bfloat16_is_near_and_keeps_memory_and_heads_in_full(head: str) -> None:
+@pytest.mark.parametrize('packs', [True, False])
+def test_bfloat16_is_near_and_keeps_memory_and_points_in_full(
+        head: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    packs = packs and CAN_PACK and inference.computes_in_bfloat16()
+    monkeypatch.setattr(inference, 'can_pack', lambda: packs)
     model = tiny_model(head=head)
     prepared = prepare(copy.deepcopy(model), 'bf16')
+    packed = {part.weight.dtype for part in prepared.modules() if isinstance(part, PackedLinear)}
+    assert packed == ({torch.bfloat16} if packs else set())
     near, true = walk(prepared), walk(model)
     assert near.dtype == torch.float32
     off = (near - true).norm(dim=-1) / true.norm(dim=-1)
@@ -158,8 +159,10 @@ def test_bfloat16_is_near_and_keeps_memory_and_heads_in_full(head: str) -> None:
     for image in random_images(3):
         prepared.step(state, image)
     assert state.memory.values.dtype == state.query.dtype == torch.float32
-    heads = prepared.dust3r.downstream_head1.parameters()
-    assert {item.dtype for item in heads} == {torch.float32}
+    last = [*prepared.dust3r.downstream_head1.named_parameters()]
+    if packs and head == 'dpt':
+        last = [item for item in last if '.last.' in item[0]]
+    assert last and {item.dtype for _, item in last} == {torch.float32}
     images = random_images(4)[:, 0]
     whole, half = (reconstruct_offline(item, images, MemoryConfig())
                    for item in (model, prepared))
@@ -178,7 +181,8 @@ def test_slow_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     save_model(path, tiny_model())
     for can, told in ((True, False), (False, True)):
         monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda can=can: can)
-        assert load_network(path, Compute('cpu', 'bf16')).narrow
+        narrow = load_network(path, Compute('cpu', 'bf16'))
+        assert narrow.narrow != any(isinstance(part, PackedLinear) for part in narrow.modules())
         assert ('emulates bfloat16' in caplog.text) == told
 
 
