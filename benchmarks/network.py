@@ -5,10 +5,10 @@ Each image goes through every variant in turn, so that all see the same machine:
 schedule (`plain_schedule.py`) and the package with each layout, from an image in host memory to
 the results there. On CUDA the parts are timed by events, so that nothing waits between them;
 a recorded graph has no parts. The limit of a component is
-the larger of its operations at the rate of a large matrix product, and of its weights at the rate
-of a copy; both rates are measured in the same run. The memory read has none. Without `live_pose`,
-and with poses from TF, the package leaves out the provisional head, which the plain schedule
-always runs: "refined only".
+the larger of its operations at the rate of a large matrix product of the same kind of numbers,
+and of its weights at the rate of a copy; all rates are measured in the same run. Where corners are
+tracked, without `live_pose`, and with poses from TF, the package leaves out the provisional head,
+which the plain schedule always runs: "refined only".
 """
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from network_parts import count_operations, time_parts, weight_bytes
+from network_parts import count_numbers, count_operations, limits, time_parts
 from plain_schedule import PlainSchedule
-from stopwatch import Stopwatch, best_time, machine_rates
+from stopwatch import Stopwatch, machine_rates, round_products
 from torch import Tensor
 from tqdm import tqdm
 
@@ -40,7 +40,6 @@ from spann3r_ros.model.checkpoint import load_model
 from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
 from spann3r_ros.model.graph import GraphedStream
 from spann3r_ros.model.inference import compile_blocks, prepare
-from spann3r_ros.model.memory import MemoryEntry, SpatialMemory
 from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.model.streams import PlainStream, Stream
 
@@ -55,8 +54,8 @@ LAYOUTS = {'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
 # Height and width of the images of the official sizes.
 NETWORKS = {'bundled': None, 'full': (224, 224), 'full 512x384': (384, 512)}
 BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'
-MEMORY_TOKENS = (0, 1000, 4000, 10_000, 20_000)
-
+# What products are made of; fp32 where a layout does not say.
+KINDS = {'int8': 'int8', 'tf32': 'tf32', 'bf16': 'bf16', 'graph': 'tf32', 'graph bf16': 'bf16'}
 
 Outputs = tuple[np.ndarray | None, np.ndarray | None]  # [height, width, 4]: points, confidence
 
@@ -79,12 +78,6 @@ class Variant:
         self.seconds.append(time.perf_counter() - began)
         self.watch.next_step()
         return outputs
-
-
-def round_products(rounded: bool) -> None:
-    """Let CUDA multiply float32 in tf32, or not: a setting of the whole process."""
-    torch.set_float32_matmul_precision('high' if rounded else 'highest')
-    torch.backends.cudnn.allow_tf32 = rounded
 
 
 def build(name: str, device: torch.device) -> Spann3R:
@@ -152,11 +145,13 @@ def deviation(prediction: np.ndarray, truth: np.ndarray) -> float:
 def measure(name: str, frames: int, layouts: list[str], device: torch.device) -> dict:
     """Run all variants over the same images and return what they took, in seconds."""
     model = build(name, torch.device('cpu'))
-    config, weights = model.config, weight_bytes(model)
+    config = model.config
     tokens = math.prod(config.grid(config.image_height, config.image_width))
     memory = scale_memory_budget(MemoryConfig(similarity_threshold=1.0), tokens)
     walk = images(config.image_height, config.image_width, frames)
-    operations = count_operations(model, network_input(walk[0]))
+    typical = min(frames // 2 * tokens, memory.capacity(tokens))  # tokens in memory
+    operations = count_operations(model, network_input(walk[0]), typical)
+    numbers = count_numbers(model, typical)
     del model
     runs = variants(name, memory, layouts, device)
     off: dict[str, list[float]] = defaultdict(list)
@@ -165,71 +160,58 @@ def measure(name: str, frames: int, layouts: list[str], device: torch.device) ->
         for run, output in zip(runs, outputs, strict=True):
             if output[0] is not None:
                 off[run.name].append(deviation(output[0], outputs[0][0]))
-    round_products(False)
     rates = machine_rates(device)
-    kind = 'fp32' if device.type == 'cpu' else 'bf16'
     result = {'network': name, 'frames': frames, 'device': device.type, 'rates': rates,
-              'limit_kind': kind, 'operations': operations, 'weight_bytes': weights,
-              'variants': {}}
+              'operations': operations, 'numbers': numbers, 'variants': {}}
     plain = np.array(runs[0].seconds[WARM_UP:])
     for run in runs:
         took, times = np.array(run.seconds[WARM_UP:]), run.watch.times
         # The last so many steps: the first ones have no reads and no heads.
-        head = np.array(times['provisional head'][-len(took):]) if times else np.nan
+        head = np.array(times['provisional head'][-len(took):]) if times else None
         result['variants'][run.name] = {
             'sec': {'step': float(np.median(took)),
                     **{part: float(np.median(one[-len(took):])) for part, one in times.items()}},
             'spread_sec': [float(value) for value in np.percentile(took, (10, 90))],
             'speedup': float(np.median(plain / took)),
-            'speedup_refined_only': float(np.median(plain / (took - head))),
+            'speedup_refined_only': None if head is None else float(
+                np.median(plain / (took - head))),
+            'limit_sec': limits(operations, numbers, KINDS.get(run.name, 'fp32'), rates),
             'deviation': float(np.median(off[run.name])),
             'deviation_last': off[run.name][-1]}
-    narrow = 1 if device.type == 'cpu' else 2  # weights of bfloat16 are half as long
-    result['limit_sec'] = {part: max(operations[part] / rates[kind],
-                                     weights[part] / narrow / rates['bytes'])
-                           for part in operations}
     return result
-
-
-def measure_reads(width: int, queries: int, device: torch.device) -> dict[int, float]:
-    """Return the seconds of a memory read by the tokens in memory."""
-    memory = SpatialMemory(MemoryConfig(long_term_tokens=max(MEMORY_TOKENS)), queries, width,
-                           device)
-    query, took = torch.rand(queries, width, device=device), {}
-    entry = MemoryEntry(*torch.rand(3, queries, width, device=device))
-    for tokens in MEMORY_TOKENS:
-        while memory.tokens < tokens:
-            memory.write(None, entry)
-        if tokens:
-            took[memory.tokens] = best_time(lambda: memory.read(query), device)
-    return took
 
 
 def show(result: dict) -> None:
     """Print one network's table."""
-    runs, limit = result['variants'], result['limit_sec']
-    header = ['milliseconds per frame', *runs, f"limit {result['limit_kind']}"]
-    rows = [[part, *(f"{1e3 * run['sec'][part]:.1f}" if part in run['sec'] else '-'
-                     for run in runs.values()),
-             f'{1e3 * limit[part]:.1f}' if part in limit else '']
-            for part in runs['plain']['sec'] if part != 'step']
-    rows.append(['whole step', *(f"{1e3 * run['sec']['step']:.1f}" for run in runs.values()),
-                 f'{1e3 * sum(limit.values()):.1f}'])
-    rows.append(['10 % to 90 %', *(
-        '{:.0f}-{:.0f}'.format(*(1e3 * item for item in run['spread_sec']))
-        for run in runs.values()), ''])
-    rows.append(['times as fast as plain', *(f"{run['speedup']:.2f}" for run in runs.values()),
-                 ''])
-    rows.append(['the same, refined only',
-                 *(f"{run['speedup_refined_only']:.2f}" for run in runs.values()), ''])
-    rows.append(['deviation, median', *(f"{run['deviation']:.1e}" for run in runs.values()), ''])
-    rows.append(['deviation, last frame',
-                 *(f"{run['deviation_last']:.1e}" for run in runs.values()), ''])
+    runs = result['variants']
+
+    def row(label: str, cell: Callable[[dict], str]) -> list[str]:
+        return [label, *(cell(run) for run in runs.values())]
+
+    def part_row(part: str) -> list[str]:
+        return row(part, lambda run: (
+            f"{1e3 * run['sec'][part]:.1f} ({1e3 * run['limit_sec'][part]:.1f})"
+            if part in run['sec'] else '-'))
+
+    rows = [part_row(part) for part in runs['plain']['sec'] if part != 'step']
+    rows += [
+        row('whole step', lambda run: f"{1e3 * run['sec']['step']:.1f} "
+                                      f"({1e3 * sum(run['limit_sec'].values()):.1f})"),
+        row('10 % to 90 %', lambda run: '{:.0f}-{:.0f}'.format(
+            *(1e3 * item for item in run['spread_sec']))),
+        row('times the limit', lambda run:
+            f"{run['sec']['step'] / sum(run['limit_sec'].values()):.2f}"),
+        row('times as fast as plain', lambda run: f"{run['speedup']:.2f}"),
+        row('the same, refined only', lambda run: '-' if run['speedup_refined_only'] is None
+            else f"{run['speedup_refined_only']:.2f}"),
+        row('deviation, median', lambda run: f"{run['deviation']:.1e}"),
+        row('deviation, last frame', lambda run: f"{run['deviation_last']:.1e}")]
     rates = result['rates']
     print(f"\n{result['network']} on {result['device']}: {result['frames']} frames; "
-          + ', '.join(f'{kind} {rates[kind] / 1e9:.0f}' for kind in ('fp32', 'bf16', 'int8'))
+          + ', '.join(f'{kind} {rate / 1e9:.0f}' for kind, rate in rates.items()
+                      if kind != 'bytes')
           + f" billion operations/s, {rates['bytes'] / 1e9:.1f} GB/s\n"
-          + format_table(header, rows))
+          + format_table(['milliseconds (limit)', *runs], rows))
 
 
 def main() -> int:
@@ -237,25 +219,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--networks', nargs='+', default=['bundled', 'full'],
                         choices=list(NETWORKS))
-    parser.add_argument('--layouts', nargs='+', default=['fp32', 'int8'], choices=list(LAYOUTS))
+    parser.add_argument('--layouts', nargs='+', default=['fp32', 'bf16', 'int8'],
+                        choices=list(LAYOUTS))
     parser.add_argument('--device', type=torch.device, default=torch.device('cpu'),
                         choices=[torch.device('cpu'), torch.device('cuda')])
     parser.add_argument('--frames', type=int, default=20)
     parser.add_argument('--output', type=Path, default=Path('output/network.json'))
     arguments = parser.parse_args()
-    results = [measure(name, arguments.frames, arguments.layouts, arguments.device)
-               for name in arguments.networks]
-    for result in results:
-        show(result)
-    config = Spann3RConfig()
-    reads = measure_reads(config.encoder_width, 196, arguments.device)
-    print('\nmemory read of the official size\n' + format_table(
-        ['tokens', 'ms'], [[str(tokens), f'{1e3 * sec:.1f}'] for tokens, sec in reads.items()]))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({
-        'date': date.today().isoformat(), 'machine': platform.processor() or platform.machine(),
-        'cores': os.cpu_count(), 'threads': torch.get_num_threads(), 'results': results,
-        'read_sec': reads}, indent=1) + '\n')
+    results = []
+    for name in arguments.networks:
+        results.append(measure(name, arguments.frames, arguments.layouts, arguments.device))
+        show(results[-1])
+        # After each network: what is measured stays, whatever becomes of the next one.
+        arguments.output.write_text(json.dumps({
+            'date': date.today().isoformat(),
+            'machine': platform.processor() or platform.machine(), 'cores': os.cpu_count(),
+            'threads': torch.get_num_threads(), 'results': results}, indent=1) + '\n')
     print(f'wrote {arguments.output}')
     return 0
 

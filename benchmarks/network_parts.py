@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from unittest import mock
 
 import torch
-from plain_schedule import PlainSchedule
+from plain_schedule import PlainSchedule, plain_attention
 from stopwatch import Stopwatch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from spann3r_ros.model import layers
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.spann3r import Spann3R
 
@@ -40,8 +42,16 @@ def time_parts(model: Spann3R, reader: Spann3R | PlainSchedule, watch: Stopwatch
             setattr(owner, method, clocked(getattr(owner, method), name))
 
 
-def count_operations(model: Spann3R, image: Tensor) -> dict[str, float]:
-    """Return the operations (two per multiplication) of each component but the memory read."""
+# The bytes of a number, and what the dense heads compute in where that is another kind.
+BYTES = {'fp32': 4, 'tf32': 4, 'bf16': 2, 'int8': 1}
+HEADS = {'int8': 'bf16'}
+
+
+def count_operations(model: Spann3R, image: Tensor, tokens: int) -> dict[str, float]:
+    """Return the operations (two per multiplication) of each component of a step.
+
+    The memory holds `tokens`.
+    """
     counted: dict[str, float] = defaultdict(float)
 
     def counting(method: Callable, part: str) -> Callable:
@@ -57,18 +67,36 @@ def count_operations(model: Spann3R, image: Tensor) -> dict[str, float]:
     for part, methods in parts(model, model).items():
         for owner, method in methods:
             setattr(owner, method, counting(getattr(owner, method), part))
-    model.step(state, image, provisional=True)
-    del counted['memory read']  # nothing is in memory yet
+    # What is fused is not counted.
+    with mock.patch.object(layers, 'attend', plain_attention):
+        model.step(state, image, provisional=True)
+    queries = state.memory.tokens_per_frame
+    counted['memory read'] = 4.0 * queries * tokens * model.config.encoder_width
     return dict(counted)
 
 
-def weight_bytes(model: Spann3R) -> dict[str, int]:
-    """Return the bytes of weights that each component reads."""
+def limits(operations: dict[str, float], numbers: dict[str, int], kind: str,
+           rates: dict[str, float]) -> dict[str, float]:
+    """Return the least seconds of each component: of its operations, or of reading its numbers.
+
+    `numbers` counts the weights, and for the memory read keys and values, which are fp32 always.
+    """
+    def least(part: str) -> float:
+        narrow = HEADS.get(kind, kind) if part.endswith('head') else kind
+        narrow = 'fp32' if part == 'memory read' else narrow
+        return max(operations[part] / rates[narrow],
+                   numbers[part] * BYTES[narrow] / rates['bytes'])
+    return {part: least(part) for part in operations}
+
+
+def count_numbers(model: Spann3R, tokens: int) -> dict[str, int]:
+    """Return how many weights each component reads, and numbers of a memory of `tokens`."""
     def total(*modules: torch.nn.Module) -> int:
-        return sum(item.nbytes for module in modules for item in module.parameters())
+        return sum(item.numel() for module in modules for item in module.parameters())
 
     net = model.dust3r
     return {'image encoder': total(net.patch_embed, net.enc_blocks),
+            'memory read': 2 * tokens * model.config.encoder_width,
             'decoders': total(net.decoder_embed, net.dec_blocks, net.dec_blocks2),
             'refined head': total(net.downstream_head1),
             'provisional head': total(net.downstream_head2),

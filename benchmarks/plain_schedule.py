@@ -60,6 +60,12 @@ class PlainSchedule:
         self._feature, self._query = feature, query
         return StepOutput(refined, provisional)
 
+    def fill(self, keys: Tensor, values: Tensor) -> None:
+        """Begin with keys and values [tokens, width] in long-term memory."""
+        self.keys, self.values = keys, values
+        self._count, self._mass = torch.ones(2, len(keys), device=keys.device)
+        self._long = len(keys)
+
     def fuse(self) -> Tensor:
         """Return the newest image's memory readout."""
         if self._query is None:
@@ -97,12 +103,13 @@ class PlainSchedule:
 
 @contextmanager
 def _plain_layers() -> Iterator[None]:
-    with mock.patch.object(layers, 'attend', _attend), \
+    with mock.patch.object(layers, 'attend', plain_attention), \
             mock.patch.object(FusionStage, 'forward', _fuse_late):
         yield
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return attention of [batch, heads, tokens, head_dim], its weights written out."""
     return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1) @ value
 
 

@@ -25,6 +25,7 @@ OVERRIDES = {
     'device': 'where the network runs: auto, cpu, cuda or cuda:N',
     'precision': 'how it computes: auto, fp32, tf32, bf16 or int8',
     'compile': 'true or false: compile the network',
+    'cuda_graph': 'true or false: record the network once, on CUDA',
     'mode': 'live (newest image wins) or replay (every image is used)',
     'image_transport': 'raw or compressed',
     'pose_source': 'images (poses are solved) or tf (mapping only, with poses of others)',

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--frames', type=int, nargs='+',
                         help='only sequences of so many frames (default: all kinds)')
     add_network_arguments(parser)
+    parser.add_argument('--cuda-graph', action='store_true', help='record its steps, on CUDA')
     parser.add_argument('--reference', type=Path, help='JSON file of figures to print beside')
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
     parser.add_argument('--picture', type=Path,

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare device, precision and the settings of the memory."""
+    """Declare device, precision, compilation and the settings of the memory."""
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, fp32, tf32, bf16 or int8')
+    parser.add_argument('--compile', action='store_true', help='compile the network')
     for item in fields(MemoryConfig):
         parser.add_argument(f'--{item.name.replace("_", "-")}', type=type(item.default),
                             default=item.default,
@@ -25,7 +26,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 def read_compute(args: argparse.Namespace) -> Compute:
     """Return where and how the network is to compute."""
     from spann3r_ros.mapping.types import Compute
-    return Compute(args.device, args.precision)
+    return Compute(args.device, args.precision, args.compile, getattr(args, 'cuda_graph', False))
 
 
 def read_memory_config(args: argparse.Namespace) -> MemoryConfig:

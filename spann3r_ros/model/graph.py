@@ -5,6 +5,8 @@ No line of this file has run on a CUDA device yet.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -90,6 +92,7 @@ class GraphedStream:
             self._stream.found()
             for _ in range(WARM_UPS):
                 self._whole_step(provisional=True)
+                self._whole_step(provisional=False)
         side.synchronize()
 
     def _record(self, provisional: bool, pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
@@ -101,13 +104,26 @@ class GraphedStream:
         return graph
 
     def _check(self) -> None:
-        """Raise RuntimeError unless a replay does what was recorded: it may have been nothing."""
-        for graph in self._graphs.values():
-            self._report.zero_()
-            graph.replay()
-            torch.cuda.synchronize(self._recording.device)
-            if not self._report[0]:
-                raise RuntimeError('graph: the replay of a recorded step gave nothing')
+        """Raise RuntimeError unless a replay gives what the step gives when it is run."""
+        self._image.random_(256, generator=torch.Generator().manual_seed(0))
+        for provisional, graph in self._graphs.items():
+            run = self._outcome(lambda asked=provisional: self._whole_step(asked))
+            replayed = self._outcome(graph.replay)
+            if not torch.allclose(run, replayed, rtol=1e-3, atol=1e-4):
+                raise RuntimeError(f'graph: a replay differs from the step it recorded by '
+                                   f'{float((run - replayed).abs().max()):.3g}')
+
+    def _outcome(self, step: Callable[[], object]) -> Tensor:
+        """Return what comes out for the second image of a sequence."""
+        self.clear()
+        for item in (self._refined, self._provisional):
+            item.zero_()
+        self._stream.image.copy_(self._image)
+        self._stream.found()
+        step()
+        torch.cuda.synchronize(self._recording.device)
+        return torch.cat((self._refined, self._provisional, self._report[:1].expand(
+            *self._refined.shape[:2], 1)), dim=-1)
 
     def _whole_step(self, provisional: bool) -> None:
         """Upload, compute and download, all in the order of the current CUDA stream."""

@@ -2,7 +2,7 @@
 """Rotary position embedding over a two-dimensional token grid."""
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,8 @@ class RotaryTable(NamedTuple):
     turn: Tensor
 
 
-@lru_cache(maxsize=64)
+# Never evicted: recorded graphs read tables where they lie.
+@cache
 def rotary_table(rows: int, columns: int, head_dim: int, base: float = 100.0,
                  device: str = 'cpu', dtype: torch.dtype = torch.float32) -> RotaryTable:
     """Return the rotation table of a grid; positions are grid indices."""

@@ -15,6 +15,7 @@ from spann3r_ros.mapping.types import Compute, Pointmap
 from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.graph import GraphedStream
+from spann3r_ros.model.inference import prepare
 from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StepOutput
 from spann3r_ros.model.static import COUNTERS, StaticMemory, StaticStream
 from spann3r_ros.model.streams import PlainStream
@@ -75,6 +76,17 @@ def test_static_stream_equals_the_step(memory: MemoryConfig) -> None:
     assert (state.memory.rejected_frames > 0) == (memory.similarity_threshold < 1.0)
     last = model.flush(state)
     torch.testing.assert_close(stream.flush()[..., :3], last.points[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('precision', ['int8', 'bf16'])
+def test_static_stream_equals_the_step_of_a_narrow_network(precision: str) -> None:
+    model, images = prepare(tiny_model(), precision), walk(24)
+    state, stream = model.start(HEIGHT, WIDTH, SMALL), StaticStream(model, HEIGHT, WIDTH, SMALL)
+    for index, image in enumerate(images):
+        output = model.step(state, as_input(image), provisional=True)
+        advanced(stream, image, first=index == 0)
+        if index:
+            assert_same(stream, output)
 
 
 def test_points_that_are_not_finite_leave_everything_as_it_was(
@@ -150,8 +162,9 @@ def outputs(reconstructor: Spann3RReconstructor, image: np.ndarray) -> tuple[Poi
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_graph_equals_the_step_on_cuda() -> None:
-    model, images = tiny_model().cuda(), walk(40).numpy()
+@pytest.mark.parametrize('precision', ['fp32', 'tf32', 'bf16'])
+def test_graph_equals_the_step_on_cuda(precision: str) -> None:
+    model, images = prepare(tiny_model().cuda(), precision), walk(40).numpy()
     plain, graphed = (kind(model, HEIGHT, WIDTH, SMALL) for kind in (PlainStream, GraphedStream))
     for _ in range(2):
         for index, image in enumerate(images):
