@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'its weights; may be repeated')
     parser.add_argument('--lengths', type=int, nargs='+', help='frames of the sequences')
     parser.add_argument('--precision', choices=PRECISIONS)
-    parser.add_argument('--steps', type=int, help='default: those of the run')
+    parser.add_argument('--steps', type=int,
+                        help='default: those of the run; the warm-up keeps its share of them')
     parser.add_argument('--frames-per-step', type=int)
     parser.add_argument('--shards', type=int,
                         help='parts of a step, shared out among processes, one after another')
@@ -89,6 +90,8 @@ def read_config(args: argparse.Namespace, begun: TrainingConfig | None) -> Train
         config = TrainingConfig.read(args.config)
     else:
         config = begun or RUNS[args.run or FIRST]
+    if args.steps is not None and config is not begun:
+        config = config.lasting(args.steps)
     given = {name: value for name in ('steps', 'frames_per_step', 'shards', 'seed', 'precision')
              if (value := getattr(args, name)) is not None}
     for name in ('data', 'frozen'):

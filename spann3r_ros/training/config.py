@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,11 @@ class TrainingConfig:
         if self.losses != 'rooms' and told > 0.0:
             raise ValueError(f'placed_share and shown_share: expected 0 with the losses '
                              f'{self.losses!r}, got {told}')
+
+    def lasting(self, steps: int) -> TrainingConfig:
+        """Return the same run in so many steps, of which the warm-up keeps its share."""
+        return replace(self, steps=steps,
+                       warmup_steps=max(1, round(self.warmup_steps * steps / self.steps)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
