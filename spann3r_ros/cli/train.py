@@ -8,10 +8,20 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from spann3r_ros.training.config import BUNDLED_RUNS, PRECISIONS, RUNS, Stage, TrainingConfig
+from spann3r_ros.training.config import (
+    BUNDLED_RUNS,
+    LOSSES,
+    PAPER_RUNS,
+    PRECISIONS,
+    RUNS,
+    Stage,
+    TrainingConfig,
+)
 
 SUMMARY = 'train a network, or continue an earlier run of the same folder'
 FIRST = next(iter(BUNDLED_RUNS))
+# Settings that have an option of their name.
+GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--start-from', type=Path, metavar='FILE',
                         help='checkpoint to begin with, in a folder of its own')
     parser.add_argument('--run', choices=list(RUNS),
-                        help="paper: the paper's losses and schedule; the others made the bundled "
-                             f'model, all but the first, {FIRST}, start from the release of the '
-                             'one before')
+                        help="paper: the paper's losses and schedule; paper-v1.01: with sequences "
+                             'of ten frames; released: with the losses of its released code; the '
+                             f'others made the bundled model, all but the first, {FIRST}, start '
+                             'from the release of the one before')
     parser.add_argument('--config', type=Path, metavar='FILE',
                         help="JSON file of settings, in place of a run's or the folder's own")
     parser.add_argument('--print-config', action='store_true',
@@ -37,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='encoder, decoders, heads, value_encoder or memory_attention keeps '
                              'its weights; may be repeated')
     parser.add_argument('--lengths', type=int, nargs='+', help='frames of the sequences')
+    parser.add_argument('--losses', choices=LOSSES,
+                        help='released: mixes the sequences of a shard, so it wants few --shards')
     parser.add_argument('--precision', choices=PRECISIONS)
     parser.add_argument('--steps', type=int,
                         help='default: those of the run; the warm-up keeps its share of them')
@@ -92,14 +105,13 @@ def read_config(args: argparse.Namespace, begun: TrainingConfig | None) -> Train
         config = begun or RUNS[args.run or FIRST]
     if args.steps is not None and config is not begun:
         config = config.lasting(args.steps)
-    given = {name: value for name in ('steps', 'frames_per_step', 'shards', 'seed', 'precision')
-             if (value := getattr(args, name)) is not None}
+    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
     for name in ('data', 'frozen'):
         if getattr(args, name):
             given[name] = tuple(getattr(args, name))
     if args.lengths:
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
-    if args.start_from and begun is None and (args.config or args.run == 'paper'):
+    if args.start_from and begun is None and (args.config or args.run in PAPER_RUNS):
         from spann3r_ros.model.checkpoint import read_checkpoint
         given['network'] = read_checkpoint(args.start_from)[0]
     return replace(config, **given)

@@ -63,12 +63,12 @@ PRECISIONS = ('fp32', 'tf32', 'bf16')
 class TrainingConfig:
     """A whole run; equal configs and seeds give equal curves on equal hardware.
 
-    `losses` are those of the paper, those its released code computes, or those the bundled model
-    is trained with. `data` are folders as 'LAYOUT:FOLDER', none: procedural rooms. Every step is
-    the mean over `shards`, drawn apart and shared out evenly among processes: as many processes as
-    there are shards, or fewer, give the same curve. `frozen` parts of the network (see
-    `optimisers.PARTS`) keep their weights. `frame_gap` is the widest step between two views of a
-    recording, in views, at the start and in the middle of a run.
+    `losses` are those of the paper, those its released code computes, which mix the sequences of a
+    shard, or those the bundled model is trained with. `data` are folders as 'LAYOUT:FOLDER', none:
+    procedural rooms. Every step is the mean over `shards`, drawn apart and shared out evenly among
+    processes: as many processes as there are shards, or fewer, give the same curve. `frozen` parts
+    of the network (see `optimisers.PARTS`) keep their weights. `frame_gap` is the widest step
+    between two views of a recording, in views, at the start and in the middle of a run.
 
     The fields from `field_of_view_deg` to `textures` are those of `RoomConfig`.
     `turn_share` of the steps walk steady level turns of `turn_range_deg` a frame, to either side;
@@ -136,6 +136,11 @@ class TrainingConfig:
         if not 1 <= self.frame_gap[0] <= self.frame_gap[1]:
             raise ValueError(f'frame_gap: expected two numbers of views, 1 or more and not '
                              f'falling, got {self.frame_gap}')
+        together = min(length for stage in self.stages for length in stage.lengths) * self.shards
+        if self.losses == 'released' and self.frames_per_step < 2 * together:
+            raise ValueError(f"shards: expected two sequences or more in each with the losses "
+                             f"'released', else they are the paper's, got {self.shards} with "
+                             f'{self.frames_per_step} frames a step')
         told = max(self.placed_share, self.shown_share)
         if self.losses != 'rooms' and told > 0.0:
             raise ValueError(f'placed_share and shown_share: expected 0 with the losses '
@@ -220,10 +225,17 @@ BUNDLED_RUNS = {
 }
 
 # The paper's own training, to go on with the authors' weights or others of their layout: 16
-# sequences a step, of five frames as in version 1.0 (1.01 had ten).
+# sequences a step, of five frames as in version 1.0.
 PAPER_RUN = TrainingConfig(
     network=Spann3RConfig(), losses='paper', stages=(Stage(1.0, (5,)),), steps=20_000,
     shards=16, frames_per_step=80, warmup_steps=1700, optimiser='adamw', decay='cosine',
     decay_share=0.915, adam_lr=5e-5, weight_decay=0.05, attention_dropout=0.15,
     precision='tf32')
-RUNS = {**BUNDLED_RUNS, 'paper': PAPER_RUN}
+PAPER_RUNS = {
+    'paper': PAPER_RUN,
+    # Of the training of version 1.01 no more is known than the length of its sequences.
+    'paper-v1.01': replace(PAPER_RUN, stages=(Stage(1.0, (10,)),), frames_per_step=160),
+    # The released code mixes the sequences that a process has at once: four, as in its README.
+    'released': replace(PAPER_RUN, losses='released', shards=4),
+}
+RUNS = {**BUNDLED_RUNS, **PAPER_RUNS}

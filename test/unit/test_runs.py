@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from spann3r_ros.cli.train import add_arguments, read_config
-from spann3r_ros.training.config import RUNS, TrainingConfig
+from spann3r_ros.model.config import Spann3RConfig
+from spann3r_ros.training.config import RUNS, Stage, TrainingConfig
+from spann3r_ros.training.loop import Trainer
+from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.schedule import learning_rate_scale
+
+TINY = Spann3RConfig(
+    image_height=32, image_width=32, patch_size=8, encoder_width=32, encoder_depth=1,
+    encoder_heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2, value_depth=1,
+    value_heads=2, head='linear', learned_positions=True)
 
 
 def asked(*options: str, begun: TrainingConfig | None = None) -> TrainingConfig:
@@ -38,3 +46,27 @@ def test_warm_up_keeps_its_share_of_a_run() -> None:
 def test_warm_up_of_a_begun_run_stays(tmp_path: Path) -> None:
     begun = replace(RUNS['paper'], steps=2000, warmup_steps=170)
     assert asked('--steps', '4000', begun=begun) == replace(begun, steps=4000)
+
+
+def test_released_losses_differ_from_the_papers_on_the_same_sequences(tmp_path: Path) -> None:
+    # A quarter of the run's shards, each with as many sequences.
+    small = replace(RUNS['released'], network=TINY, textures=6, shards=1, frames_per_step=20)
+    released, paper = (Trainer(replace(small, losses=losses), tmp_path / losses, Rank()).advance()
+                       for losses in ('released', 'paper'))
+    assert released['frames'] == paper['frames'] == 20
+    assert released['point_error'] == paper['point_error']
+    assert abs(released['loss'] - paper['loss']) > 0.1
+
+
+def test_runs_of_the_paper_have_sixteen_sequences_a_step() -> None:
+    for name, length in (('paper', 5), ('paper-v1.01', 10), ('released', 5)):
+        config = RUNS[name]
+        assert config.stages == (Stage(1.0, (length,)),)
+        assert config.frames_per_step // length // config.shards * config.shards == 16
+    assert replace(RUNS['released'], losses='paper', shards=16) == RUNS['paper']
+
+
+def test_released_losses_want_sequences_that_share_a_shard() -> None:
+    assert asked('--run', 'paper', '--losses', 'released', '--shards', '4') == RUNS['released']
+    with pytest.raises(ValueError, match="shards: expected two sequences or more in each .*'rele"):
+        asked('--run', 'paper', '--losses', 'released')
