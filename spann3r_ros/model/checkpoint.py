@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -82,15 +83,20 @@ def read_history(path: Path) -> dict[str, str]:
 
 def save_model(path: Path | str, model: Spann3R, dtype: torch.dtype = torch.float16,
                metadata: dict[str, str] | None = None) -> None:
-    """Write weights and sizes as `.safetensors`; tensors with two names are written once."""
+    """Write weights and sizes as `.safetensors`, aside and then into place.
+
+    Tensors with two names are written once.
+    """
     state = model.state_dict()
     twins = set(_aliases(state))
     tensors = {key: tensor.detach().to('cpu', dtype).contiguous()
                for key, tensor in state.items() if key not in twins}
     text = {**(metadata or {}), CONFIG_KEY: json.dumps(model.config.to_dict())}
-    save_file(tensors, path, metadata=text)
+    aside = Path(f'{path}.part')
+    save_file(tensors, aside, metadata=text)
     # safetensors lets only the owner read, which is wrong for a file to install.
-    Path(path).chmod(0o644)
+    aside.chmod(0o644)
+    os.replace(aside, path)
 
 
 def _read_safetensors(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:

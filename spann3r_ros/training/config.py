@@ -203,7 +203,6 @@ BUNDLED_RUNS = {
                             warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
                             turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                             seed=77),
-    # Begins with the mean of what the two before it released.
     'plain': TrainingConfig(stages=MIXED_SEQUENCES, steps=300, shards=2, frames_per_step=96,
                             warmup_steps=20, decay_share=1.0, muon_lr=4e-4, adam_lr=2e-4,
                             turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
@@ -223,6 +222,8 @@ BUNDLED_RUNS = {
                             vignetting=0.4, streak=0.02, field_of_view_jitter_deg=12.0,
                             precision='bf16', seed=117),
 }
+# Runs that release the mean of their weights and of what an earlier run released.
+BUNDLED_MEANS = {'again': 'slipped', 'turns': 'longer', 'doors': 'turns'}
 
 # The paper's own training, to go on with the authors' weights or others of their layout: 16
 # sequences a step, of five frames as in version 1.0.

@@ -24,7 +24,8 @@ TINY = Spann3RConfig(
 def asked(*options: str, begun: TrainingConfig | None = None) -> TrainingConfig:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return read_config(parser.parse_args(['folder', *options]), begun)
+    args = parser.parse_args(['folder', *options])
+    return read_config(args, args.run, begun)
 
 
 @pytest.mark.parametrize('steps', [1, 19, 200, 2000, 40_000])
