@@ -6,26 +6,21 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_run
 
 from spann3r_ros.cli import train as command
 from spann3r_ros.cli.main import main
 from spann3r_ros.model.checkpoint import load_model, read_metadata
-from spann3r_ros.model.config import Spann3RConfig
 from spann3r_ros.training import chain
 from spann3r_ros.training.chain import train_chain
-from spann3r_ros.training.config import BUNDLED_MEANS, BUNDLED_RUNS, Stage, TrainingConfig
+from spann3r_ros.training.config import BUNDLED_MEANS, BUNDLED_RUNS, TrainingConfig
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
 
-TINY = Spann3RConfig(
-    image_height=24, image_width=24, patch_size=12, encoder_width=16, encoder_depth=1,
-    encoder_heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, value_depth=1,
-    value_heads=2, head='linear')
 ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = """
 import sys
@@ -43,13 +38,8 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def tiny(config: TrainingConfig, **changes: object) -> TrainingConfig:
-    return replace(config, network=TINY, stages=(Stage(1.0, (2, 3)),), frames_per_step=6,
-                   textures=4, precision='fp32', **changes)
-
-
 def walk(folder: Path, rank: Rank | None = None, shards: int = 1) -> Path:
-    runs = {name: tiny(TrainingConfig(), seed=seed, steps=3, shards=shards, warmup_steps=1)
+    runs = {name: tiny_run(TrainingConfig(), seed=seed, steps=3, shards=shards, warmup_steps=1)
             for seed, name in enumerate(('first', 'second', 'third'))}
     return train_chain(folder, runs, lambda name, begun: begun or runs[name],
                        {'second': 'first', 'third': 'second'}, rank or Rank(), save_every_steps=1)
@@ -147,7 +137,7 @@ def test_two_processes_walk_through_a_chain_together(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = {name: tiny(config) for name, config in BUNDLED_RUNS.items()}
+    runs = {name: tiny_run(config) for name, config in BUNDLED_RUNS.items()}
     monkeypatch.setattr(command, 'BUNDLED_RUNS', runs)
     monkeypatch.setattr(command, 'RUNS', runs)
 

@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import SQUARE
 
 from spann3r_ros.cli.main import main
 from spann3r_ros.model import checkpoint
 from spann3r_ros.model.checkpoint import read_history, read_metadata, save_model
-from spann3r_ros.model.config import Spann3RConfig
 from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.training.config import RUNS, Stage
 from spann3r_ros.training.release import ROOMS
-
-TINY = Spann3RConfig(
-    image_height=24, image_width=24, patch_size=12, encoder_width=16, encoder_depth=1,
-    encoder_heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, value_depth=1,
-    value_heads=2, head='linear')
 
 
 def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -34,14 +29,14 @@ def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a file of the authors' layout and name, whose sizes alone are tiny."""
     read = checkpoint._read_pth
-    monkeypatch.setattr(checkpoint, '_read_pth', lambda path: (TINY, read(path)[1]))
+    monkeypatch.setattr(checkpoint, '_read_pth', lambda path: (SQUARE, read(path)[1]))
     path = tmp_path / 'spann3r_v1.01.pth'
-    torch.save({'model': Spann3R(TINY).state_dict()}, path)
+    torch.save({'model': Spann3R(SQUARE).state_dict()}, path)
     return path
 
 
 def fine_tune(folder: Path, start: Path) -> Path:
-    config = replace(RUNS['paper'], network=TINY, stages=(Stage(1.0, (2,)),), steps=1, shards=1,
+    config = replace(RUNS['paper'], network=SQUARE, stages=(Stage(1.0, (2,)),), steps=1, shards=1,
                      frames_per_step=2, warmup_steps=1, textures=6)
     (folder / 'settings.json').write_text(json.dumps(config.to_dict()))
     assert main(['train', str(folder / 'run'), '--config', str(folder / 'settings.json'),
@@ -87,14 +82,14 @@ def test_what_is_not_known_of_weights_is_said(
     facts = facts_of(renamed, capsys)
     assert 'CC BY-NC-SA 4.0' in facts['licence'] and facts['training_data'] == 'unknown'
     bare = tmp_path / 'bare.safetensors'
-    save_model(bare, Spann3R(TINY))
+    save_model(bare, Spann3R(SQUARE))
     facts = facts_of(bare, capsys)
     assert (facts['licence'], facts['training_data']) == ('unknown', 'unknown')
 
 
 def test_licence_in_the_old_spelling_is_read(tmp_path: Path) -> None:
     path = tmp_path / 'old.safetensors'
-    save_model(path, Spann3R(TINY), metadata={'license': 'MIT'})
+    save_model(path, Spann3R(SQUARE), metadata={'license': 'MIT'})
     assert read_history(path) == {'licence': 'MIT'}
 
 
@@ -102,7 +97,7 @@ def test_mean_of_weights_stands_under_the_licences_of_both(tmp_path: Path) -> No
     files = []
     for name, licence in (('one', 'CC BY-NC-SA 4.0'), ('two', 'MIT')):
         files.append(tmp_path / f'{name}.safetensors')
-        save_model(files[-1], Spann3R(TINY), torch.float32,
+        save_model(files[-1], Spann3R(SQUARE), torch.float32,
                    {'licence': licence, 'training_data': name})
     fine_tune(tmp_path, files[0])
     mean = tmp_path / 'mean.safetensors'

@@ -7,18 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import SQUARE
 
 from spann3r_ros.cli.train import add_arguments, read_config
-from spann3r_ros.model.config import Spann3RConfig
 from spann3r_ros.training.config import RUNS, Stage, TrainingConfig
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.schedule import learning_rate_scale
-
-TINY = Spann3RConfig(
-    image_height=32, image_width=32, patch_size=8, encoder_width=32, encoder_depth=1,
-    encoder_heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2, value_depth=1,
-    value_heads=2, head='linear', learned_positions=True)
 
 
 def asked(*options: str, begun: TrainingConfig | None = None) -> TrainingConfig:
@@ -51,7 +46,7 @@ def test_warm_up_of_a_begun_run_stays(tmp_path: Path) -> None:
 
 def test_released_losses_differ_from_the_papers_on_the_same_sequences(tmp_path: Path) -> None:
     # A quarter of the run's shards, each with as many sequences.
-    small = replace(RUNS['released'], network=TINY, textures=6, shards=1, frames_per_step=20)
+    small = replace(RUNS['released'], network=SQUARE, textures=6, shards=1, frames_per_step=20)
     released, paper = (Trainer(replace(small, losses=losses), tmp_path / losses, Rank()).advance()
                        for losses in ('released', 'paper'))
     assert released['frames'] == paper['frames'] == 20
