@@ -54,6 +54,8 @@ FULL_TURNS = (Stage(1.0, (5, 5, 8, 24, 40), (0.8, 0.8)),)
 
 
 LOSSES = ('rooms', 'paper', 'released')
+ROOMS_LOSSES_ONLY = ('alpha', 'attention_weight', 'placed_share', 'shown_share', 'shown_slip',
+                     'plain_weight')
 OPTIMISERS = ('muon', 'adamw')
 DECAYS = ('linear', 'cosine')
 PRECISIONS = ('fp32', 'tf32', 'bf16')
@@ -141,10 +143,11 @@ class TrainingConfig:
             raise ValueError(f"shards: expected two sequences or more in each with the losses "
                              f"'released', else they are the paper's, got {self.shards} with "
                              f'{self.frames_per_step} frames a step')
-        told = max(self.placed_share, self.shown_share)
-        if self.losses != 'rooms' and told > 0.0:
-            raise ValueError(f'placed_share and shown_share: expected 0 with the losses '
-                             f'{self.losses!r}, got {told}')
+        for item in fields(self) if self.losses != 'rooms' else ():
+            value = getattr(self, item.name)
+            if item.name in ROOMS_LOSSES_ONLY and value != item.default:
+                raise ValueError(f"{item.name}: expected {item.default}, as only the losses "
+                                 f"'rooms' use it, with the losses {self.losses!r}, got {value}")
 
     def lasting(self, steps: int) -> TrainingConfig:
         """Return the same run in so many steps, of which the warm-up keeps its share."""
