@@ -28,7 +28,8 @@ SUMMARY = 'train a network, or continue an earlier run of the same folder'
 FIRST = next(iter(BUNDLED_RUNS))
 CHAIN = 'bundled'
 # Settings that have an option of their name.
-GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision')
+GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision', 'adam_lr', 'muon_lr',
+         'color_jitter')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +51,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="JSON file of settings, in place of a run's or the folder's own")
     parser.add_argument('--print-config', action='store_true',
                         help='print the settings as such a file and end')
+    parser.add_argument('--save-every', type=int, default=100, metavar='STEPS',
+                        help='default: %(default)s')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each process')
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare what is asked for in place of a run's own settings."""
     parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
                         help='train on recordings: 7scenes, nrgbd, dtu or tum; may be repeated')
     parser.add_argument('--frozen', action='append', metavar='PART',
                         help='encoder, decoders, heads, value_encoder or memory_attention keeps '
                              'its weights; may be repeated')
+    parser.add_argument('--frame-gap', type=int, nargs=2, metavar=('LOW', 'HIGH'),
+                        help='widest step between views of a recording, at the start of a run and '
+                             'in its middle')
+    parser.add_argument('--color-jitter', action=argparse.BooleanOptionalAction,
+                        help='change the colours of recorded views at random')
+    parser.add_argument('--adam-lr', type=float, metavar='RATE',
+                        help='learning rate of what AdamW trains, in the runs of the paper all')
+    parser.add_argument('--muon-lr', type=float, metavar='RATE',
+                        help='learning rate of what Muon trains')
     parser.add_argument('--lengths', type=int, nargs='+', help='frames of the sequences')
     parser.add_argument('--losses', choices=LOSSES,
                         help='released: mixes the sequences of a shard, so it wants few --shards')
@@ -65,10 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--shards', type=int,
                         help='parts of a step, shared out among processes, one after another')
     parser.add_argument('--seed', type=int)
-    parser.add_argument('--save-every', type=int, default=100, metavar='STEPS',
-                        help='default: %(default)s')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each process')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,7 +160,7 @@ def read_config(args: argparse.Namespace, name: str,
     if args.steps is not None and config is not begun:
         config = config.lasting(args.steps)
     given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
-    for name in ('data', 'frozen'):
+    for name in ('data', 'frozen', 'frame_gap'):
         if getattr(args, name):
             given[name] = tuple(getattr(args, name))
     if args.lengths:

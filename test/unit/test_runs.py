@@ -66,3 +66,11 @@ def test_released_losses_want_sequences_that_share_a_shard() -> None:
     assert asked('--run', 'paper', '--losses', 'released', '--shards', '4') == RUNS['released']
     with pytest.raises(ValueError, match="shards: expected two sequences or more in each .*'rele"):
         asked('--run', 'paper', '--losses', 'released')
+
+
+def test_options_of_their_name_settle_rates_and_recordings() -> None:
+    asked_for = asked('--run', 'paper', '--adam-lr', '1e-5', '--muon-lr', '2e-4',
+                      '--frame-gap', '2', '9', '--no-color-jitter')
+    assert asked_for == replace(RUNS['paper'], adam_lr=1e-5, muon_lr=2e-4, frame_gap=(2, 9),
+                                color_jitter=False)
+    assert asked('--color-jitter', begun=asked_for).color_jitter
