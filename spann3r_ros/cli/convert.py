@@ -15,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('target', type=Path, help='.safetensors file to write')
     parser.add_argument('--dtype', choices=DTYPES, default='float32',
                         help='precision of the stored weights (default: %(default)s)')
-    parser.add_argument('--license', default='', metavar='TEXT',
-                        help="licence note to store; default: the source's own")
+    parser.add_argument('--licence', '--license', default='', metavar='TEXT',
+                        help="licence note to store; default: the source's own, of a .pth the "
+                             "authors'")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,15 +28,11 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f'target: {args.target} is there already')
     import torch
 
-    from spann3r_ros.model.checkpoint import CONFIG_KEY, load_model, read_metadata, save_model
+    from spann3r_ros.model.checkpoint import load_model, read_history, save_model
     model = load_model(args.source)
-    metadata: dict[str, str] = {}
-    if args.source.suffix == '.safetensors':
-        metadata = {key: text for key, text in read_metadata(args.source).items()
-                    if key != CONFIG_KEY}
-    metadata['converted_from'] = args.source.name
-    if args.license:
-        metadata['license'] = args.license
+    metadata = {**read_history(args.source), 'converted_from': args.source.name}
+    if args.licence:
+        metadata['licence'] = args.licence
     save_model(args.target, model, getattr(torch, args.dtype), metadata)
     print(f'wrote {args.target}, {args.target.stat().st_size / 1e6:.1f} MB, {args.dtype}')
     return 0

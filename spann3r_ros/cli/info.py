@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the checkpoint's facts, one a line."""
-    from spann3r_ros.model.checkpoint import CONFIG_KEY, load_model, read_metadata
+    from spann3r_ros.model.checkpoint import load_model, read_history
     model = load_model(args.checkpoint)
     weights = list(model.parameters())
     facts: dict[str, object] = {
@@ -25,10 +25,8 @@ def run(args: argparse.Namespace) -> int:
         'parameters': f'{sum(item.numel() for item in weights):,}',
         'memory in fp32': f'{sum(4 * item.numel() for item in weights) / 1e6:.1f} MB',
         **asdict(model.config),
+        'licence': 'unknown', 'training_data': 'unknown', **read_history(args.checkpoint),
     }
-    if args.checkpoint.suffix == '.safetensors':
-        metadata = read_metadata(args.checkpoint)
-        facts |= {key: text for key, text in metadata.items() if key != CONFIG_KEY}
     width = max(map(len, facts))
     for name, fact in facts.items():
         print(f'{name:<{width}}  {fact}')

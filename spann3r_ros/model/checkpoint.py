@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from .config import Spann3RConfig
 from .spann3r import Spann3R
 
 CONFIG_KEY = 'spann3r_config'
+# A file of the authors' layout holds nothing about itself.
+OFFICIAL_LICENCE = 'CC BY-NC-SA 4.0 (non-commercial), as the weights of the authors of Spann3R'
+OFFICIAL_DATA = {'spann3r_v1.01': (
+    'ScanNet, ScanNet++, WildRGBD, Co3D, Aria, ARKitScenes, BlendedMVS, Waymo, TartanAir, '
+    'OmniObject3D, MegaDepth, Virtual KITTI 2, Unreal, Spring, PointOdyssey')}
 
 
 class CheckpointError(ValueError):
@@ -60,17 +66,37 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f'checkpoint: cannot read {path}: {error}') from error
 
 
+def read_history(path: Path) -> dict[str, str]:
+    """Return what is known of a checkpoint's weights, `licence` and `training_data` among it.
+
+    Of a `.pth` it is what its authors state, the data by the name of the file.
+    """
+    if path.suffix != '.safetensors':
+        data = OFFICIAL_DATA.get(path.stem)
+        return {'licence': OFFICIAL_LICENCE, **({'training_data': data} if data else {})}
+    history = {key: text for key, text in read_metadata(path).items() if key != CONFIG_KEY}
+    # Conversion once spelt it so, and what it noted went before what the source said.
+    if 'license' in history:
+        history['licence'] = history.pop('license')
+    return history
+
+
 def save_model(path: Path | str, model: Spann3R, dtype: torch.dtype = torch.float16,
                metadata: dict[str, str] | None = None) -> None:
-    """Write weights and sizes as `.safetensors`; tensors with two names are written once."""
+    """Write weights and sizes as `.safetensors`, aside and then into place.
+
+    Tensors with two names are written once.
+    """
     state = model.state_dict()
     twins = set(_aliases(state))
     tensors = {key: tensor.detach().to('cpu', dtype).contiguous()
                for key, tensor in state.items() if key not in twins}
     text = {**(metadata or {}), CONFIG_KEY: json.dumps(model.config.to_dict())}
-    save_file(tensors, path, metadata=text)
+    aside = Path(f'{path}.part')
+    save_file(tensors, aside, metadata=text)
     # safetensors lets only the owner read, which is wrong for a file to install.
-    Path(path).chmod(0o644)
+    aside.chmod(0o644)
+    os.replace(aside, path)
 
 
 def _read_safetensors(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:

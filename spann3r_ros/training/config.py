@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ FULL_TURNS = (Stage(1.0, (5, 5, 8, 24, 40), (0.8, 0.8)),)
 
 
 LOSSES = ('rooms', 'paper', 'released')
+ROOMS_LOSSES_ONLY = ('alpha', 'attention_weight', 'placed_share', 'shown_share', 'shown_slip',
+                     'plain_weight')
 OPTIMISERS = ('muon', 'adamw')
 DECAYS = ('linear', 'cosine')
 PRECISIONS = ('fp32', 'tf32', 'bf16')
@@ -63,12 +65,12 @@ PRECISIONS = ('fp32', 'tf32', 'bf16')
 class TrainingConfig:
     """A whole run; equal configs and seeds give equal curves on equal hardware.
 
-    `losses` are those of the paper, those its released code computes, or those the bundled model
-    is trained with. `data` are folders as 'LAYOUT:FOLDER', none: procedural rooms. Every step is
-    the mean over `shards`, drawn apart and shared out evenly among processes: as many processes as
-    there are shards, or fewer, give the same curve. `frozen` parts of the network (see
-    `optimisers.PARTS`) keep their weights. `frame_gap` is the widest step between two views of a
-    recording, in views, at the start and in the middle of a run.
+    `losses` are those of the paper, those its released code computes, which mix the sequences of a
+    shard, or those the bundled model is trained with. `data` are folders as 'LAYOUT:FOLDER', none:
+    procedural rooms. Every step is the mean over `shards`, drawn apart and shared out evenly among
+    processes: as many processes as there are shards, or fewer, give the same curve. `frozen` parts
+    of the network (see `optimisers.PARTS`) keep their weights. `frame_gap` is the widest step
+    between two views of a recording, in views, at the start and in the middle of a run.
 
     The fields from `field_of_view_deg` to `textures` are those of `RoomConfig`.
     `turn_share` of the steps walk steady level turns of `turn_range_deg` a frame, to either side;
@@ -136,10 +138,21 @@ class TrainingConfig:
         if not 1 <= self.frame_gap[0] <= self.frame_gap[1]:
             raise ValueError(f'frame_gap: expected two numbers of views, 1 or more and not '
                              f'falling, got {self.frame_gap}')
-        told = max(self.placed_share, self.shown_share)
-        if self.losses != 'rooms' and told > 0.0:
-            raise ValueError(f'placed_share and shown_share: expected 0 with the losses '
-                             f'{self.losses!r}, got {told}')
+        together = min(length for stage in self.stages for length in stage.lengths) * self.shards
+        if self.losses == 'released' and self.frames_per_step < 2 * together:
+            raise ValueError(f"shards: expected two sequences or more in each with the losses "
+                             f"'released', else they are the paper's, got {self.shards} with "
+                             f'{self.frames_per_step} frames a step')
+        for item in fields(self) if self.losses != 'rooms' else ():
+            value = getattr(self, item.name)
+            if item.name in ROOMS_LOSSES_ONLY and value != item.default:
+                raise ValueError(f"{item.name}: expected {item.default}, as only the losses "
+                                 f"'rooms' use it, with the losses {self.losses!r}, got {value}")
+
+    def lasting(self, steps: int) -> TrainingConfig:
+        """Return the same run in so many steps, of which the warm-up keeps its share."""
+        return replace(self, steps=steps,
+                       warmup_steps=max(1, round(self.warmup_steps * steps / self.steps)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
@@ -193,7 +206,6 @@ BUNDLED_RUNS = {
                             warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
                             turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                             seed=77),
-    # Begins with the mean of what the two before it released.
     'plain': TrainingConfig(stages=MIXED_SEQUENCES, steps=300, shards=2, frames_per_step=96,
                             warmup_steps=20, decay_share=1.0, muon_lr=4e-4, adam_lr=2e-4,
                             turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
@@ -213,12 +225,21 @@ BUNDLED_RUNS = {
                             vignetting=0.4, streak=0.02, field_of_view_jitter_deg=12.0,
                             precision='bf16', seed=117),
 }
+# Runs that release the mean of their weights and of what an earlier run released.
+BUNDLED_MEANS = {'again': 'slipped', 'turns': 'longer', 'doors': 'turns'}
 
 # The paper's own training, to go on with the authors' weights or others of their layout: 16
-# sequences a step, of five frames as in version 1.0 (1.01 had ten).
+# sequences a step, of five frames as in version 1.0.
 PAPER_RUN = TrainingConfig(
     network=Spann3RConfig(), losses='paper', stages=(Stage(1.0, (5,)),), steps=20_000,
     shards=16, frames_per_step=80, warmup_steps=1700, optimiser='adamw', decay='cosine',
     decay_share=0.915, adam_lr=5e-5, weight_decay=0.05, attention_dropout=0.15,
     precision='tf32')
-RUNS = {**BUNDLED_RUNS, 'paper': PAPER_RUN}
+PAPER_RUNS = {
+    'paper': PAPER_RUN,
+    # Of the training of version 1.01 no more is known than the length of its sequences.
+    'paper-v1.01': replace(PAPER_RUN, stages=(Stage(1.0, (10,)),), frames_per_step=160),
+    # The released code mixes the sequences that a process has at once: four, as in its README.
+    'released': replace(PAPER_RUN, losses='released', shards=4),
+}
+RUNS = {**BUNDLED_RUNS, **PAPER_RUNS}

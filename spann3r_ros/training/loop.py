@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
-from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_metadata
+from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_history
 from spann3r_ros.model.spann3r import Spann3R
 
 from . import curve
@@ -268,7 +268,7 @@ class Trainer:
                                   f'{weights.config}')
         self.model.load_state_dict(weights.state_dict())
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
-        history = read_metadata(checkpoint) if checkpoint.suffix == '.safetensors' else {}
+        history = read_history(checkpoint)
         self.frames = int(history.get('training_frames', 0))
         self.seconds = float(history.get('training_seconds', 0.0))
         self.origin = {'licence': f'as that of {checkpoint.name}',

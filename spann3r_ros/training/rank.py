@@ -25,3 +25,9 @@ class Rank:
         # What is drawn lies on the CPU, also where the network does not.
         dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo')
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get('LOCAL_RANK', '0')))
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.count > 1:
+            # dist.barrier() would take the device of this process, which it cannot know.
+            dist.all_reduce(torch.zeros(1))

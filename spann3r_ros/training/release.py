@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from spann3r_ros.model.checkpoint import CheckpointError, load_model, save_model
+from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_history, save_model
 from spann3r_ros.model.spann3r import Spann3R
 
 from .config import TrainingConfig
@@ -20,9 +20,9 @@ ROOMS = 'procedurally generated rooms (spann3r_ros.training.rooms)'
 def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, str]:
     """Write the averaged weights of a run in fp16 and return the metadata stored with them.
 
-    With `other`, a checkpoint of the same sizes, it is the mean of both. Weights that began with
-    others stay under the licence of those. Raises ValueError when the folder has no state,
-    CheckpointError when the two do not fit.
+    With `other`, a checkpoint of the same sizes, it is the mean of both, under the licences of
+    both. Weights that began with others stay under the licence of those. Raises ValueError when
+    the folder has no state, CheckpointError when the two do not fit.
     """
     if not (folder / STATE).is_file():
         raise ValueError(f'folder: expected a {STATE} in {folder}')
@@ -48,6 +48,17 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
     }
     if not config.data:
         metadata['field_of_view_deg'] = str(config.field_of_view_deg)
+    if other is not None:
+        add_history(metadata, read_history(other), other.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(path, model, torch.float16, metadata)
     return metadata
+
+
+def add_history(metadata: dict[str, str], other: dict[str, str], name: str) -> None:
+    """Let metadata also tell what is known of other weights, from the file of that name."""
+    for key, joint in (('licence', ' and '), ('training_data', '; and ')):
+        text = other.get(key, f'that of {name}')
+        # Means of kindred weights would tell the same again.
+        if text not in metadata[key].split(joint):
+            metadata[key] += joint + text

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import CONFIG, random_images, tiny_model
 from torch import Tensor
 
+from spann3r_ros.model import checkpoint
 from spann3r_ros.model.checkpoint import (
     CONFIG_KEY,
     CheckpointError,
@@ -68,6 +69,18 @@ def test_a_file_that_changes_later_changes_no_network(tmp_path: Path) -> None:
     with path.open('r+b') as file:  # in place, as `cp` does: a mapped file would show through
         file.write(b'\x01' * size)
     assert all(torch.equal(item, before[key]) for key, item in loaded.state_dict().items())
+
+
+def test_a_file_that_is_not_written_to_its_end_is_not_there(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        path.write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, 'save_file', killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(tmp_path / 'model.safetensors', tiny_model())
+    assert not (tmp_path / 'model.safetensors').exists()
 
 
 @pytest.mark.parametrize('companions', [

@@ -29,7 +29,7 @@ SMALL = Spann3RConfig(
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / 'small.safetensors'
-    save_model(path, Spann3R(SMALL), torch.float32, {'license': 'Apache-2.0'})
+    save_model(path, Spann3R(SMALL), torch.float32, {'licence': 'Apache-2.0'})
     return path
 
 
@@ -62,7 +62,7 @@ def test_info_tells_sizes_and_licence(
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()
                  if len(line.split()) == 2)
     assert facts['encoder_width'] == '16'
-    assert facts['license'] == 'Apache-2.0'
+    assert facts['licence'] == 'Apache-2.0'
 
 
 def test_info_names_a_missing_file(
@@ -79,7 +79,7 @@ def test_convert_keeps_weights_and_licence(checkpoint: Path, tmp_path: Path) -> 
     for key, tensor in before.items():
         torch.testing.assert_close(after[key], tensor, rtol=1e-3, atol=1e-4)
     metadata = read_metadata(target)
-    assert (metadata['license'], metadata['converted_from']) == ('Apache-2.0', checkpoint.name)
+    assert (metadata['licence'], metadata['converted_from']) == ('Apache-2.0', checkpoint.name)
 
 
 def test_convert_never_overwrites(

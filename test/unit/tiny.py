@@ -9,12 +9,24 @@ from torch import Tensor
 
 from spann3r_ros.model.config import Spann3RConfig
 from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.training.config import Stage, TrainingConfig
 
 HEIGHT, WIDTH, TOKENS = 32, 48, 6
 CONFIG = Spann3RConfig(
     image_height=HEIGHT, image_width=WIDTH, encoder_width=32, encoder_depth=1, encoder_heads=2,
     decoder_width=24, decoder_depth=4, decoder_heads=2, value_depth=1, value_heads=2,
     dpt_width=8, dpt_layers=(4, 6, 8, 10))
+# For training on rooms, which are square.
+SQUARE = Spann3RConfig(
+    image_height=24, image_width=24, patch_size=12, encoder_width=16, encoder_depth=1,
+    encoder_heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, value_depth=1,
+    value_heads=2, head='linear')
+
+
+def tiny_run(config: TrainingConfig, **changes: object) -> TrainingConfig:
+    """Return a run with the smallest network, two sequences of two or three frames a step."""
+    return replace(config, network=SQUARE, stages=(Stage(1.0, (2, 3)),), frames_per_step=6,
+                   textures=4, precision='fp32', **changes)
 
 
 def tiny_model(seed: int = 0, **changes: object) -> Spann3R:
