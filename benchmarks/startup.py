@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a start takes and how much memory it needs: `make bench-startup`.
+"""How long a start takes, how much memory it needs, and what an image costs: `make bench-startup`.
 
 The mapper runs in its own process without autostart: each transition, and the way of two images,
-after which a trained network yields the first cloud, is timed by whoever waits for it. The network
-of the official size has random weights, stored in half precision.
+after which a trained network yields the first cloud, is timed by whoever waits for it. Further
+images follow one by one, each when the one before is settled: the mapper tells its latency, from
+the image's arrival to the cloud sent, and what of that the network took. The network of the
+official size has random weights, stored in half precision: no points to map come out.
 """
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -29,7 +32,9 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
+from spann3r_ros.msg import MapperStatus
 
+from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig, Turn, draw_sequences, unseen_rooms
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.model.checkpoint import save_model
 from spann3r_ros.model.config import Spann3RConfig
@@ -37,17 +42,20 @@ from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.nodes.processes import Child
 
 MEBIBYTE = 2**20
-SHAPE = (480, 640, 3)
+SIZE = 480
+FURTHER_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds of each part of a start, and bytes when it is over."""
+    """Seconds of each part of a start and of an image, and bytes at the end."""
 
     answers_sec: float
     configure_sec: float
     activate_sec: float
     two_images_sec: float
+    latency_sec: float | None  # medians of the further images, which only a trained network maps
+    inference_sec: float | None
     resident_bytes: int
     device_bytes: int
 
@@ -60,7 +68,12 @@ class Operator(BenchNode):
         self._get_state = self.create_client(GetState, '/mapper/get_state')
         self._change_state = self.create_client(ChangeState, '/mapper/change_state')
         self._images = self.create_publisher(Image, '/image', QoSProfile(depth=5))
-        self.hear({'points': PointCloud2})
+        self._clouds = 0
+        self._sent = 0
+        self.create_subscription(PointCloud2, '/mapper/points', self._count, QoSProfile(depth=5))
+
+    def _count(self, _: PointCloud2) -> None:
+        self._clouds += 1
 
     def until_it_answers(self, child: Child) -> None:
         """Wait until the node tells its state."""
@@ -77,22 +90,29 @@ class Operator(BenchNode):
         if not future.result().success:
             raise child.failure('refused a transition')
 
-    def show_two_images(self, child: Child) -> None:
-        """Send two images, the second when the first is settled, and wait for that one too."""
+    def show(self, image: np.ndarray, child: Child) -> MapperStatus:
+        """Send an image [SIZE, SIZE, 3], wait until it is settled, return the status then."""
         self.wait(lambda: self.status and self._images.get_subscription_count(), child)
-        draw = np.random.default_rng(0)
-        for sent in (1, 2):
-            image = Image(height=SHAPE[0], width=SHAPE[1], encoding='rgb8', step=3 * SHAPE[1],
-                          data=draw.integers(0, 255, SHAPE, np.uint8).tobytes())
-            image.header.stamp = Time(sec=sent)
-            image.header.frame_id = 'camera'
-            self._images.publish(image)
-            self.wait(lambda count=sent: self.status.frames_received == count
-                      and not self.status.frames_waiting, child)
+        self._sent += 1
+        message = Image(height=SIZE, width=SIZE, encoding='rgb8', step=3 * SIZE,
+                        data=image.tobytes())
+        message.header.stamp = Time(sec=self._sent)
+        message.header.frame_id = 'camera'
+        self._images.publish(message)
+        self.wait(lambda: self.status.frames_received == self._sent
+                  and not self.status.frames_waiting, child)
+        return self.status
+
+    def show_two(self, images: Iterator[np.ndarray], trained: bool, child: Child) -> None:
+        """Send two images, and wait for the first cloud if there is to be one."""
+        for image in itertools.islice(images, 2):
+            self.show(image, child)
+        self.wait(lambda: self._clouds or not trained, child)
 
 
 def start(parameters: dict[str, str], folder: Path) -> Start:
     """Start a mapper with parameters and end it."""
+    images = walk()
     with ExitStack() as stack:
         operator = Operator()
         stack.callback(operator.destroy_node)
@@ -105,9 +125,21 @@ def start(parameters: dict[str, str], folder: Path) -> Start:
         answers = time.perf_counter() - began
         configure = _timed(lambda: operator.transit(Transition.TRANSITION_CONFIGURE, child))
         activate = _timed(lambda: operator.transit(Transition.TRANSITION_ACTIVATE, child))
-        two_images = _timed(lambda: operator.show_two_images(child))
-        return Start(answers, configure, activate, two_images, child.resident_bytes,
-                     operator.status.device_bytes)
+        trained = not parameters
+        two_images = _timed(lambda: operator.show_two(images, trained, child))
+        latency = inference = None
+        if trained:
+            seen = [operator.show(image, child) for image in images]
+            latency, inference = (float(np.median([getattr(status, name) for status in seen]))
+                                  for name in ('latency_last_sec', 'inference_last_sec'))
+        return Start(answers, configure, activate, two_images, latency, inference,
+                     child.resident_bytes, operator.status.device_bytes)
+
+
+def walk() -> Iterator[np.ndarray]:
+    """Return the images of a walk through an unseen room."""
+    rooms = unseen_rooms(HeldOutConfig(), SIZE)
+    return iter(next(iter(draw_sequences(rooms, 1, Turn(2 + FURTHER_IMAGES)))).images)
 
 
 def _timed(action: Callable[[], None]) -> float:
@@ -141,13 +173,16 @@ def main() -> int:
             save_full_size(folder / 'full.safetensors')
             cases |= {f'full size, {precision}': {
                 'checkpoint': str(folder / 'full.safetensors'), 'precision': precision}
-                for precision in ('fp32', 'int8')}
+                for precision in ('fp32', 'bf16', 'int8')}
         starts = {case: start(parameters, folder) for case, parameters in cases.items()}
     took = help_sec()
     header = ['network', 'answers s', 'configure s', 'activate s', 'two images s',
-              'resident MiB', 'weights and memory MiB']
+              'image to cloud ms', 'of it network', 'resident MiB', 'weights and memory MiB']
     rows = [[case, f'{one.answers_sec:.1f}', f'{one.configure_sec:.1f}',
              f'{one.activate_sec:.2f}', f'{one.two_images_sec:.1f}',
+             *(('-', '-') if one.latency_sec is None else (
+                 f'{1e3 * one.latency_sec:.0f}',
+                 f'{100 * one.inference_sec / one.latency_sec:.0f} %')),
              f'{one.resident_bytes / MEBIBYTE:.0f}', f'{one.device_bytes / MEBIBYTE:.0f}']
             for case, one in starts.items()]
     print(format_table(header, rows) + f'\nspann3r --help: {took:.2f} s')
