@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
     parser.add_argument('--frames', type=int, nargs='+',
                         help='only sequences of so many frames (default: all kinds)')
+    parser.add_argument('--varied', action='store_true',
+                        help='rooms with doors, seats and tables, other fields of view, dark '
+                             'corners, streaks; and a walk that wanders')
     add_network_arguments(parser)
     parser.add_argument('--reference', type=Path, help='JSON file of figures to print beside')
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
@@ -51,13 +54,15 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from spann3r_ros.evaluation.held_out import evaluate_held_out
-    from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig
+    from spann3r_ros.evaluation.held_out_rooms import WANDERING, HeldOutConfig
     from spann3r_ros.evaluation.room_pictures import RoomPicture, draw_rooms
     from spann3r_ros.evaluation.tables import format_table
     from spann3r_ros.mapping.reconstructor import create_reconstructor
     reference = read_reference(args.reference)
     memory = read_memory_config(args)
-    config = HeldOutConfig(rooms=args.rooms)
+    config = HeldOutConfig(rooms=args.rooms, varied=args.varied)
+    if args.varied:
+        config = replace(config, turns=(*config.turns, WANDERING))
     if args.frames:
         config = replace(config, turns=tuple(
             turn for turn in config.turns if turn.frames in args.frames))
