@@ -12,6 +12,7 @@ COMMANDS = {
     'info': 'info',
     'convert': 'convert',
     'evaluate': 'evaluate',
+    'ablate': 'ablate',
     'benchmark': 'benchmark',
     'train': 'train',
     'make-demo-bag': 'make_demo_bag',

@@ -204,3 +204,16 @@ def test_evaluate_refuses_what_is_no_reference(
     path.write_text(json.dumps(content))
     assert main(['evaluate', str(checkpoint), '--reference', str(path)]) == 1
     assert 'reference: expected "name" and "turns"' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('short_evaluation')
+def test_ablate_prints_differences_to_the_whole_memory(
+        checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / 'ablation.json'
+    assert main(['ablate', str(checkpoint), '--device', 'cpu', '--rooms', '2', '--frames', '3',
+                 '--output', str(output)]) == 0
+    table = capsys.readouterr().out
+    results = json.loads(output.read_text())['results']
+    assert [item['memory'] for item in results] == [
+        'everything', 'no long-term memory', 'no attention threshold', 'no similarity test']
+    assert table.count('  adds ') == 3 and f'{results[1]["scores"][0]["mean"]:.3f}' in table
