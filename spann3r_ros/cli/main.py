@@ -12,6 +12,7 @@ COMMANDS = {
     'info': 'info',
     'convert': 'convert',
     'evaluate': 'evaluate',
+    'evaluate-photos': 'evaluate_photos',
     'ablate': 'ablate',
     'benchmark': 'benchmark',
     'train': 'train',
