@@ -6,13 +6,14 @@ import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .options import add_network_arguments, read_compute, read_memory_config
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out import TurnResult
     from spann3r_ros.evaluation.held_out_rooms import Sequence, Turn
+    from spann3r_ros.evaluation.references import Reference
     from spann3r_ros.mapping.types import Pointmap
 
 SUMMARY = 'score a checkpoint on unseen procedural rooms, beside two trivial answers'
@@ -39,9 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
     parser.add_argument('--frames', type=int, nargs='+',
                         help='only sequences of so many frames (default: all kinds)')
+    parser.add_argument('--varied', action='store_true',
+                        help='rooms with doors, seats and tables, other fields of view, dark '
+                             'corners, streaks; and a walk that wanders')
     add_network_arguments(parser)
     parser.add_argument('--cuda-graph', action='store_true', help='record its steps, on CUDA')
-    parser.add_argument('--reference', type=Path, help='JSON file of figures to print beside')
+    parser.add_argument('--reference', type=Path,
+                        help='JSON file of figures to print beside, such as --output wrote for '
+                             'another checkpoint on the same rooms')
+    parser.add_argument('--name', help="the results' name in that file (default: the "
+                                       "checkpoint's)")
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
     parser.add_argument('--picture', type=Path,
                         help='PNG file: the first room of every kind beside the true one')
@@ -52,16 +60,19 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from spann3r_ros.evaluation.held_out import evaluate_held_out
-    from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig
+    from spann3r_ros.evaluation.held_out_rooms import WANDERING, HeldOutConfig
+    from spann3r_ros.evaluation.references import Reference, read_reference
     from spann3r_ros.evaluation.room_pictures import RoomPicture, draw_rooms
     from spann3r_ros.evaluation.tables import format_table
     from spann3r_ros.mapping.reconstructor import create_reconstructor
-    reference = read_reference(args.reference)
     memory = read_memory_config(args)
-    config = HeldOutConfig(rooms=args.rooms)
+    config = HeldOutConfig(rooms=args.rooms, varied=args.varied)
+    if args.varied:
+        config = replace(config, turns=(*config.turns, WANDERING))
     if args.frames:
         config = replace(config, turns=tuple(
             turn for turn in config.turns if turn.frames in args.frames))
+    reference = read_reference(args.reference, config) if args.reference else Reference()
     reconstructor = create_reconstructor(args.checkpoint, memory, read_compute(args))
     firsts: dict[str, RoomPicture] = {}
     with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar:
@@ -74,32 +85,23 @@ def run(args: argparse.Namespace) -> int:
     print(NOTE)
     if args.output:
         args.output.write_text(json.dumps({
-            'checkpoint': args.checkpoint.name, 'config': asdict(config),
-            'memory': asdict(memory), 'results': [asdict(item) for item in results],
+            'name': args.name or args.checkpoint.name, 'checkpoint': args.checkpoint.name,
+            'config': asdict(config), 'memory': asdict(memory),
+            'results': [asdict(item) for item in results],
         }, indent=2) + '\n')
     if args.picture:
         draw_rooms(args.picture, list(firsts.values()))
     return 0
 
 
-def read_reference(path: Path | None) -> dict[str, Any]:
-    """Return {'name': ..., 'turns': {turn: {column: value}}} of a file, empty without one."""
-    if path is None:
-        return {'name': '', 'turns': {}}
-    content = json.loads(path.read_text())
-    if not isinstance(content, dict) or not {'name', 'turns'} <= set(content):
-        raise ValueError(f'reference: expected "name" and "turns" in {path}')
-    return content
-
-
-def table_rows(results: list[TurnResult], reference: dict[str, Any]) -> list[list[str]]:
+def table_rows(results: list[TurnResult], reference: Reference) -> list[list[str]]:
     """Return the cells: per sequence the network, the reference and the trivial answers."""
     rows = []
     for result in results:
         values = {'this checkpoint': asdict(result.network) | asdict(result.network_poses)
                   | {'normals': result.normals}}
-        if result.turn in reference['turns']:
-            values[reference['name']] = reference['turns'][result.turn]
+        if result.turn in reference.turns:
+            values[reference.name] = reference.turns[result.turn]
         values |= {label: asdict(getattr(result, name)) for name, label in ANSWERS.items()}
         for index, (label, scores) in enumerate(values.items()):
             rows.append([result.turn if index == 0 else '', label,

@@ -12,6 +12,8 @@ COMMANDS = {
     'info': 'info',
     'convert': 'convert',
     'evaluate': 'evaluate',
+    'evaluate-photos': 'evaluate_photos',
+    'ablate': 'ablate',
     'benchmark': 'benchmark',
     'train': 'train',
     'make-demo-bag': 'make_demo_bag',

@@ -111,10 +111,17 @@ def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None
     return results
 
 
-def stream(reconstructor: Reconstructor, images: np.ndarray) -> list[Pointmap]:
-    """Return the refined pointmap of every image [frames, h, w, 3], in order."""
+def stream(reconstructor: Reconstructor, images: np.ndarray,
+           observe: Callable[[], object] = lambda: None) -> list[Pointmap]:
+    """Return the refined pointmap of every image [frames, h, w, 3], in order.
+
+    `observe` is called after each image.
+    """
     reconstructor.reset()
-    steps = [reconstructor.step(image, provisional=False).refined for image in images]
+    steps = []
+    for image in images:
+        steps.append(reconstructor.step(image, provisional=False).refined)
+        observe()
     pointmaps = [item for item in [*steps, reconstructor.flush()] if item is not None]
     if len(pointmaps) != len(images):
         raise FrameError(f'reconstructor: expected {len(images)} pointmaps, '

@@ -19,25 +19,37 @@ LEAST_TRAINING_ROOMS, MOST_TRAINING_FRAMES = 8, 1600
 
 @dataclass(frozen=True)
 class Turn:
-    """One kind of sequence: frames, and degrees of yaw (0.12 rad along the ellipse per 9)."""
+    """One kind of sequence: frames, and degrees of yaw (0.12 rad along the ellipse per 9).
+
+    Where `motion` is given it is no turn but a wandering, tilted walk, such as training has, and
+    `motion` scales its steps.
+    """
 
     frames: int
     step_deg: float = 9.0
+    motion: float | None = None
 
     @property
     def name(self) -> str:
         """Return the key under which results and references are filed."""
+        if self.motion is not None:
+            return f'{self.frames} frames wandering'
         return f'{self.frames} frames at {self.step_deg:g} deg'
 
 
-TURNS = (Turn(5), Turn(10), Turn(20), Turn(40), Turn(40, 3.0), Turn(60, 6.0), Turn(200, 1.8))
+# The last turns twice: what is seen again, the memory may have kept.
+TURNS = (Turn(5), Turn(10), Turn(20), Turn(40), Turn(40, 3.0), Turn(60, 6.0), Turn(200, 1.8),
+         Turn(80))
+WANDERING = Turn(40, motion=0.45)
 
 
 @dataclass(frozen=True)
 class HeldOutConfig:
     """What is evaluated; the seeds must not be those of the training run.
 
-    The same values give the same rooms for a turn, whatever other turns there are.
+    The same values give the same rooms for a turn, whatever other turns there are. `varied` rooms
+    have doors, seats and tables, and are seen by cameras of several fields of view, with dark
+    corners and streaks.
     """
 
     rooms: int = 20
@@ -49,6 +61,7 @@ class HeldOutConfig:
     training_textures_seed: int = 1
     query_points: int = 5000
     normal_points: int = 20_000
+    varied: bool = False
 
     def __post_init__(self) -> None:
         for name in ('rooms', 'training_rooms', 'query_points', 'normal_points'):
@@ -77,21 +90,32 @@ class Sequence:
 
 def unseen_rooms(config: HeldOutConfig, size: int) -> RoomGenerator:
     """Return the source of unseen rooms with unseen textures."""
-    return RoomGenerator(RoomConfig(size=size), config.seed, config.textures_seed)
+    return RoomGenerator(room_config(config, size), config.seed, config.textures_seed)
 
 
 def familiar_rooms(config: HeldOutConfig, size: int) -> RoomGenerator:
-    """Return a source of rooms such as training sees."""
-    return RoomGenerator(RoomConfig(size=size), config.training_seed,
+    """Return a source of rooms of the same kind with the textures of training."""
+    return RoomGenerator(room_config(config, size), config.training_seed,
                          config.training_textures_seed)
+
+
+def room_config(config: HeldOutConfig, size: int) -> RoomConfig:
+    """Return what rooms and cameras are drawn from."""
+    if not config.varied:
+        return RoomConfig(size=size)
+    return RoomConfig(size=size, field_of_view_jitter_deg=12.0, partition_share=0.5,
+                      composite_share=0.5, vignetting=0.4, streak=0.02)
 
 
 def draw_sequences(generator: RoomGenerator, rooms: int, turn: Turn) -> Iterator[Sequence]:
     """Yield `rooms` sequences, rendered a few at a time."""
     for start in range(0, rooms, BATCH):
         count = min(BATCH, rooms - start)
-        batch = generator.batch(count, turn.frames, trajectory='turn',
-                                turn_deg_per_frame=turn.step_deg)
+        if turn.motion is None:
+            batch = generator.batch(count, turn.frames, trajectory='turn',
+                                    turn_deg_per_frame=turn.step_deg)
+        else:
+            batch = generator.batch(count, turn.frames, turn.motion)
         yield from (to_sequence(batch, i) for i in range(count))
 
 

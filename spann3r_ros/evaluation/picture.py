@@ -2,7 +2,7 @@
 """The picture of a run: the map from above and from a corner, the path, the truth."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +45,22 @@ class Content:
 def draw_map(target: Path, cloud: VoxelCloud, trajectory: Sequence[StampedPose],
              truth: Truth | None, comparison: Comparison | None) -> None:
     """Write a PNG of the map; with truth, in the truth's world after the alignment."""
-    content = select_content(cloud, trajectory, truth, comparison)
+    draw_views(target, select_content(cloud, trajectory, truth, comparison), draw_orbit,
+               f'{len(cloud):,} voxels, {len(trajectory)} poses', caption(comparison))
+
+
+def draw_views(target: Path, content: Content, draw_right: Callable[[Axes, Content], None],
+               title: str, note: str) -> None:
+    """Write a PNG with the view from above to the left, and another to the right."""
     height = PANEL_HEIGHT + HEADER_HEIGHT
     figure = Figure(figsize=(2 * PANEL_WIDTH / DOTS_PER_INCH, height / DOTS_PER_INCH),
                     dpi=DOTS_PER_INCH, facecolor=np.array(BACKGROUND) / 255)
     FigureCanvasAgg(figure)
     share = PANEL_HEIGHT / height
     draw_top(figure.add_axes((0.0, 0.0, 0.5, share)), content)
-    draw_corner(figure.add_axes((0.5, 0.0, 0.5, share)), content)
-    figure.text(0.02, 0.955, f'{len(cloud):,} voxels, {len(trajectory)} poses',
-                color=TEXT, size=TITLE_SIZE, va='center', weight='bold')
-    figure.text(0.02, 0.918, caption(comparison), color=FAINT, size=LABEL_SIZE, va='center')
+    draw_right(figure.add_axes((0.5, 0.0, 0.5, share)), content)
+    figure.text(0.02, 0.955, title, color=TEXT, size=TITLE_SIZE, va='center', weight='bold')
+    figure.text(0.02, 0.918, note, color=FAINT, size=LABEL_SIZE, va='center')
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='upper right', ncols=len(handles), frameon=False,
                   labelcolor=TEXT, fontsize=LABEL_SIZE, bbox_to_anchor=(0.985, 0.975))
@@ -119,11 +124,13 @@ def draw_top(axes: Axes, content: Content) -> None:
     axes.text(30, PANEL_HEIGHT - 42, f'{length:g} {content.unit}', color=TEXT, size=LABEL_SIZE)
 
 
-def draw_corner(axes: Axes, content: Content) -> None:
-    """Draw the map from above a corner."""
+def draw_orbit(axes: Axes, content: Content, azimuth_deg: float = -60.0,
+               elevation_deg: float = 48.0) -> None:
+    """Draw the map from outside, by default from above a corner."""
     low, high = bounds(content)
     middle, extent = 0.5 * (low + high), high - low
-    view = orbit_view(middle, 0.5 * np.linalg.norm(extent), -60.0, 48.0, PANEL_WIDTH, PANEL_HEIGHT)
+    view = orbit_view(middle, 0.5 * np.linalg.norm(extent), azimuth_deg, elevation_deg,
+                      PANEL_WIDTH, PANEL_HEIGHT)
     show(axes, view, content, shaded=True)
 
 

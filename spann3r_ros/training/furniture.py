@@ -7,6 +7,8 @@ from torch import Tensor
 from .draw import Draw
 from .scenes import BOXES, CYLINDERS, Scenes
 
+# Two surfaces at one place would flicker: parts end so far inside those that they join, metres.
+_INSET = 0.01
 _SEAT, _BACK, _TOP, _LEG = BOXES.start, BOXES.start + 1, BOXES.start + 2, CYLINDERS.start
 
 
@@ -20,15 +22,17 @@ def compose(scenes: Scenes, share: float, draw: Draw) -> None:
     floor = scenes.centre[:, _SEAT].clone()
     _place(scenes, _SEAT, _SEAT, seated, (width, depth, seat), _raised(floor, seat))
     cos, sin = scenes.turn[:, _SEAT].unbind(-1)
-    behind = (depth - thick) * torch.stack((-sin, cos, torch.zeros_like(cos)))
-    _place(scenes, _BACK, _SEAT, seated, (width, thick, back), _raised(floor, back) + behind.t())
+    behind = (depth - thick - _INSET) * torch.stack((-sin, cos, torch.zeros_like(cos)))
+    _place(scenes, _BACK, _SEAT, seated, (width - _INSET, thick, back),
+           _raised(floor, back) + behind.t())  # fmt: skip
 
     width, depth, slab, height, leg = _sizes(
         draw, count, (0.3, 0.9), (0.3, 0.6), (0.015, 0.04), (0.5, 0.8), (0.04, 0.15)
     )
     floor = scenes.centre[:, _TOP].clone()
     _place(scenes, _TOP, _TOP, laid, (width, depth, slab), _raised(floor, height - slab))
-    _place(scenes, _LEG, _LEG, laid, (leg, leg, height / 2), _raised(floor, height / 2))
+    reach = (height - slab) / 2  # to the middle of the top
+    _place(scenes, _LEG, _LEG, laid, (leg, leg, reach), _raised(floor, reach))
 
 
 def _sizes(draw: Draw, count: int, *ranges: tuple[float, float]) -> list[Tensor]:

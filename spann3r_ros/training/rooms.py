@@ -17,6 +17,7 @@ from .textures import make_texture_bank
 
 TRAJECTORIES = ('train', 'turn')
 _LARGEST_SIZE = 512
+_LONGEST_STREAK = 0.25
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class RoomConfig:
 
     Steps are per frame at full motion; ranges are (low, high). `partition_share` of the rooms
     have a neighbour behind a wall with a doorway, `composite_share` a seat with a back, and as
-    many a table. `vignetting` is the most that corners are darker
-    than the middle; `streak` the longest smear of a moved camera, a share of the image's width.
-    Where those four are 0, rooms and images are those of the same seed without them. Raises
-    ValueError if a size or the field of view makes no image.
+    many a table. `vignetting` is the most that corners are darker than the middle; `streak` the
+    longest smear of a moved camera, a share of the image's width. Where those four are 0, rooms
+    and images are those of the same seed without them. Raises ValueError if a size or the field
+    of view makes no image, or one of the four is out of bounds.
     """
 
     size: int = 96
@@ -59,6 +60,10 @@ class RoomConfig:
                 'field_of_view_deg: expected 10 to 150 degrees with its jitter, '
                 f'got {narrowest} to {widest}'
             )
+        for name in ('partition_share', 'composite_share', 'vignetting', 'streak'):
+            value, most = getattr(self, name), _LONGEST_STREAK if name == 'streak' else 1
+            if not 0 <= value <= most:
+                raise ValueError(f'{name}: expected 0 to {most}, got {value}')
 
 
 @dataclass(frozen=True)

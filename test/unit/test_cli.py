@@ -139,14 +139,19 @@ def test_demo_bag_agrees_with_its_truth(tmp_path: Path) -> None:
     assert seen.all()
 
 
-def test_evaluate_writes_what_it_measured(
-        checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def short_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     from spann3r_ros.evaluation import held_out_rooms
     monkeypatch.setattr(held_out_rooms, 'RoomConfig',
                         partial(rooms.RoomConfig, textures=6, texture_size=16))
     monkeypatch.setattr(held_out_rooms, 'HeldOutConfig', partial(
         held_out_rooms.HeldOutConfig, turns=(held_out_rooms.Turn(3),), training_rooms=2))
+    monkeypatch.setattr(held_out_rooms, 'WANDERING', held_out_rooms.Turn(4, motion=0.5))
+
+
+@pytest.mark.usefixtures('short_evaluation')
+def test_evaluate_writes_what_it_measured(
+        checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reference = tmp_path / 'reference.json'
     reference.write_text(json.dumps(
         {'name': 'older', 'turns': {'3 frames at 9 deg': {'accuracy': 0.123}}}))
@@ -166,3 +171,49 @@ def test_evaluate_writes_what_it_measured(
     assert 'turns: expected at least one' in capsys.readouterr().err
     # The true room fills a good part of its half.
     assert (np.abs(drawn[:, 640:].astype(int) - drawn[5, 5]).max(axis=-1) > 30).mean() > 0.05
+
+
+@pytest.mark.usefixtures('short_evaluation')
+def test_evaluate_prints_earlier_results_beside_new_ones_of_the_same_rooms(
+        checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / 'first.json', tmp_path / 'second.json'
+    command = ['evaluate', str(checkpoint), '--device', 'cpu', '--rooms', '1', '--varied']
+    assert main([*command, '--output', str(first), '--name', 'last month']) == 0
+    assert main([*command, '--output', str(second), '--reference', str(first)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    header = [line.split() for line in table if 'sequence' in line][-1]
+    beside = [line for line in table if 'last month' in line]
+    assert len(beside) == 2  # a turn, and a walk that wanders
+    assert len(beside[0].split()) >= len(header) - 1 and ' - ' not in beside[0]
+    written = json.loads(second.read_text())
+    assert written['name'] == checkpoint.name
+    assert [item['turn'] for item in written['results']] == ['3 frames at 9 deg',
+                                                             '4 frames wandering']
+    for arguments, said in ((['--rooms', '2', '--varied'], 'rooms 2'),
+                            (['--rooms', '1'], 'varied False')):
+        assert main(['evaluate', str(checkpoint), '--reference', str(first), *arguments]) == 1
+        assert f'expected results with {said}' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content', [[], {'name': 'x'}, {'results': [{}]},
+                                     {'results': [{}], 'config': {}, 'checkpoint': 'x'}])
+def test_evaluate_refuses_what_is_no_reference(
+        content: object, checkpoint: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / 'reference.json'
+    path.write_text(json.dumps(content))
+    assert main(['evaluate', str(checkpoint), '--reference', str(path)]) == 1
+    assert 'reference: expected "name" and "turns"' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('short_evaluation')
+def test_ablate_prints_differences_to_the_whole_memory(
+        checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / 'ablation.json'
+    assert main(['ablate', str(checkpoint), '--device', 'cpu', '--rooms', '2', '--frames', '3',
+                 '--output', str(output)]) == 0
+    table = capsys.readouterr().out
+    results = json.loads(output.read_text())['results']
+    assert [item['memory'] for item in results] == [
+        'everything', 'no long-term memory', 'no attention threshold', 'no similarity test']
+    assert table.count('  adds ') == 3 and f'{results[1]["scores"][0]["mean"]:.3f}' in table

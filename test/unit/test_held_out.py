@@ -7,14 +7,17 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spann3r_ros.evaluation import held_out_rooms
+from spann3r_ros.evaluation import baselines, held_out_rooms
 from spann3r_ros.evaluation.held_out import evaluate_held_out
 from spann3r_ros.evaluation.held_out_rooms import (
+    TURNS,
     HeldOutConfig,
     Sequence,
+    TrivialAnswers,
     Turn,
     depth_images,
     draw_sequences,
+    familiar_rooms,
     unseen_rooms,
 )
 from spann3r_ros.mapping.types import FrameError, Pointmap, StepResult
@@ -103,6 +106,53 @@ def test_rooms_repeat_and_depth_is_each_cameras_own() -> None:
     rays = np.linalg.inv(first.intrinsics.matrix) @ [5.0, 7.0, 1.0]
     expected = first.poses[2][:3, :3] @ (rays * depth[2, 7, 5]) + first.poses[2][:3, 3]
     np.testing.assert_allclose(first.points[2, 7, 5], expected, atol=1e-4)
+
+
+def test_one_kind_of_sequence_comes_back() -> None:
+    assert any(turn.frames * turn.step_deg == 720 for turn in TURNS)
+    turn = Turn(80, 9.0)
+    sequence = next(draw_sequences(unseen_rooms(CONFIG, SIZE), 1, turn))
+    headings = sequence.poses[:, :3, :3]
+    np.testing.assert_allclose(headings[:40], headings[40:], atol=1e-4)
+    assert np.abs(np.diff(sequence.poses[:, :3, 3], axis=0)).max() > 0.01
+
+
+def test_varied_rooms_differ_in_their_cameras_and_keep_their_geometry() -> None:
+    config = replace(CONFIG, varied=True, rooms=6)
+    sequences = list(draw_sequences(unseen_rooms(config, SIZE), config.rooms, Turn(3)))
+    focal = [sequence.intrinsics.fx for sequence in sequences]
+    assert max(focal) > 1.1 * min(focal)
+    trivial = TrivialAnswers(familiar_rooms(config, SIZE), 3, Turn(3))
+    for sequence in sequences:
+        rays = baselines.pixel_rays(sequence.intrinsics.matrix, SIZE, SIZE)
+        depth = depth_images(sequence)
+        for index in range(3):
+            posed = baselines.posed_depth_pointmaps(depth[index], sequence.poses, rays)[index]
+            np.testing.assert_allclose(posed, sequence.points[index], atol=1e-4)
+        told = trivial.of(sequence)
+        in_first = told['posed_depth'][0]  # the first camera is the frame
+        np.testing.assert_allclose(in_first[..., :2], in_first[..., 2:] * rays[..., :2],
+                                   atol=1e-9)
+        np.testing.assert_allclose(told['plane'][0] / told['plane'][0, 0, 0, 2], rays)
+
+
+def test_varied_rooms_are_others_and_a_wandering_walk_is_tilted() -> None:
+    walk = Turn(4, motion=0.5)
+    assert walk.name == '4 frames wandering' and Turn(4).name == '4 frames at 9 deg'
+    plain, varied = (next(draw_sequences(unseen_rooms(replace(CONFIG, varied=one), SIZE), 1, walk))
+                     for one in (False, True))
+    assert not np.array_equal(plain.images, varied.images)
+    steps = np.linalg.inv(plain.poses[:-1]) @ plain.poses[1:]
+    assert np.abs(steps[:, 1, 3]).max() > 1e-3  # not level
+
+
+def test_varied_truth_scores_zero() -> None:
+    config = replace(CONFIG, varied=True, turns=(Turn(3), Turn(4, motion=0.3)))
+    results = evaluate_held_out(Oracle(config=config), config)
+    assert [result.turn for result in results] == ['3 frames at 9 deg', '4 frames wandering']
+    for result in results:
+        assert result.network.point < 1e-5
+        assert result.network_poses.rotation_deg < 0.01 and result.posed_depth.point > 0.01
 
 
 def test_training_seed_is_refused() -> None:

@@ -8,11 +8,24 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from spann3r_ros.training.rooms import RoomBatch, RoomConfig, RoomGenerator
-from spann3r_ros.training.scenes import CYLINDERS, SPHERES, distances
+from spann3r_ros.training.scenes import BOXES, CYLINDERS, SPHERES, WALLS, Scenes, distances
 from spann3r_ros.training.textures import make_texture_bank
 
 SMALL = RoomConfig(size=40, textures=6, texture_size=32)
 CLEAN = replace(SMALL, exposure=0.0, gain=0.0, noise=0.0)
+VARIED = replace(SMALL, partition_share=0.5, composite_share=0.5, vignetting=0.4, streak=0.05)
+
+
+class Watched(RoomGenerator):
+    """Keeps what it casts last: solids and camera centres in the world."""
+
+    scenes: Scenes
+    origin: Tensor
+
+    def _render(self, scenes: Scenes, room_size: Tensor, origin: Tensor,
+                rotation: Tensor) -> RoomBatch:
+        self.scenes, self.origin = scenes, origin
+        return super()._render(scenes, room_size, origin, rotation)
 
 
 @pytest.fixture(scope='module')
@@ -87,42 +100,178 @@ def test_neighbouring_frames_agree_where_they_see_the_same_points() -> None:
     assert same.median() < 5 < 25 < others.median()
 
 
-def test_cameras_keep_their_distance_from_every_solid(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = RoomGenerator(replace(SMALL, clearance=0.8), seed=7, textures_seed=8)
-    cast_scenes = []
-    render = generator._render
-    monkeypatch.setattr(
-        generator, '_render', lambda *args: cast_scenes.append(args) or render(*args)
-    )
+def test_cameras_keep_their_distance_from_every_solid() -> None:
+    generator = Watched(replace(SMALL, clearance=0.8), seed=7, textures_seed=8)
     generator.batch(20, 3)
-    (scenes, _, origin, _), = cast_scenes
-    clear = torch.stack([distances(scenes, point) for point in origin.unbind(1)])
+    clear = clearances(generator)
     assert clear[:, :, 0].min() > 0.3  # the walls
     assert clear[:, :, 1:].min() >= 0.8
-    assert clear[:, :, 1:].isfinite().double().mean() > 0.4  # most furniture stays
+    furniture = clear[:, :, 1:WALLS.start]
+    assert furniture.isfinite().double().mean() > 0.55  # most furniture stays
 
 
-def test_points_lie_on_the_solids_that_are_cast(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = RoomGenerator(CLEAN, seed=9, textures_seed=8)
-    cast_scenes = []
-    render = generator._render
-    monkeypatch.setattr(
-        generator, '_render', lambda *args: cast_scenes.append(args) or render(*args)
-    )
-    batch = generator.batch(20, 2)
-    scenes = cast_scenes[0][0]
+def clearances(generator: Watched) -> Tensor:
+    """Distances [F, B, SOLIDS] of every camera to the solids that are cast."""
+    return torch.stack([distances(generator.scenes, point)
+                        for point in generator.origin.unbind(1)])  # fmt: skip
+
+
+def check_points_lie_on_solids(generator: Watched, batch: RoomBatch) -> Tensor:
+    """Check that points lie on what is cast; return the solid of each [B, points]."""
     points = in_world(batch).float().flatten(1, 3)
-    distance = torch.stack([distances(scenes, point) for point in points.unbind(1)], 1)
+    distance = torch.stack([distances(generator.scenes, point) for point in points.unbind(1)], 1)
     nearest, solid = distance.abs().min(-1)
     assert nearest.max() < 2e-4
     assert distance.min() > -2e-4  # nothing is seen through
-    for part in (SPHERES, CYLINDERS):
-        assert ((solid >= part.start) & (solid < part.stop)).double().mean() > 0.01
+    return solid
 
 
-def test_same_seeds_give_the_same_batches_whatever_the_chunk() -> None:
+def share_on(solid: Tensor, part: slice) -> float:
+    return ((solid >= part.start) & (solid < part.stop)).double().mean().item()
+
+
+def test_points_lie_on_the_solids_that_are_cast() -> None:
+    generator = Watched(CLEAN, seed=9, textures_seed=8)
+    solid = check_points_lie_on_solids(generator, generator.batch(20, 2))
+    assert min(share_on(solid, part) for part in (SPHERES, CYLINDERS)) > 0.01
+
+
+@pytest.fixture(scope='module')
+def divided() -> tuple[Watched, RoomBatch]:
+    generator = Watched(replace(CLEAN, partition_share=1.0), seed=11, textures_seed=8)
+    return generator, generator.batch(20, 4)
+
+
+def across_the_wall(generator: Watched, points: Tensor) -> Tensor:
+    """Signed distances [B, n] of points [B, n, 3] from the middle of their room's wall."""
+    half, centre = (values[:, WALLS.stop - 1, :2] for values in (generator.scenes.half,
+                                                                  generator.scenes.centre))
+    axis = half.argmin(1)
+    place = centre.gather(1, axis[:, None])
+    return points.gather(2, axis[:, None, None].expand(*points.shape[:2], 1))[..., 0] - place
+
+
+def test_divided_rooms_are_seen_on_both_sides_of_all_parts_of_their_wall(
+    divided: tuple[Watched, RoomBatch],
+) -> None:
+    generator, batch = divided
+    solid = check_points_lie_on_solids(generator, batch)
+    for part in range(WALLS.start, WALLS.stop):
+        assert share_on(solid, slice(part, part + 1)) > 0.004
+    points = in_world(batch).float().flatten(1, 3)
+    beyond = (across_the_wall(generator, points) > 0.2).double().mean(1)
+    assert 0.2 < (beyond > 0.02).double().mean()
+    assert (points > -1e-4).all() and (points < batch.room_size[:, None] + 1e-4).all()
+
+
+def test_cameras_pass_doorways_and_keep_their_distance(
+    divided: tuple[Watched, RoomBatch],
+) -> None:
+    generator, _ = divided
+    clear = clearances(generator)
+    assert clear.min() >= generator.config.clearance
+    # No part of a wall had to go for that but those that the path leaves no room for.
+    assert clear[0, :, WALLS].isfinite().double().mean() > 0.85
+    assert clear[0, :, WALLS.stop - 1].isfinite().all()
+    side = across_the_wall(generator, generator.origin) > 0
+    passing = side.any(1) & ~side.all(1)
+    assert 0.02 < passing.double().mean() < 0.9
+
+
+def test_walls_stand_from_side_to_side_and_meet_around_the_doorway(
+    divided: tuple[Watched, RoomBatch],
+) -> None:
+    scenes, size = divided[0].scenes, divided[1].room_size
+    half, centre = scenes.half[:, WALLS], scenes.centre[:, WALLS]
+    along = 1 - half[:, -1, :2].argmin(1)
+    pick = along[:, None, None].expand(-1, 3, 1)
+    low, high = ((centre + sign * half).gather(2, pick)[..., 0] for sign in (-1, 1))
+    whole = (half > 0).all(2).all(1)  # neither end of the doorway is the room's own wall
+    assert whole.double().mean() > 0.5
+    width = size.gather(1, along[:, None])[:, 0]
+    for one, other in ((low[:, 0], torch.zeros_like(width)), (high[:, 0], low[:, 2]),
+                       (high[:, 2], low[:, 1]), (high[:, 1], width)):  # fmt: skip
+        assert torch.allclose(one[whole], other[whole], atol=1e-4)
+    lintel = (centre - half)[:, 2, 2]
+    assert lintel.min() > 2.0 and torch.allclose((centre + half)[:, 2, 2], size[:, 2], atol=1e-4)
+
+
+def test_seats_have_a_back_and_tables_a_leg() -> None:
+    generator = Watched(replace(CLEAN, composite_share=1.0), seed=13, textures_seed=8)
+    solid = check_points_lie_on_solids(generator, generator.batch(20, 2))
+    seat, back, top, leg = (BOXES.start, BOXES.start + 1, BOXES.start + 2, CYLINDERS.start)
+    for part in (seat, back, top, leg):
+        assert share_on(solid, slice(part, part + 1)) > 0.001
+    half, centre, turn = (getattr(generator.scenes, name) for name in ('half', 'centre', 'turn'))
+    seated = (half[:, seat, 0] > 0) & (half[:, back, 0] > 0)
+    laid = (half[:, top, 0] > 0) & (half[:, leg, 0] > 0)
+    assert min(seated.double().mean(), laid.double().mean()) > 0.6
+    cos, sin = turn[seated, seat].unbind(1)
+    x, y, _ = (centre[seated, back] - centre[seated, seat]).unbind(1)
+    aside, behind = cos * x + sin * y, cos * y - sin * x
+    assert aside.abs().max() < 1e-4 and torch.equal(turn[seated, back], turn[seated, seat])
+    gap = half[seated, seat, 1] - behind - half[seated, back, 1]  # to the seat's rear edge
+    assert 0 < gap.min() and gap.max() < 0.02
+    over = half[seated, seat, 0] - half[seated, back, 0]
+    assert 0 < over.min() and over.max() < 0.02
+    ends = (centre + half)[..., 2]
+    assert (ends[seated, back] > ends[seated, seat] + 0.05).all()
+    assert torch.allclose((centre - half)[seated][:, (seat, back), 2], torch.zeros(1), atol=1e-5)
+    assert torch.equal(centre[laid, leg, :2], centre[laid, top, :2])
+    # Into the top, but not through it: two surfaces at one place would flicker.
+    underside = (centre - half)[laid, top, 2]
+    assert (ends[laid, leg] >= underside - 1e-5).all()
+    assert (ends[laid, leg] < ends[laid, top] - 0.01).all()
+
+
+def test_vignetting_darkens_corners_and_leaves_geometry_alone() -> None:
+    even, dark = (
+        RoomGenerator(config, seed=1, textures_seed=2).batch(20, 2)
+        for config in (CLEAN, replace(CLEAN, vignetting=0.4))
+    )
+    assert torch.equal(even.points, dark.points)
+    light = dark.images.float().sum((1, 2)) / even.images.float().sum((1, 2)).clamp_min(1)
+    corners, middle = light[:, ::39, ::39].mean((1, 2)), light[:, 19:21, 19:21].mean((1, 2))
+    assert (middle > 0.98).all()
+    assert (corners > 0.55).all() and (corners < 1.01).all()
+    assert corners.min() < 0.7 and corners.std() > 0.05
+    assert not (dark.images > even.images).any()
+
+
+def test_streaks_smooth_mostly_along_rows_and_leave_geometry_alone() -> None:
+    generators = [RoomGenerator(config, seed=1, textures_seed=2)
+                  for config in (CLEAN, replace(CLEAN, streak=0.1))]  # fmt: skip
+    still, moved = (generator.batch(20, 2) for generator in generators)
+    assert torch.equal(still.points, moved.points)
+    means = [batch.images.float().mean((2, 3, 4)) for batch in (still, moved)]
+    assert (means[0] - means[1]).abs().max() < 1.5
+    along, down = (
+        (moved.images.float().diff(dim=axis).square().mean()
+         / still.images.float().diff(dim=axis).square().mean()).item() for axis in (-1, -2)
+    )  # fmt: skip
+    assert along < down < 0.8
+    smear = generators[1]._sensor.settings(100, 4, 40).smear
+    assert torch.allclose(smear.sum((1, 2)), torch.ones(400))
+    reach = torch.arange(5) - 2
+    spreads = [(smear.sum(axis) * reach ** 2).sum(1).mean() for axis in (1, 2)]
+    assert spreads[0] > 2 * spreads[1] > 0
+
+
+def test_a_world_without_options_is_the_plain_one() -> None:
+    names = ('partition_share', 'composite_share', 'vignetting', 'streak')
+    plain, none = (
+        RoomGenerator(replace(SMALL, **changes), seed=1, textures_seed=2).batch(4, 2)
+        for changes in ({}, dict.fromkeys(names, 0.0))
+    )
+    assert torch.equal(plain.images, none.images) and torch.equal(plain.points, none.points)
+    full = RoomGenerator(replace(SMALL, **dict.fromkeys(names, 0.1)), seed=1, textures_seed=2)
+    assert not torch.equal(full.batch(4, 2).images, plain.images)
+
+
+@pytest.mark.parametrize('config', [SMALL, VARIED])
+def test_same_seeds_give_the_same_batches_whatever_the_chunk(config: RoomConfig) -> None:
     first, second = (
-        RoomGenerator(replace(SMALL, chunk=chunk), seed=1, textures_seed=2) for chunk in (2, 5)
+        RoomGenerator(replace(config, chunk=chunk), seed=1, textures_seed=2) for chunk in (2, 5)
     )
     torch.rand(3)  # the global generator plays no part
     for _ in range(2):
@@ -213,6 +362,10 @@ def test_texture_sampling_interpolates_and_wraps() -> None:
     ({'size': 4}, 'size'),
     ({'field_of_view_deg': 170.0}, 'field_of_view_deg'),
     ({'field_of_view_jitter_deg': 75.0}, 'field_of_view_deg'),
+    ({'partition_share': 1.5}, 'partition_share'),
+    ({'composite_share': -0.1}, 'composite_share'),
+    ({'vignetting': 1.1}, 'vignetting'),
+    ({'streak': 0.6}, 'streak'),
 ])  # fmt: skip
 def test_impossible_configuration_names_the_field(changes: dict[str, float], name: str) -> None:
     with pytest.raises(ValueError, match=name):
