@@ -9,6 +9,7 @@ import numpy as np
 
 from spann3r_ros.evaluation.held_out import score_points, score_poses, stream
 from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig, draw_sequences, unseen_rooms
+from spann3r_ros.evaluation.solved_poses import map_along_path
 from spann3r_ros.mapping.types import Reconstructor
 from spann3r_ros.model.config import MemoryConfig
 
@@ -66,7 +67,8 @@ def ablate(reconstructors: Mapping[str, Reconstructor], config: HeldOutConfig,
                 pointmaps = stream(reconstructor, sequence.images)
                 points = np.stack([item.points for item in pointmaps])
                 scores = score_points(points, sequence, config)
-                path = score_poses(pointmaps, sequence)
+                keyframes = map_along_path(sequence.images, pointmaps, sequence.intrinsics)
+                path = score_poses(pointmaps, keyframes, sequence)
                 rows[name].append((scores.accuracy, scores.completion, scores.point,
                                    path.trajectory))
                 observe()

@@ -24,8 +24,8 @@ from spann3r_ros.evaluation.held_out_rooms import (
     familiar_rooms,
     unseen_rooms,
 )
-from spann3r_ros.evaluation.solved_poses import follow_camera
-from spann3r_ros.mapping.types import FrameError, Pointmap, Reconstructor
+from spann3r_ros.evaluation.solved_poses import map_along_path
+from spann3r_ros.mapping.types import FrameError, Keyframe, Pointmap, Reconstructor
 
 Observer = Callable[[Turn, Sequence, list[Pointmap]], object]
 
@@ -60,8 +60,10 @@ class PoseScores:
 class TurnResult:
     """Scores of one kind of sequence, averaged over rooms, beside the trivial answers'.
 
-    `uncertainty` is the standard error of the network's means; `normals` the mean agreement of
-    its normals with true ones. `posed_depth` is told the true poses: a yardstick, no competitor.
+    `mapped` are the network's points as the mapper places them, along the solved path and on the
+    rays of their pixels: what users see. `uncertainty` is the standard error of the network's
+    means; `normals` the mean agreement of its normals with true ones. `posed_depth` is told the
+    true poses: a yardstick, no competitor.
     """
 
     turn: str
@@ -69,6 +71,7 @@ class TurnResult:
     uncertainty: PointScores
     normals: float
     network_poses: PoseScores
+    mapped: PointScores
     plane: PointScores
     median: PointScores
     posed_depth: PointScores
@@ -97,7 +100,9 @@ def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None
         normals: list[float] = []
         for sequence in draw_sequences(unseen, config.rooms, turn):
             pointmaps = stream(reconstructor, sequence.images)
-            poses.append(score_poses(pointmaps, sequence))
+            keyframes = map_along_path(sequence.images, pointmaps, sequence.intrinsics)
+            poses.append(score_poses(pointmaps, keyframes, sequence))
+            points.setdefault('mapped', []).append(score_map(keyframes, sequence, config))
             answers = {'network': np.stack([item.points for item in pointmaps]),
                        **trivial.of(sequence)}
             normals.append(score_normals(answers['network'], sequence, config))
@@ -129,17 +134,33 @@ def stream(reconstructor: Reconstructor, images: np.ndarray,
     return pointmaps
 
 
-def score_points(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig) -> PointScores:
+def score_map(keyframes: list[Keyframe], sequence: Sequence,
+              config: HeldOutConfig) -> PointScores:
+    """Return the errors of the points of keyframes, whose stamps are the numbers of frames.
+
+    What is not mapped lacks in completion only; NaN without keyframes.
+    """
+    if not keyframes:
+        return PointScores(*(float('nan') for _ in fields(PointScores)))
+    return score_points(np.stack([one.pointmap.points for one in keyframes]), sequence, config,
+                        [one.stamp_ns for one in keyframes])
+
+
+def score_points(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig,
+                 frames: list[int] | slice = slice(None)) -> PointScores:
     """Return the errors of pointmaps [frames, h, w, 3] after fitting one scale.
 
-    Distances are taken at a seeded choice of points, to the nearest of all points.
+    They are those of some of the sequence's frames; points may be NaN. Distances are taken at a
+    seeded choice of points, to the nearest of all points.
     """
-    truth = sequence.points.reshape(-1, 3)
-    scaled = predicted.reshape(-1, 3) * metrics.fit_scale(predicted, truth)
+    answer, true = predicted.reshape(-1, 3), sequence.points[frames].reshape(-1, 3)
+    known = np.isfinite(answer).all(axis=1)
+    answer, true = answer[known], true[known]
+    scaled, truth = answer * metrics.fit_scale(answer, true), sequence.points.reshape(-1, 3)
     accuracy = metrics.accuracy(metrics.subsample(scaled, config.query_points), truth)
     completion = metrics.completion(scaled, metrics.subsample(truth, config.query_points))
     return PointScores(accuracy.mean / sequence.mean_side, completion.mean / sequence.mean_side,
-                       metrics.point_error(scaled, truth))
+                       metrics.point_error(scaled, true))
 
 
 def score_normals(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig) -> float:
@@ -150,18 +171,19 @@ def score_normals(predicted: np.ndarray, sequence: Sequence, config: HeldOutConf
     return score_clouds(*clouds).normals.mean
 
 
-def score_poses(pointmaps: list[Pointmap], sequence: Sequence) -> PoseScores:
-    """Return the errors of the path that pointmaps and images tell."""
+def score_poses(pointmaps: list[Pointmap], keyframes: list[Keyframe],
+                sequence: Sequence) -> PoseScores:
+    """Return the errors of keyframes' poses; the scale is that of the pointmaps."""
     scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
-    found, frames = follow_camera(sequence.images, pointmaps, sequence.intrinsics)
-    truth = sequence.poses[frames]
-    unsolved = 1.0 - (len(frames) - 1) / (len(pointmaps) - 1)
+    unsolved = 1.0 - (len(keyframes) - 1) / (len(pointmaps) - 1)
     nothing = float('nan')
-    if len(frames) < 2:
+    if len(keyframes) < 2:
         return PoseScores(nothing, nothing, unsolved, nothing, nothing, nothing)
+    found = np.stack([one.pose.world_from_camera for one in keyframes])
+    truth = sequence.poses[[one.stamp_ns for one in keyframes]]
     offsets = scale * found[1:, :3, 3] - truth[1:, :3, 3]
     errors = trajectories.path_errors(found, truth)
-    mean_step = errors.path_length / (len(frames) - 1)
+    mean_step = errors.path_length / (len(keyframes) - 1)
     return PoseScores(
         float(np.median(trajectories.rotation_errors_deg(found[1:], truth[1:]))),
         trajectories.root_mean_square(offsets) / sequence.mean_side, unsolved,

@@ -8,7 +8,7 @@ import numpy as np
 
 from spann3r_ros.mapping.camera_track import CameraTrack, solve_in_map
 from spann3r_ros.mapping.config import PoseConfig
-from spann3r_ros.mapping.geometry import transform_points
+from spann3r_ros.mapping.geometry import on_rays, transform_points
 from spann3r_ros.mapping.pose import PoseError, solve_pose
 from spann3r_ros.mapping.types import Intrinsics, Keyframe, Pointmap
 
@@ -33,20 +33,29 @@ def solve_poses(pointmaps: Sequence[Pointmap],
 
 def follow_camera(images: np.ndarray, pointmaps: Sequence[Pointmap],
                   camera: Intrinsics) -> tuple[np.ndarray, list[int]]:
-    """Return first-camera-from-camera [n, 4, 4] along the path, and of which frames.
+    """Return first-camera-from-camera [n, 4, 4] along the path, and of which frames."""
+    keyframes = map_along_path(images, pointmaps, camera)
+    poses = [keyframe.pose.world_from_camera for keyframe in keyframes]
+    return np.array(poses).reshape(-1, 4, 4), [keyframe.stamp_ns for keyframe in keyframes]
+
+
+def map_along_path(images: np.ndarray, pointmaps: Sequence[Pointmap],
+                   camera: Intrinsics) -> list[Keyframe]:
+    """Return the keyframes that have a pose, with their points as the mapper places them.
 
     `images` uint8 [frames, h, w, 3] are those of the pointmaps; corners are tracked through them.
+    Stamps are the numbers of the frames; points are in the first camera's frame.
     """
-    track, poses, frames = CameraTrack(PoseConfig()), [], []
+    track, keyframes = CameraTrack(PoseConfig()), []
     for index, pointmap in enumerate(pointmaps):
         solved, _ = solve_in_map(index, '', pointmap, camera, PoseConfig(), np.eye(4))
         placed = track.place(index, solved)
         moved = Pointmap(transform_points(placed.correction, pointmap.points),
                          pointmap.confidence)
-        track.advance(Keyframe(index, '', placed.pose, images[index], camera, moved, 0))
+        keyframe = Keyframe(index, '', placed.pose, images[index], camera, moved, 0)
+        track.advance(keyframe)
         if placed.pose is not None:
-            poses.append(placed.pose.world_from_camera)
-            frames.append(index)
+            keyframes.append(on_rays(keyframe))
         if index + 1 < len(images):
             track.predict(index + 1, images[index + 1], camera)
-    return np.array(poses).reshape(-1, 4, 4), frames
+    return keyframes

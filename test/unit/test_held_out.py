@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spann3r_ros.evaluation import baselines, held_out_rooms
-from spann3r_ros.evaluation.held_out import evaluate_held_out
+from spann3r_ros.evaluation.held_out import evaluate_held_out, score_map
 from spann3r_ros.evaluation.held_out_rooms import (
     TURNS,
     HeldOutConfig,
@@ -20,7 +20,7 @@ from spann3r_ros.evaluation.held_out_rooms import (
     familiar_rooms,
     unseen_rooms,
 )
-from spann3r_ros.mapping.types import FrameError, Pointmap, StepResult
+from spann3r_ros.mapping.types import FrameError, Keyframe, Pointmap, StampedPose, StepResult
 from spann3r_ros.training.rooms import RoomConfig
 
 SIZE = 32
@@ -72,12 +72,31 @@ def test_truth_at_another_scale_scores_zero() -> None:
     assert result.network_poses.unsolved == 0.0
     assert result.network_poses.trajectory < 1e-3 and result.network_poses.step_deg < 0.01
     assert result.normals > 0.999 and result.uncertainty.accuracy < 1e-5
+    assert max(result.mapped.accuracy, result.mapped.completion) < 1e-3
+    assert result.mapped.point < 1e-3
 
 
 def test_rooms_of_a_turn_do_not_depend_on_the_others() -> None:
     config = replace(CONFIG, turns=(Turn(4), *CONFIG.turns))
     results = evaluate_held_out(Oracle(config=config), config)
     assert results[1] == evaluate_held_out(Oracle(), CONFIG)[0]
+
+
+def test_map_is_scored_where_the_mapper_places_it() -> None:
+    config = replace(CONFIG, rooms=1)
+    sequence = next(draw_sequences(unseen_rooms(config, SIZE), 1, config.turns[0]))
+    pose = np.eye(4)
+    points = 2.0 * sequence.points
+    points[2, 0] = np.nan  # behind the camera
+    keyframes = [Keyframe(index, '', StampedPose(index, '', pose), sequence.images[index],
+                          sequence.intrinsics, Pointmap(points[index], points[index, ..., 0]), 0)
+                 for index in (0, 2)]
+    whole = score_map(keyframes, sequence, config)
+    assert whole.accuracy < 1e-5 and whole.point < 1e-5
+    assert whole.completion > 1e-3  # frame 1 is not mapped
+    points[2] += 1.0
+    assert score_map(keyframes, sequence, config).accuracy > 0.01
+    assert np.isnan(score_map([], sequence, config).accuracy)
 
 
 def test_stretched_truth_scores_worse() -> None:
