@@ -49,9 +49,10 @@ class NodeConfig:
     device: str = setting('auto', 'Where the network runs: auto, cpu, cuda or cuda:N')
     precision: str = setting(
         'auto', 'How the network computes. fp32; tf32: CUDA only, products at 10 bits; bf16: the '
-        'blocks in bfloat16; int8: CPU only, the products of the linear layers in 8 bits, and '
-        'the convolutions of dense heads in bfloat16 where the CPU has it, for large networks; '
-        'all but fp32 cost accuracy. auto: fp32 on a CPU, tf32 on CUDA',
+        'blocks in bfloat16, on a CPU that has it the convolutions of dense heads too; int8: CPU '
+        'only, the products of the linear layers in 8 bits, those convolutions as with bf16. '
+        'The last two are for large networks; all but fp32 cost accuracy. '
+        'auto: fp32 on a CPU, tf32 on CUDA',
         choices=('auto', 'fp32', 'tf32', 'bf16', 'int8'))
     compile: bool = setting(
         False, 'Compile the network, which takes a minute at configure and needs a C++ compiler')
