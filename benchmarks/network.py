@@ -50,12 +50,14 @@ LAYOUTS = {'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
            'bf16': lambda model: prepare(model, 'bf16'),
            'compiled': lambda model: compile_blocks(prepare(model, lay_out=False)),
            'graph': lambda model: prepare(model, 'tf32'),
-           'graph bf16': lambda model: prepare(model, 'bf16')}
+           'graph bf16': lambda model: prepare(model, 'bf16'),
+           'graph compiled': lambda model: compile_blocks(prepare(model, 'tf32', lay_out=False))}
 # Height and width of the images of the official sizes.
 NETWORKS = {'bundled': None, 'full': (224, 224), 'full 512x384': (384, 512)}
 BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'
 # What products are made of; fp32 where a layout does not say.
-KINDS = {'int8': 'int8', 'tf32': 'tf32', 'bf16': 'bf16', 'graph': 'tf32', 'graph bf16': 'bf16'}
+KINDS = {'int8': 'int8', 'tf32': 'tf32', 'bf16': 'bf16', 'graph': 'tf32', 'graph bf16': 'bf16',
+         'graph compiled': 'tf32'}
 
 Outputs = tuple[np.ndarray | None, np.ndarray | None]  # [height, width, 4]: points, confidence
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network laid out for inference: on a CPU fewer and larger products, weights packed once."""
+"""The network laid out for inference: fewer and larger products, on a CPU weights packed once."""
 from __future__ import annotations
 
 import math
@@ -37,8 +37,8 @@ def prepare(model: Spann3R, precision: str = 'fp32', lay_out: bool = True) -> Sp
     for CUDA: float32 whose products round their factors to 10 bits, those of memory reads as well.
     There every precision sets for the whole process whether products do. With 'int8', for CPUs,
     the linear layers multiply in 8 bits: weights are rounded per output, inputs per token; where
-    the CPU multiplies bfloat16, the convolutions of dense heads do so. Without `lay_out` a CPU
-    runs the modules as they are, which `compile_blocks` needs. Raises
+    the CPU multiplies bfloat16, the convolutions of dense heads do so. Without `lay_out` the
+    modules run as they are, which `compile_blocks` needs. Raises
     ValueError for another network or precision, for one that is not for its device, and for int8
     where a CPU gets it wrong.
     """
@@ -55,8 +55,9 @@ def prepare(model: Spann3R, precision: str = 'fp32', lay_out: bool = True) -> Sp
         torch.set_float32_matmul_precision('highest' if precision == 'fp32' else 'high')
         torch.backends.cudnn.allow_tf32 = precision != 'fp32'
     # Only some of the CPUs without bfloat16 emulate the packed product, all do the plain one.
-    possible = precision != 'bf16' or (can_pack() and computes_in_bfloat16())
-    if lay_out and weight.device.type == 'cpu' and possible:
+    possible = precision != 'bf16' or (
+        weight.device.type == 'cpu' and can_pack() and computes_in_bfloat16())
+    if lay_out and possible:
         return _lay_out(model, precision)
     return _halve(model) if precision == 'bf16' else model
 
@@ -95,8 +96,9 @@ def _lay_out(model: Spann3R, precision: str) -> Spann3R:
     rows = math.prod(model.config.grid(model.config.image_height, model.config.image_width))
 
     def full(linear: nn.Linear) -> nn.Module:
+        packs = linear.weight.device.type == 'cpu' and can_pack()
         large = linear.weight.numel() >= LEAST_PACKED
-        return PackedLinear(linear, rows) if can_pack() and large else linear
+        return PackedLinear(linear, rows) if packs and large else linear
 
     def narrow(linear: nn.Linear) -> nn.Module:
         if precision == 'int8':
@@ -110,7 +112,7 @@ def _lay_out(model: Spann3R, precision: str) -> Spann3R:
         if precision == 'bf16' or (precision == 'int8' and computes_in_bfloat16()):
             if isinstance(head, DptHead):
                 head.dpt = HalfDptNet(head.dpt)
-    _replace(model, full if precision == 'fp32' else narrow, done=heads)
+    _replace(model, narrow if precision in ('bf16', 'int8') else full, done=heads)
     return model
 
 

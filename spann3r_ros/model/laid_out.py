@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `inference.prepare` puts in the place of a network's layers, on a CPU."""
+"""What `inference.prepare` puts in the place of a network's layers."""
 from __future__ import annotations
 
 from collections.abc import Callable

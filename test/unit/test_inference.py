@@ -24,10 +24,11 @@ from spann3r_ros.model.spann3r import Spann3R
 CAN_PACK = torch.backends.cpu.get_cpu_capability().startswith('AVX')
 
 
-def walk(model: Spann3R) -> Tensor:
+def walk(model: Spann3R, device: str = 'cpu') -> Tensor:
     """Return the points of eight images, refined and provisional."""
     state = model.start(HEIGHT, WIDTH, MemoryConfig(similarity_threshold=1.0))
-    outputs = [model.step(state, image, provisional=True) for image in random_images(8)][1:]
+    outputs = [model.step(state, image, provisional=True)
+               for image in random_images(8).to(device)][1:]
     return torch.stack([prediction.points for output in outputs
                         for prediction in (output.refined, output.provisional)])
 
@@ -43,6 +44,14 @@ def test_layout_changes_nothing_but_rounding(
     kinds = {type(part) for part in prepared.modules()}
     assert not kinds & {inference.SelfAttention, inference.CrossAttention}
     assert (PackedLinear in kinds) == (least_packed == 0 and CAN_PACK)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize(('precision', 'off'), [('fp32', 1e-4), ('tf32', 0.01), ('bf16', 0.02)])
+def test_layout_on_cuda_gives_what_the_cpu_gives(precision: str, off: float) -> None:
+    model = tiny_model()
+    true, near = walk(model), walk(prepare(copy.deepcopy(model).cuda(), precision), 'cuda').cpu()
+    assert ((near - true).norm(dim=-1) / true.norm(dim=-1)).median() < off
 
 
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
