@@ -28,9 +28,10 @@ accuracy, completion: mean nearest distance / mean of the room's two horizontal 
 point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
 position: of poses by PnP and tracked corners (median degrees; RMS / mean side). After one
 similarity: ATE / path length, RPE from frame to frame / mean step, and its rotation.
-+-: standard error over the rooms. "as the mapper places it": its points moved along that path.
++-: standard error over the rooms. "as it is mapped": its points as the mapper moves them along
+that path, without those of low confidence.
 "true poses + median depth" is told the truth's poses."""
-ANSWERS = {'mapped': 'as the mapper places it', 'plane': 'plane, camera still',
+ANSWERS = {'mapped': 'as it is mapped', 'plane': 'plane, camera still',
            'median': 'median pointmap', 'posed_depth': 'true poses + median depth'}
 
 

@@ -25,6 +25,7 @@ from spann3r_ros.evaluation.held_out_rooms import (
     unseen_rooms,
 )
 from spann3r_ros.evaluation.solved_poses import map_along_path
+from spann3r_ros.mapping.config import VoxelMapConfig
 from spann3r_ros.mapping.types import FrameError, Keyframe, Pointmap, Reconstructor
 
 Observer = Callable[[Turn, Sequence, list[Pointmap]], object]
@@ -60,10 +61,10 @@ class PoseScores:
 class TurnResult:
     """Scores of one kind of sequence, averaged over rooms, beside the trivial answers'.
 
-    `mapped` are the network's points as the mapper places them, along the solved path and on the
-    rays of their pixels: what users see. `uncertainty` is the standard error of the network's
-    means; `normals` the mean agreement of its normals with true ones. `posed_depth` is told the
-    true poses: a yardstick, no competitor.
+    `mapped` are the network's points as the mapper places and keeps them, along the solved path
+    and on the rays of their pixels: what users see. `uncertainty` is the standard error of the
+    network's means; `normals` the mean agreement of its normals with true ones. `posed_depth` is
+    told the true poses: a yardstick, no competitor.
     """
 
     turn: str
@@ -138,12 +139,15 @@ def score_map(keyframes: list[Keyframe], sequence: Sequence,
               config: HeldOutConfig) -> PointScores:
     """Return the errors of the points of keyframes, whose stamps are the numbers of frames.
 
-    What is not mapped lacks in completion only; NaN without keyframes.
+    Points that the mapper keeps out of the map by default, and frames without a pose, lack in
+    completion only. NaN where nothing is mapped.
     """
-    if not keyframes:
+    least = VoxelMapConfig().min_confidence
+    points = [np.where(one.pointmap.confidence[..., None] >= least, one.pointmap.points, np.nan)
+              for one in keyframes]
+    if not np.isfinite(points).any():
         return PointScores(*(float('nan') for _ in fields(PointScores)))
-    return score_points(np.stack([one.pointmap.points for one in keyframes]), sequence, config,
-                        [one.stamp_ns for one in keyframes])
+    return score_points(np.stack(points), sequence, config, [one.stamp_ns for one in keyframes])
 
 
 def score_points(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig,

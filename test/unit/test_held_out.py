@@ -87,9 +87,12 @@ def test_map_is_scored_where_the_mapper_places_it() -> None:
     sequence = next(draw_sequences(unseen_rooms(config, SIZE), 1, config.turns[0]))
     pose = np.eye(4)
     points = 2.0 * sequence.points
-    points[2, 0] = np.nan  # behind the camera
+    points[2, 1] = np.nan  # behind the camera
+    points[0, 0] += 5.0
+    certain = np.ones((SIZE, SIZE), np.float32)
+    certain[0] = 0.0
     keyframes = [Keyframe(index, '', StampedPose(index, '', pose), sequence.images[index],
-                          sequence.intrinsics, Pointmap(points[index], points[index, ..., 0]), 0)
+                          sequence.intrinsics, Pointmap(points[index], certain), 0)
                  for index in (0, 2)]
     whole = score_map(keyframes, sequence, config)
     assert whole.accuracy < 1e-5 and whole.point < 1e-5
