@@ -26,10 +26,10 @@ test-full: setup  ## the tests with the full-size network
 lint: setup  ## ruff
 	@$(run) ruff check .
 
-train: setup  ## the bundled model (many hours), RUN=one of its runs, FROM=, PROCESSES=cores; resumes
+train: setup  ## the bundled model (many hours), RUN=one of its runs, FROM=, PROCESSES=1 or 2; resumes
 	@OMP_NUM_THREADS=1 $(run) torchrun --nproc_per_node $(or $(PROCESSES),1) \
 	  -m spann3r_ros.cli train output/training$(if $(filter-out bundled,$(RUN)),/$(RUN)) \
-	  --run $(RUN) $(if $(FROM),--start-from $(FROM)) $(if $(SHARDS),--shards $(SHARDS))
+	  --run $(or $(RUN),bundled) $(if $(FROM),--start-from $(FROM)) $(if $(SHARDS),--shards $(SHARDS))
 
 evaluate: setup  ## score the bundled model on unseen rooms (a quarter of an hour), and draw some
 	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \

@@ -123,6 +123,8 @@ def main() -> int:
     parser.add_argument('--frames', type=int, default=2000)
     parser.add_argument('--output', type=Path, default=Path('output/memory.json'))
     arguments = parser.parse_args()
+    if arguments.frames < PARTS:
+        parser.error(f'--frames: expected at least {PARTS}, got {arguments.frames}')
     sizes = measure_sizes(arguments.layout, arguments.device)
     print('\nmilliseconds of a whole step, both heads\n' + format_table(
         ['tokens', 'plain', arguments.layout, 'times as fast', 'of it memory read'],

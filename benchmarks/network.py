@@ -177,7 +177,8 @@ def measure(name: str, frames: int, layouts: list[str], device: torch.device) ->
             'speedup': float(np.median(plain / took)),
             'speedup_refined_only': None if head is None else float(
                 np.median(plain / (took - head))),
-            'limit_sec': limits(operations, numbers, KINDS.get(run.name, 'fp32'), rates),
+            'limit_sec': limits(operations, numbers, KINDS.get(run.name, 'fp32'), rates,
+                                device.type),
             'deviation': float(np.median(off[run.name])),
             'deviation_last': off[run.name][-1]}
     return result

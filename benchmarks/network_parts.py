@@ -42,9 +42,10 @@ def time_parts(model: Spann3R, reader: Spann3R | PlainSchedule, watch: Stopwatch
             setattr(owner, method, clocked(getattr(owner, method), name))
 
 
-# The bytes of a number, and what the dense heads compute in where that is another kind.
+# The bytes of a number; what dense heads and memory reads compute in where that is another kind.
 BYTES = {'fp32': 4, 'tf32': 4, 'bf16': 2, 'int8': 1}
-HEADS = {'int8': 'bf16'}
+HEADS = {('cpu', 'int8'): 'bf16', ('cuda', 'bf16'): 'tf32'}
+READS = {('cpu', 'int8'): 'fp32', ('cpu', 'bf16'): 'fp32', ('cuda', 'bf16'): 'tf32'}
 
 
 def count_operations(model: Spann3R, image: Tensor, tokens: int) -> dict[str, float]:
@@ -76,14 +77,14 @@ def count_operations(model: Spann3R, image: Tensor, tokens: int) -> dict[str, fl
 
 
 def limits(operations: dict[str, float], numbers: dict[str, int], kind: str,
-           rates: dict[str, float]) -> dict[str, float]:
+           rates: dict[str, float], device: str) -> dict[str, float]:
     """Return the least seconds of each component: of its operations, or of reading its numbers.
 
-    `numbers` counts the weights, and for the memory read keys and values, which are fp32 always.
+    `numbers` counts the weights, and for the memory read keys and values.
     """
     def least(part: str) -> float:
-        narrow = HEADS.get(kind, kind) if part.endswith('head') else kind
-        narrow = 'fp32' if part == 'memory read' else narrow
+        others = HEADS if part.endswith('head') else READS if part == 'memory read' else {}
+        narrow = others.get((device, kind), kind)
         return max(operations[part] / rates[narrow],
                    numbers[part] * BYTES[narrow] / rates['bytes'])
     return {part: least(part) for part in operations}

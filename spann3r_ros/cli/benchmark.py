@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.evaluation import protocol
     from spann3r_ros.evaluation.coverage import cover
     from spann3r_ros.mapping.memory_manager import scale_memory_budget
-    from spann3r_ros.mapping.reconstructor import load_network
+    from spann3r_ros.mapping.reconstructor import Spann3RReconstructor, load_network
     if args.every is not None and args.every < 1:
         raise ValueError(f'every: expected at least 1, got {args.every}')
     memory = read_memory_config(args)
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     model = load_network(args.checkpoint, read_compute(args))
     size = (model.config.image_height, model.config.image_width)
     score = protocol.score_path if args.layout == 'tum' else protocol.score_scene
+    if args.compile:  # else the first scene would bear it in its frames per second
+        Spann3RReconstructor(model, memory).warm_up()
     rows, columns = model.config.grid(*size)
     memory = scale_memory_budget(memory, rows * columns)
     scores, failed = [], []

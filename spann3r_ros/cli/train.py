@@ -112,8 +112,9 @@ def run(args: argparse.Namespace) -> int:
 
 def run_chain(args: argparse.Namespace) -> int:
     """Go through the runs of the bundled model, from where they stand."""
-    for name in ('start_from', 'config', 'release', 'mean_with'):
-        if getattr(args, name):
+    for name in ('start_from', 'config', 'release', 'mean_with', 'data', 'frozen', 'frame_gap',
+                 'color_jitter', 'adam_lr', 'muon_lr', 'lengths', 'losses', 'seed'):
+        if getattr(args, name) is not None:
             raise ValueError(f'--run {CHAIN}: expected no --{name.replace("_", "-")}, which is '
                              f'for a run alone')
     from spann3r_ros.training.chain import train_chain
@@ -159,10 +160,10 @@ def read_config(args: argparse.Namespace, name: str,
         config = begun or RUNS[name]
     if args.steps is not None and config is not begun:
         config = config.lasting(args.steps)
-    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
-    for name in ('data', 'frozen', 'frame_gap'):
-        if getattr(args, name):
-            given[name] = tuple(getattr(args, name))
+    given = {item: value for item in GIVEN if (value := getattr(args, item)) is not None}
+    for item in ('data', 'frozen', 'frame_gap'):
+        if getattr(args, item):
+            given[item] = tuple(getattr(args, item))
     if args.lengths:
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
     if args.start_from and begun is None and (args.config or name in PAPER_RUNS):

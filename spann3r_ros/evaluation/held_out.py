@@ -139,8 +139,8 @@ def score_map(keyframes: list[Keyframe], sequence: Sequence,
               config: HeldOutConfig) -> PointScores:
     """Return the errors of the points of keyframes, whose stamps are the numbers of frames.
 
-    Points that the mapper keeps out of the map by default, and frames without a pose, lack in
-    completion only. NaN where nothing is mapped.
+    Points that the mapper keeps out of the map by default lack in completion only. NaN where
+    nothing is mapped.
     """
     least = VoxelMapConfig().min_confidence
     points = [np.where(one.pointmap.confidence[..., None] >= least, one.pointmap.points, np.nan)
@@ -179,15 +179,16 @@ def score_poses(pointmaps: list[Pointmap], keyframes: list[Keyframe],
                 sequence: Sequence) -> PoseScores:
     """Return the errors of keyframes' poses; the scale is that of the pointmaps."""
     scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
-    unsolved = 1.0 - (len(keyframes) - 1) / (len(pointmaps) - 1)
+    posed = [one for one in keyframes if one.pose is not None]
+    unsolved = 1.0 - (len(posed) - 1) / (len(pointmaps) - 1)
     nothing = float('nan')
-    if len(keyframes) < 2:
+    if len(posed) < 2:
         return PoseScores(nothing, nothing, unsolved, nothing, nothing, nothing)
-    found = np.stack([one.pose.world_from_camera for one in keyframes])
-    truth = sequence.poses[[one.stamp_ns for one in keyframes]]
+    found = np.stack([one.pose.world_from_camera for one in posed])
+    truth = sequence.poses[[one.stamp_ns for one in posed]]
     offsets = scale * found[1:, :3, 3] - truth[1:, :3, 3]
     errors = trajectories.path_errors(found, truth)
-    mean_step = errors.path_length / (len(keyframes) - 1)
+    mean_step = errors.path_length / (len(posed) - 1)
     return PoseScores(
         float(np.median(trajectories.rotation_errors_deg(found[1:], truth[1:]))),
         trajectories.root_mean_square(offsets) / sequence.mean_side, unsolved,

@@ -79,7 +79,7 @@ def read_photographs(folder: Path, cameras: Path) -> Photographs:
         intrinsics = read_intrinsics(content)
         names = tuple(folder / item['image'] for item in content['frames'])
         poses = [np.array(item['camera_to_world'], float) for item in content['frames']]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{cameras}: expected width, height, fx, fy, cx, cy and frames, each '
                          f'with image and camera_to_world; {error!r}') from error
     if len(names) < 3:
@@ -114,7 +114,7 @@ def load(photographs: Photographs, size: tuple[int, int], letterbox: bool) -> li
     """Return the network's inputs [size]; ValueError names a file that cannot be used."""
     inputs = []
     for index, path in enumerate(photographs.paths):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise ValueError(f'{path}: expected an image')
         frame = Frame(index, '', image[..., ::-1], photographs.intrinsics)

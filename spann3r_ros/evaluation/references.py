@@ -23,20 +23,17 @@ class Reference:
 
 
 def read_reference(path: Path, config: HeldOutConfig) -> Reference:
-    """Read a file that `evaluate --output` wrote, or one of a "name" and "turns".
+    """Read a file that `evaluate --output` wrote.
 
     ValueError for anything else, and for results on other rooms than those of `config`.
     """
     content = json.loads(path.read_text())
     try:
-        if 'results' not in content:
-            return Reference(content['name'], content['turns'])
         check_same_rooms(content['config'], config, path)
         return Reference(content.get('name', content['checkpoint']),
                          {item['turn']: figures(item) for item in content['results']})
     except (KeyError, TypeError) as error:
-        raise ValueError(f'reference: expected "name" and "turns", or what --output wrote, '
-                         f'in {path}') from error
+        raise ValueError(f'reference: expected what --output wrote, in {path}') from error
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:

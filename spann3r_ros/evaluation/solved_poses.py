@@ -34,14 +34,15 @@ def solve_poses(pointmaps: Sequence[Pointmap],
 def follow_camera(images: np.ndarray, pointmaps: Sequence[Pointmap],
                   camera: Intrinsics) -> tuple[np.ndarray, list[int]]:
     """Return first-camera-from-camera [n, 4, 4] along the path, and of which frames."""
-    keyframes = map_along_path(images, pointmaps, camera)
+    keyframes = [keyframe for keyframe in map_along_path(images, pointmaps, camera)
+                 if keyframe.pose is not None]
     poses = [keyframe.pose.world_from_camera for keyframe in keyframes]
     return np.array(poses).reshape(-1, 4, 4), [keyframe.stamp_ns for keyframe in keyframes]
 
 
 def map_along_path(images: np.ndarray, pointmaps: Sequence[Pointmap],
                    camera: Intrinsics) -> list[Keyframe]:
-    """Return the keyframes that have a pose, with their points as the mapper places them.
+    """Return the keyframes with their points as the mapper places them.
 
     `images` uint8 [frames, h, w, 3] are those of the pointmaps; corners are tracked through them.
     Stamps are the numbers of the frames; points are in the first camera's frame.
@@ -54,8 +55,7 @@ def map_along_path(images: np.ndarray, pointmaps: Sequence[Pointmap],
                          pointmap.confidence)
         keyframe = Keyframe(index, '', placed.pose, images[index], camera, moved, 0)
         track.advance(keyframe)
-        if placed.pose is not None:
-            keyframes.append(on_rays(keyframe))
+        keyframes.append(keyframe if placed.pose is None else on_rays(keyframe))
         if index + 1 < len(images):
             track.predict(index + 1, images[index + 1], camera)
     return keyframes

@@ -16,6 +16,9 @@ from .spann3r import NotFiniteError, Spann3R
 from .static import COUNTERS, StaticStream
 
 WARM_UPS = 3
+CHECKED_IMAGES = 8
+# Kernels may be others when recorded; the share is of the largest number.
+TOLERANCE = 0.02
 
 
 class GraphedStream:
@@ -104,24 +107,29 @@ class GraphedStream:
         return graph
 
     def _check(self) -> None:
-        """Raise RuntimeError unless a replay gives what the step gives when it is run."""
-        self._image.random_(256, generator=torch.Generator().manual_seed(0))
+        """Raise RuntimeError unless replays give what the step gives when it is run."""
         for provisional, graph in self._graphs.items():
             run = self._outcome(lambda asked=provisional: self._whole_step(asked))
             replayed = self._outcome(graph.replay)
-            if not torch.allclose(run, replayed, rtol=1e-3, atol=1e-4):
-                raise RuntimeError(f'graph: a replay differs from the step it recorded by '
-                                   f'{float((run - replayed).abs().max()):.3g}')
+            off = float((run - replayed).abs().max() / run.abs().max())
+            if not off < TOLERANCE:  # nor NaN
+                raise RuntimeError(f'graph: replays differ from the steps they recorded by '
+                                   f'{off:.3g} of what comes out')
 
     def _outcome(self, step: Callable[[], object]) -> Tensor:
-        """Return what comes out for the second image of a sequence."""
+        """Return what comes out for the last of some images, with others in memory."""
         self.clear()
         for item in (self._refined, self._provisional):
             item.zero_()
-        self._stream.image.copy_(self._image)
-        self._stream.found()
-        step()
-        torch.cuda.synchronize(self._recording.device)
+        draw = torch.Generator().manual_seed(0)
+        for index in range(CHECKED_IMAGES):
+            self._image.random_(256, generator=draw)
+            if index == 0:
+                self._stream.image.copy_(self._image)
+                self._stream.found()
+            else:
+                step()
+            torch.cuda.synchronize(self._recording.device)
         return torch.cat((self._refined, self._provisional, self._report[:1].expand(
             *self._refined.shape[:2], 1)), dim=-1)
 

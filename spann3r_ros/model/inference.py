@@ -33,8 +33,8 @@ def prepare(model: Spann3R, precision: str = 'fp32', lay_out: bool = True) -> Sp
 
     It cannot be trained or saved afterwards. With 'fp32' results change by rounding only. With
     'bf16' blocks and projections compute in bfloat16, memory reads in float32; the convolutions
-    of dense heads compute in bfloat16 on a CPU, in float32 on CUDA, there as with 'tf32'. That is
-    for CUDA: float32 whose products round their factors to 10 bits, those of memory reads as well.
+    of dense heads in bfloat16 on a CPU that has it, else in float32, on CUDA as with 'tf32'. That
+    is for CUDA: float32 whose products round their factors to 10 bits, also in memory reads.
     There every precision sets for the whole process whether products do. With 'int8', for CPUs,
     the linear layers multiply in 8 bits: weights are rounded per output, inputs per token; where
     the CPU multiplies bfloat16, the convolutions of dense heads do so. Without `lay_out` the

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .config import TrainingConfig
-from .loop import Trainer, read_run
+from .loop import Trainer, digest, read_run
 from .rank import Rank
 from .release import release
 
@@ -24,15 +24,19 @@ def train_chain(folder: Path, names: Iterable[str], settle: Settle, means: Mappi
     Run `name` releases `name`.safetensors, of which there is none before: a run that has it is
     finished, and after a kill the first without it goes on. Those in `means` release the mean of
     their weights and an earlier run's release. All processes must call; the first one releases.
+    ValueError for a folder whose run began with other weights.
     """
     start = None
     for name in names:
         target = folder / f'{name}.safetensors'
-        if not target.is_file():
+        if not rank.agreed(target.is_file()):
             config = settle(name, read_run(folder / name))
             trainer = Trainer(config, folder / name, rank, device)
             if not trainer.resume() and start is not None:
                 trainer.start_from(start)
+            if start is not None and trainer.origin.get('began_with') != digest(start):
+                raise ValueError(f'{folder / name}: expected a run that began with {start}, got '
+                                 'one that began with other weights; move it away')
             log.info('%s: from step %d to %d', name, trainer.step, config.steps)
             trainer.run(save_every_steps)
             if rank.index == 0:

@@ -2,6 +2,7 @@
 """Resumable training loop; several processes share a step when started by torchrun."""
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -235,7 +236,10 @@ class Trainer:
                              f'find runs at the steps {[int(step) for step in steps]}')
 
     def _compare(self, before: dict[str, Any]) -> None:
-        now = json.loads(json.dumps(self.config.to_dict()))
+        # A field that was not there yet had what is the default since.
+        defaults = TrainingConfig().to_dict()
+        now, before = (json.loads(json.dumps({**defaults, **values}))
+                       for values in (self.config.to_dict(), before))
         for name in ('network', 'optimiser', 'frozen', 'shards'):
             if before[name] != now[name]:
                 raise ValueError(f'{self.folder}: expected the {name} that the run began with, '
@@ -272,7 +276,13 @@ class Trainer:
         self.frames = int(history.get('training_frames', 0))
         self.seconds = float(history.get('training_seconds', 0.0))
         self.origin = {'licence': f'as that of {checkpoint.name}',
-                       'training_data': f'as {checkpoint.name}', **history}
+                       'training_data': f'as {checkpoint.name}', **history,
+                       'began_with': digest(checkpoint)}
+
+
+def digest(path: Path) -> str:
+    """Return what tells a file from others."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def initialise(model: Spann3R) -> None:

@@ -31,3 +31,10 @@ class Rank:
         if self.count > 1:
             # dist.barrier() would take the device of this process, which it cannot know.
             dist.all_reduce(torch.zeros(1))
+
+    def agreed(self, answer: bool) -> bool:
+        """Return what the first process answers; all must ask."""
+        told = torch.tensor([float(answer)])
+        if self.count > 1:
+            dist.broadcast(told, src=0)
+        return bool(told)

@@ -58,7 +58,9 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
 def add_history(metadata: dict[str, str], other: dict[str, str], name: str) -> None:
     """Let metadata also tell what is known of other weights, from the file of that name."""
     for key, joint in (('licence', ' and '), ('training_data', '; and ')):
-        text = other.get(key, f'that of {name}')
-        # Means of kindred weights would tell the same again.
-        if text not in metadata[key].split(joint):
-            metadata[key] += joint + text
+        told = metadata[key].split(joint)
+        for text in other.get(key, f'that of {name}').split(joint):
+            # Means of kindred weights would tell the same again.
+            if text not in told:
+                told.append(text)
+        metadata[key] = joint.join(told)

@@ -128,7 +128,7 @@ def _half_extents(picture: Tensor, draw: Draw) -> Tensor:
 def _centres(
     room_size: Tensor, half: Tensor, turn: Tensor, wall: Tensor, picture: Tensor, draw: Draw
 ) -> Tensor:
-    """Middles of the solids [N, SOLIDS, 3], all of each inside its room."""
+    """Middles of the furniture [N, FURNISHED, 3], all of each inside its room."""
     shape = picture.shape
     cos, sin = turn.abs().unbind(-1)
     extent = half.clone()

@@ -61,7 +61,7 @@ def test_limit_is_the_larger_of_operations_and_reading() -> None:
     rates = {'fp32': 10.0, 'bf16': 20.0, 'int8': 40.0, 'bytes': 8.0}
     operations = {'decoders': 400.0, 'refined head': 400.0, 'memory read': 40.0}
     numbers = {'decoders': 1, 'refined head': 1, 'memory read': 100}
-    assert limits(operations, numbers, 'int8', rates) == {
+    assert limits(operations, numbers, 'int8', rates, 'cpu') == {
         'decoders': 10.0, 'refined head': 20.0, 'memory read': 50.0}
 
 

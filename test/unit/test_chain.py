@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,14 @@ def test_chain_killed_between_runs_goes_on_to_the_same_weights(
     assert_same(whole, tmp_path)
 
 
+def test_run_that_began_with_other_weights_is_refused(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / 'mixed')
+    (tmp_path / 'mixed/second.safetensors').unlink()
+    shutil.copy(whole / 'third.safetensors', tmp_path / 'mixed/first.safetensors')
+    with pytest.raises(ValueError, match='second: expected a run that began with'):
+        walk(tmp_path / 'mixed')
+
+
 def test_finished_chain_trains_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Trainer, 'run')
     assert walk(whole) == whole / 'third.safetensors'
@@ -168,10 +177,10 @@ def test_command_tells_the_settings_of_all_runs(
     assert {values['steps'] for values in told.values()} == {7}
 
 
-@pytest.mark.parametrize('option', ['--start-from', '--config', '--release'])
+@pytest.mark.parametrize('option', ['--start-from', '--config', '--release', '--seed'])
 def test_command_refuses_what_is_of_one_run(
         option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['train', str(tmp_path), '--run', 'bundled', option, 'file']) == 1
+    assert main(['train', str(tmp_path), '--run', 'bundled', option, '3']) == 1
     assert f'--run bundled: expected no {option}' in capsys.readouterr().err
 
 

@@ -85,13 +85,14 @@ def test_rooms_of_a_turn_do_not_depend_on_the_others() -> None:
 def test_map_is_scored_where_the_mapper_places_it() -> None:
     config = replace(CONFIG, rooms=1)
     sequence = next(draw_sequences(unseen_rooms(config, SIZE), 1, config.turns[0]))
-    pose = np.eye(4)
     points = 2.0 * sequence.points
     points[2, 1] = np.nan  # behind the camera
     points[0, 0] += 5.0
     certain = np.ones((SIZE, SIZE), np.float32)
     certain[0] = 0.0
-    keyframes = [Keyframe(index, '', StampedPose(index, '', pose), sequence.images[index],
+    # The mapper also keeps the points of a frame whose camera it could not place.
+    poses = {0: StampedPose(0, '', np.eye(4)), 2: None}
+    keyframes = [Keyframe(index, '', poses[index], sequence.images[index],
                           sequence.intrinsics, Pointmap(points[index], certain), 0)
                  for index in (0, 2)]
     whole = score_map(keyframes, sequence, config)

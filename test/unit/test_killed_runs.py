@@ -142,9 +142,20 @@ def test_run_killed_again_and_again_also_in_resuming_goes_on(whole: Path, tmp_pa
     assert_goes_on_to(whole, tmp_path)
 
 
+def train_until_killed(folder: Path, count: int) -> None:
+    append, left = curve.append, iter(range(count - 1, -1, -1))
+
+    def append_and_wait(path: Path, row: dict[str, float]) -> None:
+        append(path, row)
+        if next(left) == 0:
+            signal.pause()
+    curve.append = append_and_wait
+    train(folder)
+
+
 @pytest.mark.parametrize('count', [1, 3])
 def test_run_killed_from_outside_goes_on(count: int, whole: Path, tmp_path: Path) -> None:
-    process = run(train, tmp_path)
+    process = run(train_until_killed, tmp_path, count)
     deadline = time.monotonic() + 60
     path = tmp_path / 'curve.csv'
     while not path.exists() or path.read_text().count('\n') <= count:

@@ -10,6 +10,9 @@ import pytest
 from tiny import SQUARE
 
 from spann3r_ros.cli.train import add_arguments, read_config
+from spann3r_ros.model.checkpoint import save_model
+from spann3r_ros.model.config import Spann3RConfig
+from spann3r_ros.model.spann3r import Spann3R
 from spann3r_ros.training.config import RUNS, Stage, TrainingConfig
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
@@ -32,6 +35,15 @@ def test_every_run_reaches_its_full_learning_rate_in_any_number_of_steps(
     # What decays from the first step on is a little below its peak when it is warm.
     whole = 1.0 if config.decay_share < 1.0 else 1.0 - RUNS[name].warmup_steps / RUNS[name].steps
     assert peak == pytest.approx(1.0) or peak >= whole
+
+
+@pytest.mark.parametrize('name', ['paper', 'paper-v1.01', 'released'])
+def test_runs_of_the_paper_take_the_sizes_of_the_weights_they_begin_with(
+        name: str, tmp_path: Path) -> None:
+    path = tmp_path / 'small.safetensors'
+    save_model(path, Spann3R(SQUARE))
+    assert asked('--run', name, '--start-from', str(path)).network == SQUARE
+    assert asked('--run', name).network == Spann3RConfig()
 
 
 def test_warm_up_keeps_its_share_of_a_run() -> None:
