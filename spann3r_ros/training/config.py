@@ -218,7 +218,7 @@ BUNDLED_RUNS = {
                             warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
                             turn_share=0.6, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                             plain_weight=4.0, precision='bf16', seed=107),
-    'doors': TrainingConfig(stages=FULL_TURNS, steps=1800, shards=2, frames_per_step=96,
+    'doors': TrainingConfig(stages=FULL_TURNS, steps=1300, shards=2, frames_per_step=96,
                             warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
                             turn_share=0.6, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
                             plain_weight=4.0, partition_share=0.4, composite_share=0.5,
