@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.mapping.memory_manager import scale_memory_budget
 from spann3r_ros.model.config import MemoryConfig
 from spann3r_ros.model.memory import MemoryEntry, SpatialMemory
 from spann3r_ros.model.spann3r import StreamState
@@ -35,7 +36,7 @@ from spann3r_ros.model.static import StaticMemory
 
 TOKENS = (0, 1000, 4000, 10_000, 20_000)
 STEPS = 3
-FRAME_TOKENS, WIDTH = 196, 1024  # of the official size
+SIZES = {'full': (196, 1024), 'bundled': (64, 192)}  # tokens of a frame, width
 PARTS = 10
 
 
@@ -74,21 +75,21 @@ def measure_sizes(layout: str, device: torch.device) -> list[dict[str, float]]:
 def fill(state: StreamState, tokens: int) -> None:
     """Write random frames until a memory holds so many tokens."""
     while state.memory.tokens < tokens:
-        state.memory.write(None, random_entry(state.query.device))
+        state.memory.write(None, random_entry(SIZES['full'], state.query.device))
 
 
-def random_entry(device: torch.device) -> MemoryEntry:
-    """Return a frame unlike any other."""
-    return MemoryEntry(*torch.randn(3, FRAME_TOKENS, WIDTH, device=device))
+def random_entry(size: tuple[int, int], device: torch.device) -> MemoryEntry:
+    """Return a frame unlike any other, of so many tokens and such a width."""
+    return MemoryEntry(*torch.randn(3, *size, device=device))
 
 
-def measure_age(frames: int, device: torch.device) -> dict[str, list[float]]:
+def measure_age(size: tuple[int, int], frames: int,
+                device: torch.device) -> dict[str, list[float]]:
     """Return the seconds a frame takes in each tenth of a sequence, of either memory."""
-    config = MemoryConfig(similarity_threshold=1.0)
-    plain = SpatialMemory(config, FRAME_TOKENS, WIDTH, device)
-    static = StaticMemory(config, FRAME_TOKENS, WIDTH, device)
+    config = scale_memory_budget(MemoryConfig(similarity_threshold=1.0), size[0])
+    plain, static = (kind(config, *size, device) for kind in (SpatialMemory, StaticMemory))
     usable = torch.ones((), dtype=torch.bool, device=device)
-    entries = [random_entry(device) for _ in range(16)]
+    entries = [random_entry(size, device) for _ in range(16)]
 
     def ordinary(query: Tensor, entry: MemoryEntry) -> None:
         plain.write(plain.read(query)[1] if plain.tokens else None, entry)
@@ -121,18 +122,22 @@ def main() -> int:
                         choices=[name for name in LAYOUTS if not name.startswith('graph')])
     parser.add_argument('--device', type=torch.device, default=torch.device('cpu'))
     parser.add_argument('--frames', type=int, default=2000)
+    parser.add_argument('--age-only', choices=list(SIZES),
+                        help='only what a memory of this size costs frame after frame')
     parser.add_argument('--output', type=Path, default=Path('output/memory.json'))
     arguments = parser.parse_args()
     if arguments.frames < PARTS:
         parser.error(f'--frames: expected at least {PARTS}, got {arguments.frames}')
-    sizes = measure_sizes(arguments.layout, arguments.device)
-    print('\nmilliseconds of a whole step, both heads\n' + format_table(
-        ['tokens', 'plain', arguments.layout, 'times as fast', 'of it memory read'],
-        [[str(row['tokens']), f"{1e3 * row['plain']:.0f}", f'{1e3 * row[arguments.layout]:.0f}',
-          f"{row['plain'] / row[arguments.layout]:.2f}",
-          f"{1e3 * row['read']:.1f} ({100 * row['read'] / row[arguments.layout]:.1f} %)"]
-         for row in sizes]))
-    ages = measure_age(arguments.frames, arguments.device)
+    sizes = [] if arguments.age_only else measure_sizes(arguments.layout, arguments.device)
+    if sizes:
+        print('\nmilliseconds of a whole step, both heads\n' + format_table(
+            ['tokens', 'plain', arguments.layout, 'times as fast', 'of it memory read'],
+            [[str(row['tokens']), f"{1e3 * row['plain']:.0f}",
+              f'{1e3 * row[arguments.layout]:.0f}',
+              f"{row['plain'] / row[arguments.layout]:.2f}",
+              f"{1e3 * row['read']:.1f} ({100 * row['read'] / row[arguments.layout]:.1f} %)"]
+             for row in sizes]))
+    ages = measure_age(SIZES[arguments.age_only or 'full'], arguments.frames, arguments.device)
     print(f'\nmilliseconds of reading and writing, medians of each tenth of {arguments.frames} '
           'frames\n' + format_table(['memory', *map(str, range(1, PARTS + 1)), 'last : second'], [
               [name, *(f'{1e3 * part:.1f}' for part in parts), f'{parts[-1] / parts[1]:.2f}']

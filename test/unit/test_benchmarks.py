@@ -76,9 +76,7 @@ def test_network_benchmark_tells_everything_in_plain_json() -> None:
         assert run['spread_sec'][0] <= run['sec']['step'] <= run['spread_sec'][1]
 
 
-def test_age_of_a_memory_is_measured_in_tenths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_benchmark, 'FRAME_TOKENS', TOKENS)
-    monkeypatch.setattr(memory_benchmark, 'WIDTH', 8)
-    ages = memory_benchmark.measure_age(40, CPU)
+def test_age_of_a_memory_is_measured_in_tenths() -> None:
+    ages = memory_benchmark.measure_age((64, 8), 40, CPU)
     assert {name: len(parts) for name, parts in ages.items()} == {'ordinary': 10, 'recorded': 10}
     assert min(min(parts) for parts in ages.values()) > 0.0
