@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from spann3r_ros.msg import MapperStatus
 
-from spann3r_ros.nodes.processes import Child, private_domain
+from spann3r_ros.tools.processes import Child, private_domain
 
 PATIENCE_SEC = 60.0
 

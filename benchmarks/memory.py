@@ -28,11 +28,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.mapping.memory_manager import scale_memory_budget
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.memory import MemoryEntry, SpatialMemory
-from spann3r_ros.model.spann3r import StreamState
-from spann3r_ros.model.static import StaticMemory
+from spann3r_ros.networks.spann3r.config import MemoryConfig, scale_memory_budget
+from spann3r_ros.networks.spann3r.fast.static import StaticMemory
+from spann3r_ros.networks.spann3r.memory import MemoryEntry, SpatialMemory
+from spann3r_ros.networks.spann3r.spann3r import StreamState
 
 TOKENS = (0, 1000, 4000, 10_000, 20_000)
 STEPS = 3

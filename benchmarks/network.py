@@ -33,15 +33,19 @@ from stopwatch import Stopwatch, machine_rates, round_products
 from torch import Tensor
 from tqdm import tqdm
 
-from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig, Turn, draw_sequences, unseen_rooms
+from spann3r_ros.evaluation.held_out.held_out_rooms import (
+    HeldOutConfig,
+    Turn,
+    draw_sequences,
+    unseen_rooms,
+)
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.mapping.memory_manager import scale_memory_budget
-from spann3r_ros.model.checkpoint import load_model
-from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
-from spann3r_ros.model.graph import GraphedStream
-from spann3r_ros.model.inference import compile_blocks, prepare
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.model.streams import PlainStream, Stream
+from spann3r_ros.networks.spann3r.checkpoint import load_model
+from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig, scale_memory_budget
+from spann3r_ros.networks.spann3r.fast.graph import GraphedStream
+from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.streams import PlainStream, Stream
 
 # The first steps are of another kind: nothing to read, nothing to refine.
 WARM_UP = 3

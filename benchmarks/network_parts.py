@@ -12,9 +12,9 @@ from stopwatch import Stopwatch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from spann3r_ros.model import layers
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.networks.blocks import layers
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 
 
 def parts(model: Spann3R, reader: Spann3R | PlainSchedule) -> dict[str, list[tuple[object, str]]]:

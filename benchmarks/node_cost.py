@@ -34,7 +34,7 @@ from std_srvs.srv import Trigger
 from tqdm import tqdm
 
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.nodes.processes import Child
+from spann3r_ros.tools.processes import Child
 
 RATE_HZ = 30
 WIDTH, HEIGHT = 640, 480

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spann3r_ros.model import layers
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.heads import FusionStage
-from spann3r_ros.model.memory import attend_memory, prune_order
-from spann3r_ros.model.spann3r import Spann3R, StepOutput
+from spann3r_ros.networks.blocks import layers
+from spann3r_ros.networks.blocks.heads import FusionStage
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.memory import attend_memory, prune_order
+from spann3r_ros.networks.spann3r.spann3r import Spann3R, StepOutput
 
 
 class PlainSchedule:

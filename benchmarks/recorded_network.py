@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
 
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
-from spann3r_ros.mapping.geometry import transform_points
-from spann3r_ros.mapping.types import Compute, MemoryStatus, Pointmap, StepResult
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.nodes.mapper_node import main
+from spann3r_ros.core.network import Compute, MemoryStatus, StepResult
+from spann3r_ros.core.transforms import transform_points
+from spann3r_ros.core.types import Pointmap
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.ros.mapper_node import main
 
 POSES = 120
 

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from spann3r_ros import share_directory
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.nodes.bag_player import IMAGE_TYPES, ImageBag
-from spann3r_ros.nodes.processes import Child
+from spann3r_ros.tools.bag_player import IMAGE_TYPES, ImageBag
+from spann3r_ros.tools.processes import Child
 
 MEBIBYTE = 2**20
 PERIOD_NS = 10**9 // 30
@@ -95,7 +95,7 @@ def run(frames: int, folder: Path) -> tuple[list[Sample], Camera]:
         camera = Camera(share_directory() / 'bags' / 'demo_room')
         stack.callback(camera.destroy_node)
         child = stack.enter_context(Child(
-            ['-m', 'spann3r_ros.nodes.mapper_node', '--ros-args',
+            ['-m', 'spann3r_ros.ros.mapper_node', '--ros-args',
              '-p', f'image_transport:={camera.transport}',
              '-p', f'voxel_map.max_voxels:={MAX_VOXELS}',
              '-p', 'qos_overrides./image.subscription.reliability:=reliable',

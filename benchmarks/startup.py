@@ -34,12 +34,17 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from spann3r_ros.msg import MapperStatus
 
-from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig, Turn, draw_sequences, unseen_rooms
+from spann3r_ros.evaluation.held_out.held_out_rooms import (
+    HeldOutConfig,
+    Turn,
+    draw_sequences,
+    unseen_rooms,
+)
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.model.checkpoint import save_model
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.nodes.processes import Child
+from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.tools.processes import Child
 
 MEBIBYTE = 2**20
 SIZE = 480
@@ -116,7 +121,7 @@ def start(parameters: dict[str, str], folder: Path) -> Start:
     with ExitStack() as stack:
         operator = Operator()
         stack.callback(operator.destroy_node)
-        command = ['-m', 'spann3r_ros.nodes.mapper_node', '--ros-args', '-p', 'autostart:=false']
+        command = ['-m', 'spann3r_ros.ros.mapper_node', '--ros-args', '-p', 'autostart:=false']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
         began = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spann3r_ros.mapping.types import FrameError
+from spann3r_ros.core.types import FrameError
 
 INDEX_BITS = 16
 INDEX_CELLS_PER_SIDE = 24

@@ -19,15 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from drawn_index import decode_index, encode_index
 
-from spann3r_ros.mapping.types import (
-    DeviceMemoryError,
-    Frame,
-    FrameError,
-    Intrinsics,
-    MemoryStatus,
-    Pointmap,
-    StepResult,
-)
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.network import MemoryStatus, StepResult
+from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError, Pointmap
 
 PATCH_PIXELS = 16
 MAX_CACHED_RENDERS = 130

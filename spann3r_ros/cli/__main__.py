@@ -2,6 +2,6 @@
 """`python -m spann3r_ros.cli` is the same as `spann3r`."""
 import sys
 
-from spann3r_ros.cli.main import main
+from .main import main
 
 sys.exit(main())

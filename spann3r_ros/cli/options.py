@@ -6,10 +6,10 @@ import argparse
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.networks.spann3r.config import MemoryConfig
 
 if TYPE_CHECKING:
-    from spann3r_ros.mapping.types import Compute
+    from spann3r_ros.core.network import Compute
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_compute(args: argparse.Namespace) -> Compute:
     """Return where and how the network is to compute."""
-    from spann3r_ros.mapping.types import Compute
+    from spann3r_ros.core.network import Compute
     return Compute(args.device, args.precision, args.compile, getattr(args, 'cuda_graph', False))
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from spann3r_ros.mapping.geometry import transform_points
-from spann3r_ros.mapping.preprocess import preprocess
-from spann3r_ros.mapping.types import Frame, Intrinsics
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.transforms import transform_points
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import preprocess
 
 
 class DatasetError(ValueError):

@@ -7,37 +7,33 @@ import time
 from collections import deque
 from dataclasses import replace
 
-from .camera_track import CameraTrack, Solved, solve_in_map
-from .config import MapperConfig
-from .fragments import AlignmentError, Fragment, place_after
-from .geometry import (
-    estimate_intrinsics,
-    map_axes,
-    on_rays,
-    transform_points,
-)
-from .keyframes import KeyframeGate
-from .known_poses import KnownPoses
-from .memory_manager import MemoryManager
-from .pose import PoseError, solve_pose
-from .preprocess import preprocess
-from .saved_map import SavedMap
-from .state import Admitted, MappingState
-from .status import MappingStatus
-from .types import (
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe, on_rays
+from spann3r_ros.core.network import Reconstructor
+from spann3r_ros.core.transforms import map_axes, transform_points
+from spann3r_ros.core.types import (
     DeviceMemoryError,
     Frame,
     FrameError,
-    Intrinsics,
-    Keyframe,
-    MapUpdate,
     Pointmap,
-    Reconstructor,
     StampedPose,
     check_confident,
     clean,
 )
-from .voxel_map import VoxelMap
+from spann3r_ros.core.views import preprocess
+from spann3r_ros.mapping.fragments.fragment import AlignmentError, Fragment, place_after
+from spann3r_ros.mapping.layers.voxel_map import VoxelMap
+from spann3r_ros.mapping.storage.saved_map import SavedMap
+from spann3r_ros.mapping.tracking.camera_track import CameraTrack, Solved, solve_in_map
+from spann3r_ros.mapping.tracking.focal_length import estimate_intrinsics
+from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
+from spann3r_ros.mapping.tracking.known_poses import KnownPoses
+from spann3r_ros.mapping.tracking.pnp import PoseError, solve_pose
+
+from .mapper_config import MapperConfig
+from .mapping_state import Admitted, MappingState
+from .mapping_status import MappingStatus, MapUpdate
+from .memory_manager import MemoryManager
 
 logger = logging.getLogger(__name__)
 

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from spann3r_ros.model.config import MemoryConfig
-
-from .types import MemoryStatus, Reconstructor
-
-# The published capacity, 4000 tokens, was chosen for images of 224x224 in patches of 16.
-REFERENCE_TOKENS_PER_FRAME = 196
+from spann3r_ros.core.network import MemoryStatus, Reconstructor
 
 logger = logging.getLogger(__name__)
-
-
-def scale_memory_budget(config: MemoryConfig, tokens_per_frame: int) -> MemoryConfig:
-    """Return the config with a long-term budget that holds as many frames as at 196 tokens each.
-
-    Raises ValueError unless `tokens_per_frame` is positive.
-    """
-    if tokens_per_frame <= 0:
-        raise ValueError(f'tokens_per_frame: expected a positive number, got {tokens_per_frame}')
-    tokens = round(config.long_term_tokens * tokens_per_frame / REFERENCE_TOKENS_PER_FRAME)
-    return replace(config, long_term_tokens=tokens)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from .config import TrainingConfig
 from .loop import Trainer, digest, read_run
 from .rank import Rank
 from .release import release
+from .training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
 

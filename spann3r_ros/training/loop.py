@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
-from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_history
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.checkpoint import CheckpointError, load_model, read_history
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.unroll import Lesson, move, unroll
+from spann3r_ros.rooms.draw import Draw
+from spann3r_ros.rooms.paths import placements, slips
 
 from . import curve
-from .config import TrainingConfig
-from .draw import Draw
 from .losses import confidence_alpha
 from .objective import Objective, paper_objective, sequence_objective
 from .optimisers import build_optimisers, freeze, restore
-from .paths import placements, slips
 from .rank import Rank
 from .schedule import Moment, learning_rate_scale, moment
 from .sources import TrainingBatch, open_sources
-from .unroll import Lesson, move, unroll
+from .training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spann3r_ros.model.heads import DensePrediction
+from spann3r_ros.networks.blocks.heads import DensePrediction
+from spann3r_ros.networks.spann3r.unroll import Unrolled
 
 from .losses import normalisation_factor, paper_losses
-from .unroll import Unrolled
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn, optim
 
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 
-from .config import TrainingConfig
 from .muon import Muon
+from .training_config import TrainingConfig
 
 BETAS = (0.9, 0.95)
 # What `frozen` may name, and how the keys of its weights begin.

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import torch
 
-from spann3r_ros.model.checkpoint import CheckpointError, load_model, read_history, save_model
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.checkpoint import (
+    CheckpointError,
+    load_model,
+    read_history,
+    save_model,
+)
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 
-from .config import TrainingConfig
 from .loop import STATE
+from .training_config import TrainingConfig
 
 LICENCE = 'Apache-2.0'
-ROOMS = 'procedurally generated rooms (spann3r_ros.training.rooms)'
+ROOMS = 'procedurally generated rooms (spann3r_ros.rooms)'
 
 
 def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .config import Stage, TrainingConfig
+from .training_config import Stage, TrainingConfig
 
 # The paper's last learning rate is 1e-6, its peak 5e-5.
 COSINE_FLOOR = 0.02

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.datasets.folders import LAYOUTS
 from spann3r_ros.datasets.rgbd import PosedView, RgbdSequence
-from spann3r_ros.mapping.geometry import invert, transform_points
+from spann3r_ros.rooms.draw import Draw
+from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
 
-from .config import TrainingConfig
-from .draw import Draw
-from .rooms import RoomConfig, RoomGenerator
 from .schedule import Moment
+from .training_config import TrainingConfig
 
 TRAINING_TEXTURES_SEED = 1
 # Colour jitter of every view: factors within 1 +- these, hue as a share of the full circle.

@@ -13,7 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 from synthetic import SyntheticScene
 from synthetic_mapper import CAMERA
 
-from spann3r_ros.evaluation.bag_writer import BagWriter, TruthTopics
+from spann3r_ros.datasets.bag_writer import BagWriter, TruthTopics
 
 
 def raw_bag(path: Path, orbit: Orbit, count: int, topic: str = '/camera/image_raw') -> Path:

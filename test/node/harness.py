@@ -34,7 +34,7 @@ from std_srvs.srv import SetBool, Trigger
 from synthetic import SyntheticScene, orbit_trajectory
 from synthetic_mapper import CAMERA, FRAMES
 
-from spann3r_ros.nodes.processes import resident_bytes
+from spann3r_ros.tools.processes import resident_bytes
 
 DEADLINE_SEC = 60.0
 ANSWER_SEC = 2.0

@@ -15,7 +15,7 @@ from geometry_msgs.msg import TransformStamped
 from harness import CAMERA, raw_image
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from spann3r_ros.nodes.conversions import to_camera_info, to_header, to_stamp
+from spann3r_ros.ros.conversions import to_camera_info, to_header, to_stamp
 
 UINT32 = 2**32 - 1
 WRONG_ENCODINGS = ('', 'purple8', 'RGB8', 'rgb8 ', '32FC1', '16UC1', '64FC4', 'nv21', 'bayer_8',

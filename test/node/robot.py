@@ -12,8 +12,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
-from spann3r_ros.nodes.conversions import to_transform
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.ros.conversions import to_transform
 
 ODOM_FROM_WORLD = np.eye(4)
 ODOM_FROM_WORLD[:3, :3] = Rotation.from_euler('z', 70, degrees=True).as_matrix()

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from spann3r_ros.cli.main import main as command_line
-from spann3r_ros.nodes.demo import main as play
+from spann3r_ros.tools.demo import main as play
 
 MAPPER = (str(Path(__file__).with_name('synthetic_mapper.py')),)
 

@@ -19,9 +19,9 @@ from synthetic import (
     square_camera,
 )
 
-from spann3r_ros.mapping.types import Compute, Reconstructor
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.nodes.mapper_node import main
+from spann3r_ros.core.network import Compute, Reconstructor
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.ros.mapper_node import main
 
 FRAMES = 60
 CAMERA = square_camera(96)

@@ -13,15 +13,15 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from bags import compressed_bag, raw_bag
-from spann3r_ros.evaluation.bag_writer import BagWriter
-from spann3r_ros.nodes.bag_player import BagError, ImageBag, PlayOptions
+from spann3r_ros.datasets.bag_writer import BagWriter
+from spann3r_ros.tools.bag_player import BagError, ImageBag, PlayOptions
 
 Start = Callable[..., Mapper]
 
 
 def play(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, '-m', 'spann3r_ros.nodes.bag_player', '--quiet', *map(str, arguments)],
+        [sys.executable, '-m', 'spann3r_ros.tools.bag_player', '--quiet', *map(str, arguments)],
         capture_output=True, text=True, timeout=DEADLINE_SEC)
 
 

@@ -12,9 +12,9 @@ from harness import CAMERA, Camera, Mapper, Orbit, Peer, raw_image, stamp_of, to
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from synthetic import SyntheticScene, shade
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert, transform_points
-from spann3r_ros.mapping.types import Distortion, Intrinsics
-from spann3r_ros.nodes.conversions import POINT, to_camera_info
+from spann3r_ros.core.camera import Distortion, Intrinsics
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
+from spann3r_ros.ros.conversions import POINT, to_camera_info
 
 Start = Callable[..., Mapper]
 # What these images show need not tell their index: the n-th one is that of the n-th pose.

@@ -9,16 +9,11 @@ from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 
-from spann3r_ros.mapping.types import (
-    Distortion,
-    FrameError,
-    Intrinsics,
-    Keyframe,
-    Pointmap,
-    StampedPose,
-)
-from spann3r_ros.mapping.voxel_map import VoxelCloud
-from spann3r_ros.nodes import conversions
+from spann3r_ros.core.camera import Distortion, Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.types import FrameError, Pointmap, StampedPose
+from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.ros import conversions
 
 STAMP_NS = 1_700_000_000_123_456_789
 

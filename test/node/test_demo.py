@@ -15,8 +15,8 @@ import pytest
 from harness import DEADLINE_SEC, Orbit
 
 from bags import compressed_bag, raw_bag
-from spann3r_ros.mapping.map_io import read_ply, read_tum
-from spann3r_ros.nodes.demo import DemoOptions, mapper_command, player_command
+from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.tools.demo import DemoOptions, mapper_command, player_command
 
 SCRIPT = Path(__file__).with_name('synthetic_demo.py')
 

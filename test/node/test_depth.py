@@ -14,12 +14,13 @@ from synthetic import (
     render_frames,
 )
 
-from spann3r_ros.mapping.config import MapperConfig
-from spann3r_ros.mapping.geometry import depth_of, transform_points
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import depth_of
+from spann3r_ros.core.transforms import transform_points
+from spann3r_ros.core.views import preprocess
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.preprocess import preprocess
-from spann3r_ros.mapping.types import Intrinsics
-from spann3r_ros.nodes import conversions
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.ros import conversions
 
 SHAPES = {'4:3': (160, 120), '16:9': (192, 108), 'portrait': (108, 192)}
 

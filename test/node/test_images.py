@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
-from spann3r_ros.mapping.types import FrameError
-from spann3r_ros.nodes.images import ENCODINGS, MAX_PIXELS, to_rgb
+from spann3r_ros.core.encodings import ENCODINGS, MAX_PIXELS, to_rgb
+from spann3r_ros.core.types import FrameError
 
 HEIGHT, WIDTH = 24, 32
 

@@ -14,7 +14,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from test_images import encode, message
 
-from spann3r_ros.nodes.conversions import to_stamp
+from spann3r_ros.ros.conversions import to_stamp
 
 Start = Callable[..., Mapper]
 RAW = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'mono16', 'bayer_rggb8', 'bayer_grbg8',

@@ -15,9 +15,9 @@ from rclpy.signals import SignalHandlerOptions
 from synthetic_mapper import create_reconstructor
 from test_lifecycle import NOT_CONFIGURED, answers, topics_of
 
-from spann3r_ros.nodes.diagnostics import Diagnostics
-from spann3r_ros.nodes.mapper_node import MapperNode
-from spann3r_ros.nodes.publishers import MapPublishers
+from spann3r_ros.ros.mapper_node import MapperNode
+from spann3r_ros.ros.outputs.diagnostics import Diagnostics
+from spann3r_ros.ros.outputs.publishers import MapPublishers
 
 Start = Callable[..., Mapper]
 SUCCESS, ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.ERROR

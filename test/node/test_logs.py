@@ -7,7 +7,7 @@ import logging
 import pytest
 from rclpy.logging import LoggingSeverity, get_logger
 
-from spann3r_ros.nodes.logs import WARNING_PERIOD_SEC, RosLogHandler
+from spann3r_ros.ros.logs import WARNING_PERIOD_SEC, RosLogHandler
 
 
 def record(number: int, level: int, created_sec: float, line: int = 7) -> logging.LogRecord:

@@ -33,8 +33,8 @@ from robot import Robot
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from test_transforms import LIMIT_M, farthest_off, until_told
 
-from spann3r_ros.nodes.conversions import POINT, to_camera_info
-from spann3r_ros.nodes.images import MAX_PIXELS
+from spann3r_ros.core.encodings import MAX_PIXELS
+from spann3r_ros.ros.conversions import POINT, to_camera_info
 
 Start = Callable[..., Mapper]
 PORTION, PORTIONS = 150, 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spann3r_ros.mapping.types import Frame
-from spann3r_ros.nodes.masks import MaskMatcher
+from spann3r_ros.core.types import Frame
+from spann3r_ros.pipeline.mask_sync import MaskMatcher
 
 
 class Matched:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from spann3r_ros.mapping.geometry import shift_covariance
-from spann3r_ros.nodes.odometry import UNKNOWN_VARIANCE, Odometer
+from spann3r_ros.core.transforms import shift_covariance
+from spann3r_ros.pipeline.odometer import UNKNOWN_VARIANCE, Odometer
 
 SECOND_NS = 10**9
 

@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spann3r_ros.mapping.reconstructor import PRECISIONS
-from spann3r_ros.nodes import parameters
-from spann3r_ros.nodes.parameters import (
-    Settings,
-    all_parameters,
-    from_values,
-    to_markdown,
-    to_yaml,
-)
+from spann3r_ros.networks.spann3r.spann3r_network import PRECISIONS
+from spann3r_ros.ros import parameters
+from spann3r_ros.ros.parameters import Settings, all_parameters, from_values, to_markdown, to_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,12 +26,12 @@ def flatten(tree: dict, prefix: str = '') -> dict[str, object]:
 def test_yaml_file_is_what_the_dataclasses_say() -> None:
     text = (ROOT / 'config' / 'mapper.yaml').read_text()
     assert text == to_yaml(), (
-        'run: python3 -m spann3r_ros.nodes.parameters > config/mapper.yaml')
+        'run: python3 -m spann3r_ros.ros.parameters > config/mapper.yaml')
 
 
 def test_readme_has_the_table_of_parameters() -> None:
     assert to_markdown() in (ROOT / 'README.md').read_text(), (
-        'update README.md from: python3 -m spann3r_ros.nodes.parameters --markdown')
+        'update README.md from: python3 -m spann3r_ros.ros.parameters --markdown')
 
 
 def test_yaml_file_holds_every_parameter_at_its_default() -> None:
@@ -64,7 +58,7 @@ def test_a_nested_value_reaches_its_dataclass() -> None:
     values = {parameter.name: parameter.default for parameter in all_parameters()}
     values |= {'memory.working_frames': 7, 'mode': 'replay'}
     settings = from_values(values.__getitem__)
-    assert settings.mapper.memory.working_frames == 7
+    assert settings.memory.working_frames == 7
     assert settings.node.mode == 'replay'
 
 

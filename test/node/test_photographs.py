@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from parity.recipe import build_model
 
+from spann3r_ros.cli.commands.photos_to_bag import find_photos
 from spann3r_ros.cli.main import main as command_line
-from spann3r_ros.cli.photos_to_bag import find_photos
-from spann3r_ros.mapping.config import VoxelMapConfig
-from spann3r_ros.mapping.map_io import read_ply, read_tum
-from spann3r_ros.model.checkpoint import save_model
-from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
-from spann3r_ros.model.memory import SpatialMemory
+from spann3r_ros.mapping.mapper_config import VoxelMapConfig
+from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.networks.spann3r.memory import SpatialMemory
 
 DEMO = Path(__file__).parents[2] / 'scripts' / 'demo'
 FULL_SIZE = Spann3RConfig()

@@ -13,10 +13,10 @@ from robot import Robot
 from sensor_msgs.msg import PointCloud2
 from synthetic import SyntheticScene
 
-from spann3r_ros.mapping.types import Frame
-from spann3r_ros.nodes.conversions import POINT
-from spann3r_ros.nodes.parameters import NodeConfig
-from spann3r_ros.nodes.poses import PoseMatcher
+from spann3r_ros.core.types import Frame
+from spann3r_ros.pipeline.pose_sync import PoseMatcher
+from spann3r_ros.ros.conversions import POINT
+from spann3r_ros.ros.parameters import NodeConfig
 
 Start = Callable[..., Mapper]
 SCENE = SyntheticScene()

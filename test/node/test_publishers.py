@@ -12,15 +12,18 @@ from harness import Peer
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import PointCloud2
 
-from spann3r_ros.mapping.config import VoxelMapConfig
-from spann3r_ros.mapping.types import Intrinsics, Keyframe, MapUpdate, Pointmap, StampedPose
-from spann3r_ros.mapping.voxel_map import VoxelMap
-from spann3r_ros.nodes import conversions
-from spann3r_ros.nodes import publishers as publishers_module
-from spann3r_ros.nodes.parameters import Settings
-from spann3r_ros.nodes.publishers import MapPublishers
-from spann3r_ros.nodes.tf_listening import ListeningThread
-from spann3r_ros.nodes.transforms import FrameTree
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.types import Pointmap, StampedPose
+from spann3r_ros.mapping.layers.voxel_map import VoxelMap
+from spann3r_ros.mapping.mapper_config import VoxelMapConfig
+from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.ros import conversions
+from spann3r_ros.ros.outputs import publishers as publishers_module
+from spann3r_ros.ros.outputs.publishers import MapPublishers
+from spann3r_ros.ros.parameters import Settings
+from spann3r_ros.ros.tf.frame_tree import FrameTree
+from spann3r_ros.ros.tf.tf_listening import ListeningThread
 
 MESSAGES = ('PointCloud2', 'Image', 'CameraInfo', 'PoseWithCovarianceStamped', 'Odometry')
 CONVERTERS = [name for name, function in getmembers(conversions, isfunction)

@@ -9,7 +9,7 @@ from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import PointCloud2
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 
 Start = Callable[..., Mapper]
 FIRST, ALL = 6, 11

@@ -9,7 +9,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from nav_msgs.msg import Path
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 
 Start = Callable[..., Mapper]
 

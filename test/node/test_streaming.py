@@ -23,9 +23,9 @@ from nav_msgs.msg import Path
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert, transform_points
-from spann3r_ros.mapping.map_io import read_ply, read_tum
-from spann3r_ros.nodes.conversions import POINT
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
+from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.ros.conversions import POINT
 
 Start = Callable[..., Mapper]
 CLOUD_DTYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),

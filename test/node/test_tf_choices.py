@@ -9,9 +9,9 @@ from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from rclpy.time import Time
 from robot import Robot
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
-from spann3r_ros.nodes.conversions import to_matrix
-from spann3r_ros.nodes.transforms import MAX_WAITING
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.ros.conversions import to_matrix
+from spann3r_ros.ros.tf.frame_tree import MAX_WAITING
 
 Start = Callable[..., Mapper]
 

@@ -13,9 +13,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from spann3r_ros.mapping.types import FrameError
-from spann3r_ros.nodes.conversions import to_stamp
-from spann3r_ros.nodes.image_clock import ImageClock
+from spann3r_ros.core.types import FrameError
+from spann3r_ros.pipeline.image_clock import ImageClock
+from spann3r_ros.ros.conversions import to_stamp
 
 Start = Callable[..., Mapper]
 SECOND_NS = 10**9

@@ -13,8 +13,8 @@ from rclpy.time import Time
 from robot import Robot, base_from_optical
 from test_streaming import to_matrix as to_pose_matrix
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
-from spann3r_ros.nodes.conversions import to_matrix, to_transform
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.ros.conversions import to_matrix, to_transform
 
 Start = Callable[..., Mapper]
 LIMIT_M = 0.01

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 
 STEP = np.uint64(0x9E3779B97F4A7C15)
 FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
 
 Arrays = dict[str, np.ndarray]
 

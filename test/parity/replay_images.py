@@ -15,9 +15,9 @@ from recording import Arrays, Recording
 from replay_parts import final_memory, finite_or_nan, raw_confidence, stack, zero_fraction
 from torch import Tensor
 
-from spann3r_ros.model.heads import DensePrediction
-from spann3r_ros.model.memory import MemoryEntry, SpatialMemory
-from spann3r_ros.model.offline import reconstruct_offline
+from spann3r_ros.networks.blocks.heads import DensePrediction
+from spann3r_ros.networks.spann3r.memory import MemoryEntry, SpatialMemory
+from spann3r_ros.networks.spann3r.offline import reconstruct_offline
 
 
 class Calls:

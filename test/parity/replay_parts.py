@@ -13,11 +13,11 @@ from recording import Arrays, Recording
 from torch import Tensor
 from torch.nn import functional
 
-from spann3r_ros.mapping.preprocess import preprocess
-from spann3r_ros.mapping.types import Frame
-from spann3r_ros.model.heads import DensePrediction, activate
-from spann3r_ros.model.memory import MemoryEntry, SpatialMemory, prune_order
-from spann3r_ros.model.rope import rotary_table, rotate
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import preprocess
+from spann3r_ros.networks.blocks.heads import DensePrediction, activate
+from spann3r_ros.networks.blocks.rope import rotary_table, rotate
+from spann3r_ros.networks.spann3r.memory import MemoryEntry, SpatialMemory, prune_order
 
 
 def stack(items: list[Tensor] | list[float]) -> np.ndarray:

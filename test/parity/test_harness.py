@@ -21,8 +21,8 @@ from recording import (
 )
 from replays import REPLAYS
 
-from spann3r_ros.mapping.preprocess import preprocess
-from spann3r_ros.mapping.types import Frame
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import preprocess
 
 NETWORK = {'enc_dim': 32, 'enc_depth': 1, 'enc_heads': 2, 'dec_dim': 24, 'dec_depth': 4,
            'dec_heads': 2, 'mem_depth': 1, 'mem_heads': 2, 'feat': 8, 'layers': [4, 6, 8, 10]}

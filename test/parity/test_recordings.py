@@ -16,9 +16,9 @@ from recipe import build_model
 from recording import DATA, compare, load_recording, recording_paths
 from replays import REPLAYS
 
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.inference import prepare
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.fast.inference import prepare
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 
 
 def _parameters() -> list:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from synthetic import SyntheticOptions, SyntheticReconstructor, SyntheticScene, square_camera
 
-from spann3r_ros.mapping.config import MapperConfig
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.types import Frame, StampedPose
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.types import Frame, MapUpdate, StampedPose
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.mapping_status import MapUpdate
 
 SCENE = SyntheticScene()
 CAMERA = square_camera(96)

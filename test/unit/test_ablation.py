@@ -6,12 +6,18 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spann3r_ros.evaluation import held_out_rooms
-from spann3r_ros.evaluation.ablation import ablate, ablated_memories, compare
-from spann3r_ros.evaluation.held_out_rooms import HeldOutConfig, Turn, draw_sequences, unseen_rooms
-from spann3r_ros.mapping.types import Pointmap, StepResult
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.training.rooms import RoomConfig
+from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.types import Pointmap
+from spann3r_ros.evaluation.held_out import held_out_rooms
+from spann3r_ros.evaluation.held_out.ablation import ablate, ablated_memories, compare
+from spann3r_ros.evaluation.held_out.held_out_rooms import (
+    HeldOutConfig,
+    Turn,
+    draw_sequences,
+    unseen_rooms,
+)
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.rooms.room_generator import RoomConfig
 
 SIZE = 32
 CONFIG = HeldOutConfig(rooms=3, turns=(Turn(3), Turn(4)), query_points=300)

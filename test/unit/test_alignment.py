@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spann3r_ros.evaluation.alignment import align_by_medians, lower_median
-from spann3r_ros.evaluation.metrics import normal_consistency
+from spann3r_ros.evaluation.measures.alignment import align_by_medians, lower_median
+from spann3r_ros.evaluation.measures.metrics import normal_consistency
 
 
 def test_scaled_and_shifted_copy_falls_onto_the_truth() -> None:

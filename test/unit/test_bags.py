@@ -7,9 +7,9 @@ import pytest
 from rosbags.highlevel import AnyReader
 from scipy.spatial.transform import Rotation
 
-from spann3r_ros.evaluation.bag_truth import read_truth
-from spann3r_ros.evaluation.bag_writer import STORAGES, BagWriter, TruthTopics
-from spann3r_ros.mapping.types import Intrinsics
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.datasets.bag_truth import read_truth
+from spann3r_ros.datasets.bag_writer import STORAGES, BagWriter, TruthTopics
 
 CAMERA = Intrinsics(100.0, 101.0, 40.5, 30.5, 82, 62)
 START_NS = 1_700_000_000_123_456_789

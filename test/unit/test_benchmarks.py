@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import HEIGHT, TOKENS, WIDTH, random_images, tiny_model
 
-from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.networks.spann3r.config import MemoryConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import memory as memory_benchmark

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from spann3r_ros.evaluation.held_out_rooms import Sequence, to_sequence
-from spann3r_ros.evaluation.solved_poses import follow_camera, solve_poses
-from spann3r_ros.evaluation.trajectories import path_errors
-from spann3r_ros.mapping import camera_track
-from spann3r_ros.mapping.camera_track import CameraTrack, Solved
-from spann3r_ros.mapping.config import MapperConfig, PoseConfig
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL, depth_of
+from spann3r_ros.core.keyframe import depth_of
+from spann3r_ros.core.network import MemoryStatus, StepResult
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
+from spann3r_ros.core.types import Frame, Pointmap, StampedPose
+from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, to_sequence
+from spann3r_ros.evaluation.measures.solved_poses import follow_camera, solve_poses
+from spann3r_ros.evaluation.measures.trajectories import path_errors
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.tracks import Tracks, find_corners, follow, to_gray
-from spann3r_ros.mapping.types import Frame, MemoryStatus, Pointmap, StampedPose, StepResult
-from spann3r_ros.training.rooms import RoomConfig, RoomGenerator
+from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig
+from spann3r_ros.mapping.tracking import camera_track
+from spann3r_ros.mapping.tracking.camera_track import CameraTrack, Solved
+from spann3r_ros.mapping.tracking.corner_tracks import Tracks, find_corners, follow, to_gray
+from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
 
 FRAMES = 16
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from tiny import tiny_run
 
-from spann3r_ros.cli import train as command
+from spann3r_ros.cli.commands import train as command
 from spann3r_ros.cli.main import main
-from spann3r_ros.model.checkpoint import load_model, read_metadata
+from spann3r_ros.networks.spann3r.checkpoint import load_model, read_metadata
 from spann3r_ros.training import chain
 from spann3r_ros.training.chain import train_chain
-from spann3r_ros.training.config import BUNDLED_MEANS, BUNDLED_RUNS, TrainingConfig
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
+from spann3r_ros.training.training_config import BUNDLED_MEANS, BUNDLED_RUNS, TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = """

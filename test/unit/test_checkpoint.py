@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny import CONFIG, random_images, tiny_model
 from torch import Tensor
 
-from spann3r_ros.model import checkpoint
-from spann3r_ros.model.checkpoint import (
+from spann3r_ros.networks.spann3r import checkpoint
+from spann3r_ros.networks.spann3r.checkpoint import (
     CONFIG_KEY,
     CheckpointError,
     load_model,
@@ -21,8 +21,8 @@ from spann3r_ros.model.checkpoint import (
     read_metadata,
     save_model,
 )
-from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 
 
 def official_tensors() -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ import torch
 from rosbags.highlevel import AnyReader
 
 from spann3r_ros.cli.main import COMMANDS, main
-from spann3r_ros.evaluation.bag_truth import read_truth
-from spann3r_ros.model.checkpoint import load_model, read_metadata, save_model
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.training import rooms
+from spann3r_ros.datasets.bag_truth import read_truth
+from spann3r_ros.networks.spann3r.checkpoint import load_model, read_metadata, save_model
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.rooms import room_generator as rooms
 
 SMALL = Spann3RConfig(
     image_height=24, image_width=24, patch_size=12, encoder_width=16, encoder_depth=1,
@@ -141,7 +141,7 @@ def test_demo_bag_agrees_with_its_truth(tmp_path: Path) -> None:
 
 @pytest.fixture
 def short_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spann3r_ros.evaluation import held_out_rooms
+    from spann3r_ros.evaluation.held_out import held_out_rooms
     monkeypatch.setattr(held_out_rooms, 'RoomConfig',
                         partial(rooms.RoomConfig, textures=6, texture_size=16))
     monkeypatch.setattr(held_out_rooms, 'HeldOutConfig', partial(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from spann3r_ros.evaluation.clouds import register, score_clouds
+from spann3r_ros.evaluation.measures.clouds import register, score_clouds
 
 RECORDED = Path(__file__).with_name('open3d_recorded.json')
 

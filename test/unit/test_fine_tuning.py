@@ -15,11 +15,11 @@ from recorded_rooms import HALF, write_seven_scenes, write_tum
 
 from spann3r_ros.cli.main import main
 from spann3r_ros.datasets.rgbd import DatasetError
-from spann3r_ros.model.checkpoint import load_model, read_metadata, save_model
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.heads import DensePrediction
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.training.config import RUNS, Stage, TrainingConfig
+from spann3r_ros.networks.blocks.heads import DensePrediction
+from spann3r_ros.networks.spann3r.checkpoint import load_model, read_metadata, save_model
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.unroll import Unrolled, unroll
 from spann3r_ros.training.loop import Trainer, read_run
 from spann3r_ros.training.losses import paper_losses
 from spann3r_ros.training.objective import paper_objective, sequence_objective
@@ -27,7 +27,7 @@ from spann3r_ros.training.optimisers import PARTS, freeze
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.schedule import moment
 from spann3r_ros.training.sources import RecordedSource, Recordings, jitter_color, open_sources
-from spann3r_ros.training.unroll import Unrolled, unroll
+from spann3r_ros.training.training_config import RUNS, Stage, TrainingConfig
 
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=16, encoder_width=32, encoder_depth=1,

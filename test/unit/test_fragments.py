@@ -9,16 +9,11 @@ import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
 from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
-from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
-from spann3r_ros.mapping.fragments import AlignmentError, place_after
-from spann3r_ros.mapping.types import (
-    DeviceMemoryError,
-    Frame,
-    Keyframe,
-    Pointmap,
-    StampedPose,
-    StepResult,
-)
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.types import DeviceMemoryError, Frame, Pointmap, StampedPose
+from spann3r_ros.mapping.fragments.fragment import AlignmentError, place_after
+from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 
 FRAMES = 30
 INDEXED = SyntheticOptions(index_from_image=True)

@@ -9,10 +9,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
-from spann3r_ros.mapping.geometry import (
+from spann3r_ros.core.transforms import (
     MAP_FROM_OPTICAL,
-    bound_focal,
-    estimate_focal,
     invert,
     map_axes,
     matrix_to_quaternion,
@@ -20,9 +18,9 @@ from spann3r_ros.mapping.geometry import (
     move_pose,
     quaternion_to_matrix,
     transform_points,
-    weighted_median,
 )
-from spann3r_ros.mapping.types import FrameError, Pointmap
+from spann3r_ros.core.types import FrameError, Pointmap
+from spann3r_ros.mapping.tracking.focal_length import bound_focal, estimate_focal, weighted_median
 
 CAMERA = square_camera(64)
 

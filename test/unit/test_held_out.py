@@ -7,9 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spann3r_ros.evaluation import baselines, held_out_rooms
-from spann3r_ros.evaluation.held_out import evaluate_held_out, score_map
-from spann3r_ros.evaluation.held_out_rooms import (
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.types import FrameError, Pointmap, StampedPose
+from spann3r_ros.evaluation.held_out import baselines, held_out_rooms
+from spann3r_ros.evaluation.held_out.held_out_rooms import (
     TURNS,
     HeldOutConfig,
     Sequence,
@@ -20,8 +22,8 @@ from spann3r_ros.evaluation.held_out_rooms import (
     familiar_rooms,
     unseen_rooms,
 )
-from spann3r_ros.mapping.types import FrameError, Keyframe, Pointmap, StampedPose, StepResult
-from spann3r_ros.training.rooms import RoomConfig
+from spann3r_ros.evaluation.held_out.room_scores import evaluate_held_out, score_map
+from spann3r_ros.rooms.room_generator import RoomConfig
 
 SIZE = 32
 CONFIG = HeldOutConfig(rooms=2, training_rooms=3, turns=(Turn(3),), query_points=500)

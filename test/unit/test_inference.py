@@ -10,16 +10,16 @@ import torch
 from tiny import HEIGHT, TOKENS, WIDTH, random_images, tiny_model
 from torch import Tensor, nn
 
-from spann3r_ros.mapping import reconstructor
-from spann3r_ros.mapping.reconstructor import create_reconstructor, load_network
-from spann3r_ros.mapping.types import Compute
-from spann3r_ros.model import inference
-from spann3r_ros.model.checkpoint import save_model
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.inference import compile_blocks, prepare
-from spann3r_ros.model.laid_out import EightBitLinear, HalfDptNet, PackedLinear
-from spann3r_ros.model.offline import reconstruct_offline
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.core.network import Compute
+from spann3r_ros.networks.spann3r import spann3r_network as reconstructor
+from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.fast import inference
+from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
+from spann3r_ros.networks.spann3r.fast.laid_out import EightBitLinear, HalfDptNet, PackedLinear
+from spann3r_ros.networks.spann3r.offline import reconstruct_offline
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.spann3r_network import create_reconstructor, load_network
 
 CAN_PACK = torch.backends.cpu.get_cpu_capability().startswith('AVX')
 

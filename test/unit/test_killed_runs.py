@@ -15,9 +15,9 @@ import torch
 from tiny import tiny_run
 
 from spann3r_ros.training import curve
-from spann3r_ros.training.config import TrainingConfig
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
+from spann3r_ros.training.training_config import TrainingConfig
 
 STEPS = 6
 # A process of its own for every kill, forked where what takes seconds is loaded already.

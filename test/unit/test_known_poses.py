@@ -10,10 +10,10 @@ import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, run
 from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
-from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
-from spann3r_ros.mapping.known_poses import MAX_WAITING
-from spann3r_ros.mapping.pose import PoseError
-from spann3r_ros.mapping.types import Frame, FrameError, Pointmap
+from spann3r_ros.core.types import Frame, FrameError, Pointmap
+from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.tracking.known_poses import MAX_WAITING
+from spann3r_ros.mapping.tracking.pnp import PoseError
 
 FRAMES = 40
 METRES_PER_UNIT = 2.5

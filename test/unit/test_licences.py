@@ -11,11 +11,11 @@ import torch
 from tiny import SQUARE
 
 from spann3r_ros.cli.main import main
-from spann3r_ros.model import checkpoint
-from spann3r_ros.model.checkpoint import read_history, read_metadata, save_model
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.training.config import RUNS, Stage
+from spann3r_ros.networks.spann3r import checkpoint
+from spann3r_ros.networks.spann3r.checkpoint import read_history, read_metadata, save_model
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.training.release import ROOMS
+from spann3r_ros.training.training_config import RUNS, Stage
 
 
 def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spann3r_ros.model.heads import DensePrediction
+from spann3r_ros.networks.blocks.heads import DensePrediction
+from spann3r_ros.networks.spann3r.unroll import Unrolled
 from spann3r_ros.training.losses import (
     confidence_alpha,
     confidence_loss,
@@ -15,7 +16,6 @@ from spann3r_ros.training.losses import (
     paper_losses,
     scale_loss,
 )
-from spann3r_ros.training.unroll import Unrolled
 
 BATCH, FRAMES, HEIGHT, WIDTH = 2, 3, 4, 5
 

@@ -16,16 +16,18 @@ from synthetic import (
     render_frames,
 )
 
-from spann3r_ros.mapping.config import (
+from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.core.views import preprocess
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import (
     KeyframeConfig,
     MapperConfig,
     PoseConfig,
     VoxelMapConfig,
 )
-from spann3r_ros.mapping.geometry import invert, transform_points
-from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.preprocess import preprocess
-from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate, StepResult
+from spann3r_ros.mapping.mapping_status import MapUpdate
 
 LIMIT_M, LIMIT_DEG = 0.01, 0.5
 CORRUPTED = SyntheticOptions(corrupted_fraction=0.3)

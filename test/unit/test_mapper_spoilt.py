@@ -9,9 +9,11 @@ import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
 from synthetic import SyntheticOptions, SyntheticReconstructor, orbit_trajectory, render_frames
 
-from spann3r_ros.mapping.config import MapperConfig, PoseConfig, VoxelMapConfig
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.types import FrameError, Intrinsics, Pointmap, StepResult
+from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig, VoxelMapConfig
 
 
 class Shuffled(SyntheticReconstructor):

@@ -11,15 +11,21 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from spann3r_ros.mapping.config import KeyframeConfig, MapperConfig, PoseConfig, VoxelMapConfig
-from spann3r_ros.mapping.keyframes import KeyframeGate
-from spann3r_ros.mapping.map_io import read_ply, read_tum, write_ply, write_tum
-from spann3r_ros.mapping.memory_manager import MemoryManager, scale_memory_budget
-from spann3r_ros.mapping.reconstructor import Spann3RReconstructor, resolve_device
-from spann3r_ros.mapping.types import DeviceMemoryError, FrameError, StampedPose
-from spann3r_ros.mapping.voxel_map import VoxelCloud
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.spann3r import Spann3R
+from spann3r_ros.core.types import DeviceMemoryError, FrameError, StampedPose
+from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.mapping.mapper_config import (
+    KeyframeConfig,
+    MapperConfig,
+    PoseConfig,
+    VoxelMapConfig,
+)
+from spann3r_ros.mapping.memory_manager import MemoryManager
+from spann3r_ros.mapping.storage.exports import read_ply, read_tum, write_ply, write_tum
+from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
+from spann3r_ros.networks.devices import resolve_device
+from spann3r_ros.networks.spann3r.config import MemoryConfig, scale_memory_budget
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.spann3r_network import Spann3RReconstructor
 
 SECOND_NS = 1_000_000_000
 

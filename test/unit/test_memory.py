@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.memory import (
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.memory import (
     READ_QUERIES,
     MemoryEntry,
     SpatialMemory,
@@ -171,7 +171,7 @@ def test_prune_drops_the_least_attended_old_tokens() -> None:
 def test_reading_in_place_equals_the_formula(
         threshold: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0.02 some rows lose every weight, at 0.4 nearly all do."""
-    monkeypatch.setattr('spann3r_ros.model.memory.READ_QUERIES', at_once)
+    monkeypatch.setattr('spann3r_ros.networks.spann3r.memory.READ_QUERIES', at_once)
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(rows, WIDTH, generator=draw) for rows in (7, 100, 100))
     query *= torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1, 0.01, 0.0])[:, None]

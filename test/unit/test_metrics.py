@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spann3r_ros.evaluation import baselines, metrics
+from spann3r_ros.evaluation.held_out import baselines
+from spann3r_ros.evaluation.measures import metrics
 
 RECORDINGS = Path(os.environ.get('SPANN3R_GOLDENS') or Path(__file__).parents[1] / 'parity/data')
 

@@ -9,11 +9,11 @@ import torch
 from tiny import CONFIG, HEIGHT, TOKENS, WIDTH, random_images, tiny_model
 from torch import Tensor, nn
 
-from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
-from spann3r_ros.model.heads import DensePrediction, activate
-from spann3r_ros.model.offline import reconstruct_offline
-from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StreamState
-from spann3r_ros.training.unroll import unroll
+from spann3r_ros.networks.blocks.heads import DensePrediction, activate
+from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.networks.spann3r.offline import reconstruct_offline
+from spann3r_ros.networks.spann3r.spann3r import NotFiniteError, Spann3R, StreamState
+from spann3r_ros.networks.spann3r.unroll import unroll
 
 # Nothing is rejected or cut: what the network was trained with.
 OPEN = MemoryConfig(similarity_threshold=1.0, attention_threshold=0.0)

@@ -8,8 +8,8 @@ from mapper_runs import CAMERA, SCENE
 from scipy.spatial.transform import Rotation
 from synthetic import look_at, orbit_trajectory
 
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL
-from spann3r_ros.mapping.parallax import ScaleFromParallax, View
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
+from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
 
 METRES_PER_UNIT = 2.5
 ORBIT = orbit_trajectory(60)

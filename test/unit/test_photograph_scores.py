@@ -12,18 +12,20 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from spann3r_ros.cli.main import main
-from spann3r_ros.evaluation.photo_picture import draw_photographs, level_axes, photo_content
-from spann3r_ros.evaluation.photographs import (
-    Photographs,
-    read_photographs,
-    run_photographs,
-    score_photographs,
+from spann3r_ros.core.camera import Distortion
+from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.types import Pointmap
+from spann3r_ros.datasets.photographs import Photographs, read_photographs
+from spann3r_ros.evaluation.photo_scores import run_photographs, score_photographs
+from spann3r_ros.evaluation.pictures.photo_picture import (
+    draw_photographs,
+    level_axes,
+    photo_content,
 )
-from spann3r_ros.mapping.types import Distortion, Pointmap, StepResult
-from spann3r_ros.model.checkpoint import save_model
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.training.rooms import RoomConfig, RoomGenerator
+from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
 
 SIZE, FACTOR, FRAMES = 32, 3, 6  # a network's pixel is the middle one of 3x3 of a photograph
 

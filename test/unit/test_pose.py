@@ -9,10 +9,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
-from spann3r_ros.mapping.config import PoseConfig
-from spann3r_ros.mapping.geometry import invert, transform_points
-from spann3r_ros.mapping.pose import PoseError, PoseSolution, select_points, solve_pose
-from spann3r_ros.mapping.types import Pointmap
+from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.core.types import Pointmap
+from spann3r_ros.mapping.mapper_config import PoseConfig
+from spann3r_ros.mapping.tracking.pnp import PoseError, PoseSolution, select_points, solve_pose
 
 CAMERA = square_camera(64)
 PATCH = 16

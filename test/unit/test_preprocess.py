@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spann3r_ros.mapping.preprocess import preprocess
-from spann3r_ros.mapping.rectify import rectify
-from spann3r_ros.mapping.types import Distortion, Frame, FrameError, Intrinsics
+from spann3r_ros.core.camera import Distortion, Intrinsics
+from spann3r_ros.core.rectification import rectify
+from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.core.views import preprocess
 
 
 def coordinates(height: int, width: int) -> np.ndarray:

@@ -13,18 +13,18 @@ from recorded_rooms import WRITERS, pose, write_dtu, write_nrgbd, write_seven_sc
 from scipy.spatial.transform import Rotation
 from tiny import tiny_model
 
-from spann3r_ros.cli import benchmark
+from spann3r_ros.cli.commands import benchmark
 from spann3r_ros.cli.main import main
+from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.datasets.folders import LAYOUTS
 from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
-from spann3r_ros.evaluation import coverage, protocol, published
-from spann3r_ros.evaluation.clouds import CloudScores
-from spann3r_ros.evaluation.metrics import NearestDistances, NormalConsistency
-from spann3r_ros.evaluation.protocol import PathScores, Prediction, SceneScores
-from spann3r_ros.evaluation.trajectories import PathErrors
-from spann3r_ros.mapping.geometry import invert, transform_points
-from spann3r_ros.model.checkpoint import save_model
-from spann3r_ros.model.config import MemoryConfig
+from spann3r_ros.evaluation.measures.clouds import CloudScores
+from spann3r_ros.evaluation.measures.metrics import NearestDistances, NormalConsistency
+from spann3r_ros.evaluation.measures.trajectories import PathErrors
+from spann3r_ros.evaluation.paper import coverage, protocol, published
+from spann3r_ros.evaluation.paper.protocol import PathScores, Prediction, SceneScores
+from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.config import MemoryConfig
 
 SIZE = (48, 64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spann3r_ros.nodes.rate import RateLimiter
+from spann3r_ros.pipeline.rate_limiter import RateLimiter
 
 SECOND_NS = 10**9
 

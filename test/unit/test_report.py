@@ -7,15 +7,15 @@ import cv2
 import numpy as np
 import pytest
 
-from spann3r_ros.cli.report import find_faults, run_rows
-from spann3r_ros.evaluation.bag_truth import Truth
-from spann3r_ros.evaluation.picture import PANEL_WIDTH, draw_map
-from spann3r_ros.evaluation.report import AlignmentError, Comparison, compare
-from spann3r_ros.evaluation.splat import orbit_view, splat, top_view
+from spann3r_ros.cli.commands.report import find_faults, run_rows
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
+from spann3r_ros.core.types import StampedPose
+from spann3r_ros.datasets.bag_truth import Truth
+from spann3r_ros.evaluation.bag_comparison import AlignmentError, Comparison, compare
+from spann3r_ros.evaluation.pictures.map_picture import PANEL_WIDTH, draw_map
+from spann3r_ros.evaluation.pictures.splat import orbit_view, splat, top_view
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.mapping.geometry import MAP_FROM_OPTICAL
-from spann3r_ros.mapping.types import StampedPose
-from spann3r_ros.mapping.voxel_map import VoxelCloud
+from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 
 RUN = {'images': 60, 'received': 60, 'processed': 57, 'skipped': 1, 'dropped': 1, 'failed': 1,
        'wall_sec': 3.0, 'latencies_sec': [0.1] * 9 + [1.0], 'inference_sec': [0.05],

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from spann3r_ros.training.rooms import RoomBatch, RoomConfig, RoomGenerator
-from spann3r_ros.training.scenes import BOXES, CYLINDERS, SPHERES, WALLS, Scenes, distances
-from spann3r_ros.training.textures import make_texture_bank
+from spann3r_ros.rooms.room_generator import RoomBatch, RoomConfig, RoomGenerator
+from spann3r_ros.rooms.scenes import BOXES, CYLINDERS, SPHERES, WALLS, Scenes, distances
+from spann3r_ros.rooms.textures import make_texture_bank
 
 SMALL = RoomConfig(size=40, textures=6, texture_size=32)
 CLEAN = replace(SMALL, exposure=0.0, gain=0.0, noise=0.0)

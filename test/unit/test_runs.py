@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from tiny import SQUARE
 
-from spann3r_ros.cli.train import add_arguments, read_config
-from spann3r_ros.model.checkpoint import save_model
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.training.config import RUNS, Stage, TrainingConfig
+from spann3r_ros.cli.commands.train import add_arguments, read_config
+from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.schedule import learning_rate_scale
+from spann3r_ros.training.training_config import RUNS, Stage, TrainingConfig
 
 
 def asked(*options: str, begun: TrainingConfig | None = None) -> TrainingConfig:

@@ -16,10 +16,10 @@ from synthetic import (
     render_frames,
 )
 
-from spann3r_ros.mapping.config import MapperConfig, VoxelMapConfig
+from spann3r_ros.core.types import Frame
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.saved_map import encode_saved_map, read_saved_map
-from spann3r_ros.mapping.types import Frame
+from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.storage.saved_map import encode_saved_map, read_saved_map
 
 POSES = orbit_trajectory(60)[:14]
 BREAK = 8

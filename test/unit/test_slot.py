@@ -10,8 +10,8 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from spann3r_ros.mapping.types import Frame
-from spann3r_ros.nodes.slot import Accounts, FrameSlot, Outcome, Timing
+from spann3r_ros.core.types import Frame
+from spann3r_ros.pipeline.slot import Accounts, FrameSlot, Outcome, Timing
 
 DEADLINE_SEC = 10.0
 

@@ -10,15 +10,16 @@ import torch
 from tiny import HEIGHT, TOKENS, WIDTH, tiny_model
 from torch import Tensor
 
-from spann3r_ros.mapping.reconstructor import Spann3RReconstructor, create_reconstructor
-from spann3r_ros.mapping.types import Compute, Pointmap
-from spann3r_ros.model.checkpoint import save_model
-from spann3r_ros.model.config import MemoryConfig
-from spann3r_ros.model.graph import GraphedStream
-from spann3r_ros.model.inference import prepare
-from spann3r_ros.model.spann3r import NotFiniteError, Spann3R, StepOutput
-from spann3r_ros.model.static import COUNTERS, StaticMemory, StaticStream
-from spann3r_ros.model.streams import PlainStream
+from spann3r_ros.core.network import Compute
+from spann3r_ros.core.types import Pointmap
+from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.fast.graph import GraphedStream
+from spann3r_ros.networks.spann3r.fast.inference import prepare
+from spann3r_ros.networks.spann3r.fast.static import COUNTERS, StaticMemory, StaticStream
+from spann3r_ros.networks.spann3r.spann3r import NotFiniteError, Spann3R, StepOutput
+from spann3r_ros.networks.spann3r.spann3r_network import Spann3RReconstructor, create_reconstructor
+from spann3r_ros.networks.spann3r.streams import PlainStream
 
 # Two working frames and ten more: what eight frames protect leaves room for old tokens.
 SMALL = MemoryConfig(working_frames=2, long_term_tokens=12 * TOKENS, similarity_threshold=0.98)

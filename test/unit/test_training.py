@@ -12,26 +12,26 @@ import pytest
 import torch
 
 from spann3r_ros.cli.main import main
-from spann3r_ros.model.checkpoint import (
+from spann3r_ros.networks.blocks.heads import DensePrediction
+from spann3r_ros.networks.spann3r.checkpoint import (
     CheckpointError,
     load_model,
     read_metadata,
     save_model,
 )
-from spann3r_ros.model.config import MemoryConfig, Spann3RConfig
-from spann3r_ros.model.heads import DensePrediction
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.training.config import Stage, TrainingConfig, small_network
-from spann3r_ros.training.draw import Draw
+from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.unroll import Lesson, Unrolled, move, unroll
+from spann3r_ros.rooms.draw import Draw
+from spann3r_ros.rooms.paths import placements, slips
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.muon import orthogonalise
 from spann3r_ros.training.objective import memory_supervision, sequence_objective
 from spann3r_ros.training.optimisers import split_parameters
-from spann3r_ros.training.paths import placements, slips
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.release import release
 from spann3r_ros.training.schedule import interval_reach, learning_rate_scale, locate_stage
-from spann3r_ros.training.unroll import Lesson, Unrolled, move, unroll
+from spann3r_ros.training.training_config import Stage, TrainingConfig, small_network
 
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=8, encoder_width=32, encoder_depth=1,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spann3r_ros.evaluation import trajectories
+from spann3r_ros.evaluation.measures import trajectories
 
 RECORDED = Path(__file__).with_name('evo_recorded.json')
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spann3r_ros.mapping.config import VoxelMapConfig
-from spann3r_ros.mapping.types import FrameError
-from spann3r_ros.mapping.voxel_map import VoxelMap
+from spann3r_ros.core.types import FrameError
+from spann3r_ros.mapping.layers.voxel_map import VoxelMap
+from spann3r_ros.mapping.mapper_config import VoxelMapConfig
 
 
 def line(first: int, count: int) -> np.ndarray:

@@ -8,9 +8,10 @@ from threading import Event, active_count
 import numpy as np
 import pytest
 
-from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate
-from spann3r_ros.nodes.slot import Accounts, FrameSlot
-from spann3r_ros.nodes.worker import Worker
+from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.pipeline.slot import Accounts, FrameSlot
+from spann3r_ros.pipeline.worker import Worker
 
 DEADLINE_SEC = 10.0
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spann3r_ros.model.config import Spann3RConfig
-from spann3r_ros.model.spann3r import Spann3R
-from spann3r_ros.training.config import Stage, TrainingConfig
+from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.training.training_config import Stage, TrainingConfig
 
 HEIGHT, WIDTH, TOKENS = 32, 48, 6
 CONFIG = Spann3RConfig(

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r ablate`: held-out rooms with and without each part of the memory."""
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spann3r_ros.cli.options import add_network_arguments, read_compute, read_memory_config
+
+if TYPE_CHECKING:
+    from spann3r_ros.evaluation.held_out.ablation import Ablated, Estimate
+
+SUMMARY = 'score a checkpoint on unseen rooms with and without each part of the memory'
+FRAMES = (60, 80, 200)
+HEADER = ('sequence', 'memory', 'accuracy', 'completion', 'point', 'ATE')
+NOTE = """\
+Scores as those of `spann3r evaluate`, +- standard error over the rooms. Below each memory: what
+leaving the part out adds in the same room, on average, +- its standard error; above 0 is worse."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+    parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
+    parser.add_argument('--frames', type=int, nargs='+', default=FRAMES,
+                        help='sequences of so many frames (default: %(default)s)')
+    parser.add_argument('--varied', action='store_true', help='rooms as `evaluate --varied` has')
+    add_network_arguments(parser)
+    parser.add_argument('--output', type=Path, help='JSON file to write the results to')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the file."""
+    from tqdm import tqdm
+
+    from spann3r_ros.evaluation.held_out.ablation import ablate, ablated_memories
+    from spann3r_ros.evaluation.held_out.held_out_rooms import HeldOutConfig
+    from spann3r_ros.evaluation.tables import format_table
+    from spann3r_ros.networks.spann3r.spann3r_network import Spann3RReconstructor, load_network
+    config = HeldOutConfig(rooms=args.rooms, varied=args.varied)
+    config = replace(config, turns=tuple(
+        turn for turn in config.turns if turn.frames in args.frames))
+    memories = ablated_memories(read_memory_config(args))
+    network = load_network(args.checkpoint, read_compute(args))
+    reconstructors = {name: Spann3RReconstructor(network, memory)
+                      for name, memory in memories.items()}
+    sequences = config.rooms * len(config.turns) * len(memories)
+    with tqdm(total=sequences, unit='sequence') as bar:
+        results = ablate(reconstructors, config, bar.update)
+    print(format_table(HEADER, table_rows(results)))
+    print(NOTE)
+    if args.output:
+        args.output.write_text(json.dumps({
+            'checkpoint': args.checkpoint.name, 'config': asdict(config),
+            'results': [asdict(item) for item in results]}, indent=2) + '\n')
+    return 0
+
+
+def table_rows(results: list[Ablated]) -> list[list[str]]:
+    """Return the cells: per sequence and memory the scores, and under them the differences."""
+    rows, turn = [], ''
+    for result in results:
+        first = result.turn != turn
+        turn = result.turn
+        rows.append([turn if first else '', result.memory,
+                     *(cell(item, '.3f') for item in result.scores)])
+        if not first:
+            rows.append(['', '  adds', *(cell(item, '+.4f') for item in result.differences)])
+    return rows
+
+
+def cell(estimate: Estimate, style: str) -> str:
+    """Return a mean and its standard error as text."""
+    return f'{estimate.mean:{style}} +-{estimate.error:.4f}'

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r convert`: the official checkpoint as safetensors."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SUMMARY = 'turn an official .pth checkpoint into .safetensors'
+DTYPES = ('float16', 'bfloat16', 'float32')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('source', type=Path, help='.pth or .safetensors file')
+    parser.add_argument('target', type=Path, help='.safetensors file to write')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32',
+                        help='precision of the stored weights (default: %(default)s)')
+    parser.add_argument('--licence', '--license', default='', metavar='TEXT',
+                        help="licence note to store; default: the source's own, of a .pth the "
+                             "authors'")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert; an existing target is never overwritten."""
+    if args.target.suffix != '.safetensors':
+        raise ValueError(f'target: expected a .safetensors file, got {args.target.name}')
+    if args.target.exists():
+        raise FileExistsError(f'target: {args.target} is there already')
+    import torch
+
+    from spann3r_ros.networks.spann3r.checkpoint import load_model, read_history, save_model
+    model = load_model(args.source)
+    metadata = {**read_history(args.source), 'converted_from': args.source.name}
+    if args.licence:
+        metadata['licence'] = args.licence
+    save_model(args.target, model, getattr(torch, args.dtype), metadata)
+    print(f'wrote {args.target}, {args.target.stat().st_size / 1e6:.1f} MB, {args.dtype}')
+    return 0

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r evaluate`: held-out rooms beside trivial answers and reference figures."""
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spann3r_ros.cli.options import add_network_arguments, read_compute, read_memory_config
+
+if TYPE_CHECKING:
+    from spann3r_ros.core.types import Pointmap
+    from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, Turn
+    from spann3r_ros.evaluation.held_out.references import Reference
+    from spann3r_ros.evaluation.held_out.room_scores import TurnResult
+
+SUMMARY = 'score a checkpoint on unseen procedural rooms, beside two trivial answers'
+HEADER = ('sequence', 'answer', 'accuracy', 'completion', 'point', 'normals', 'rotation',
+          'position', 'ATE', 'RPE', 'RPE rot.')
+COLUMNS = ('accuracy', 'completion', 'point', 'normals', 'rotation_deg', 'position', 'trajectory',
+           'step', 'step_deg')
+NOTE = """\
+Streaming inference, one refined pointmap per frame, compared in the first camera's frame after
+fitting one global scale (least squares over all points); nothing else is aligned.
+accuracy, completion: mean nearest distance / mean of the room's two horizontal sides.
+point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
+position: of poses by PnP and tracked corners (median degrees; RMS / mean side). After one
+similarity: ATE / path length, RPE from frame to frame / mean step, and its rotation.
++-: standard error over the rooms. "as it is mapped": its points as the mapper moves them along
+that path, without those of low confidence.
+"true poses + median depth" is told the truth's poses."""
+ANSWERS = {'mapped': 'as it is mapped', 'plane': 'plane, camera still',
+           'median': 'median pointmap', 'posed_depth': 'true poses + median depth'}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+    parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
+    parser.add_argument('--frames', type=int, nargs='+',
+                        help='only sequences of so many frames (default: all kinds)')
+    parser.add_argument('--varied', action='store_true',
+                        help='rooms with doors, seats and tables, other fields of view, dark '
+                             'corners, streaks; and a walk that wanders')
+    add_network_arguments(parser)
+    parser.add_argument('--cuda-graph', action='store_true', help='record its steps, on CUDA')
+    parser.add_argument('--reference', type=Path,
+                        help='JSON file of figures to print beside, such as --output wrote for '
+                             'another checkpoint on the same rooms')
+    parser.add_argument('--name', help="the results' name in that file (default: the "
+                                       "checkpoint's)")
+    parser.add_argument('--output', type=Path, help='JSON file to write the results to')
+    parser.add_argument('--picture', type=Path,
+                        help='PNG file: the first room of every kind beside the true one')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the file."""
+    from tqdm import tqdm
+
+    from spann3r_ros.evaluation.held_out.held_out_rooms import WANDERING, HeldOutConfig
+    from spann3r_ros.evaluation.held_out.references import Reference, read_reference
+    from spann3r_ros.evaluation.held_out.room_scores import evaluate_held_out
+    from spann3r_ros.evaluation.pictures.room_pictures import RoomPicture, draw_rooms
+    from spann3r_ros.evaluation.tables import format_table
+    from spann3r_ros.networks.spann3r.spann3r_network import create_reconstructor
+    memory = read_memory_config(args)
+    config = HeldOutConfig(rooms=args.rooms, varied=args.varied)
+    if args.varied:
+        config = replace(config, turns=(*config.turns, WANDERING))
+    if args.frames:
+        config = replace(config, turns=tuple(
+            turn for turn in config.turns if turn.frames in args.frames))
+    reference = read_reference(args.reference, config) if args.reference else Reference()
+    reconstructor = create_reconstructor(args.checkpoint, memory, read_compute(args))
+    firsts: dict[str, RoomPicture] = {}
+    with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar:
+        def observe(turn: Turn, sequence: Sequence, pointmaps: list[Pointmap]) -> None:
+            firsts.setdefault(turn.name, RoomPicture(turn.name, sequence, pointmaps))
+            bar.update()
+
+        results = evaluate_held_out(reconstructor, config, observe)
+    print(format_table(HEADER, table_rows(results, reference)))
+    print(NOTE)
+    if args.output:
+        args.output.write_text(json.dumps({
+            'name': args.name or args.checkpoint.name, 'checkpoint': args.checkpoint.name,
+            'config': asdict(config), 'memory': asdict(memory),
+            'results': [asdict(item) for item in results],
+        }, indent=2) + '\n')
+    if args.picture:
+        draw_rooms(args.picture, list(firsts.values()))
+    return 0
+
+
+def table_rows(results: list[TurnResult], reference: Reference) -> list[list[str]]:
+    """Return the cells: per sequence the network, the reference and the trivial answers."""
+    rows = []
+    for result in results:
+        values = {'this checkpoint': asdict(result.network) | asdict(result.network_poses)
+                  | {'normals': result.normals}}
+        if result.turn in reference.turns:
+            values[reference.name] = reference.turns[result.turn]
+        values |= {label: asdict(getattr(result, name)) for name, label in ANSWERS.items()}
+        for index, (label, scores) in enumerate(values.items()):
+            rows.append([result.turn if index == 0 else '', label,
+                         *(cell(scores, column) for column in COLUMNS)])
+        rows[-len(values)][2] += f' +-{result.uncertainty.accuracy:.3f}'
+    return rows
+
+
+def cell(scores: dict[str, float], column: str) -> str:
+    """Return one value as text, a dash where there is none."""
+    if column not in scores:
+        return '-'
+    return f'{scores[column]:.1f} deg' if column.endswith('_deg') else f'{scores[column]:.3f}'

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r info`: what a checkpoint holds."""
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+SUMMARY = 'show the sizes, the memory need and the licence of a checkpoint'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the checkpoint's facts, one a line."""
+    from spann3r_ros.networks.spann3r.checkpoint import load_model, read_history
+    model = load_model(args.checkpoint)
+    weights = list(model.parameters())
+    facts: dict[str, object] = {
+        'file': args.checkpoint,
+        'file size': f'{args.checkpoint.stat().st_size / 1e6:.1f} MB',
+        'parameters': f'{sum(item.numel() for item in weights):,}',
+        'memory in fp32': f'{sum(4 * item.numel() for item in weights) / 1e6:.1f} MB',
+        **asdict(model.config),
+        'licence': 'unknown', 'training_data': 'unknown', **read_history(args.checkpoint),
+    }
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        print(f'{name:<{width}}  {fact}')
+    return 0

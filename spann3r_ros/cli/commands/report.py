@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r report`: the table and the picture of a finished run."""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spann3r_ros.evaluation.bag_comparison import Comparison
+
+SUMMARY = 'print the table of a finished demo run and draw its map; fails if frames are missing'
+FILES = ('map.ply', 'trajectory.tum', 'map.png')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('output', type=Path, help="the demo's output folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print and draw; 0 only if every image is accounted for and the map is not empty."""
+    from spann3r_ros.evaluation.tables import format_table
+    run = json.loads((args.output / 'run.json').read_text())
+    rows, voxels = run_rows(run), 0
+    if run['saved']:
+        more, voxels = map_rows(args.output, Path(run['bag']))
+        rows += more
+    print(format_table((Path(run['bag']).name, ''), rows))
+    if run['saved']:
+        print('wrote ' + ', '.join(str(args.output / name) for name in FILES))
+    faults = find_faults(run, voxels)
+    for fault in faults:
+        print(f'FAILED: {fault}')
+    return 1 if faults else 0
+
+
+def map_rows(output: Path, bag: Path) -> tuple[list[tuple[str, str]], int]:
+    """Draw the map; return the rows about map and truth, and the number of voxels."""
+    from spann3r_ros.datasets.bag_truth import read_truth
+    from spann3r_ros.evaluation.bag_comparison import AlignmentError, compare
+    from spann3r_ros.evaluation.pictures.map_picture import draw_map
+    from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+    cloud = read_ply(output / 'map.ply')
+    trajectory = read_tum(output / 'trajectory.tum')
+    truth = read_truth(bag)
+    comparison, reason = None, 'none in the bag'
+    if truth is not None:
+        try:
+            comparison = compare(cloud, trajectory, truth)
+        except AlignmentError as error:
+            reason = f'not comparable: {error}'
+    rows = [('map', f'{len(cloud)} voxels, {len(trajectory)} poses')]
+    rows += truth_rows(comparison) if comparison else [('ground truth', reason)]
+    draw_map(output / 'map.png', cloud, trajectory, truth, comparison)
+    return rows, len(cloud)
+
+
+def run_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows about frames and time."""
+    import numpy as np
+    rows = [('images in the bag', str(run['images']))]
+    rows += [(f'frames {name}', str(run[name]))
+             for name in ('received', 'processed', 'skipped', 'dropped', 'failed')]
+    rate = run['processed'] / run['wall_sec'] if run['wall_sec'] > 0.0 else float('nan')
+    rows.append(('frames per second', f'{rate:.1f}'))
+    for label, name in (('latency', 'latencies_sec'), ('of it inference', 'inference_sec')):
+        if run[name]:
+            half, most = (1e3 * np.quantile(run[name], share) for share in (0.5, 0.95))
+            rows.append((f'{label} p50 / p95', f'{half:.0f} / {most:.0f} ms'))
+    return rows
+
+
+def truth_rows(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the rows about ground truth."""
+    rows = [('ATE (RMS of positions)', f'{comparison.trajectory_error:.3f} m '
+                                       f'on {comparison.path_length:.1f} m'),
+            ('rotation error, median', f'{comparison.rotation_deg:.1f} deg'),
+            ('map laid over the truth', f'one similarity, scale {comparison.alignment.scale:.2f}')]
+    for name in ('accuracy', 'completion'):
+        distances = getattr(comparison, name)
+        if distances is not None:
+            rows.append((f'{name} mean / median',
+                         f'{distances.mean:.3f} / {distances.median:.3f} m'))
+    return rows
+
+
+def find_faults(run: dict[str, Any], voxels: int) -> list[str]:
+    """Return what keeps the run from being complete."""
+    ended = sum(run[name] for name in ('processed', 'skipped', 'dropped', 'failed'))
+    faults = []
+    if run['received'] != run['images']:
+        faults.append(f'{run["images"]} images in the bag, {run["received"]} received')
+    if ended != run['received']:
+        faults.append(f'{run["received"]} frames received, {ended} accounted for')
+    if not run['saved']:
+        faults.append(f'no map: {run["message"]}')
+    elif not voxels:
+        faults.append('the map is empty')
+    return faults

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r train`, in short `spann3r-train`: a training run, alone or under torchrun."""
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spann3r_ros.training.training_config import (
+    BUNDLED_MEANS,
+    BUNDLED_RUNS,
+    LOSSES,
+    PAPER_RUNS,
+    PRECISIONS,
+    RUNS,
+    Stage,
+    TrainingConfig,
+)
+
+if TYPE_CHECKING:
+    from spann3r_ros.training.rank import Rank
+
+SUMMARY = 'train a network, or continue an earlier run of the same folder'
+FIRST = next(iter(BUNDLED_RUNS))
+CHAIN = 'bundled'
+# Settings that have an option of their name.
+GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision', 'adam_lr', 'muon_lr',
+         'color_jitter')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('folder', type=Path, help='where state and curve are kept')
+    parser.add_argument('--release', type=Path, metavar='FILE',
+                        help='write the averaged weights to a .safetensors file instead')
+    parser.add_argument('--mean-with', type=Path, metavar='CHECKPOINT',
+                        help='release the mean with the weights of another run')
+    parser.add_argument('--start-from', type=Path, metavar='FILE',
+                        help='checkpoint to begin with, in a folder of its own')
+    parser.add_argument('--run', choices=[CHAIN, *RUNS],
+                        help="paper: the paper's losses and schedule; paper-v1.01: with sequences "
+                             'of ten frames; released: with the losses of its released code; the '
+                             f'others made the bundled model, all but the first, {FIRST}, start '
+                             f'from the release of the one before; {CHAIN}: all of these in a '
+                             'row, in folders of their own below the one given')
+    parser.add_argument('--config', type=Path, metavar='FILE',
+                        help="JSON file of settings, in place of a run's or the folder's own")
+    parser.add_argument('--print-config', action='store_true',
+                        help='print the settings as such a file and end')
+    parser.add_argument('--save-every', type=int, default=100, metavar='STEPS',
+                        help='default: %(default)s')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each process')
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare what is asked for in place of a run's own settings."""
+    parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
+                        help='train on recordings: 7scenes, nrgbd, dtu or tum; may be repeated')
+    parser.add_argument('--frozen', action='append', metavar='PART',
+                        help='encoder, decoders, heads, value_encoder or memory_attention keeps '
+                             'its weights; may be repeated')
+    parser.add_argument('--frame-gap', type=int, nargs=2, metavar=('LOW', 'HIGH'),
+                        help='widest step between views of a recording, at the start of a run and '
+                             'in its middle')
+    parser.add_argument('--color-jitter', action=argparse.BooleanOptionalAction,
+                        help='change the colours of recorded views at random')
+    parser.add_argument('--adam-lr', type=float, metavar='RATE',
+                        help='learning rate of what AdamW trains, in the runs of the paper all')
+    parser.add_argument('--muon-lr', type=float, metavar='RATE',
+                        help='learning rate of what Muon trains')
+    parser.add_argument('--lengths', type=int, nargs='+', help='frames of the sequences')
+    parser.add_argument('--losses', choices=LOSSES,
+                        help='released: mixes the sequences of a shard, so it wants few --shards')
+    parser.add_argument('--precision', choices=PRECISIONS)
+    parser.add_argument('--steps', type=int,
+                        help='default: those of the run; the warm-up keeps its share of them')
+    parser.add_argument('--frames-per-step', type=int)
+    parser.add_argument('--shards', type=int,
+                        help='parts of a step, shared out among processes, one after another')
+    parser.add_argument('--seed', type=int)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, continuing an earlier run of the folder, or release what it has learned."""
+    from spann3r_ros.training.loop import Trainer, read_run
+    from spann3r_ros.training.release import release
+    if args.run == CHAIN:
+        return run_chain(args)
+    if args.release:
+        release(args.folder, args.release, args.mean_with)
+        return 0
+    begun = read_run(args.folder)
+    config = read_config(args, args.run or FIRST, begun)
+    if args.print_config:
+        print(json.dumps(config.to_dict(), indent=2))
+        return 0
+    if not (begun or args.start_from or args.config or args.run in (None, FIRST)):
+        raise ValueError(f'--run {args.run}: expected --start-from FILE, which it continues')
+    rank, device = set_up(args)
+    trainer = Trainer(config, args.folder, rank, device)
+    if not trainer.resume() and args.start_from:
+        trainer.start_from(args.start_from)
+    trainer.run(args.save_every)
+    return 0
+
+
+def run_chain(args: argparse.Namespace) -> int:
+    """Go through the runs of the bundled model, from where they stand."""
+    for name in ('start_from', 'config', 'release', 'mean_with', 'data', 'frozen', 'frame_gap',
+                 'color_jitter', 'adam_lr', 'muon_lr', 'lengths', 'losses', 'seed'):
+        if getattr(args, name) is not None:
+            raise ValueError(f'--run {CHAIN}: expected no --{name.replace("_", "-")}, which is '
+                             f'for a run alone')
+    from spann3r_ros.training.chain import train_chain
+    from spann3r_ros.training.loop import read_run
+    settle = partial(read_config, args)
+    if args.print_config:
+        print(json.dumps({name: settle(name, read_run(args.folder / name)).to_dict()
+                          for name in BUNDLED_RUNS}, indent=2))
+        return 0
+    rank, device = set_up(args)
+    last = train_chain(args.folder, BUNDLED_RUNS, settle, BUNDLED_MEANS, rank, device,
+                       args.save_every)
+    if rank.index == 0:
+        print(f'the bundled model: {last}')
+    return 0
+
+
+def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
+    """Prepare this process; return its place among all and its device."""
+    import torch
+
+    from spann3r_ros.networks.devices import resolve_device
+    from spann3r_ros.training.rank import Rank
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(args.threads)
+    rank = Rank.join()
+    device = str(resolve_device(args.device))
+    if device == 'cuda' and rank.count > 1:
+        device = f'cuda:{rank.local}'
+    return rank, device
+
+
+def read_config(args: argparse.Namespace, name: str,
+                begun: TrainingConfig | None) -> TrainingConfig:
+    """Return the settings of a named run with what the arguments ask for.
+
+    What they do not say is as in `begun`, the run that its folder holds, if there is one. Raises
+    ValueError for some that do not fit.
+    """
+    if args.config:
+        config = TrainingConfig.read(args.config)
+    else:
+        config = begun or RUNS[name]
+    if args.steps is not None and config is not begun:
+        config = config.lasting(args.steps)
+    given = {item: value for item in GIVEN if (value := getattr(args, item)) is not None}
+    for item in ('data', 'frozen', 'frame_gap'):
+        if getattr(args, item):
+            given[item] = tuple(getattr(args, item))
+    if args.lengths:
+        given['stages'] = (Stage(1.0, tuple(args.lengths)),)
+    if args.start_from and begun is None and (args.config or name in PAPER_RUNS):
+        from spann3r_ros.networks.spann3r.checkpoint import read_checkpoint
+        given['network'] = read_checkpoint(args.start_from)[0]
+    return replace(config, **given)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rigid transforms, map axes, and a camera's focal length from a pointmap.
+
+Transforms are 4x4 and named destination first: `a_from_b` takes points of frame b to frame a.
+"""
+from __future__ import annotations
+
+import logging
+import math
+
+import cv2
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+# REP-103: map x is the optical z, map y the negative optical x, map z the negative optical y.
+MAP_FROM_OPTICAL = np.array([
+    [0.0, 0.0, 1.0, 0.0],
+    [-1.0, 0.0, 0.0, 0.0],
+    [0.0, -1.0, 0.0, 0.0],
+    [0.0, 0.0, 0.0, 1.0],
+])
+MAP_FROM_OPTICAL.setflags(write=False)
+
+# A camera that looks this much along the vertical has no forward of its own: 10 degrees.
+STEEP = 0.985
+def map_axes(up: np.ndarray | None) -> np.ndarray:
+    """Return `map_from_optical` [4, 4] that turns `up` [3] into z and forward, levelled, into x.
+
+    A camera that looks along `up` takes the side of its image that lies forward for x. None is
+    a level camera.
+    """
+    if up is None:
+        return MAP_FROM_OPTICAL
+    z = np.asarray(up, float) / np.linalg.norm(up)
+    steep = abs(z[2]) > STEEP
+    ahead = np.array([0.0, np.sign(z[2]), 0.0]) if steep else np.array([0.0, 0.0, 1.0])
+    x = ahead - (ahead @ z) * z
+    x /= np.linalg.norm(x)
+    transform = np.eye(4)
+    transform[:3, :3] = [x, np.cross(z, x), z]
+    return transform
+
+
+def invert(transform: np.ndarray) -> np.ndarray:
+    """Return the inverse of a rigid transform [4, 4]."""
+    rotation = transform[:3, :3]
+    inverse = np.eye(4)
+    inverse[:3, :3] = rotation.T
+    inverse[:3, 3] = -rotation.T @ transform[:3, 3]
+    return inverse
+
+
+def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return points [..., 3] moved by a transform [4, 4], in the points' own dtype."""
+    if not points.size:
+        return points.copy()
+    # An order of magnitude faster than numpy's product with a matrix this small.
+    rows = np.ascontiguousarray(points).reshape(-1, 1, 3)
+    return cv2.transform(rows, transform[:3].astype(points.dtype)).reshape(points.shape)
+
+
+def move_pose(similarity: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """Return a camera pose [4, 4] moved by a similarity [4, 4]; it stays rigid."""
+    moved = similarity @ pose
+    moved[:3, :3] /= similarity_scale(similarity)
+    return moved
+
+
+def move_covariance(similarity: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return a pose's covariance [6, 6] in the frame that a similarity [4, 4] leads to."""
+    turn = np.zeros((6, 6))
+    turn[:3, :3] = similarity[:3, :3]
+    turn[3:, 3:] = similarity[:3, :3] / similarity_scale(similarity)
+    return turn @ covariance @ turn.T
+
+
+def shift_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
+    """Return a pose's covariance [6, 6] for a point that is `lever` [3] away, in the same axes."""
+    x, y, z = lever
+    shift = np.eye(6)
+    shift[:3, 3:] = [[0.0, z, -y], [-z, 0.0, x], [y, -x, 0.0]]
+    return shift @ covariance @ shift.T
+
+
+def similarity_scale(similarity: np.ndarray) -> float:
+    """Return the factor by which a similarity [4, 4] stretches."""
+    return float(np.linalg.norm(similarity[:3, 0]))
+
+
+def rotation_vector(rotation: np.ndarray) -> np.ndarray:
+    """Return axis times angle [3] of a rotation matrix [3, 3]."""
+    vector = cv2.Rodrigues(rotation)[0][:, 0]
+    if vector.any():
+        return vector
+    # OpenCV rounds what is below 1e-5 to nothing.
+    return 0.5 * np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0],
+                           rotation[1, 0] - rotation[0, 1]])
+
+
+def to_rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Return the transform [4, 4] of a rotation, as a matrix [3, 3] or a vector [3]."""
+    transform = np.eye(4)
+    transform[:3, :3] = rotation if rotation.size == 9 else cv2.Rodrigues(rotation)[0]
+    transform[:3, 3] = translation.reshape(3)
+    return transform
+
+
+def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
+    """Return the unit quaternion (x, y, z, w), w >= 0, of a rotation matrix [3, 3]."""
+    # Plain numbers: numpy takes several times as long over so few.
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(rotation, float).tolist()
+    # Four times the quaternion's product with itself: each row is a multiple of it.
+    rows = (
+        (1.0 + xx - yy - zz, yx + xy, zx + xz, zy - yz),
+        (yx + xy, 1.0 - xx + yy - zz, zy + yz, xz - zx),
+        (zx + xz, zy + yz, 1.0 - xx - yy + zz, yx - xy),
+        (zy - yz, xz - zx, yx - xy, 1.0 + xx + yy + zz),
+    )
+    largest = max(range(4), key=lambda index: rows[index][index])
+    length = math.hypot(*rows[largest])
+    if rows[largest][3] < 0.0:
+        length = -length
+    return np.array([value / length for value in rows[largest]])
+
+
+def quaternion_to_matrix(quaternion: np.ndarray) -> np.ndarray:
+    """Return the rotation matrix [3, 3] of a quaternion (x, y, z, w) of any length but zero."""
+    quaternion = np.asarray(quaternion, float)
+    norm = np.linalg.norm(quaternion)
+    if not np.isfinite(norm) or norm < 1e-12:
+        raise ValueError(f'quaternion: expected a finite one that is not zero, got {quaternion}')
+    x, y, z, w = quaternion / norm
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ])
+

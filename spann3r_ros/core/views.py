@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a camera image to the network's input size, and the intrinsics that follow it."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from .camera import Intrinsics
+from .rectification import rectify
+from .types import Frame, FrameError
+
+# The principal point must keep this share of the side on its narrow side.
+MIN_CENTRE_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """A network input: `image` uint8 [h, w, 3] and its intrinsics where the camera's are known.
+
+    `usable`, bool [h, w], says which pixels may enter the map; None: all. `coverage` is the share
+    of the camera's image that the network gets to see, `window` where that lies in it.
+    """
+
+    image: np.ndarray
+    intrinsics: Intrinsics | None
+    usable: np.ndarray | None = None
+    coverage: float = 1.0
+    window: Window | None = None
+
+
+def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,
+               exact: bool = True) -> Preprocessed:
+    """Rectify, resize and crop an image to `size` (height, width), as the network was trained.
+
+    The window is symmetric about the principal point, or about the middle without intrinsics.
+    With `letterbox` the whole image is fitted in between black bars instead. Unless `exact`, the
+    resize is several times as fast and a few values differ, by one or two. Raises FrameError for
+    an image, mask or intrinsics that cannot be used.
+    """
+    rgb, intrinsics, usable = frame.rgb, frame.intrinsics, frame.mask
+    _check_image(rgb)
+    if usable is not None:
+        _check_mask(usable, rgb)
+    if intrinsics is not None:
+        _check_intrinsics(intrinsics, rgb)
+        if intrinsics.distortion is not None:
+            rectified = rectify(rgb, intrinsics)
+            rgb, intrinsics = rectified.rgb, rectified.intrinsics
+            seen = rectified.seen
+            usable = seen if usable is None else seen & rectified.follow(usable)
+    fit = _letterbox if letterbox else _crop
+    window = fit(rgb.shape[:2], intrinsics, size)
+
+    resize = _resize_exactly if exact else _resize_fast
+    image = window.place(resize(rgb[window.rows, window.columns], window.resized), size)
+    if usable is not None:
+        part = Image.fromarray(usable[window.rows, window.columns].astype(np.uint8) * 255)
+        part = np.asarray(part.resize(window.resized[::-1], Image.Resampling.BOX))
+        usable = window.place(part, size) == 255  # a pixel that is partly masked is masked
+    elif letterbox:
+        usable = window.place(np.ones(window.resized, bool), size)
+    if intrinsics is not None:
+        intrinsics = window.follow(intrinsics, size)
+    return Preprocessed(image, intrinsics, usable, window.coverage(rgb.shape[:2], size), window)
+
+
+def _resize_exactly(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    # A copy: PIL's own memory is read-only, which torch warns about.
+    return np.array(image.resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def _resize_fast(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import torch  # takes seconds, and the exact way needs none of it
+
+    # torch refuses negative strides, and warns about memory that it could not write to.
+    image = torch.from_numpy(np.require(rgb, requirements='CW')).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(image, size, mode='lanczos', antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+@dataclass(frozen=True)
+class Window:
+    """Part of an image, the size (height, width) it is resized to, and where that comes to lie.
+
+    `corner` (y, x) is the resized part's pixel that becomes the result's first; negative ones
+    leave a bar.
+    """
+
+    rows: slice
+    columns: slice
+    resized: tuple[int, int]
+    corner: tuple[int, int]
+
+    def place(self, resized: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the result [size] of a resized part, with zeros in the bars."""
+        (y, x), (height, width) = self.corner, size
+        inside = resized[max(y, 0):y + height, max(x, 0):x + width]
+        top, left = max(-y, 0), max(-x, 0)
+        if inside.shape[:2] == size:
+            return np.ascontiguousarray(inside)
+        placed = np.zeros((*size, *resized.shape[2:]), resized.dtype)
+        placed[top:top + inside.shape[0], left:left + inside.shape[1]] = inside
+        return placed
+
+    def sample(self, whole: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the result [size] of an image whose values must not be mixed, such as depth."""
+        part = np.ascontiguousarray(whole[self.rows, self.columns])
+        # Plain INTER_NEAREST takes the pixel at the upper left, up to half a pixel away.
+        return self.place(cv2.resize(part, self.resized[::-1],
+                                     interpolation=cv2.INTER_NEAREST_EXACT), size)
+
+    def follow(self, intrinsics: Intrinsics, size: tuple[int, int]) -> Intrinsics:
+        """Return the intrinsics of the result."""
+        # Resizing keeps pixel areas: the outer edge of pixel 0, at -0.5, stays where it is.
+        (y, x), (top, left) = self.factors, (self.rows.start, self.columns.start)
+        return replace(
+            intrinsics, fx=intrinsics.fx * x, fy=intrinsics.fy * y,
+            cx=(intrinsics.cx - left + 0.5) * x - 0.5 - self.corner[1],
+            cy=(intrinsics.cy - top + 0.5) * y - 0.5 - self.corner[0],
+            width=size[1], height=size[0])
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Return how much the resize stretches (y, x)."""
+        return (self.resized[0] / (self.rows.stop - self.rows.start),
+                self.resized[1] / (self.columns.stop - self.columns.start))
+
+    def coverage(self, whole: tuple[int, int], size: tuple[int, int]) -> float:
+        """Return the share of an image of size `whole` that the result shows."""
+        shown = [min(size[axis], self.resized[axis]) / self.factors[axis] for axis in (0, 1)]
+        return shown[0] * shown[1] / (whole[0] * whole[1])
+
+
+def _crop(whole: tuple[int, int], intrinsics: Intrinsics | None,
+          size: tuple[int, int]) -> Window:
+    """Return the window that fills the result."""
+    height, width = whole
+    centre = (height // 2, width // 2)
+    if intrinsics is not None:
+        centre = (round(intrinsics.cy), round(intrinsics.cx))
+    rows = _window('height', height, centre[0])
+    columns = _window('width', width, centre[1])
+    length = (rows.stop - rows.start, columns.stop - columns.start)
+    # The term 1e-8 keeps the side that decides the scale from losing a pixel to the floor.
+    scale = max(size[0] / length[0], size[1] / length[1]) + 1e-8
+    resized = (math.floor(length[0] * scale), math.floor(length[1] * scale))
+    # Python rounds half to even, and so does the rule.
+    corner = (round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2))
+    return Window(rows, columns, resized, corner)
+
+
+def _letterbox(whole: tuple[int, int], _: Intrinsics | None, size: tuple[int, int]) -> Window:
+    """Return the whole image, fitted into the result."""
+    scale = min(size[0] / whole[0], size[1] / whole[1])
+    resized = (max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale)))
+    corner = (-((size[0] - resized[0]) // 2), -((size[1] - resized[1]) // 2))
+    return Window(slice(0, whole[0]), slice(0, whole[1]), resized, corner)
+
+
+def _window(side: str, length: int, centre: int) -> slice:
+    """Return the widest window of a side that is symmetric about `centre`."""
+    reach = min(centre, length - centre)
+    if reach <= length * MIN_CENTRE_SHARE:
+        raise FrameError(f'image {side}: expected the principal point in the middle 60 % of '
+                         f'{length} pixels, got {centre}')
+    return slice(centre - reach, centre + reach)
+
+
+def _check_image(rgb: np.ndarray) -> None:
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 \
+            or rgb.shape[2] != 3 or min(rgb.shape[:2]) < 2:
+        got = f'{rgb.dtype} {rgb.shape}' if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise FrameError(f'rgb: expected uint8 [height, width, 3], sides of 2 or more, got {got}')
+
+
+def _check_mask(mask: np.ndarray, rgb: np.ndarray) -> None:
+    if mask.dtype != bool or mask.shape != rgb.shape[:2]:
+        raise FrameError(f'mask: expected bool {rgb.shape[:2]}, got {mask.dtype} {mask.shape}')
+
+
+def _check_intrinsics(intrinsics: Intrinsics, rgb: np.ndarray) -> None:
+    height, width = rgb.shape[:2]
+    if (intrinsics.height, intrinsics.width) != (height, width):
+        raise FrameError(f'intrinsics: expected those of a {width}x{height} image, '
+                         f'got {intrinsics.width}x{intrinsics.height}')
+    numbers = (intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy)
+    if not np.isfinite(numbers).all() or min(intrinsics.fx, intrinsics.fy) <= 0.0:
+        raise FrameError(f'intrinsics: expected finite values and positive focal lengths, '
+                         f'got {intrinsics}')

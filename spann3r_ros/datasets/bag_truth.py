@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the ground truth a bag carries beside its images; needs no ROS."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
+
+from spann3r_ros.core.types import StampedPose
+
+from .bag_writer import TruthTopics
+
+Message = Any  # rosbags builds its message classes at run time
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth of one recording, all in one z-up world frame.
+
+    `poses` are the optical frames at the images' stamps, `points` [n, 3] lie on the visible
+    surfaces, `outline` [k, 3] are the corners of the floor (none recorded: k = 0).
+    """
+
+    poses: list[StampedPose]
+    points: np.ndarray
+    outline: np.ndarray
+
+
+def read_truth(path: Path, topics: TruthTopics | None = None) -> Truth | None:
+    """Return a bag's ground truth, or None if it carries no true poses."""
+    topics = topics or TruthTopics()
+    poses: list[StampedPose] = []
+    clouds: list[np.ndarray] = [np.zeros((0, 3))]
+    outline = np.zeros((0, 3))
+    with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        wanted = [c for c in reader.connections
+                  if c.topic in (topics.poses, topics.points, topics.outline)]
+        for connection, _, data in reader.messages(wanted) if wanted else ():
+            message = reader.deserialize(data, connection.msgtype)
+            if connection.topic == topics.poses:
+                poses.append(to_pose(message))
+            elif connection.topic == topics.points:
+                clouds.append(to_points(message))
+            else:
+                outline = np.array([[p.x, p.y, p.z] for p in message.polygon.points])
+    return Truth(poses, np.concatenate(clouds), outline) if poses else None
+
+
+def to_pose(message: Message) -> StampedPose:
+    """Return a PoseStamped as a stamped matrix."""
+    position, turn = message.pose.position, message.pose.orientation
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    matrix[:3, 3] = [position.x, position.y, position.z]
+    stamp = message.header.stamp
+    return StampedPose(stamp.sec * 10**9 + stamp.nanosec, message.header.frame_id, matrix)
+
+
+def to_points(message: Message) -> np.ndarray:
+    """Return the x, y, z of a PointCloud2 of little-endian float32 fields as float64 [n, 3]."""
+    offsets = {field.name: field.offset for field in message.fields if field.datatype == 7}
+    missing = [name for name in 'xyz' if name not in offsets]
+    if missing or message.is_bigendian:
+        raise ValueError(f'true points: expected little-endian float32 x, y, z, '
+                         f'got fields {sorted(offsets)}, big-endian {message.is_bigendian}')
+    layout = np.dtype({'names': list('xyz'), 'formats': ['<f4'] * 3,
+                       'offsets': [offsets[name] for name in 'xyz'],
+                       'itemsize': message.point_step})
+    cloud = np.frombuffer(message.data.tobytes(), layout)
+    return np.stack([cloud[name] for name in 'xyz'], axis=1).astype(np.float64)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The held-out evaluation: unseen rooms, unseen textures, streaming inference.
+
+Predictions and truth are compared in the first camera's optical frame after fitting one global
+scale (least squares about the origin over all points) and nothing else. Distances are divided by
+the mean of the room's two horizontal sides. Poses come from the pointmaps by PnP with the true
+intrinsics and from tracked corners, as they would on a robot with a CameraInfo.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.network import Reconstructor
+from spann3r_ros.core.types import FrameError, Pointmap
+from spann3r_ros.evaluation.measures import metrics, trajectories
+from spann3r_ros.evaluation.measures.clouds import score_clouds
+from spann3r_ros.evaluation.measures.solved_poses import map_along_path
+from spann3r_ros.mapping.mapper_config import VoxelMapConfig
+
+from .held_out_rooms import (
+    HeldOutConfig,
+    Sequence,
+    TrivialAnswers,
+    Turn,
+    draw_sequences,
+    familiar_rooms,
+    unseen_rooms,
+)
+
+Observer = Callable[[Turn, Sequence, list[Pointmap]], object]
+
+
+@dataclass(frozen=True)
+class PointScores:
+    """Errors of pointmaps: distances in mean room sides, `point` in mean true distances."""
+
+    accuracy: float
+    completion: float
+    point: float
+
+
+@dataclass(frozen=True)
+class PoseScores:
+    """Errors of solved poses; nothing aligned but the pointmaps' scale, or one similarity.
+
+    `rotation_deg` is the median angle, `position` RMS in mean room sides, `unsolved` a share.
+    After a similarity: `trajectory` is the ATE as a share of the path's length, `step` and
+    `step_deg` are RMS errors from frame to frame, the former as a share of the mean step.
+    """
+
+    rotation_deg: float
+    position: float
+    unsolved: float
+    trajectory: float
+    step: float
+    step_deg: float
+
+
+@dataclass(frozen=True)
+class TurnResult:
+    """Scores of one kind of sequence, averaged over rooms, beside the trivial answers'.
+
+    `mapped` are the network's points as the mapper places and keeps them, along the solved path
+    and on the rays of their pixels: what users see. `uncertainty` is the standard error of the
+    network's means; `normals` the mean agreement of its normals with true ones. `posed_depth` is
+    told the true poses: a yardstick, no competitor.
+    """
+
+    turn: str
+    network: PointScores
+    uncertainty: PointScores
+    normals: float
+    network_poses: PoseScores
+    mapped: PointScores
+    plane: PointScores
+    median: PointScores
+    posed_depth: PointScores
+
+
+def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None = None,
+                      observe: Observer = lambda *_: None) -> list[TurnResult]:
+    """Run every held-out sequence through a reconstructor and score it beside the baselines.
+
+    `observe` is called with each sequence and its pointmaps. ValueError if the input is not
+    square.
+    """
+    config = config or HeldOutConfig()
+    height, width = reconstructor.input_size
+    if height != width:
+        raise ValueError(f'reconstructor: expected a square input, got {height}x{width}')
+    unseen, familiar = unseen_rooms(config, height), familiar_rooms(config, height)
+    seeded = unseen.state(), familiar.state()
+    results = []
+    for turn in config.turns:
+        for rooms, state in zip((unseen, familiar), seeded, strict=True):
+            rooms.restore(state)
+        trivial = TrivialAnswers(familiar, config.training_rooms, turn)
+        points: dict[str, list[PointScores]] = {}
+        poses: list[PoseScores] = []
+        normals: list[float] = []
+        for sequence in draw_sequences(unseen, config.rooms, turn):
+            pointmaps = stream(reconstructor, sequence.images)
+            keyframes = map_along_path(sequence.images, pointmaps, sequence.intrinsics)
+            poses.append(score_poses(pointmaps, keyframes, sequence))
+            points.setdefault('mapped', []).append(score_map(keyframes, sequence, config))
+            answers = {'network': np.stack([item.points for item in pointmaps]),
+                       **trivial.of(sequence)}
+            normals.append(score_normals(answers['network'], sequence, config))
+            for name, answer in answers.items():
+                points.setdefault(name, []).append(score_points(answer, sequence, config))
+            observe(turn, sequence, pointmaps)
+        results.append(TurnResult(
+            turn.name, uncertainty=standard_error(points['network']),
+            normals=float(np.mean(normals)), network_poses=mean_scores(poses),
+            **{name: mean_scores(rows) for name, rows in points.items()}))
+    return results
+
+
+def stream(reconstructor: Reconstructor, images: np.ndarray,
+           observe: Callable[[], object] = lambda: None) -> list[Pointmap]:
+    """Return the refined pointmap of every image [frames, h, w, 3], in order.
+
+    `observe` is called after each image.
+    """
+    reconstructor.reset()
+    steps = []
+    for image in images:
+        steps.append(reconstructor.step(image, provisional=False).refined)
+        observe()
+    pointmaps = [item for item in [*steps, reconstructor.flush()] if item is not None]
+    if len(pointmaps) != len(images):
+        raise FrameError(f'reconstructor: expected {len(images)} pointmaps, '
+                         f'got {len(pointmaps)}')
+    return pointmaps
+
+
+def score_map(keyframes: list[Keyframe], sequence: Sequence,
+              config: HeldOutConfig) -> PointScores:
+    """Return the errors of the points of keyframes, whose stamps are the numbers of frames.
+
+    Points that the mapper keeps out of the map by default lack in completion only. NaN where
+    nothing is mapped.
+    """
+    least = VoxelMapConfig().min_confidence
+    points = [np.where(one.pointmap.confidence[..., None] >= least, one.pointmap.points, np.nan)
+              for one in keyframes]
+    if not np.isfinite(points).any():
+        return PointScores(*(float('nan') for _ in fields(PointScores)))
+    return score_points(np.stack(points), sequence, config, [one.stamp_ns for one in keyframes])
+
+
+def score_points(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig,
+                 frames: list[int] | slice = slice(None)) -> PointScores:
+    """Return the errors of pointmaps [frames, h, w, 3] after fitting one scale.
+
+    They are those of some of the sequence's frames; points may be NaN. Distances are taken at a
+    seeded choice of points, to the nearest of all points.
+    """
+    answer, true = predicted.reshape(-1, 3), sequence.points[frames].reshape(-1, 3)
+    known = np.isfinite(answer).all(axis=1)
+    answer, true = answer[known], true[known]
+    scaled, truth = answer * metrics.fit_scale(answer, true), sequence.points.reshape(-1, 3)
+    accuracy = metrics.accuracy(metrics.subsample(scaled, config.query_points), truth)
+    completion = metrics.completion(scaled, metrics.subsample(truth, config.query_points))
+    return PointScores(accuracy.mean / sequence.mean_side, completion.mean / sequence.mean_side,
+                       metrics.point_error(scaled, true))
+
+
+def score_normals(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig) -> float:
+    """Return the mean agreement of normals, estimated on a seeded choice of points of each."""
+    clouds = [metrics.subsample(points, config.normal_points) for points in (
+        predicted.reshape(-1, 3) * metrics.fit_scale(predicted, sequence.points),
+        sequence.points.reshape(-1, 3))]
+    return score_clouds(*clouds).normals.mean
+
+
+def score_poses(pointmaps: list[Pointmap], keyframes: list[Keyframe],
+                sequence: Sequence) -> PoseScores:
+    """Return the errors of keyframes' poses; the scale is that of the pointmaps."""
+    scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
+    posed = [one for one in keyframes if one.pose is not None]
+    unsolved = 1.0 - (len(posed) - 1) / (len(pointmaps) - 1)
+    nothing = float('nan')
+    if len(posed) < 2:
+        return PoseScores(nothing, nothing, unsolved, nothing, nothing, nothing)
+    found = np.stack([one.pose.world_from_camera for one in posed])
+    truth = sequence.poses[[one.stamp_ns for one in posed]]
+    offsets = scale * found[1:, :3, 3] - truth[1:, :3, 3]
+    errors = trajectories.path_errors(found, truth)
+    mean_step = errors.path_length / (len(posed) - 1)
+    return PoseScores(
+        float(np.median(trajectories.rotation_errors_deg(found[1:], truth[1:]))),
+        trajectories.root_mean_square(offsets) / sequence.mean_side, unsolved,
+        errors.trajectory_error / errors.path_length, errors.translation / mean_step,
+        errors.rotation_deg)
+
+
+def mean_scores(rows: list) -> PointScores | PoseScores:
+    """Return the field-wise mean of scores of one kind; what is NaN is left out."""
+    columns = np.array([[getattr(row, item.name) for item in fields(row)] for row in rows]).T
+    return type(rows[0])(*(float(column[~np.isnan(column)].mean())
+                           if not np.isnan(column).all() else float('nan')
+                           for column in columns))
+
+
+def standard_error(rows: list[PointScores]) -> PointScores:
+    """Return the field-wise standard error of the mean; NaN for a single row."""
+    if len(rows) < 2:
+        return PointScores(*(float('nan') for _ in fields(PointScores)))
+    return PointScores(*(float(np.std([getattr(row, item.name) for row in rows], ddof=1)
+                               / np.sqrt(len(rows))) for item in fields(PointScores)))

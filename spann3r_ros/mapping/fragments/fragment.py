@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keyframes that share one memory, one origin and one scale; how one such run follows another."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spann3r_ros.core.keyframe import Keyframe, depth_of
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
+from spann3r_ros.core.types import FrameError, Pointmap
+from spann3r_ros.mapping.scale.map_scale import Scale
+
+MIN_SHARED_POINTS = 50
+# Depth ratios of one image in two fragments must agree this well, or no scale is believed.
+MAX_DISAGREEMENT = 0.1
+MIN_AGREEING = 0.5
+
+
+class AlignmentError(FrameError):
+    """A fragment cannot be placed by the keyframe it shares with the one before."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The run of keyframes being recorded; `map_from_fragment` [4, 4] is a similarity."""
+
+    id: int = 0
+    scale: Scale = field(default_factory=Scale)
+    map_from_fragment: np.ndarray = field(default_factory=lambda: MAP_FROM_OPTICAL)
+
+
+def place_after(anchor: Keyframe, pointmap: Pointmap, min_confidence: float) -> np.ndarray:
+    """Return `map_from_fragment` [4, 4] of a fragment that began with the image of a keyframe.
+
+    The keyframe has a pose; `pointmap` is its image's in the new fragment. The camera is the same,
+    so place and rotation are known; the scale is the median ratio of depths. Raises AlignmentError
+    when there are too few points or their ratios disagree.
+    """
+    depth, known = pointmap.points[..., 2], depth_of(anchor)
+    shared = (pointmap.confidence >= min_confidence) & (
+        anchor.pointmap.confidence >= min_confidence)
+    with np.errstate(invalid='ignore'):
+        shared &= (depth > 0.0) & (known > 0.0)
+    if shared.sum() < MIN_SHARED_POINTS:
+        raise AlignmentError(f'fragment: expected {MIN_SHARED_POINTS} confident points shared '
+                             f'with the last one, got {shared.sum()}')
+    ratios = known[shared] / depth[shared]
+    scale = float(np.median(ratios))
+    agreeing = float((np.abs(np.log(ratios / scale)) < MAX_DISAGREEMENT).mean())
+    if agreeing < MIN_AGREEING:
+        raise AlignmentError(f'fragment: expected {MIN_AGREEING:.0%} of the points to agree on '
+                             f'a scale, got {agreeing:.0%}')
+    return anchor.pose.world_from_camera @ np.diag([scale, scale, scale, 1.0])

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps and trajectories on disk: binary PLY and TUM text, written whole or not at all."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import numpy as np
+
+from spann3r_ros.core.files import write_files
+from spann3r_ros.core.transforms import matrix_to_quaternion, quaternion_to_matrix
+from spann3r_ros.core.types import StampedPose
+from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+
+VERTEX = np.dtype([
+    ('x', '<f4'), ('y', '<f4'), ('z', '<f4'),
+    ('red', 'u1'), ('green', 'u1'), ('blue', 'u1'), ('confidence', '<f4'),
+])
+PLY_TYPES = {'f4': 'float', 'u1': 'uchar'}
+NANOSECONDS = 1_000_000_000
+
+
+def write_ply(path: Path | str, cloud: VoxelCloud) -> None:
+    """Write a cloud as binary PLY: x y z, red green blue, confidence."""
+    write_files({Path(path): encode_ply(cloud)})
+
+
+def encode_ply(cloud: VoxelCloud) -> bytes:
+    """Return the content of such a file."""
+    vertices = np.empty(len(cloud), VERTEX)
+    for column, axis in enumerate('xyz'):
+        vertices[axis] = cloud.points[:, column]
+    for column, channel in enumerate(('red', 'green', 'blue')):
+        vertices[channel] = cloud.colors[:, column]
+    vertices['confidence'] = cloud.confidence
+    return _ply_header(len(cloud)) + vertices.tobytes()
+
+
+def read_ply(path: Path | str) -> VoxelCloud:
+    """Read a cloud that `write_ply` wrote; ValueError names the file and what is wrong with it."""
+    content = Path(path).read_bytes()
+    header, end, body = content.partition(b'end_header\n')
+    count = _vertex_count(header)
+    if not end or count is None or header + end != _ply_header(count):
+        raise ValueError(f'{path}: expected a PLY header as written by this package')
+    if len(body) != count * VERTEX.itemsize:
+        raise ValueError(f'{path}: expected {count * VERTEX.itemsize} bytes of vertices, '
+                         f'got {len(body)}')
+    vertices = np.frombuffer(body, VERTEX)
+    return VoxelCloud(
+        points=np.stack([vertices[axis] for axis in 'xyz'], axis=1),
+        colors=np.stack([vertices[name] for name in ('red', 'green', 'blue')], axis=1),
+        confidence=vertices['confidence'].copy(),
+    )
+
+
+def write_tum(path: Path | str, poses: Iterable[StampedPose]) -> None:
+    """Write poses as TUM lines: stamp (s), x y z, quaternion x y z w."""
+    write_files({Path(path): encode_tum(poses)})
+
+
+def encode_tum(poses: Iterable[StampedPose]) -> bytes:
+    """Return the content of such a file."""
+    lines = ['# timestamp tx ty tz qx qy qz qw']
+    for pose in poses:
+        quaternion = matrix_to_quaternion(pose.world_from_camera[:3, :3])
+        numbers = (*pose.world_from_camera[:3, 3], *quaternion)
+        stamp = f'{pose.stamp_ns // NANOSECONDS}.{pose.stamp_ns % NANOSECONDS:09d}'
+        lines.append(' '.join([stamp, *(f'{number:.9g}' for number in numbers)]))
+    return ('\n'.join(lines) + '\n').encode()
+
+
+def read_tum(path: Path | str, frame_id: str = 'camera') -> list[StampedPose]:
+    """Read TUM lines as poses of camera `frame_id`; ValueError names the file and the line."""
+    poses = []
+    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith('#'):
+            continue
+        try:
+            # Decimal keeps every nanosecond; a float would round to a fraction of a microsecond.
+            stamp_ns = int(Decimal(words[0]) * NANOSECONDS)
+            values = np.array(words[1:], float)
+            transform = np.eye(4)
+            transform[:3, 3], rotation = values[:3], quaternion_to_matrix(values[3:])
+            transform[:3, :3] = rotation
+        except (ValueError, InvalidOperation, OverflowError) as error:
+            raise ValueError(f'{path}:{number}: expected 8 numbers, got {line!r}') from error
+        poses.append(StampedPose(stamp_ns, frame_id, transform))
+    return poses
+
+
+def _ply_header(count: int) -> bytes:
+    properties = [
+        f'property {PLY_TYPES[VERTEX[name].str[1:]]} {name}' for name in VERTEX.names or ()]
+    lines = ['ply', 'format binary_little_endian 1.0', f'element vertex {count}', *properties]
+    return ('\n'.join([*lines, 'end_header']) + '\n').encode()
+
+
+def _vertex_count(header: bytes) -> int | None:
+    for line in header.splitlines():
+        if line.startswith(b'element vertex ') and line.split()[-1].isdigit():
+            return int(line.split()[-1])
+    return None
+

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A camera's focal length from a pointmap."""
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics, centred_intrinsics, pixel_grid
+from spann3r_ros.core.types import FrameError, Pointmap
+
+logger = logging.getLogger(__name__)
+
+
+# Focal lengths are believed between these multiples of the longer side: 118 to 11 degrees.
+FOCAL_BOUNDS = (0.3, 5.0)
+
+
+def estimate_focal(pointmap: Pointmap) -> float:
+    """Return the focal length in pixels of a pointmap that is in its own camera's frame.
+
+    It minimises the confidence-weighted sum of radial reprojection errors: up to half the weight
+    may be wrong. Not clamped; raises FrameError when no point lies in front of the camera.
+    """
+    height, width = pointmap.confidence.shape
+    centre = np.array([0.5 * (width - 1), 0.5 * (height - 1)])
+    pixels = pixel_grid(height, width) - centre  # [h*w, 2]
+    points = pointmap.points.reshape(-1, 3).astype(float)
+    with np.errstate(all='ignore'):
+        rays = points[:, :2] / points[:, 2:]
+        lengths = np.linalg.norm(rays, axis=1)
+        focals = (pixels * rays).sum(axis=1) / lengths**2
+        weights = pointmap.confidence.reshape(-1) * lengths
+    good = np.isfinite(focals) & np.isfinite(weights) & (points[:, 2] > 0.0) & (weights > 0.0)
+    if not good.any():
+        raise FrameError('pointmap: expected points in front of the camera, got none')
+    return weighted_median(focals[good], weights[good])
+
+
+def estimate_intrinsics(pointmap: Pointmap) -> Intrinsics:
+    """Return intrinsics for a pointmap that is in its own camera's frame, within `FOCAL_BOUNDS`.
+
+    Raises FrameError as `estimate_focal` does.
+    """
+    height, width = pointmap.confidence.shape
+    focal = estimate_focal(pointmap)
+    bounded = bound_focal(focal, height, width)
+    if bounded != focal:
+        logger.warning('estimated focal length %.1f px is not credible for %dx%d images: '
+                       'using %.1f px; give camera_info', focal, width, height, bounded)
+    return centred_intrinsics(bounded, height, width)
+
+
+def bound_focal(focal: float, height: int, width: int) -> float:
+    """Return the focal length in pixels, held within `FOCAL_BOUNDS`."""
+    low, high = (bound * max(height, width) for bound in FOCAL_BOUNDS)
+    return min(max(focal, low), high)
+
+
+def estimate_focal_reference(points: np.ndarray) -> float:
+    """Return the focal length of a pointmap [h, w, 3] by the original's estimator.
+
+    Ten rounds of L1 reweighting over all pixels, about the point (w/2, h/2).
+    """
+    height, width = points.shape[:2]
+    pixels = pixel_grid(height, width) - np.array([width / 2, height / 2])  # [h*w, 2]
+    flat = points.reshape(-1, 3).astype(float)
+    with np.errstate(all='ignore'):
+        rays = flat[:, :2] / flat[:, 2:]
+    rays = np.nan_to_num(rays, nan=0.0, posinf=0.0, neginf=0.0)
+    products, squares = (pixels * rays).sum(axis=1), (rays**2).sum(axis=1)
+    focal = products.mean() / squares.mean()
+    for _ in range(10):
+        weights = 1.0 / np.maximum(np.linalg.norm(pixels - focal * rays, axis=1), 1e-8)
+        focal = (weights * products).mean() / (weights * squares).mean()
+    return float(focal)
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the value [n] at which half of the weight [n] is reached."""
+    order = np.argsort(values, kind='stable')
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, 0.5 * reached[-1])])

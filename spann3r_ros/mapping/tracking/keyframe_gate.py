@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which frames become keyframes."""
+from __future__ import annotations
+
+from spann3r_ros.mapping.mapper_config import KeyframeConfig
+
+
+class KeyframeGate:
+    """Admits every `stride`-th frame, but none sooner than `min_interval_sec` after the last."""
+
+    def __init__(self, config: KeyframeConfig) -> None:
+        self._stride = config.stride
+        self._min_interval_ns = round(config.min_interval_sec * 1e9)
+        self._since_admitted = config.stride - 1
+        self._admitted_stamp_ns: int | None = None
+        self.skipped = 0
+
+    def admits(self, stamp_ns: int) -> bool:
+        """Decide on the next frame and remember the decision.
+
+        A stamp before the last admitted one is a clock that jumped: its interval counts as kept.
+        """
+        self._since_admitted += 1
+        last = self._admitted_stamp_ns
+        early = last is not None and 0 <= stamp_ns - last < self._min_interval_ns
+        if self._since_admitted < self._stride or early:
+            self.skipped += 1
+            return False
+        self._since_admitted = 0
+        self._admitted_stamp_ns = stamp_ns
+        return True

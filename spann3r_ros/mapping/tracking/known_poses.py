@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mapping with cameras whose poses come from outside: the network gives the shape only."""
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.core.types import Frame, FrameError, Pointmap
+from spann3r_ros.mapping.scale.map_scale import Scale
+from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
+
+# Keyframes that wait for the camera to move, before which nothing tells the scale.
+MAX_WAITING = 50
+# Keyframes in a row whose camera the network misplaces beyond recognition.
+MAX_FAILURES = 2
+RIGID_TOLERANCE = 1e-3
+
+logger = logging.getLogger(__name__)
+
+
+class KnownPoses:
+    """Places a fragment's keyframes where their cameras are known to stand, in metres.
+
+    Each is placed by its own pose, so the map does not drift with the network. Until the camera
+    has moved enough to tell the fragment's scale, keyframes wait, the newest `MAX_WAITING`.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Keyframe] = deque(maxlen=MAX_WAITING)
+        self._scales = ScaleFromParallax()
+        self._failures = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return how many keyframes wait for a scale."""
+        return len(self._waiting)
+
+    @property
+    def scale(self) -> Scale:
+        """Return the map's scale: its unit is the metre once anything is placed."""
+        scale = self._scales.scale
+        return replace(scale, value=1.0, variance=scale.variance / scale.value**2)
+
+    def place(self, keyframe: Keyframe, fragment_from_camera: np.ndarray) -> list[Keyframe]:
+        """Take a keyframe whose points are in the fragment; return those that have a place now."""
+        self._failures = 0
+        points = transform_points(invert(fragment_from_camera), keyframe.pointmap.points)
+        keyframe = replace(keyframe, pointmap=replace(keyframe.pointmap, points=points))
+        self._scales.add(View(keyframe.image, points[..., 2], keyframe.intrinsics,
+                              keyframe.pose.world_from_camera))
+        if len(self._waiting) == MAX_WAITING:
+            logger.warning('the camera does not move enough to tell the scale of what it sees: '
+                           'a keyframe is left out of the map')
+        self._waiting.append(keyframe)
+        if not self._scales.scale.metric:
+            return []
+        placed = [self._placed(one) for one in self._waiting]
+        self._waiting.clear()
+        return placed
+
+    def miss(self) -> bool:
+        """Count a keyframe that cannot be taken along; return whether it was one too many."""
+        self._failures += 1
+        return self._failures >= MAX_FAILURES
+
+    def give_up(self) -> None:
+        """Leave out what still waits: the fragment ends."""
+        if self._waiting:
+            logger.warning('%d keyframes are left out of the map: the camera did not move enough '
+                           'to tell their scale', len(self._waiting))
+        self._waiting.clear()
+
+    def _placed(self, keyframe: Keyframe) -> Keyframe:
+        metres = np.diag([*[self._scales.scale.value] * 3, 1.0])
+        points = transform_points(keyframe.pose.world_from_camera @ metres,
+                                  keyframe.pointmap.points)
+        return replace(keyframe, pointmap=Pointmap(points, keyframe.pointmap.confidence))
+
+
+def check_known_pose(frame: Frame) -> None:
+    """Raise FrameError unless a frame's pose, where it has one, is a rigid transform."""
+    pose = frame.world_from_camera
+    if pose is None:
+        return
+    rigid = pose.shape == (4, 4) and np.isfinite(pose).all() and np.allclose(
+        pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=RIGID_TOLERANCE)
+    if not rigid or np.linalg.det(pose[:3, :3]) < 0.0:
+        raise FrameError(f'world_from_camera: expected a rigid transform [4, 4], got {pose}')

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The streaming step without a decision on the host: what CUDA can record once and replay.
+
+Shapes and addresses never change and every branch is a choice between two tensors, so that nothing
+waits for the device within a step. It gives what `Spann3R.step` gives, on any device.
+"""
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spann3r_ros.networks.blocks.precision import full_precision
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.memory import MemoryEntry, check_budget, prune_order, read_memory
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+
+# Of the memory's counters.
+COUNTERS = ('tokens', 'working_frames', 'long_term_tokens', 'prunings', 'rejected_frames')
+
+
+class StaticMemory:
+    """`SpatialMemory` with its counters on the device."""
+
+    def __init__(self, config: MemoryConfig, tokens_per_frame: int, width: int,
+                 device: torch.device | str = 'cpu') -> None:
+        check_budget(config, tokens_per_frame)
+        self.config = config
+        self.tokens_per_frame = tokens_per_frame
+        self.capacity = config.capacity(tokens_per_frame)
+        self._places = torch.arange(self.capacity, device=device)
+        self._frame = torch.arange(tokens_per_frame, device=device)
+        self._working = torch.arange(config.working_frames, device=device)
+        self._raw_keys, self._keys, self._values = torch.zeros(
+            3, self.capacity, width, device=device)
+        self._count, self._mass = torch.zeros(2, self.capacity, device=device)
+        self.counters = torch.zeros(len(COUNTERS), dtype=torch.int64, device=device)
+
+    @property
+    def device_bytes(self) -> int:
+        """Return the bytes held, which never change."""
+        return sum(store.nbytes for store in self._stores)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for tensor in (*self._stores, self.counters):
+            tensor.zero_()
+
+    def read(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return readout [queries, width] and attention [capacity] as `SpatialMemory.read`.
+
+        And whether there was anything to read, a scalar; if not, both are zero.
+        """
+        tokens = self.counters[0]
+        # Something must be attended to, or the softmax divides zero by zero.
+        known = self._places < tokens.clamp(min=1)
+        readout, attention = read_memory(query, self._keys, self._values,
+                                         self.config.attention_threshold, known)
+        filled = tokens > 0
+        return readout.masked_fill(~filled, 0.0), attention.masked_fill(~filled, 0.0), filled
+
+    def write(self, attention: Tensor, entry: MemoryEntry, usable: Tensor) -> None:
+        """Account for a read's attention and store a frame, if it differs enough.
+
+        Unless it is `usable`, a scalar, nothing changes.
+        """
+        tokens, working, long_term, prunings, rejected = self.counters.unbind()
+        admitted = usable & self._admits(entry.raw_key)
+        self._mass += attention.masked_fill(~usable, 0.0)
+        self._count += admitted & (self._places < tokens)
+        places = tokens + self._frame
+        zeros = torch.zeros_like(self._frame, dtype=self._count.dtype)
+        for store, new in zip(self._stores, (entry.raw_key, entry.key, entry.value, zeros, zeros),
+                              strict=True):
+            store.index_copy_(0, places, torch.where(admitted, new, store[places]))
+        tokens = tokens + admitted * self.tokens_per_frame
+        working = working + admitted
+        leaving = (working > self.config.working_frames) * self.tokens_per_frame
+        working = working.clamp(max=self.config.working_frames)
+        rejected = rejected + (usable & ~admitted)
+        if self.config.long_term_tokens == 0:
+            order = (self._places + leaving).clamp(max=self.capacity - 1)
+            tokens = tokens - leaving
+        else:
+            long_term = long_term + leaving
+            full = long_term > self.config.long_term_tokens
+            order = torch.where(full, self._pruned(tokens), self._places)
+            limit = self.config.long_term_tokens
+            tokens = tokens.masked_fill(full, limit)
+            long_term = long_term.masked_fill(
+                full, limit - self.config.working_frames * self.tokens_per_frame)
+            prunings = prunings + full
+        for store in self._stores:
+            store.copy_(store[order])
+        self.counters.copy_(torch.stack((tokens, working, long_term, prunings, rejected)))
+
+    @property
+    def _stores(self) -> tuple[Tensor, ...]:
+        return self._raw_keys, self._keys, self._values, self._count, self._mass
+
+    def _admits(self, raw_key: Tensor) -> Tensor:
+        """Return whether a frame differs enough from the working frames, a scalar."""
+        tokens, working = self.counters[0], self.counters[1]
+        if self.config.similarity_threshold == 1.0:
+            return tokens >= 0
+        back = (self.config.working_frames - self._working) * self.tokens_per_frame
+        places = (tokens - back)[:, None] + self._frame
+        cosine = functional.cosine_similarity(self._raw_keys[places.clamp(min=0)], raw_key[None],
+                                              dim=-1, eps=1e-12).mean(dim=-1)
+        there = self._working >= self.config.working_frames - working
+        similarity = cosine.masked_fill(~there, -math.inf).max()
+        return similarity <= self.config.similarity_threshold
+
+    def _pruned(self, tokens: Tensor) -> Tensor:
+        """Return the order [capacity] that has the tokens which survive a prune in front."""
+        # A place that holds no token is worth less than any, and is no new one.
+        empty = self._places >= tokens
+        mass, count = self._mass.masked_fill(empty, -1.0), self._count.masked_fill(empty, 1e9)
+        limit = self.config.long_term_tokens
+        kept = prune_order(count, mass, limit, self.config.working_frames)
+        return torch.cat((kept, self._places[limit:]))
+
+
+class StaticStream:
+    """One sequence of images of one size; `advance` runs on what lies in its buffers.
+
+    `image` uint8 [height, width, 3] goes in. `refined` and `provisional` [height, width, 4] come
+    out: points, and confidence in [0, 1). `report` int64 [6] says whether the points are finite
+    (if not, nothing has changed), and the memory's `COUNTERS`.
+    """
+
+    def __init__(self, model: Spann3R, height: int, width: int, memory: MemoryConfig) -> None:
+        config, device = model.config, model.norm_k.weight.device
+        self._model = model
+        self._grid = config.grid(height, width)
+        count = math.prod(self._grid)
+        self.memory = StaticMemory(memory, count, config.encoder_width, device)
+        self.image = torch.zeros(height, width, 3, dtype=torch.uint8, device=device)
+        self.refined, self.provisional = torch.zeros(2, height, width, 4, device=device)
+        self.report = torch.zeros(1 + len(COUNTERS), dtype=torch.int64, device=device)
+        self._feature, self._query = torch.zeros(2, 1, count, config.encoder_width, device=device)
+        self._target_tokens: list[Tensor] | None = None
+
+    def clear(self) -> None:
+        """Begin a new sequence."""
+        self.memory.clear()
+        self.report.zero_()
+
+    @torch.inference_mode()
+    def found(self) -> None:
+        """Take the first image of a sequence."""
+        with self._model.arithmetic():
+            self._feature.copy_(self._encode())
+
+    @torch.inference_mode()
+    def advance(self, provisional: bool = True) -> None:
+        """Take a further image; `provisional` is left as it was unless asked for."""
+        with self._model.arithmetic():
+            self._advance(provisional)
+
+    @torch.inference_mode()
+    def flush(self) -> Tensor:
+        """Return the newest image's prediction [height, width, 4] by the target head."""
+        if not self.memory.counters[0]:  # tokens
+            raise RuntimeError('flush: expected two images, got fewer')
+        return self._model.predict_target(self._target_tokens, self._grid).packed()
+
+    def _encode(self) -> Tensor:
+        image = self.image.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
+        return self._model.dust3r.encode(image)
+
+    def _advance(self, provisional: bool) -> None:
+        model = self._model
+        feature = self._encode()
+        with full_precision(feature.device):
+            readout, attention, filled = self.memory.read(model.norm_q(self._query[0]))
+        fused = torch.where(filled, readout[None] + self._query, self._feature)
+        pair = model.dust3r.decode(fused, feature, self._grid)
+        refined = model.predict_reference(pair[0], self._grid)
+        self.refined.copy_(refined.packed())
+        if provisional:
+            self.provisional.copy_(model.predict_target(pair[1], self._grid).packed())
+        finite = refined.points.isfinite().all()
+        key = model.key(self._feature, pair[0])
+        value = model.encode_value(refined.points) + key
+        entry = MemoryEntry(key[0], model.norm_k(key[0]), model.norm_v(value[0]))
+        query = model.query(feature, pair[1])
+        self.memory.write(attention, entry, finite)
+        if self._target_tokens is None:
+            self._target_tokens = [torch.zeros_like(item) for item in pair[1]]
+        for held, new in ((self._feature, feature), (self._query, query),
+                          *zip(self._target_tokens, pair[1], strict=True)):
+            held.copy_(torch.where(finite, new, held))
+        self.report[0], self.report[1:] = finite, self.memory.counters

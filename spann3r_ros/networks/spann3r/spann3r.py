@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spann3R: incremental pointmap regression with a spatial memory (Wang and Agapito, 2024)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spann3r_ros.networks.blocks.heads import DensePrediction, activate
+from spann3r_ros.networks.blocks.layers import BLOCK_EPS, EncoderBlock, PatchEmbed
+from spann3r_ros.networks.blocks.precision import full_precision, half_precision, widen
+
+from .backbone import Backbone
+from .config import MemoryConfig, Spann3RConfig
+from .memory import MemoryEntry, SpatialMemory
+
+
+class NotFiniteError(ArithmeticError):
+    """The network predicted points that are not finite; the sequence stands where it stood."""
+
+
+@dataclass
+class StreamState:
+    """Everything that lives between two frames of a sequence; a new one is a reset.
+
+    `feature` is the newest frame's encoder output, `query` its question to the memory and
+    `target_tokens` its decoder outputs, kept so that its provisional pointmap can be computed
+    when somebody asks.
+    """
+
+    grid: tuple[int, int]
+    memory: SpatialMemory
+    feature: Tensor | None = None
+    query: Tensor | None = None
+    target_tokens: list[Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Predictions of one step: refined for the previous frame, provisional for the newest."""
+
+    refined: DensePrediction | None = None
+    provisional: DensePrediction | None = None
+
+
+def _predict(head: nn.Module, tokens: list[Tensor], grid: tuple[int, int]) -> DensePrediction:
+    with full_precision(tokens[0].device):
+        return activate(head([widen(item) for item in tokens], grid))
+
+
+def _projector(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, inputs), nn.GELU(), nn.Linear(inputs, outputs))
+
+
+class Spann3R(nn.Module):
+    """The network; attribute names are the keys of the official checkpoint."""
+
+    def __init__(self, config: Spann3RConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.narrow = False  # blocks and projections in bfloat16, see inference.prepare
+        width = config.encoder_width
+        self.dust3r = Backbone(config)
+        self.value_encoder = nn.ModuleList(
+            EncoderBlock(width, config.value_heads, config.mlp_ratio)
+            for _ in range(config.value_depth))
+        self.value_norm = nn.LayerNorm(width, eps=BLOCK_EPS)
+        self.value_out = nn.Linear(width, width)
+        self.pos_patch_embed = PatchEmbed(config.patch_size, width)
+        self.norm_q, self.norm_k, self.norm_v = (nn.LayerNorm(width) for _ in range(3))
+        self.attn_head_1 = _projector(width + config.decoder_width, width)
+        self.attn_head_2 = _projector(width + config.decoder_width, width)
+
+    def key(self, feature: Tensor, tokens: list[Tensor]) -> Tensor:
+        """Return the memory key [batch, tokens, width] of a reference frame."""
+        return widen(self.attn_head_1(torch.cat((feature, tokens[-1]), dim=-1)))
+
+    def query(self, feature: Tensor, tokens: list[Tensor]) -> Tensor:
+        """Return the memory query [batch, tokens, width] of a target frame."""
+        return widen(self.attn_head_2(torch.cat((feature, tokens[-1]), dim=-1)))
+
+    def encode_value(self, points: Tensor) -> Tensor:
+        """Encode a pointmap [batch, height, width, 3] to [batch, tokens, width], without key."""
+        tokens = widen(self.pos_patch_embed(points.permute(0, 3, 1, 2)))
+        for block in self.value_encoder:
+            tokens = block(tokens)
+        return self.value_out(self.value_norm(tokens))
+
+    def predict_reference(self, tokens: list[Tensor], grid: tuple[int, int]) -> DensePrediction:
+        """Return the dense prediction of the reference view."""
+        return _predict(self.dust3r.downstream_head1, tokens, grid)
+
+    def predict_target(self, tokens: list[Tensor], grid: tuple[int, int]) -> DensePrediction:
+        """Return the dense prediction of the target view."""
+        return _predict(self.dust3r.downstream_head2, tokens, grid)
+
+    def arithmetic(self) -> torch.autocast:
+        """Return the context in which the network computes at the precision it is laid out for."""
+        return half_precision(self.norm_k.weight.device, self.narrow)
+
+    def start(self, height: int, width: int, memory: MemoryConfig) -> StreamState:
+        """Begin a sequence of images of one size with an empty memory."""
+        grid = self.config.grid(height, width)
+        weight = self.norm_k.weight
+        return StreamState(grid, SpatialMemory(memory, grid[0] * grid[1],
+                                               self.config.encoder_width, weight.device,
+                                               weight.dtype))
+
+    @torch.inference_mode()
+    def step(self, state: StreamState, image: Tensor, provisional: bool = False) -> StepOutput:
+        """Take the next image [1, 3, height, width] in [-1, 1] and advance the sequence.
+
+        The first image yields nothing. Every later one yields the refined prediction of the
+        image before it and, when asked, a provisional prediction of itself. The state is left
+        as it was when anything fails: ValueError for another size, NotFiniteError.
+        """
+        self._check_image(state, image)
+        with self.arithmetic():
+            return self._step(state, image, provisional)
+
+    def _step(self, state: StreamState, image: Tensor, provisional: bool) -> StepOutput:
+        feature = self.dust3r.encode(image)
+        if state.feature is None:
+            state.feature = feature
+            return StepOutput()
+
+        reference, attention = self.fuse(state)
+        pair = self.dust3r.decode(reference, feature, state.grid)
+        refined = self.predict_reference(pair[0], state.grid)
+        # Once in memory they would spread to every later frame.
+        if not refined.points.isfinite().all():
+            raise NotFiniteError('refined points: expected finite numbers')
+        preview = self.predict_target(pair[1], state.grid) if provisional else None
+        self.advance(state, feature, pair, refined.points, attention)
+        return StepOutput(refined, preview)
+
+    def fuse(self, state: StreamState) -> tuple[Tensor, Tensor | None]:
+        """Return the newest image's memory readout and the attention per memory token.
+
+        An image that founds a sequence has no query yet: it stands for itself.
+        """
+        if state.query is None:
+            return state.feature, None
+        with full_precision(state.query.device):
+            readout, attention = state.memory.read(self.norm_q(state.query[0]))
+        return readout[None] + state.query, attention
+
+    def advance(self, state: StreamState, feature: Tensor,
+                pair: tuple[list[Tensor], list[Tensor]], points: Tensor,
+                attention: Tensor | None) -> None:
+        """Store the newest image with its points in memory and make `feature` the newest.
+
+        `pair` are the decoder outputs of the two, `attention` is what `fuse` returned.
+        """
+        entry = self._memory_entry(state, pair[0], points)
+        query = self.query(feature, pair[1])
+        state.memory.write(attention, entry)
+        state.feature, state.query, state.target_tokens = feature, query, pair[1]
+
+    @torch.inference_mode()
+    def flush(self, state: StreamState) -> DensePrediction | None:
+        """Return the newest image's prediction by the target head; None before two images."""
+        if state.target_tokens is None:
+            return None
+        return self.predict_target(state.target_tokens, state.grid)
+
+    def _check_image(self, state: StreamState, image: Tensor) -> None:
+        expected = (1, 3, *(cells * self.config.patch_size for cells in state.grid))
+        if image.shape != expected:
+            raise ValueError(f'image: expected shape {expected}, got {tuple(image.shape)}')
+
+    def _memory_entry(self, state: StreamState, tokens: list[Tensor],
+                      points: Tensor) -> MemoryEntry | None:
+        key = self.key(state.feature, tokens)
+        # The value costs a tenth of a step: only a frame that will be stored pays for it.
+        if not state.memory.admits(key[0]):
+            return None
+        value = self.encode_value(points) + key
+        return MemoryEntry(key[0], self.norm_k(key[0]), self.norm_v(value[0]))

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images and the masks that say which of their pixels may enter the map."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from spann3r_ros.core.types import Frame
+
+MODES = ('none', 'latest', 'exact')
+
+
+class MaskMatcher:
+    """Gives every frame its mask and hands it on, in order of arrival.
+
+    `latest`: the newest mask is that of all further frames; before the first one they are
+    dropped. `exact`: a frame waits for the mask of its own stamp; it is dropped when a later
+    frame got its mask, or when more than `capacity` frames wait. A frame never goes on unmasked.
+    """
+
+    def __init__(self, mode: str, capacity: int, hand_on: Callable[[Frame], None],
+                 drop: Callable[[], None]) -> None:
+        self._mode = mode
+        self._capacity = capacity
+        self._hand_on = hand_on
+        self._drop = drop
+        self._frames: dict[int, Frame] = {}
+        self._masks: dict[int, np.ndarray] = {}
+        self._latest: np.ndarray | None = None
+
+    def take_frame(self, frame: Frame) -> None:
+        """Hand the frame on, with its mask, now or later."""
+        if self._mode == 'none':
+            self._hand_on(frame)
+        elif self._mode == 'exact':
+            self._frames[frame.stamp_ns] = frame
+            self._match(frame.stamp_ns)
+        elif self._latest is None:
+            self._drop()
+        else:
+            self._hand_on(replace(frame, mask=self._latest))
+
+    def take_mask(self, stamp_ns: int, mask: np.ndarray) -> None:
+        """Take a mask, bool [height, width]."""
+        self._latest = mask
+        if self._mode == 'exact':
+            self._masks[stamp_ns] = mask
+            self._match(stamp_ns)
+
+    def drop_waiting(self) -> None:
+        """Drop all frames that wait for a mask."""
+        while self._frames:
+            self._drop_oldest()
+
+    def _match(self, stamp_ns: int) -> None:
+        if stamp_ns in self._frames and stamp_ns in self._masks:
+            while next(iter(self._frames)) != stamp_ns:
+                self._drop_oldest()
+            mask = self._masks.pop(stamp_ns)
+            self._hand_on(replace(self._frames.pop(stamp_ns), mask=mask))
+        while len(self._frames) > self._capacity:
+            self._drop_oldest()
+        while len(self._masks) > self._capacity:
+            del self._masks[next(iter(self._masks))]
+
+    def _drop_oldest(self) -> None:
+        del self._frames[next(iter(self._frames))]
+        self._drop()

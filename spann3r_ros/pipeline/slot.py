@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hand-off between the image callback and the worker, and the accounts of every frame."""
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, replace
+from enum import Enum
+from threading import Condition
+from time import monotonic
+from typing import Any
+
+from spann3r_ros.core.types import Frame
+
+WINDOW = 1000
+
+
+class Outcome(Enum):
+    """What became of a frame; the value is the name of its account."""
+
+    PROCESSED = 'processed'
+    SKIPPED = 'skipped'
+    DROPPED = 'dropped'
+    FAILED = 'failed'
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Frames counted at one instant."""
+
+    received: int = 0
+    processed: int = 0
+    skipped: int = 0
+    dropped: int = 0
+    failed: int = 0
+    waiting: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Say whether every received frame is in exactly one of the other accounts."""
+        return self.received == (self.processed + self.skipped + self.dropped + self.failed
+                                 + self.waiting)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds over the last `WINDOW` processed frames; NaN before the first."""
+
+    last_sec: float = math.nan
+    mean_sec: float = math.nan
+    p95_sec: float = math.nan
+    max_sec: float = math.nan
+
+    @classmethod
+    def of(cls, values: deque[float]) -> Timing:
+        """Summarise durations, oldest first; p95 is the nearest-rank percentile."""
+        if not values:
+            return cls()
+        ranked = sorted(values)
+        return cls(values[-1], math.fsum(ranked) / len(ranked),
+                   ranked[math.ceil(0.95 * len(ranked)) - 1], ranked[-1])
+
+
+@dataclass(frozen=True)
+class Command:
+    """A call that runs on the worker thread; `future` receives what it returns or raises."""
+
+    function: Callable[[], Any]
+    future: Future
+
+    def run(self) -> None:
+        """Call the function and settle the future."""
+        try:
+            self.future.set_result(self.function())
+        except Exception as error:
+            self.future.set_exception(error)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the worker takes at once: the waiting frame first, then the commands given since."""
+
+    frame: Frame | None
+    received_sec: float
+    commands: tuple[Command, ...]
+
+
+class FrameSlot:
+    """One frame waits here for the worker; all counts change under one lock.
+
+    Live (`blocking=False`): a newer frame replaces the waiting one, which counts as dropped.
+    Replay (`blocking=True`): `put` waits until the slot is free, nothing is dropped. A closed slot
+    takes no frames: what waits, and what is still put, counts as dropped. Commands are taken
+    open or closed, until `stop`.
+    """
+
+    def __init__(self, blocking: bool) -> None:
+        self._blocking = blocking
+        self._changed = Condition()
+        self._accounts = Accounts()
+        self._frame: Frame | None = None
+        self._received_sec = 0.0
+        self._commands: list[Command] = []
+        self._open = False
+        self._stopped = False
+
+    def open(self) -> None:
+        """Take frames from now on."""
+        with self._changed:
+            self._open = True
+
+    def close(self) -> None:
+        """Drop the waiting frame, release a blocked `put` and take no more frames."""
+        with self._changed:
+            self._open = False
+            self._drop_waiting()
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Close for good: the worker ends, commands that did not run are cancelled."""
+        self.close()
+        with self._changed:
+            self._stopped = True
+            for command in self._commands:
+                command.future.set_exception(CancelledError('the worker is stopping'))
+            self._commands.clear()
+            self._changed.notify_all()
+
+    def put(self, frame: Frame) -> None:
+        """Hand over a frame; in replay mode wait until the slot is free or closed."""
+        received_sec = monotonic()
+        with self._changed:
+            self._count(received=1, waiting=1)
+            if self._blocking:
+                self._changed.wait_for(lambda: self._frame is None or not self._open)
+            self._drop_waiting()
+            if not self._open:
+                self._count(waiting=-1, dropped=1)
+                return
+            self._frame, self._received_sec = frame, received_sec
+            self._changed.notify_all()
+
+    def refuse(self, outcome: Outcome) -> None:
+        """Count a received frame that ends before it could wait."""
+        with self._changed:
+            self._count(received=1, **{outcome.value: 1})
+
+    def settle(self, outcome: Outcome) -> None:
+        """Count the end of the frame that `take` gave."""
+        with self._changed:
+            self._count(waiting=-1, **{outcome.value: 1})
+
+    def discard(self) -> None:
+        """Drop the waiting frame, if any."""
+        with self._changed:
+            self._drop_waiting()
+            self._changed.notify_all()
+
+    def submit(self, function: Callable[[], Any]) -> Future:
+        """Queue a call for the worker; it runs after the frame that waits now."""
+        command = Command(function, Future())
+        with self._changed:
+            if self._stopped:
+                raise RuntimeError('the worker has stopped')
+            self._commands.append(command)
+            self._changed.notify_all()
+        return command.future
+
+    def take(self) -> Work | None:
+        """Wait for a frame or commands and take them; None after `stop`."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._frame is not None or self._commands or self._stopped)
+            if self._stopped:
+                return None
+            work = Work(self._frame, self._received_sec, tuple(self._commands))
+            self._frame = None
+            self._commands.clear()
+            self._changed.notify_all()
+            return work
+
+    def accounts(self) -> Accounts:
+        """Return the counts of this instant; they always balance."""
+        with self._changed:
+            return self._accounts
+
+    def _drop_waiting(self) -> None:
+        if self._frame is not None:
+            self._frame = None
+            self._count(waiting=-1, dropped=1)
+
+    def _count(self, **changes: int) -> None:
+        self._accounts = replace(self._accounts, **{
+            name: getattr(self._accounts, name) + change for name, change in changes.items()})

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between ROS messages and the mapper's values: stamps, calibration, clouds, poses."""
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import (
+    Point,
+    Pose,
+    PoseStamped,
+    PoseWithCovarianceStamped,
+    Quaternion,
+    Transform,
+    TransformStamped,
+    Vector3,
+)
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from spann3r_ros.core.camera import Distortion, Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.transforms import matrix_to_quaternion, quaternion_to_matrix
+from spann3r_ros.core.types import FrameError, StampedPose
+from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.mapping.mapping_status import MappingStatus
+from spann3r_ros.msg import MapperStatus
+from spann3r_ros.pipeline.odometer import Motion
+from spann3r_ros.pipeline.worker import WorkerReport
+
+SECOND_NS = 10**9
+
+POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
+                  ('confidence', '<f4')])
+# `rgb` holds 0x00RRGGBB and is declared a float: the form RViz and PCL read.
+FIELDS = [PointField(name=name, offset=offset, datatype=PointField.FLOAT32, count=1)
+          for name, (_, offset) in POINT.fields.items()]
+
+
+def to_nanoseconds(stamp: Time) -> int:
+    """Return a stamp in nanoseconds; FrameError for one before zero or out of range."""
+    if stamp.sec < 0 or stamp.nanosec >= SECOND_NS:
+        raise FrameError(f'stamp: expected sec >= 0 and nanosec < {SECOND_NS}, '
+                         f'got {stamp.sec} and {stamp.nanosec}')
+    return stamp.sec * SECOND_NS + stamp.nanosec
+
+
+def to_stamp(stamp_ns: int) -> Time:
+    """Return a stamp of integer nanoseconds."""
+    sec, nanosec = divmod(stamp_ns, SECOND_NS)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def to_header(stamp_ns: int, frame_id: str) -> Header:
+    """Return a header."""
+    return Header(stamp=to_stamp(stamp_ns), frame_id=frame_id)
+
+
+def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | None:
+    """Return a calibration; None for an uncalibrated camera (K[0] = 0).
+
+    K and D are those of the raw image, P is that of the `rectified` one.
+    """
+    matrix = np.asarray(info.p).reshape(3, 4) if rectified else np.asarray(info.k).reshape(3, 3)
+    fx, fy, cx, cy = (float(matrix[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0.0 and fy > 0.0):
+        return None
+    coefficients = tuple(float(value) for value in info.d)
+    distortion = None
+    # A NaN is not zero either: it is refused with the image.
+    if not rectified and any(value != 0.0 for value in coefficients):
+        distortion = Distortion(info.distortion_model, coefficients)
+    return Intrinsics(fx, fy, cx, cy, info.width, info.height, distortion)
+
+
+def to_camera_info(intrinsics: Intrinsics, header: Header) -> CameraInfo:
+    """Return the calibration of an undistorted camera."""
+    fx, fy, cx, cy = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
+    return CameraInfo(
+        header=header, width=intrinsics.width, height=intrinsics.height,
+        distortion_model='plumb_bob', d=[0.0] * 5,
+        k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0])
+
+
+def to_float_image(values: np.ndarray, header: Header) -> Image:
+    """Return a 32FC1 image of values [height, width]."""
+    height, width = values.shape
+    return Image(header=header, height=height, width=width, encoding='32FC1', is_bigendian=0,
+                 step=4 * width, data=_payload(values.astype('<f4', copy=False)))
+
+
+def keyframe_cloud(keyframe: Keyframe, header: Header, max_bytes: int) -> PointCloud2:
+    """Return a keyframe's points in the order of the image.
+
+    Where they would exceed `max_bytes`, those of every n-th row and column.
+    """
+    height, width = keyframe.pointmap.confidence.shape
+    stride = 1
+    while -(-height // stride) * -(-width // stride) * POINT.itemsize > max_bytes:
+        stride += 1
+    part = np.s_[::stride, ::stride]
+    return to_cloud(keyframe.pointmap.points[part], keyframe.image[part],
+                    keyframe.pointmap.confidence[part], header)
+
+
+def map_cloud(cloud: VoxelCloud, header: Header, max_bytes: int) -> PointCloud2:
+    """Return the voxel map as an unordered cloud; every n-th voxel if it exceeds `max_bytes`."""
+    stride = max(1, -(-len(cloud) * POINT.itemsize // max_bytes))
+    return to_cloud(cloud.points[None, ::stride], cloud.colors[None, ::stride],
+                    cloud.confidence[None, ::stride], header)
+
+
+def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
+             header: Header) -> PointCloud2:
+    """Return a cloud of points [h, w, 3], RGB colours uint8 [h, w, 3] and confidence [h, w]."""
+    height, width = confidence.shape
+    cloud = np.empty((height, width), POINT)
+    cloud['x'], cloud['y'], cloud['z'] = points[..., 0], points[..., 1], points[..., 2]
+    packed = np.zeros((height, width, 4), np.uint8)
+    packed[..., :3] = colors[..., ::-1]
+    cloud['rgb'] = packed.view('<u4')[..., 0]
+    cloud['confidence'] = confidence
+    return PointCloud2(header=header, height=height, width=width, fields=FIELDS,
+                       is_bigendian=False, point_step=POINT.itemsize,
+                       row_step=width * POINT.itemsize, data=_payload(cloud),
+                       is_dense=bool(np.isfinite(points).all()))
+
+
+def to_pose(transform: np.ndarray) -> Pose:
+    """Return a rigid transform [4, 4] as a pose."""
+    x, y, z = (float(value) for value in transform[:3, 3])
+    return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion(transform))
+
+
+def to_pose_stamped(pose: StampedPose, map_frame: str) -> PoseStamped:
+    """Return a camera pose in the map."""
+    return PoseStamped(header=to_header(pose.stamp_ns, map_frame),
+                       pose=to_pose(pose.world_from_camera))
+
+
+def to_pose_with_covariance(pose: StampedPose, map_frame: str) -> PoseWithCovarianceStamped:
+    """Return a camera pose in the map, with its covariance where known, else zeros."""
+    message = PoseWithCovarianceStamped(header=to_header(pose.stamp_ns, map_frame))
+    message.pose.pose = to_pose(pose.world_from_camera)
+    if pose.covariance is not None:
+        message.pose.covariance = pose.covariance.reshape(-1)
+    return message
+
+
+def to_transform(parent_from_child: np.ndarray, stamp_ns: int, parent: str,
+                 child: str) -> TransformStamped:
+    """Return a rigid transform [4, 4] between two frames."""
+    x, y, z = (float(value) for value in parent_from_child[:3, 3])
+    transform = Transform(translation=Vector3(x=x, y=y, z=z),
+                          rotation=_quaternion(parent_from_child))
+    return TransformStamped(header=to_header(stamp_ns, parent), child_frame_id=child,
+                            transform=transform)
+
+
+def to_matrix(transform: Transform) -> np.ndarray:
+    """Return a transform as a matrix [4, 4]; ValueError for a quaternion of zeros."""
+    t, q = transform.translation, transform.rotation
+    matrix = np.eye(4)
+    matrix[:3, :3] = quaternion_to_matrix(np.array([q.x, q.y, q.z, q.w]))
+    matrix[:3, 3] = [t.x, t.y, t.z]
+    return matrix
+
+
+def to_odometry(motion: Motion, odom_frame: str, child_frame: str) -> Odometry:
+    """Return odometry: the pose in `odom_frame`, the twist in the child's own axes."""
+    message = Odometry(header=to_header(motion.stamp_ns, odom_frame), child_frame_id=child_frame)
+    message.pose.pose = to_pose(motion.odom_from_base)
+    message.pose.covariance = motion.covariance.reshape(-1)
+    linear, angular = message.twist.twist.linear, message.twist.twist.angular
+    linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, motion.twist)
+    message.twist.covariance = motion.twist_covariance.reshape(-1)
+    return message
+
+
+def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_error: str,
+              map_frame: str) -> MapperStatus:
+    """Return the status message."""
+    accounts, latency, inference = report.accounts, report.latency, report.inference
+    memory, scale = mapping.memory.status, mapping.scale
+    return MapperStatus(
+        header=to_header(report.stamp_ns, map_frame), state=state, last_error=last_error,
+        frames_received=accounts.received, frames_processed=accounts.processed,
+        frames_skipped=accounts.skipped, frames_dropped=accounts.dropped,
+        frames_failed=accounts.failed, frames_waiting=accounts.waiting,
+        latency_last_sec=latency.last_sec, latency_mean_sec=latency.mean_sec,
+        latency_p95_sec=latency.p95_sec, latency_max_sec=latency.max_sec,
+        inference_last_sec=inference.last_sec,
+        working_frames=memory.working_frames, long_term_tokens=memory.long_term_tokens,
+        memory_tokens=memory.tokens, memory_capacity_tokens=memory.capacity_tokens,
+        memory_rejected_frames=memory.rejected_frames, prunings=memory.prunings,
+        resets=mapping.memory.resets, device_bytes=memory.device_bytes,
+        image_coverage=mapping.coverage, voxels=mapping.voxels,
+        fragment_id=mapping.fragment_id, metric=scale.metric, scale=scale.value,
+        scale_variance=scale.variance, scale_source=scale.source)
+
+
+def _quaternion(transform: np.ndarray) -> Quaternion:
+    x, y, z, w = (float(value) for value in matrix_to_quaternion(transform[:3, :3]))
+    return Quaternion(x=x, y=y, z=z, w=w)
+
+
+def _payload(values: np.ndarray) -> array:
+    # The one form that every rclpy setter takes without a walk over the elements.
+    payload = array('B')
+    payload.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return payload

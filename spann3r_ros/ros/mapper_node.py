@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node: images in, a growing map out."""
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import TypeVar
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import SetBool, Trigger
+
+from spann3r_ros import share_directory
+from spann3r_ros.core.network import Compute, Reconstructor
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.ros.tf.tf_listening import ListeningThread
+
+from . import parameters
+from .lifecycle import RobustLifecycleNode, TransitionFailedError, reported
+from .logs import forward_logging
+from .session import MapEmptyError, Session
+
+SPIN_TIMEOUT_SEC = 0.2
+Answer = TypeVar('Answer', Trigger.Response, SetBool.Response)
+CreateReconstructor = Callable[[str, MemoryConfig, Compute], Reconstructor]
+
+
+def bundled_checkpoint() -> Path:
+    """Return the checkpoint that comes with the package; ValueError unless there is one."""
+    directory = share_directory() / 'models'
+    found = sorted(directory.glob('*.safetensors'))
+    if len(found) != 1:
+        raise ValueError(f'checkpoint: expected one bundled model in {directory}, '
+                         f'found {len(found)}; set the parameter checkpoint')
+    return found[0]
+
+
+def load_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute) -> Reconstructor:
+    """Load the network; ValueError or OSError says what is wrong with what was asked for."""
+    # Importing torch takes seconds: the node is there, and can be asked, before.
+    from spann3r_ros.networks.spann3r.spann3r_network import create_reconstructor
+    path = Path(checkpoint).expanduser() if checkpoint else bundled_checkpoint()
+    return create_reconstructor(path, memory, compute)
+
+
+class MapperNode(RobustLifecycleNode):
+    """Lifecycle around a `Session`, and the services; everything runs on one executor thread.
+
+    Raises ValueError and rclpy's ParameterException for parameters that are unknown or wrong.
+    """
+
+    def __init__(self, create_reconstructor: CreateReconstructor = load_reconstructor) -> None:
+        super().__init__('mapper')
+        self._create_reconstructor = create_reconstructor
+        self._session: Session | None = None
+        self._listening: ListeningThread | None = None
+        parameters.declare(self)
+        parameters.read(self)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self._listening = ListeningThread(self)
+        self.create_service(Trigger, '~/reset', self._reset)
+        self.create_service(Trigger, '~/new_fragment', self._new_fragment)
+        self.create_service(SetBool, '~/set_enabled', self._set_enabled)
+        self.create_service(Trigger, '~/save_map', self._save_map)
+        self.create_service(Trigger, '~/load_map', self._load_map)
+
+    def autostart(self) -> None:
+        """Configure and activate if the parameters ask for it."""
+        if not parameters.read(self).node.autostart:
+            return
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def close(self) -> None:
+        """Stop the worker and take everything down, whatever the state."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        # Worker, session and mapper refer to each other; their memory is freed now, not some day.
+        del session
+        gc.collect()
+        torch = sys.modules.get('torch')
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def destroy_node(self) -> None:
+        """End what listens beside the node, then the node."""
+        if self._listening is not None:
+            self._listening.stop()
+            self._listening = None
+        super().destroy_node()
+
+    @reported
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the weights and create the publishers."""
+        settings = parameters.read(self)
+        try:
+            reconstructor = self._create_reconstructor(
+                settings.node.checkpoint, settings.memory, settings.node.compute)
+        except (ValueError, OSError) as error:
+            raise TransitionFailedError(str(error)) from error
+        self._session = Session(self, settings, Mapper(reconstructor, settings.mapper),
+                                self._listening)
+        # Also: rclpy's first line of log takes a second when torch is loaded; no frame waits now.
+        height, width = reconstructor.input_size
+        self.get_logger().info(f'configured: {settings.node.mode} mode, the network sees '
+                               f'{width}x{height} pixels')
+        return super().on_configure(state)
+
+    @reported
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the publishers speak and take images."""
+        result = super().on_activate(state)
+        self._session.activate()
+        return result
+
+    @reported
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take no more images; the map stays."""
+        self._session.deactivate()
+        return super().on_deactivate(state)
+
+    @reported
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Undo `on_configure`."""
+        self.close()
+        return super().on_cleanup(state)
+
+    @reported
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, from any state."""
+        self.close()
+        return super().on_shutdown(state)
+
+    @reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, so that the node can be configured anew."""
+        self.close()
+        return super().on_error(state)
+
+    def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        known = {parameter.name for parameter in parameters.all_parameters()}
+        changes = {one.name: one.value for one in changed if one.name in known}
+        if self._session is not None and changes:
+            return SetParametersResult(successful=False, reason=(
+                f'{", ".join(changes)}: read at configure; clean up the node first'))
+        try:
+            parameters.read(self, changes)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, 'reset', Session.reset)
+
+    def _new_fragment(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, 'divide', Session.new_fragment)
+
+    def _set_enabled(self, request: SetBool.Request,
+                     response: SetBool.Response) -> SetBool.Response:
+        verb = 'enable' if request.data else 'disable'
+        return self._answer(response, verb,
+                            lambda session: session.set_enabled(request.data))
+
+    def _save_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, 'save', Session.save)
+
+    def _load_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, 'load', Session.load)
+
+    def _answer(self, response: Answer, verb: str, action: Callable[[Session], str]) -> Answer:
+        if self._session is None:
+            response.message = f'nothing to {verb}: the node is not configured'
+            return response
+        try:
+            response.message = action(self._session)
+            response.success = True
+        except (MapEmptyError, OSError, ValueError) as error:
+            response.message = f'{verb} failed: {error}'
+        # Out of a service callback an exception would end the process, without an answer.
+        except Exception as error:
+            self.get_logger().error(f'{verb}: {traceback.format_exc()}')
+            response.message = f'{verb} failed: {type(error).__name__}: {error}'
+        return response
+
+
+def _stop_on_signals() -> Event:
+    """Return an event that the first SIGINT or SIGTERM sets; a second one ends the process."""
+    stop = Event()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return stop
+
+
+def main(args: Sequence[str] | None = None,
+         create_reconstructor: CreateReconstructor = load_reconstructor) -> int:
+    """Run the node until a signal; return the exit status."""
+    # rclpy's own handlers invalidate the context at once: the worker could not finish its frame.
+    stop = _stop_on_signals()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = MapperNode(create_reconstructor)
+    except (ValueError, ParameterException) as error:
+        get_logger('mapper').fatal(str(error))
+        rclpy.shutdown()
+        return 1
+    forward_logging(node.get_logger())
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        node.autostart()
+        while rclpy.ok() and not stop.is_set():
+            executor.spin_once(timeout_sec=SPIN_TIMEOUT_SEC)
+    finally:
+        executor.shutdown()
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

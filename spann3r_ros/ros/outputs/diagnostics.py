@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the node fares, as /diagnostics tells robot monitors."""
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+
+from spann3r_ros.mapping.mapping_status import MappingStatus
+from spann3r_ros.pipeline.slot import Accounts
+from spann3r_ros.pipeline.worker import WorkerReport
+from spann3r_ros.ros.parameters import DiagnosticsConfig
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+# Rates and shares are of so many seconds, or a little more.
+WINDOW_SEC = 5.0
+
+
+@dataclass(frozen=True)
+class Health:
+    """What became of the newest settled frame: a level of DiagnosticStatus and a message."""
+
+    level: bytes = OK
+    message: str = ''
+
+
+class Diagnostics:
+    """Publishes three statuses: the images coming in, the load, the map.
+
+    Not managed by the lifecycle: an inactive node says that it is. Not thread-safe.
+    """
+
+    def __init__(self, node: LifecycleNode, config: DiagnosticsConfig) -> None:
+        self._node = node
+        self._config = config
+        self._publisher = node.create_publisher(
+            DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+        self._window: deque[tuple[float, Accounts]] = deque()
+        self._heard_sec = monotonic()
+        self._state = ''
+
+    def publish(self, state: str, report: WorkerReport, mapping: MappingStatus,
+                health: Health) -> None:
+        """Publish the state of things; call it once a second at least."""
+        self._note(state, report.accounts)
+        now = self._node.get_clock().now()
+        # Simulated time that has not begun is no time to stamp a message with.
+        if not now.nanoseconds or not self._publisher.get_subscription_count():
+            return
+        message = DiagnosticArray(status=[
+            self._status('input', self._input(state), state=state,
+                         received=report.accounts.received, rate_hz=self._rate()),
+            self._status('load', self._load(), processed=report.accounts.processed,
+                         skipped=report.accounts.skipped, dropped=report.accounts.dropped,
+                         failed=report.accounts.failed,
+                         latency_p95_sec=report.latency.p95_sec),
+            self._status('map', health, fragment=mapping.fragment_id,
+                         keyframes=mapping.keyframes, voxels=mapping.voxels,
+                         memory_tokens=mapping.memory.status.tokens,
+                         resets=mapping.memory.resets, metric=mapping.scale.metric)])
+        message.header.stamp = now.to_msg()
+        self._publisher.publish(message)
+
+    def destroy(self) -> None:
+        """Take the publisher away from the node."""
+        self._node.destroy_publisher(self._publisher)
+
+    def _note(self, state: str, accounts: Accounts) -> None:
+        now = monotonic()
+        fresh = not self._window or accounts.received != self._window[-1][1].received
+        if fresh or state != self._state:
+            self._heard_sec = now
+        self._state = state
+        self._window.append((now, accounts))
+        while len(self._window) > 2 and now - self._window[1][0] > WINDOW_SEC:
+            self._window.popleft()
+
+    def _input(self, state: str) -> Health:
+        silent_sec = monotonic() - self._heard_sec
+        if state != 'active':
+            return Health(OK, state)
+        if silent_sec > self._config.stale_after_sec:
+            return Health(WARN, f'no image for {silent_sec:.1f} s')
+        return Health(OK, 'images come in')
+
+    def _rate(self) -> float:
+        (start, first), (end, last) = self._window[0], self._window[-1]
+        return (last.received - first.received) / (end - start) if end > start else 0.0
+
+    def _load(self) -> Health:
+        first, last = self._window[0][1], self._window[-1][1]
+        received, dropped = last.received - first.received, last.dropped - first.dropped
+        share = dropped / received if received else 0.0
+        if share > self._config.max_dropped_share:
+            return Health(WARN, f'{share:.0%} of the images are dropped')
+        return Health(OK, f'{share:.0%} of the images are dropped')
+
+    def _status(self, name: str, health: Health, **values: object) -> DiagnosticStatus:
+        pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
+        return DiagnosticStatus(level=health.level, name=f'{self._node.get_name()}: {name}',
+                                message=health.message, values=pairs,
+                                hardware_id=self._node.get_fully_qualified_name())
+
+
+def _text(value: object) -> str:
+    return f'{value:.3g}' if isinstance(value, float) else str(value)

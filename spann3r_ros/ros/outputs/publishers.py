@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the mapper node publishes; what nobody hears is not even converted."""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from spann3r_ros.core.keyframe import Keyframe, depth_of
+from spann3r_ros.core.transforms import shift_covariance
+from spann3r_ros.core.types import StampedPose
+from spann3r_ros.mapping.layers.voxel_map import VoxelMap
+from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.msg import MapperStatus
+from spann3r_ros.pipeline.odometer import Motion
+from spann3r_ros.ros import conversions
+from spann3r_ros.ros.parameters import Settings
+from spann3r_ros.ros.tf.frame_tree import FrameTree
+
+STREAM_DEPTH = 5
+# Map and path grow: the longer telling them takes, the longer it rests.
+REFRESH_SHARE = 0.05
+
+
+class MapPublishers:
+    """Created at configure, silent until the node is active, destroyed at cleanup.
+
+    All but `publish_status` belong to the worker thread. The map and the path are
+    latched and throttled; `refresh` catches up with what the throttle or a late listener left
+    open.
+    """
+
+    def __init__(self, node: LifecycleNode, settings: Settings, tree: FrameTree) -> None:
+        self._node = node
+        self._tree = tree
+        self._solved = settings.node.pose_source == 'images'
+        self._map_frame = settings.node.map_frame
+        self._odom_frame = settings.node.odom_frame
+        self._base_frame = settings.node.base_frame
+        self._max_cloud_bytes = settings.node.max_cloud_bytes
+        self._period_sec = settings.node.map_publish_period_sec
+        self._managed: list[LifecyclePublisher] = []
+        self._points = self._stream(PointCloud2, '~/points')
+        self._map_points = self._latched(PointCloud2, '~/map_points')
+        self._confidence = self._stream(Image, '~/confidence')
+        self._depth = self._stream(Image, '~/depth')
+        self._depth_info = self._stream(CameraInfo, '~/depth/camera_info')
+        self._pose = self._stream(PoseWithCovarianceStamped, '~/pose')
+        self._odometry = self._stream(Odometry, '~/odometry')
+        self._path = self._latched(Path, '~/path')
+        # Not managed by the lifecycle: an inactive node still tells how it fares.
+        self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
+        self._poses: deque[PoseStamped] = deque(maxlen=settings.mapper.path_max_size)
+        self._stamp_ns = 0
+        self._pose_stamp_ns = -1
+        self._changed = {self._map_points: False, self._path: False}
+        self._refreshed_sec = float('-inf')
+        self._rest_sec = self._period_sec
+
+    def publish(self, update: MapUpdate, voxel_map: VoxelMap) -> None:
+        """Publish what one frame changed."""
+        for keyframe in update.keyframes:
+            self._publish_keyframe(keyframe)
+        if update.live_pose is not None:
+            self._publish_pose(update.live_pose)
+        if update.keyframes:
+            self.refresh(voxel_map)
+
+    def refresh(self, voxel_map: VoxelMap, force: bool = False) -> None:
+        """Publish map and path if changed, due and heard; `force` needs only the change."""
+        if self._pose.is_activated:
+            self._tree.send_waiting()
+        if not force and monotonic() - self._refreshed_sec < self._rest_sec:
+            return
+        stamp_ns = self._stamp_ns or self._now_ns()
+        if not stamp_ns:
+            return
+        due = [one for one in (self._map_points, self._path) if self._is_due(one, force)]
+        if not due:
+            return
+        began_sec = monotonic()
+        header = conversions.to_header(stamp_ns, self._map_frame)
+        if self._map_points in due:
+            self._map_points.publish(conversions.map_cloud(
+                voxel_map.arrays(), header, self._max_cloud_bytes))
+        if self._path in due:
+            self._path.publish(Path(header=header, poses=list(self._poses)))
+        self._refreshed_sec = monotonic()
+        if self._period_sec:
+            took_sec = self._refreshed_sec - began_sec
+            self._rest_sec = max(self._period_sec, took_sec / REFRESH_SHARE)
+
+    def pause(self, voxel_map: VoxelMap) -> None:
+        """Publish the last state of the map; poses that TF could not place yet are forgotten."""
+        self.refresh(voxel_map, force=True)
+        self._tree.clear_waiting()
+
+    def begin(self, voxel_map: VoxelMap, trajectory: Sequence[StampedPose] = ()) -> None:
+        """Publish another map and path, empty or loaded; odometry goes on without a jump."""
+        self._tree.odometer.restart()
+        self._tree.clear_waiting()
+        self._poses.clear()
+        self._poses.extend(
+            conversions.to_pose_stamped(pose, self._map_frame) for pose in trajectory)
+        self._pose_stamp_ns = -1
+        self._changed = dict.fromkeys(self._changed, True)
+        self.refresh(voxel_map, force=True)
+
+    def publish_status(self, status: MapperStatus) -> None:
+        """Publish a status, active or not; before the first frame it bears the node's time.
+
+        Without either time, as before a simulation's clock starts, there is none.
+        """
+        stamp_ns = conversions.to_nanoseconds(status.header.stamp) or self._now_ns()
+        if stamp_ns and self._status.get_subscription_count():
+            status.header.stamp = conversions.to_stamp(stamp_ns)
+            self._status.publish(status)
+
+    def destroy(self) -> None:
+        """Take every publisher away from the node."""
+        for publisher in self._managed:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._node.destroy_publisher(self._status)
+
+    def _publish_keyframe(self, keyframe: Keyframe) -> None:
+        self._stamp_ns = keyframe.stamp_ns
+        self._changed = dict.fromkeys(self._changed, True)
+        map_header = conversions.to_header(keyframe.stamp_ns, self._map_frame)
+        image_header = conversions.to_header(keyframe.stamp_ns, keyframe.frame_id)
+        if _is_heard(self._points):
+            self._points.publish(conversions.keyframe_cloud(
+                keyframe, map_header, self._max_cloud_bytes))
+        if _is_heard(self._confidence):
+            self._confidence.publish(
+                conversions.to_float_image(keyframe.pointmap.confidence, image_header))
+        if keyframe.pose is None:
+            return
+        self._poses.append(conversions.to_pose_stamped(keyframe.pose, self._map_frame))
+        self._publish_pose(keyframe.pose)
+        if _is_heard(self._depth):
+            self._depth.publish(conversions.to_float_image(depth_of(keyframe), image_header))
+        if _is_heard(self._depth_info):
+            self._depth_info.publish(
+                conversions.to_camera_info(keyframe.intrinsics, image_header))
+
+    def _publish_pose(self, pose: StampedPose) -> None:
+        # A keyframe's pose comes after the live pose of the same frame: one per stamp goes out.
+        if pose.stamp_ns <= self._pose_stamp_ns or not self._pose.is_activated:
+            return
+        self._pose_stamp_ns = pose.stamp_ns
+        if _is_heard(self._pose):
+            self._pose.publish(conversions.to_pose_with_covariance(pose, self._map_frame))
+        # What others told us is not told as if we had measured it.
+        if not self._solved:
+            return
+        motion, child = self._follow(pose)
+        if _is_heard(self._odometry):
+            self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
+        self._tree.send(pose)
+
+    def _follow(self, pose: StampedPose) -> tuple[Motion, str]:
+        """Return the motion of the robot's base, or of the camera where TF knows no base."""
+        optical_from_base = self._tree.base_in(pose.frame_id)
+        map_from_base, covariance, child = pose.world_from_camera, pose.covariance, pose.frame_id
+        if optical_from_base is not None:
+            map_from_base, child = map_from_base @ optical_from_base, self._base_frame
+            if covariance is not None:
+                lever = map_from_base[:3, 3] - pose.world_from_camera[:3, 3]
+                covariance = shift_covariance(covariance, lever)
+            if not self._tree.odometer.has_begun:
+                there = self._tree.odometry_at(0)
+                if there is not None:
+                    self._tree.odometer.begin_at(there)
+        return self._tree.odometer.move(pose.stamp_ns, map_from_base, covariance), child
+
+    def _now_ns(self) -> int:
+        return self._node.get_clock().now().nanoseconds
+
+    def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
+        due = (publisher.is_activated and self._changed[publisher]
+               and (force or _is_heard(publisher)))
+        if due:
+            self._changed[publisher] = False
+        return due
+
+    def _stream(self, kind: type, topic: str) -> LifecyclePublisher:
+        return self._create(kind, topic, QoSProfile(depth=STREAM_DEPTH))
+
+    def _latched(self, kind: type, topic: str) -> LifecyclePublisher:
+        return self._create(
+            kind, topic, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+
+    def _create(self, kind: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
+        publisher = self._node.create_lifecycle_publisher(kind, topic, qos)
+        self._managed.append(publisher)
+        return publisher
+
+
+def _is_heard(publisher: LifecyclePublisher) -> bool:
+    return publisher.is_activated and publisher.get_subscription_count() > 0

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays the images of a bag, and their calibration, over DDS from a process of its own."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rclpy.utilities import remove_ros_args
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, ReaderError
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tqdm import tqdm
+
+from spann3r_ros.msg import MapperStatus
+from spann3r_ros.ros.inputs.intake import COMPRESSED
+
+IMAGE_TYPES = {'sensor_msgs/msg/Image': Image, 'sensor_msgs/msg/CompressedImage': CompressedImage}
+INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+SPIN_SEC = 0.05
+ACKNOWLEDGE_SEC = 10.0
+DEPTH = 10
+
+
+class BagError(ValueError):
+    """The bag cannot be played; the message says why."""
+
+
+class SilenceError(RuntimeError):
+    """Nobody takes the images."""
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """How a bag is played: pace, and how long to bear with a silent consumer.
+
+    `rate` is a multiple of the recorded pace; 0 plays as fast as the mapper takes. `window` is
+    the most images the mapper may have open, by its status; 0 does without its status.
+    """
+
+    rate: float = 1.0
+    window: int = 0
+    status_topic: str = '/mapper/status'
+    patience_sec: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rate <= 1000.0:
+            raise ValueError(f'rate: expected 0 to 1000, got {self.rate}')
+        if self.window < 0:
+            raise ValueError(f'window: expected 0 or more images, got {self.window}')
+        if not self.rate and not self.window:
+            # An acknowledgement says that an image arrived, seconds late, not that it was used.
+            raise ValueError('window: expected 1 or more images with rate 0, got 0')
+
+
+class ImageBag:
+    """An open bag and the one image topic that is played; a context manager.
+
+    BagError for a missing or broken bag, and for a topic that is not there or not named when
+    there are several; it lists those there are.
+    """
+
+    def __init__(self, path: Path, topic: str = '') -> None:
+        try:
+            self._reader = Reader(path)
+            self._reader.open()
+        except (ReaderError, OSError) as error:
+            raise BagError(f'bag: cannot read {path}: {error}') from error
+        try:
+            self.image = choose_image(self._reader.connections, topic, path)
+        except BagError:
+            self._reader.close()
+            raise
+        info = info_topic(self.image.topic)
+        self.info = next((one for one in self._reader.connections
+                          if one.topic == info and one.msgtype == INFO_TYPE), None)
+
+    @property
+    def count(self) -> int:
+        """Return the number of images."""
+        return self.image.msgcount
+
+    def messages(self) -> list[Connection]:
+        """Iterate over (connection, time in ns, serialised message) in recorded order."""
+        return self._reader.messages([one for one in (self.image, self.info) if one is not None])
+
+    def __enter__(self) -> ImageBag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+
+def choose_image(connections: Sequence[Connection], topic: str, path: Path) -> Connection:
+    """Return the connection of the named image topic, or of the only one; else BagError."""
+    images = [one for one in connections if one.msgtype in IMAGE_TYPES]
+    listing = ', '.join(f'{one.topic} ({one.msgtype.rpartition("/")[2]}, {one.msgcount})'
+                        for one in images) or 'none'
+    chosen = [one for one in images if one.topic == topic] if topic else images
+    if len(chosen) != 1 or not chosen[0].msgcount:
+        wanted = f'images on {topic}' if topic else 'one image topic, or its name'
+        raise BagError(f'topic: expected {wanted}; image topics in {path}: {listing}')
+    return chosen[0]
+
+
+def base_topic(topic: str) -> str:
+    """Return an image topic without the suffix of its compressed transport."""
+    return topic.removesuffix(COMPRESSED)
+
+
+def info_topic(topic: str) -> str:
+    """Return where the calibration beside an image topic is expected."""
+    return base_topic(topic).rpartition('/')[0] + '/camera_info'
+
+
+class Player(Node):
+    """Publishes a bag's serialised messages as they are, reliably."""
+
+    def __init__(self, bag: ImageBag, options: PlayOptions) -> None:
+        super().__init__('bag_player')
+        self._bag = bag
+        self._options = options
+        self._status: MapperStatus | None = None
+        self._settled_before = 0
+        qos = QoSProfile(depth=max(DEPTH, options.window))
+        self._images = self.create_publisher(
+            IMAGE_TYPES[bag.image.msgtype], bag.image.topic, qos)
+        self._infos: Publisher | None = None
+        if bag.info is not None:
+            self._infos = self.create_publisher(CameraInfo, bag.info.topic, qos)
+        if options.window:
+            self.create_subscription(MapperStatus, options.status_topic, self._take_status, DEPTH)
+
+    def play(self, progress: Callable[[], object] = lambda: None) -> int:
+        """Wait for a listener, publish everything and return the number of images sent.
+
+        `progress` is called after each image. SilenceError when nobody listens, or the mapper
+        settles no image, for the patience of the options.
+        """
+        self._wait(self._is_heard, f'no listener on {self._images.topic_name}')
+        if self._options.window:
+            self._settled_before = settled(self._status)
+        sent, started_sec, first_ns = 0, monotonic(), None
+        for connection, time_ns, data in self._bag.messages():
+            if connection.msgtype == INFO_TYPE:
+                self._infos.publish(bytes(data))
+                continue
+            first_ns = time_ns if first_ns is None else first_ns
+            self._pace(started_sec, (time_ns - first_ns) * 1e-9)
+            if self._options.window:
+                self._wait_settled(sent + 1 - self._options.window)
+            self._images.publish(bytes(data))
+            sent += 1
+            progress()
+        if self._options.window:
+            self._wait_settled(sent)
+        else:
+            self._wait_received()
+        return sent
+
+    def _take_status(self, status: MapperStatus) -> None:
+        self._status = status
+
+    def _is_heard(self) -> bool:
+        infos = self._infos is None or not self._options.window or (
+            self._infos.get_subscription_count() > 0)
+        active = not self._options.window or (
+            self._status is not None and self._status.state == 'active')
+        return active and infos and self._images.get_subscription_count() > 0
+
+    def _pace(self, started_sec: float, recorded_sec: float) -> None:
+        """Wait until the image is due."""
+        if not self._options.rate:
+            return
+        due_sec = started_sec + recorded_sec / self._options.rate
+        while (left_sec := due_sec - monotonic()) > 0.0:
+            rclpy.spin_once(self, timeout_sec=min(left_sec, SPIN_SEC))
+
+    def _wait_settled(self, count: int) -> None:
+        """Wait until the mapper has settled so many images of this playing."""
+        self._wait(lambda: settled(self._status) - self._settled_before >= count,
+                   'the mapper has not settled an image')
+
+    def _wait_received(self) -> None:
+        """Wait until every listener has what was published."""
+        if not self._images.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_SEC)):
+            raise SilenceError(f'a listener did not take its images for {ACKNOWLEDGE_SEC:g} s')
+
+    def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
+        deadline_sec = monotonic() + self._options.patience_sec
+        while not condition():
+            if monotonic() > deadline_sec:
+                raise SilenceError(f'{complaint} for {self._options.patience_sec:g} s')
+            rclpy.spin_once(self, timeout_sec=SPIN_SEC)
+
+
+def settled(status: MapperStatus) -> int:
+    """Return how many images have met their end."""
+    return (status.frames_processed + status.frames_skipped + status.frames_dropped
+            + status.frames_failed)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the command line's values."""
+    parser = argparse.ArgumentParser(prog='bag_player', description=__doc__)
+    parser.add_argument('--bag', type=Path, required=True, help='rosbag2 folder or file')
+    parser.add_argument('--topic', default='', help='image topic; default: the only one')
+    parser.add_argument('--rate', type=float, default=PlayOptions.rate, help=(
+        'multiple of the recorded pace; 0: as fast as the mapper takes (default: %(default)s)'))
+    parser.add_argument('--window', type=int, default=PlayOptions.window, help=(
+        'most images the mapper may have open; 0: do without its status (default: %(default)s)'))
+    parser.add_argument('--status', default=PlayOptions.status_topic,
+                        help="the mapper's status topic (default: %(default)s)")
+    parser.add_argument('--patience-sec', type=float, default=PlayOptions.patience_sec,
+                        help='give up on a silent consumer after this (default: %(default)s)')
+    parser.add_argument('--quiet', action='store_true', help='show no progress')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play a bag; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    values = parse(remove_ros_args(['bag_player', *arguments])[1:])
+    rclpy.init(args=arguments)
+    try:
+        options = PlayOptions(values.rate, values.window, values.status, values.patience_sec)
+        with (ImageBag(values.bag, values.topic) as bag,
+              tqdm(total=bag.count, unit='image', disable=values.quiet) as bar):
+            Player(bag, options).play(bar.update)
+    except (ValueError, SilenceError) as error:
+        sys.stderr.write(f'bag_player: {error}\n')
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 130
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays a bag into the mapper, each in its own process, and keeps the accounts.
+
+The two talk over DDS on this machine only, on a domain of their own. What came out lies in the
+output folder: map.ply, trajectory.tum, run.json, and a log of each process.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from threading import Event
+from time import monotonic
+
+import rclpy
+from lifecycle_msgs.srv import GetState
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
+from tqdm import tqdm
+
+from spann3r_ros import share_directory
+from spann3r_ros.msg import MapperStatus
+from spann3r_ros.ros.inputs.intake import COMPRESSED
+
+from .bag_player import ImageBag, base_topic, info_topic, settled
+from .processes import Child, ProcessError, private_domain
+
+MAPPER = ('-m', 'spann3r_ros.ros.mapper_node')
+PLAYER = ('-m', 'spann3r_ros.tools.bag_player')
+PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+SPIN_SEC = 0.05
+ASK_SEC = 2.0
+STATUS_DEPTH = 100
+# Those of an earlier run must not pass for this one's.
+PRODUCTS = ('map.ply', 'trajectory.tum', 'run.json', 'map.png')
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What is played, through what, and where the results go."""
+
+    bag: Path
+    topic: str = ''
+    checkpoint: str = ''
+    device: str = 'auto'
+    output: Path = Path('output')
+    parameters: Path | None = None
+    patience_sec: float = 120.0
+    mapper: tuple[str, ...] = MAPPER
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What happened: accounts at the end, times, and what the mapper said about saving."""
+
+    bag: str
+    images: int
+    received: int
+    processed: int
+    skipped: int
+    dropped: int
+    failed: int
+    voxels: int
+    working_frames: int
+    long_term_tokens: int
+    device_bytes: int
+    wall_sec: float
+    latencies_sec: list[float]
+    inference_sec: list[float]
+    saved: bool
+    message: str
+
+
+class Watcher(Node):
+    """Hears every status of the mapper, in order."""
+
+    def __init__(self) -> None:
+        super().__init__('demo')
+        self.last: MapperStatus | None = None
+        self.latencies_sec: list[float] = []
+        self.inference_sec: list[float] = []
+        self.first_sec = self.last_sec = 0.0
+        self.create_subscription(MapperStatus, '/mapper/status', self._take, STATUS_DEPTH)
+        # Endpoints are discovered in the order in which they are made: a mapper that answers the
+        # second knows the first.
+        self._save = self.create_client(Trigger, '/mapper/save_map')
+        self._get_state = self.create_client(GetState, '/mapper/get_state')
+
+    def _take(self, status: MapperStatus) -> None:
+        before = self.last
+        self.last = status
+        if status.frames_received and not self.first_sec:
+            self.first_sec = monotonic()
+        if before is None or settled(status) > settled(before):
+            self.last_sec = monotonic()
+        # With one image open at a time each processed one shows in a status of its own.
+        if status.frames_processed > (before.frames_processed if before else 0):
+            self.latencies_sec.append(status.latency_last_sec)
+            self.inference_sec.append(status.inference_last_sec)
+
+    def state(self, check: Callable[[], None], patience_sec: float) -> str:
+        """Return the mapper's lifecycle state; it answers once it has started itself.
+
+        It is asked again and again: the middleware drops the answer to a client that the server
+        has not discovered yet.
+        """
+        wait(self, self._get_state.service_is_ready, patience_sec, 'no mapper came up', check)
+        asked_sec, futures = -math.inf, []
+
+        def answered() -> bool:
+            nonlocal asked_sec
+            if monotonic() > asked_sec + ASK_SEC:
+                asked_sec = monotonic()
+                futures.append(self._get_state.call_async(GetState.Request()))
+            return any(future.done() for future in futures)
+        wait(self, answered, patience_sec, 'the mapper was not ready', check)
+        return next(future.result() for future in futures if future.done()).current_state.label
+
+    def save(self, check: Callable[[], None], patience_sec: float) -> Trigger.Response:
+        """Have the mapper flush and write its map; return its answer."""
+        future = self._save.call_async(Trigger.Request())
+        wait(self, future.done, patience_sec, 'the mapper did not save its map', check)
+        return future.result()
+
+
+def wait(node: Node, condition: Callable[[], bool], patience_sec: float, complaint: str,
+         check: Callable[[], None]) -> None:
+    """Spin until the condition holds; `check` may raise, ProcessError when patience ends."""
+    deadline_sec = monotonic() + patience_sec
+    while not condition():
+        check()
+        if monotonic() > deadline_sec:
+            raise ProcessError(f'{complaint} in {patience_sec:g} s')
+        rclpy.spin_once(node, timeout_sec=SPIN_SEC)
+
+
+def play_through(options: DemoOptions, stop: Event) -> DemoRun:
+    """Play a bag through a mapper and return the accounts.
+
+    BagError for a bag or topic that cannot be played, ProcessError when a process fails,
+    KeyboardInterrupt once `stop` is set.
+    """
+    with ImageBag(options.bag, options.topic) as bag:
+        images, image_topic = bag.count, bag.image.topic
+        compressed = bag.image.msgtype.endswith('CompressedImage')
+    output = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    for name in PRODUCTS:
+        (output / name).unlink(missing_ok=True)
+    with ExitStack() as stack:
+        os.environ |= {'ROS_DOMAIN_ID': str(stack.enter_context(private_domain())),
+                       'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+        os.environ.pop('ROS_LOCALHOST_ONLY', None)
+        profile = share_directory() / 'config' / 'fastdds.xml'
+        os.environ.setdefault(PROFILE, str(profile))
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        stack.callback(rclpy.try_shutdown)
+        watcher = Watcher()
+        stack.callback(watcher.destroy_node)
+        mapper = stack.enter_context(
+            Child(mapper_command(options, image_topic, compressed), output / 'mapper.log'))
+        children = [mapper]
+
+        def check() -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            for child in children:
+                child.check()
+            if mapper.status is not None:
+                raise mapper.failure('ended before the bag did')
+
+        state = watcher.state(check, options.patience_sec)
+        if state != 'active':
+            raise mapper.failure(f'is {state}, not active')
+        # The player starts only now: a status nobody hears yet takes a frame's latency with it.
+        wait(watcher, lambda: watcher.last is not None, options.patience_sec,
+             'the mapper was silent', check)
+        children.append(stack.enter_context(
+            Child(player_command(options, image_topic, compressed), output / 'player.log')))
+        follow(watcher, images, check, options.patience_sec)
+        answer = watcher.save(check, options.patience_sec)
+        return to_run(watcher, options.bag, images, answer)
+
+
+def follow(watcher: Watcher, images: int, check: Callable[[], None],
+           patience_sec: float) -> None:
+    """Show progress until every image has met its end; a lost one exhausts the patience."""
+    with tqdm(total=images, unit='frame', desc='mapping') as bar:
+        while settled(watcher.last) < images:
+            done = settled(watcher.last)
+            bar.update(done - bar.n)
+            wait(watcher, lambda done=done: settled(watcher.last) > done, patience_sec,
+                 'the mapper finished no frame', check)
+        bar.update(settled(watcher.last) - bar.n)
+
+
+def mapper_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
+    """Return the mapper's arguments for the interpreter."""
+    parameters = {
+        'mode': 'replay', 'device': options.device, 'checkpoint': options.checkpoint,
+        'map_directory': str(options.output.resolve()),
+        'image_transport': 'compressed' if compressed else 'raw',
+    }
+    settings = [f'{name}:={json.dumps(text)}' for name, text in parameters.items()]
+    remaps = [f'image:={base_topic(topic)}', f'camera_info:={info_topic(topic)}']
+    file = ['--params-file', str(options.parameters)] if options.parameters else []
+    return [*options.mapper, '--ros-args', *file,
+            *(word for setting in settings for word in ('-p', setting)),
+            *(word for remap in remaps for word in ('-r', remap))]
+
+
+def player_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
+    """Return the player's arguments for the interpreter."""
+    command = [*PLAYER, '--bag', str(options.bag), '--topic', topic, '--rate', '0',
+               '--window', '1', '--patience-sec', str(options.patience_sec), '--quiet']
+    if compressed and not topic.endswith(COMPRESSED):
+        # Compressed images are heard where image_transport would put them.
+        command += ['--ros-args', '-r', f'{topic}:={topic}{COMPRESSED}']
+    return command
+
+
+def to_run(watcher: Watcher, bag: Path, images: int, answer: Trigger.Response) -> DemoRun:
+    """Return the accounts as they stand."""
+    last = watcher.last
+    return DemoRun(
+        bag=str(bag.resolve()), images=images, received=last.frames_received,
+        processed=last.frames_processed, skipped=last.frames_skipped,
+        dropped=last.frames_dropped, failed=last.frames_failed, voxels=last.voxels,
+        working_frames=last.working_frames, long_term_tokens=last.long_term_tokens,
+        device_bytes=last.device_bytes, wall_sec=watcher.last_sec - watcher.first_sec,
+        latencies_sec=watcher.latencies_sec, inference_sec=watcher.inference_sec,
+        saved=answer.success, message=answer.message)
+
+
+def parse(arguments: Sequence[str] | None) -> DemoOptions:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(prog='demo', description='Play a bag into the mapper.')
+    parser.add_argument('--bag', type=Path, help='rosbag2 folder or file; default: bundled')
+    parser.add_argument('--topic', default='', help='image topic; default: the only one')
+    parser.add_argument('--checkpoint', default='', help='weights; default: the bundled model')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--output', type=Path, default=Path('output'),
+                        help='folder of the results (default: %(default)s)')
+    parser.add_argument('--params-file', type=Path, help="the mapper's parameters as YAML")
+    parser.add_argument('--patience-sec', type=float, default=120.0, help=(
+        'give up when nothing happens for this long (default: %(default)s)'))
+    args = parser.parse_args(arguments)
+    bag = args.bag or share_directory() / 'bags' / 'demo_room'
+    checkpoint = str(Path(args.checkpoint).resolve()) if args.checkpoint else ''
+    return DemoOptions(bag, args.topic, checkpoint, args.device, args.output, args.params_file,
+                       args.patience_sec)
+
+
+@contextmanager
+def signals_noted() -> Iterator[Event]:
+    """Yield an event that SIGINT and SIGTERM set: an exception from a signal handler could hit
+    between the start of a process and the note of whom to end.
+    """
+    stop = Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def main(arguments: Sequence[str] | None = None, mapper: tuple[str, ...] = MAPPER) -> Path:
+    """Run the demo and return the folder of its results; SystemExit says what went wrong."""
+    options = replace(parse(arguments), mapper=mapper)
+    try:
+        with signals_noted() as stop:
+            run = play_through(options, stop)
+    except (ValueError, OSError, ProcessError) as error:
+        raise SystemExit(f'demo: {error}') from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(130) from error
+    (options.output / 'run.json').write_text(json.dumps(asdict(run), indent=2) + '\n')
+    return options.output
