@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog='spann3r', description='Work with Spann3R checkpoints, bags and maps; needs no ROS.')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, module_name in COMMANDS.items():
-        module = import_module(f'spann3r_ros.cli.{module_name}')
+        module = import_module(f'spann3r_ros.cli.commands.{module_name}')
         command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.add_arguments(command)
         command.set_defaults(execute=module.run)
