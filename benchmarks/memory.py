@@ -87,14 +87,13 @@ def measure_age(size: tuple[int, int], frames: int,
     """Return the seconds a frame takes in each tenth of a sequence, of either memory."""
     config = scale_memory_budget(MemoryConfig(similarity_threshold=1.0), size[0])
     plain, static = (kind(config, *size, device) for kind in (SpatialMemory, StaticMemory))
-    usable = torch.ones((), dtype=torch.bool, device=device)
     entries = [random_entry(size, device) for _ in range(16)]
 
     def ordinary(query: Tensor, entry: MemoryEntry) -> None:
         plain.write(plain.read(query)[1] if plain.tokens else None, entry)
 
     def recorded(query: Tensor, entry: MemoryEntry) -> None:
-        static.write(static.read(query)[1], entry, usable)
+        static.write(static.read(query)[1], entry)
 
     took: dict[str, list[float]] = {'ordinary': [], 'recorded': []}
     with torch.inference_mode():

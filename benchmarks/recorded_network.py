@@ -10,8 +10,10 @@ import cProfile
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch  # noqa: F401  a real network has loaded it before the first image comes
@@ -20,10 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
 
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
-from spann3r_ros.core.network import Compute, MemoryStatus, StepResult
+from spann3r_ros.core.network import Compute, Estimate, NetworkStatus
 from spann3r_ros.core.transforms import transform_points
 from spann3r_ros.core.types import Pointmap
-from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.ros.mapper_node import main
 
 POSES = 120
@@ -53,6 +54,9 @@ class RecordedNetwork:
     the node does for a keyframe: its processor time is the cost, waiting for images is not.
     """
 
+    name = 'recorded'
+    measures_pose = False
+
     def __init__(self, size: int, report: Path, profile: bool) -> None:
         scene, camera = SyntheticScene(), square_camera(size)
         poses = orbit_trajectory(POSES)
@@ -65,35 +69,54 @@ class RecordedNetwork:
             self._pointmaps.append(Pointmap(points.astype(np.float32),
                                             np.full((size, size), 0.9, np.float32)))
         self._profile = cProfile.Profile() if profile else None
-        self._steps = 0
+        self._steps = self._first_id = self._newest_id = 0
         self._ended: Clocks | None = None
         self._costs: list[Clocks] = []
 
-    @property
-    def input_size(self) -> tuple[int, int]:
+    def input_size(self, aspect: float) -> tuple[int, int]:
         """Return (height, width) of the images `step` takes."""
         return self._size, self._size
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        """Return the next pair of pointmaps."""
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        """Return the pointmap of the image before."""
         if self._ended is not None:
             self._costs.append(Clocks.now() - self._ended)
         elif self._profile is not None:
             self._profile.enable()
         index = self._steps
         self._steps += 1
-        refined = self._pointmaps[(index - 1) % POSES] if index else None
-        newest = self._pointmaps[index % POSES] if index and provisional else None
+        found = []
+        if index:
+            found = [Estimate(self._newest_id, self._first_id, self._pointmaps[
+                (index - 1) % POSES])]
+        else:
+            self._first_id = image_id
+        self._newest_id = image_id
         self._ended = Clocks.now()
-        return StepResult(refined, newest)
+        return found
 
-    def provisional(self) -> Pointmap | None:
-        """Return the newest pointmap again."""
-        return self._pointmaps[(self._steps - 1) % POSES] if self._steps > 1 else None
+    def provisional(self) -> Estimate | None:
+        """Return the newest pointmap."""
+        if self._steps < 2:
+            return None
+        return Estimate(self._newest_id, self._first_id,
+                        self._pointmaps[(self._steps - 1) % POSES], final=False)
 
-    def flush(self) -> Pointmap | None:
+    def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
+        """Nothing here asks for pairs."""
+        raise NotImplementedError
+
+    def flush(self) -> list[Estimate]:
         """Return nothing: the walk has no end."""
-        return None
+        return []
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Nothing here asks for the state."""
+        raise NotImplementedError
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Nothing here restores."""
+        raise NotImplementedError
 
     def reset(self) -> None:
         """Report, and begin anew."""
@@ -108,12 +131,12 @@ class RecordedNetwork:
             unfinished.replace(self._report)
         self._steps, self._ended, self._costs = 0, None, []
 
-    def status(self) -> MemoryStatus:
+    def status(self) -> NetworkStatus:
         """Return an empty memory's counters."""
-        return MemoryStatus()
+        return NetworkStatus()
 
 
-def create_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute
+def create_network(checkpoint: str, settings: Mapping[str, Any], compute: Compute
                          ) -> RecordedNetwork:
     """Read the options."""
     options = json.loads(Path(checkpoint).read_text())
@@ -121,4 +144,4 @@ def create_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute
 
 
 if __name__ == '__main__':
-    sys.exit(main(create_reconstructor=create_reconstructor))
+    sys.exit(main(create_network=create_network))

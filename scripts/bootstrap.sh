@@ -80,7 +80,7 @@ enter() {  # enter SETUP_FILE: colcon's setup files do not survive `set -u`
 
 missing_ros_packages() {
   local package prefix found
-  for package in tf2_msgs tf2_ros_py; do
+  for package in tf2_msgs; do
     found=
     for prefix in ${AMENT_PREFIX_PATH//:/ }; do
       [[ $prefix == "$underlay"/* || $prefix == "$root"/install/* ]] && continue

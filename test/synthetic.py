@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rendered room with known poses, and a reconstructor that answers from it.
+"""A rendered room with known poses, and a network that answers from it.
 
     scene = SyntheticScene()
     poses = orbit_trajectory(60)                       # list of world_from_camera [4, 4]
     camera = square_camera(96)                         # Intrinsics of the rendered images
     rgb, pointmap = scene.render(poses[0], camera)     # uint8 [h, w, 3], camera frame [h, w, 3]
-    reconstructor = SyntheticReconstructor(scene, poses, SyntheticOptions(noise=0.002))
+    network = SyntheticNetwork(scene, poses, SyntheticOptions(noise=0.002))
 
 The n-th `step` stands for pose n. With `SyntheticOptions(index_from_image=True)` the pose is the
 one whose index `encode_index` drew into the image, so that dropped frames keep the truth aligned.
@@ -14,13 +14,13 @@ World: z up, floor at z = 0, metres. Cameras: optical frame (x right, y down, z 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from drawn_index import decode_index, encode_index
 
 from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.network import MemoryStatus, StepResult
+from spann3r_ros.core.network import Estimate, NetworkStatus
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError, Pointmap
 
 PATCH_PIXELS = 16
@@ -184,27 +184,29 @@ def render_frames(
 
 
 @dataclass
-class SyntheticReconstructor:
-    """Answers `Reconstructor` calls with rendered truth, spoilt as the options say."""
+class SyntheticNetwork:
+    """Answers `Network` calls with rendered truth, spoilt as the options say."""
 
     scene: SyntheticScene
     poses: list[np.ndarray]
     options: SyntheticOptions = field(default_factory=SyntheticOptions)
     intrinsics: Intrinsics = field(default_factory=square_camera)
+    name = 'synthetic'
+    measures_pose = False
 
     def __post_init__(self) -> None:
         self._steps = 0
         self._fragments = 0
         self._indices: list[int] = []
+        self._ids: list[int] = []
 
-    @property
-    def input_size(self) -> tuple[int, int]:
+    def input_size(self, aspect: float) -> tuple[int, int]:
         """Return (height, width) of the images `step` takes."""
         return self.intrinsics.height, self.intrinsics.width
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
         """Take the next image; IndexError past the last pose, FrameError or a crash as told."""
-        expected = (*self.input_size, 3)
+        expected = (*self.input_size(1.0), 3)
         if image.shape != expected or image.dtype != np.uint8:
             raise ValueError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
         time.sleep(self.options.delay_sec)
@@ -216,35 +218,50 @@ class SyntheticReconstructor:
             raise RuntimeError(f'the synthetic network crashed at frame {index}')
         if index == self.options.fault_at and self.options.fault == 'out_of_memory':
             raise DeviceMemoryError(f'no memory left for frame {index}')
-        previous = self._indices[-1] if self._indices else None
         self._indices.append(index)
-        if previous is None:
-            return StepResult(None, None)
-        newest = self._pointmap(index) if provisional else None
-        return StepResult(self._pointmap(previous), newest)
+        self._ids.append(image_id)
+        return [] if len(self._ids) == 1 else [self._estimate(-2)]
 
-    def provisional(self) -> Pointmap | None:
-        """Return the newest image's provisional pointmap; None if under two images."""
-        return self._pointmap(self._indices[-1]) if len(self._indices) > 1 else None
+    def provisional(self) -> Estimate | None:
+        """Return the newest image's provisional estimate; None if under two images."""
+        return replace(self._estimate(-1), final=False) if len(self._ids) > 1 else None
 
-    def flush(self) -> Pointmap | None:
-        """Return the newest image's pointmap and close the fragment; None if under two images."""
-        newest = self._pointmap(self._indices[-1]) if len(self._indices) > 1 else None
-        self._indices = []
-        return newest
+    def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
+        """Return the estimates of two images that have an index drawn into them."""
+        indices = decode_index(first), decode_index(second)
+        return (Estimate(0, 0, self._pointmap(indices[0], indices[0])),
+                Estimate(1, 0, self._pointmap(indices[1], indices[0])))
+
+    def flush(self) -> list[Estimate]:
+        """Return the newest image's estimate; none if under two images."""
+        return [self._estimate(-1)] if len(self._ids) > 1 else []
 
     def reset(self) -> None:
         """Forget every image; the count of steps, which chooses the pose, goes on."""
         self._fragments += bool(self._indices)
-        self._indices = []
+        self._indices, self._ids = [], []
 
-    def status(self) -> MemoryStatus:
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all that lives between two steps."""
+        return {'indices': np.array(self._indices, int), 'ids': np.array(self._ids, int),
+                'counts': np.array([self._steps, self._fragments])}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` returned."""
+        self._indices, self._ids = arrays['indices'].tolist(), arrays['ids'].tolist()
+        self._steps, self._fragments = arrays['counts'].tolist()
+
+    def status(self) -> NetworkStatus:
         """Return counters of a memory that keeps five frames and drops the rest."""
-        tokens = int(np.prod(self.input_size)) // PATCH_PIXELS**2
+        tokens = int(np.prod(self.input_size(1.0))) // PATCH_PIXELS**2
         frames = min(5, max(0, len(self._indices) - 1))
-        return MemoryStatus(frames, 0, frames * tokens, 5 * tokens)
+        return NetworkStatus(frames * tokens, 5 * tokens, values=(('working_frames', frames),))
 
-    def _pointmap(self, index: int) -> Pointmap:
+    def _estimate(self, place: int) -> Estimate:
+        return Estimate(self._ids[place], self._ids[0],
+                        self._pointmap(self._indices[place], self._indices[0]))
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
         points = self.scene.render(self.poses[index], self.intrinsics)[1].copy()
         confidence = np.full(points.shape[:2], 0.9)
         rng = np.random.default_rng([self.options.seed, index])
@@ -258,8 +275,8 @@ class SyntheticReconstructor:
         if index == self.options.fault_at and self.options.fault == 'no_confidence':
             confidence[:] = 0.0
         world_from_camera = self.poses[index].copy()
-        world_from_camera[0, 3] += self.options.drift * (index - self._indices[0])
-        origin_from_camera = np.linalg.inv(self.poses[self._indices[0]]) @ world_from_camera
+        world_from_camera[0, 3] += self.options.drift * (index - origin)
+        origin_from_camera = np.linalg.inv(self.poses[origin]) @ world_from_camera
         points = points @ origin_from_camera[:3, :3].T + origin_from_camera[:3, 3]
         points *= self.options.stretch ** self._fragments / self.options.unit
         return Pointmap(points.astype(np.float32), confidence.astype(np.float32))

@@ -18,6 +18,7 @@ COMMANDS = {
     'train': 'train',
     'make-demo-bag': 'make_demo_bag',
     'photos-to-bag': 'photos_to_bag',
+    'replay': 'replay',
     'report': 'report',
 }
 

@@ -1,26 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments that several commands share: how a network computes, what it remembers."""
+"""Arguments that several commands share: how a network computes, and its settings."""
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.core.settings import list_settings, rebuild
+from spann3r_ros.networks.registry import kind_of, network_kinds
 
 if TYPE_CHECKING:
-    from spann3r_ros.core.network import Compute
+    from spann3r_ros.core.network import Compute, Network
+    from spann3r_ros.networks.kind import NetworkKind
 
 
-def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare device, precision, compilation and the settings of the memory."""
+def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare device, precision and compilation."""
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, fp32, tf32, bf16 or int8')
     parser.add_argument('--compile', action='store_true', help='compile the network')
-    for item in fields(MemoryConfig):
-        parser.add_argument(f'--{item.name.replace("_", "-")}', type=type(item.default),
-                            default=item.default,
-                            help=f'{item.metadata["doc"]} (default: %(default)s)')
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how a network computes, and the settings of every registered network.
+
+    A setting that two networks have bears the network's name.
+    """
+    add_compute_arguments(parser)
+    settings = {(kind, item.name): item for kind, entry in network_kinds().items()
+                for item in list_settings(entry.settings())}
+    names = Counter(name for _, name in settings)
+    for (kind, name), item in settings.items():
+        flag = name if names[name] == 1 else f'{kind}.{name}'
+        parser.add_argument(f'--{flag.replace("_", "-")}', dest=f'{kind}.{name}',
+                            type=type(item.default), default=None,
+                            help=f'{item.metadata["doc"]} ({kind}; default: {item.default})')
 
 
 def read_compute(args: argparse.Namespace) -> Compute:
@@ -29,6 +43,22 @@ def read_compute(args: argparse.Namespace) -> Compute:
     return Compute(args.device, args.precision, args.compile, getattr(args, 'cuda_graph', False))
 
 
-def read_memory_config(args: argparse.Namespace) -> MemoryConfig:
-    """Return the settings of the memory; ValueError for one out of bounds."""
-    return MemoryConfig(**{item.name: getattr(args, item.name) for item in fields(MemoryConfig)})
+def read_settings(args: argparse.Namespace, kind: NetworkKind) -> Any:  # noqa: ANN401
+    """Return a network's settings; ValueError for one out of bounds or of another network."""
+    values = {}
+    for other in network_kinds().values():
+        for item in list_settings(other.settings()):
+            value = getattr(args, f'{other.name}.{item.name}')
+            if value is None:
+                continue
+            if other is not kind:
+                raise ValueError(f'{item.name}: expected settings of {kind.name}, the network of '
+                                 f'{args.checkpoint.name}, got one of {other.name}')
+            values[item.name] = value
+    return rebuild(kind.settings(), values)
+
+
+def open_network(args: argparse.Namespace) -> Network:
+    """Open the network of `args.checkpoint` as the arguments ask."""
+    kind = kind_of(args.checkpoint)
+    return kind.open(args.checkpoint, read_settings(args, kind), read_compute(args))

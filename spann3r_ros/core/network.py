@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a streaming network is to the rest of the package."""
+"""The protocol of a streaming network: images in, pointmaps out, numpy at both ends."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,58 +21,96 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """What one reconstruction step yields.
+class Estimate:
+    """What a network estimates of one image.
 
-    `refined` belongs to the previous frame (None on the first step of a fragment);
-    `provisional` belongs to the newest frame (None when not asked for, or on the first step).
+    `pointmap` is in the optical frame of the image `reference_id`, the first of the sequence or
+    of the pair. `final`: no later step changes it. `local` is the pointmap in the image's own
+    optical frame and `reference_from_camera` [4, 4] the camera's pose, rigid, in units of the
+    pointmap, both where the network estimates them apart; `descriptor` [n] describes the place.
     """
 
-    refined: Pointmap | None
-    provisional: Pointmap | None
+    image_id: int
+    reference_id: int
+    pointmap: Pointmap
+    final: bool = True
+    local: Pointmap | None = None
+    reference_from_camera: np.ndarray | None = None
+    descriptor: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
-class MemoryStatus:
-    """Counters of the reconstructor's spatial memory."""
+class NetworkStatus:
+    """Counters of a network's memory, and numbers of its own by name (`values`).
 
-    working_frames: int = 0
-    long_term_tokens: int = 0
-    tokens: int = 0
-    capacity_tokens: int = 0
-    prunings: int = 0
-    rejected_frames: int = 0
-    device_bytes: int = 0
-
-
-class Reconstructor(Protocol):
-    """A streaming network that turns images into pointmaps in one fragment frame.
-
-    The fragment frame is the optical frame (x right, y down, z forward) of the fragment's
-    first image; its scale is arbitrary unless the reconstructor says otherwise.
+    `device_bytes` are weights and memory; `threads` is how many a CPU computes with, 0: unknown.
     """
 
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Return (height, width) of the images `step` takes."""
+    tokens: int = 0
+    capacity_tokens: int = 0
+    rejected_frames: int = 0
+    device_bytes: int = 0
+    threads: int = 0
+    values: tuple[tuple[str, float], ...] = ()
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        """Take one uint8 RGB image [height, width, 3] and return what became known by it.
 
-        Raises DeviceMemoryError when only forgetting helps; the image is not taken then.
+class Network(Protocol):
+    """A streaming network over one sequence of images; it knows nothing of maps or ROS.
+
+    Images are uint8 RGB [height, width, 3] of the size that `input_size` returned. The points of
+    a sequence are in the optical frame (x right, y down, z forward) of its first image, in an
+    arbitrary unit. A step that fails leaves the sequence as it was: FrameError costs its image,
+    DeviceMemoryError says that only a reset helps.
+    """
+
+    name: str
+    # Whether estimates carry the camera's pose; if not, it is solved from the pointmap.
+    measures_pose: bool
+
+    def input_size(self, aspect: float) -> tuple[int, int]:
+        """Return (height, width) of the images to give for cameras of this width / height."""
+
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        """Take the next image; return the final estimates that it completes, oldest first.
+
+        They are of this image, of earlier ones, or none. `image_id` names the image in them.
         """
 
-    def provisional(self) -> Pointmap | None:
-        """Return the newest image's provisional pointmap, None if under two images.
+    def provisional(self) -> Estimate | None:
+        """Return an estimate of the newest image whose final one is still to come.
 
-        None also where memory does not suffice: unlike `step` it costs no image.
+        None when there is no such image, or when memory does not suffice: it costs no image.
         """
 
-    def flush(self) -> Pointmap | None:
-        """Return the newest image's pointmap and close the fragment; None if under two images."""
+    def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
+        """Return the estimates of two images alone, with ids 0 and 1, in the first one's frame.
+
+        The sequence is neither read nor changed.
+        """
+
+    def flush(self) -> list[Estimate]:
+        """Return the final estimates of the images that still wait for theirs."""
 
     def reset(self) -> None:
-        """Forget every image: the next one founds a new fragment."""
+        """Forget every image: the next one begins a sequence."""
 
-    def status(self) -> MemoryStatus:
-        """Return the memory's counters."""
+    def state(self) -> dict[str, np.ndarray]:
+        """Return copies of all that lives between two steps."""
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` returned; ValueError, and no change, where it does not fit."""
+
+    def status(self) -> NetworkStatus:
+        """Return the counters."""
+
+
+@runtime_checkable
+class ArrangingNetwork(Protocol):
+    """A network that can also take images in any order and choose one."""
+
+    def arrange(self, images: np.ndarray) -> list[Estimate]:
+        """Return the estimates of images uint8 [n, height, width, 3] in the order chosen.
+
+        `image_id` is an image's place in `images`; all are in the frame of the first one chosen.
+        The sequence is neither read nor changed. ValueError below two images.
+        """

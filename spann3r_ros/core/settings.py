@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field, fields
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+Value = bool | int | float | str
 
 _TYPES = {'int': int, 'float': (int, float), 'bool': bool, 'str': str}
 T = TypeVar('T')
@@ -39,3 +42,40 @@ def check_settings(config: object) -> None:
         choices = item.metadata.get('choices')
         if choices and value not in choices:
             raise ValueError(f'{name}: expected one of {choices}, got {value!r}')
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as its dataclass field declares it; groups are parted by dots in `name`."""
+
+    name: str
+    default: Value
+    metadata: Mapping[str, Any]
+
+    def bounds_text(self) -> str:
+        """Return the bounds in brackets, or nothing."""
+        if 'min' not in self.metadata:
+            return ''
+        return f' [{self.metadata["min"]}..{self.metadata["max"]}]'
+
+
+def list_settings(config: object, prefix: str = '') -> Iterator[Setting]:
+    """Yield every setting of a dataclass and of the dataclasses in it, in their order."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from list_settings(value, f'{prefix}{item.name}.')
+        else:
+            yield Setting(prefix + item.name, value, item.metadata)
+
+
+def rebuild(config: T, values: Mapping[str, Value], prefix: str = '') -> T:
+    """Return a dataclass with the values that are given by name; ValueError as its own checks."""
+    changes = {}
+    for item in fields(config):
+        default, name = getattr(config, item.name), prefix + item.name
+        if is_dataclass(default):
+            changes[item.name] = rebuild(default, values, f'{name}.')
+        elif name in values:
+            changes[item.name] = values[name]
+    return replace(config, **changes)

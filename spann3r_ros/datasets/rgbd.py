@@ -88,6 +88,11 @@ class RgbdSequence:
                                    f'there is none')
         return [where[number] for number in numbers]
 
+    def image_size(self) -> tuple[int, int]:
+        """Return (height, width) of the first view's depth image."""
+        height, width = self.read_depth(self.views[0].depth).shape
+        return height, width
+
     def load(self, index: int, size: tuple[int, int]) -> PosedView:
         """Read one view and fit it to `size` (height, width); DatasetError if it cannot be.
 

@@ -1,38 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs with known poses: what a network makes of them, and how well the path is told."""
+"""Photographs with known poses: what the mapper makes of them, and the errors of the path."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from spann3r_ros.core.network import Reconstructor
-from spann3r_ros.core.types import Frame, FrameError, Pointmap, clean
-from spann3r_ros.core.views import Preprocessed, preprocess
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.network import Network
+from spann3r_ros.core.types import Frame
 from spann3r_ros.datasets.photographs import Photographs
-from spann3r_ros.evaluation.held_out.room_scores import stream
-from spann3r_ros.evaluation.measures.solved_poses import follow_camera
 from spann3r_ros.evaluation.measures.trajectories import PathErrors
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.pipeline.runner import run_frames
 
 from .measures import trajectories
+from .recorded_runs import in_first_camera, poses_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PhotoRun:
-    """What a network made of photographs, in the first camera's optical frame.
+    """What the mapper made of photographs, in the first camera's optical frame.
 
-    `images` uint8 [n, h, w, 3] and `coverage`, the share of a photograph they show, are what it
-    saw; `found` [m, 4, 4] are the poses solved, of `frames` [m]; `truth` [n, 4, 4] the true ones.
+    `keyframes` [m] are those of the photographs that were mapped, their stamps the photographs'
+    numbers; `coverage` is the share of a photograph that the network saw; `truth` [n, 4, 4] are
+    the true poses of all.
     """
 
-    images: np.ndarray
+    keyframes: list[Keyframe]
     coverage: float
-    pointmaps: list[Pointmap]
-    found: np.ndarray
-    frames: list[int]
     truth: np.ndarray
+
+    @property
+    def poses(self) -> tuple[np.ndarray, list[int]]:
+        """Return the solved poses [k, 4, 4] and the numbers of their photographs."""
+        return poses_of(self.keyframes)
 
 
 @dataclass(frozen=True)
@@ -51,45 +59,44 @@ class PhotoScores:
     still: float | None = None
 
 
-def load(photographs: Photographs, size: tuple[int, int], letterbox: bool) -> list[Preprocessed]:
-    """Return the network's inputs [size]; ValueError names a file that cannot be used."""
-    inputs = []
+def read_frames(photographs: Photographs) -> Iterator[Frame]:
+    """Yield the photographs as frames, stamped by their numbers; ValueError names a bad file."""
     for index, path in enumerate(photographs.paths):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise ValueError(f'{path}: expected an image')
-        frame = Frame(index, '', image[..., ::-1], photographs.intrinsics)
-        try:
-            inputs.append(preprocess(frame, size, letterbox))
-        except FrameError as error:
-            raise FrameError(f'{path}: {error}') from error
-    return inputs
+        camera = photographs.intrinsics
+        if image.shape[:2] != (camera.height, camera.width):
+            raise ValueError(f'{path}: expected {camera.width}x{camera.height} pixels as the '
+                             f'camera has, got {image.shape[1]}x{image.shape[0]}')
+        yield Frame(index, 'camera', image[..., ::-1], camera)
 
 
-def run_photographs(reconstructor: Reconstructor, photographs: Photographs,
-                    letterbox: bool = False,
+def run_photographs(network: Network, photographs: Photographs, letterbox: bool = False,
                     observe: Callable[[], object] = lambda: None) -> PhotoRun:
-    """Stream photographs through a reconstructor and follow the camera as the mapper does.
+    """Map photographs as the node does; `observe` is called after each.
 
-    `observe` is called after each photograph.
+    ValueError names a file that cannot be used.
     """
-    inputs = load(photographs, reconstructor.input_size, letterbox)
-    images = np.stack([item.image for item in inputs])
-    pointmaps = [clean(pointmap, item.usable) for pointmap, item in zip(
-        stream(reconstructor, images, observe), inputs, strict=True)]
-    found, frames = follow_camera(images, pointmaps, inputs[0].intrinsics)
-    return PhotoRun(images, inputs[0].coverage, pointmaps, found, frames,
+    mapper = Mapper(network, MapperConfig(
+        field_of_view='letterbox' if letterbox else 'crop', resampling='exact', live_pose=False))
+    result = run_frames(mapper, read_frames(photographs), observe)
+    for frame, error in result.failures:
+        path = photographs.paths[frame.stamp_ns]
+        logger.warning('%s: %s', path.name, error)
+    return PhotoRun(in_first_camera(result.updates), mapper.status().coverage,
                     np.linalg.inv(photographs.poses[0]) @ photographs.poses)
 
 
 def score_photographs(run: PhotoRun) -> PhotoScores:
     """Return the errors of a run; ValueError if the true camera stands still."""
-    scores = PhotoScores(len(run.pointmaps), len(run.frames))
+    found, frames = run.poses
+    scores = PhotoScores(len(run.truth), len(frames))
     if scores.solved < 3:
         return scores
-    truth = run.truth[run.frames]
+    truth = run.truth[frames]
     centres = truth[:, :3, 3]
     return replace(
-        scores, rotation_deg=float(np.median(trajectories.rotation_errors_deg(run.found, truth))),
-        path=trajectories.path_errors(run.found, truth),
+        scores, rotation_deg=float(np.median(trajectories.rotation_errors_deg(found, truth))),
+        path=trajectories.path_errors(found, truth),
         still=trajectories.root_mean_square(centres - centres.mean(axis=0)))

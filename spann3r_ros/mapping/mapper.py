@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, on_rays
-from spann3r_ros.core.network import Reconstructor
+from spann3r_ros.core.network import Estimate, Network
 from spann3r_ros.core.transforms import map_axes, transform_points
 from spann3r_ros.core.types import (
     DeviceMemoryError,
@@ -21,19 +21,24 @@ from spann3r_ros.core.types import (
     clean,
 )
 from spann3r_ros.core.views import preprocess
-from spann3r_ros.mapping.fragments.fragment import AlignmentError, Fragment, place_after
-from spann3r_ros.mapping.layers.voxel_map import VoxelMap
-from spann3r_ros.mapping.storage.saved_map import SavedMap
-from spann3r_ros.mapping.tracking.camera_track import CameraTrack, Solved, solve_in_map
-from spann3r_ros.mapping.tracking.focal_length import estimate_intrinsics
-from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
-from spann3r_ros.mapping.tracking.known_poses import KnownPoses
-from spann3r_ros.mapping.tracking.pnp import PoseError, solve_pose
 
+from .fragments.fragment import AlignmentError, Fragment, place_after
+from .layers.voxel_map import VoxelMap
 from .mapper_config import MapperConfig
-from .mapping_state import Admitted, MappingState
+from .mapping_state import MAP_LOADED, Admitted, MappingState
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
+from .storage.saved_map import SavedMap
+from .tracking.camera_track import CameraTrack, Solved, solved_in_map
+from .tracking.focal_length import estimate_intrinsics
+from .tracking.keyframe_gate import KeyframeGate
+from .tracking.known_poses import KnownPoses
+from .tracking.measured_pose import measure_pose
+from .tracking.pnp import PoseError
+
+# The id of the last placed keyframe, seen again by a new fragment.
+ANCHOR_ID = 0
+ASKED_FOR = 'asked for'
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +46,11 @@ logger = logging.getLogger(__name__)
 class Mapper:
     """Turns a stream of frames into keyframes, poses and a voxel map; not thread-safe."""
 
-    def __init__(self, reconstructor: Reconstructor, config: MapperConfig | None = None) -> None:
+    def __init__(self, network: Network, config: MapperConfig | None = None) -> None:
         self._config = config or MapperConfig()
-        self._reconstructor = reconstructor
-        self._memory = MemoryManager(reconstructor)
+        self._memory = MemoryManager(network)
         self.voxel_map = VoxelMap(self._config.voxel_map)
         self._state = self._start(fragment_id=0)
-        self._reconstructor.reset()
 
     @property
     def trajectory(self) -> list[StampedPose]:
@@ -55,16 +58,16 @@ class Mapper:
         return list(self._state.trajectory)
 
     def process(self, frame: Frame) -> MapUpdate:
-        """Take one frame; what comes back is the previous keyframe, refined, and the live pose.
+        """Take one frame; return the keyframes that it completed and the live pose.
 
-        With known poses, keyframes are held back until the camera has moved far enough to tell
+        With known poses, keyframes are held back until the camera has moved far enough to measure
         their scale. Raises FrameError for a frame that cannot be used, or whose step gave the
         previous frame no usable point: the map is untouched and the next frame may follow. After
         DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
         state.check_open(frame)
-        network_input = preprocess(frame, self._reconstructor.input_size,
+        network_input = preprocess(frame, self._input_size(frame),
                                    self._config.field_of_view == 'letterbox',
                                    self._config.resampling == 'exact')
         if not state.gate.admits(frame.stamp_ns):
@@ -73,37 +76,40 @@ class Mapper:
         try:
             if state.restart_reason:
                 self._begin_fragment()
-            return self._advance(Admitted(frame, network_input), started)
+            return self._advance(state.admit(frame, network_input), started)
         except DeviceMemoryError:
             state.restart_reason = 'out of memory'
             raise
 
-    def new_fragment(self, reason: str = 'asked for') -> None:
+    def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the memory starts anew, the map goes on."""
         self._state.restart_reason = reason
 
     def flush(self) -> MapUpdate:
-        """Close the fragment: the last frame's keyframe, or nothing if under two frames came.
+        """Close the fragment: the keyframes still to come, none if under two images came.
 
         Until `reset`, `process` refuses further frames. Raises FrameError as `process` does.
         """
-        newest, self._state.newest = self._state.newest, None
-        self._state.closed = True
-        started = time.perf_counter()
-        pointmap = self._reconstructor.flush()
+        state, started = self._state, time.perf_counter()
+        pending, state.pending = state.pending, {}
+        state.closed = True
+        estimates = self._memory.flush()
         inference_sec = time.perf_counter() - started
-        if newest is None or pointmap is None:
-            return MapUpdate(inference_sec=inference_sec)
-        keyframes = self._finish(newest, pointmap)
-        if self._state.known_poses is not None:
-            self._state.known_poses.give_up()
-        return MapUpdate(keyframes=keyframes, inference_sec=inference_sec)
+        keyframes = [keyframe for estimate in estimates if estimate.image_id in pending
+                     for keyframe in self._finish(pending[estimate.image_id], estimate)]
+        if state.known_poses is not None:
+            state.known_poses.give_up()
+        return MapUpdate(keyframes=tuple(keyframes), inference_sec=inference_sec)
 
     def reset(self) -> None:
         """Start a new, empty map: the next frame founds it."""
-        self._memory.reset('asked for')
+        self._memory.reset(ASKED_FOR)
         self.voxel_map.clear()
         self._state = self._start(self._state.fragment.id + 1)
+
+    def close(self) -> None:
+        """Give the network's memory back; nothing may follow."""
+        self._memory.release()
 
     def saved(self) -> SavedMap | None:
         """Return all that `load` needs; None while there is nothing to go on from."""
@@ -114,12 +120,13 @@ class Mapper:
 
         ValueError for a map that does not fit network or configuration; what is held then stays.
         """
-        size = self._reconstructor.input_size
+        height, width = saved.camera[1]
+        size = self._memory.input_size(width / height)
         if saved.anchor is not None and saved.anchor.image.shape[:2] != size:
             raise ValueError(f'map: expected keyframes of height and width {size}, as the network '
                              f'takes, got {saved.anchor.image.shape[:2]}')
         self.voxel_map.restore(saved.voxels)
-        self._memory.reset('a map was loaded')
+        self._memory.reset(MAP_LOADED)
         self._state = self._start(saved.fragment_id)
         self._state.resume(saved)
 
@@ -144,47 +151,57 @@ class Mapper:
         return MappingState(KeyframeGate(self._config.keyframes), CameraTrack(self._config.pose),
                             deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
 
+    def _input_size(self, frame: Frame) -> tuple[int, int]:
+        height, width = frame.rgb.shape[:2]
+        return self._memory.input_size(width / height)
+
     def _begin_fragment(self) -> None:
-        """Forget, and look again at the last placed keyframe and at the frame still to refine."""
+        """Forget, then see the last placed keyframe again and the frames still to refine."""
         state = self._state
-        self._memory.reset(state.restart_reason)
+        self._memory.reset(state.restart_reason,
+                           recovery=state.restart_reason not in (ASKED_FOR, MAP_LOADED))
         state.fragment = Fragment(state.fragment.id + 1, state.fragment.scale)
         state.camera_track.begin_fragment()
         if state.known_poses is not None:
             state.known_poses.give_up()
             state.known_poses = KnownPoses()
-        state.aligning = state.anchor is not None
+        pending, state.pending = list(state.pending.values()), {}
         if state.anchor is not None:
-            self._reconstructor.step(state.anchor.image, False)
-        newest, state.newest = state.newest, None
-        if newest is not None:
-            self._advance(newest, time.perf_counter())
+            self._settle(self._memory.step(state.anchor.image, ANCHOR_ID))
+        for admitted in pending:
+            self._advance(admitted, time.perf_counter())
         state.restart_reason = ''
 
     def _advance(self, admitted: Admitted, started: float) -> MapUpdate:
-        state = self._state
-        if state.newest is None and not state.founded:
-            state.fragment = replace(state.fragment, map_from_fragment=map_axes(admitted.frame.up))
-        known_pose = admitted.frame.world_from_camera
-        live = self._config.live_pose and known_pose is None
-        result = self._reconstructor.step(admitted.network_input.image,
-                                          live and not state.camera_track.leads)
+        state, frame = self._state, admitted.frame
+        if not state.pending and not state.founded:
+            state.fragment = replace(state.fragment, map_from_fragment=map_axes(frame.up))
+        estimates = self._memory.step(admitted.network_input.image, admitted.image_id)
         inference_sec = time.perf_counter() - started
-        previous = state.take(admitted)
-        keyframes, live_pose = (), None
-        if state.aligning:
-            self._place_fragment(result.refined)
-        elif previous is not None and result.refined is not None:
-            keyframes = self._finish(previous, result.refined)
-        if known_pose is not None:
-            live_pose = StampedPose(admitted.frame.stamp_ns, admitted.frame.frame_id, known_pose)
-        else:
-            if keyframes:
-                state.camera_track.predict(admitted.frame.stamp_ns, admitted.network_input.image,
-                                           admitted.network_input.intrinsics or state.intrinsics)
-            if live and result.refined is not None:
-                live_pose = self._solve_live_pose(admitted, result.provisional)
+        state.take(admitted)
+        own = [one for one in estimates if one.image_id == admitted.image_id]
+        keyframes = self._settle([one for one in estimates if one not in own])
+        if frame.world_from_camera is not None:
+            live_pose = StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera)
+            return MapUpdate(False, keyframes + self._settle(own), live_pose, inference_sec)
+        if keyframes or own:
+            state.camera_track.predict(frame.stamp_ns, admitted.network_input.image,
+                                       admitted.network_input.intrinsics or state.intrinsics)
+        keyframes += self._settle(own)
+        live_pose = None
+        if self._config.live_pose and estimates and admitted.image_id in state.pending:
+            live_pose = self._solve_live_pose(admitted)
         return MapUpdate(False, keyframes, live_pose, inference_sec)
+
+    def _settle(self, estimates: list[Estimate]) -> tuple[Keyframe, ...]:
+        """Place a fragment, or finish the frames, that final estimates are of."""
+        state, keyframes = self._state, []
+        for estimate in estimates:
+            if estimate.image_id == ANCHOR_ID:
+                self._place_fragment(estimate.pointmap)
+            else:
+                keyframes += self._finish(state.pending.pop(estimate.image_id), estimate)
+        return tuple(keyframes)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
         """Join the fragment to the map; when that fails, the next frame begins another one."""
@@ -192,45 +209,45 @@ class Mapper:
         try:
             similarity = place_after(state.anchor, pointmap, self._config.voxel_map.min_confidence)
         except AlignmentError:
-            state.newest, state.restart_reason = None, 'the last fragment found no place'
+            state.pending.clear()
+            state.restart_reason = 'the last fragment found no place'
             raise
-        state.aligning = False
         state.fragment = replace(state.fragment, map_from_fragment=similarity)
 
-    def _finish(self, admitted: Admitted, pointmap: Pointmap) -> tuple[Keyframe, ...]:
-        """Merge a frame's refined pointmap; a fragment whose first one is no good starts over."""
+    def _finish(self, admitted: Admitted, estimate: Estimate) -> tuple[Keyframe, ...]:
+        """Merge a frame's final estimate; a fragment whose first one is no good starts over."""
         try:
-            pointmap = clean(pointmap, admitted.network_input.usable)
+            estimate = _cleaned(estimate, admitted)
             # To begin with, a map needs points; later, a blank wall need not cost a camera's pose.
-            check_confident(pointmap, 0.0 if self._state.founded
+            check_confident(estimate.pointmap, 0.0 if self._state.founded
                             else self._config.voxel_map.min_confidence)
-            return self._merge(admitted, pointmap)
+            return self._merge(admitted, estimate)
         except FrameError:
             if not self._state.founded and not self._state.closed:
-                self._memory.reset('the first frame gave no usable pointmap')
-                self._state.newest = None
+                self._memory.reset('the first frame gave no usable pointmap', recovery=True)
+                self._state.pending.clear()
                 self._state.camera = None
                 self._state.known_poses = None
                 self._state.intrinsics = None
             raise
 
-    def _merge(self, admitted: Admitted, pointmap: Pointmap) -> tuple[Keyframe, ...]:
+    def _merge(self, admitted: Admitted, estimate: Estimate) -> tuple[Keyframe, ...]:
         """Add to the map what has a place in it now; return that."""
         state = self._state
         state.intrinsics = (admitted.network_input.intrinsics or state.intrinsics
-                            or estimate_intrinsics(pointmap))
+                            or estimate_intrinsics(estimate.local or estimate.pointmap))
         if state.known_poses is None:
-            keyframes = (self._place_by_solved_pose(admitted, pointmap),)
+            keyframes = (self._place_by_solved_pose(admitted, estimate),)
         else:
-            keyframes = self._place_by_known_pose(admitted, pointmap)
+            keyframes = self._place_by_known_pose(admitted, estimate)
         keyframes = tuple(one if one.pose is None else on_rays(one) for one in keyframes)
         for keyframe in keyframes:
             self._add(keyframe)
         return keyframes
 
-    def _place_by_solved_pose(self, admitted: Admitted, pointmap: Pointmap) -> Keyframe:
-        state, frame = self._state, admitted.frame
-        solved, reason = self._solve_pose(frame, pointmap, state.intrinsics)
+    def _place_by_solved_pose(self, admitted: Admitted, estimate: Estimate) -> Keyframe:
+        state, frame, pointmap = self._state, admitted.frame, estimate.pointmap
+        solved, reason = self._solve_pose(frame, estimate, state.intrinsics)
         placed = state.camera_track.place(frame.stamp_ns, solved)
         points = transform_points(placed.correction @ state.fragment.map_from_fragment,
                                   pointmap.points)
@@ -246,11 +263,11 @@ class Mapper:
         return keyframe
 
     def _place_by_known_pose(self, admitted: Admitted,
-                             pointmap: Pointmap) -> tuple[Keyframe, ...]:
+                             estimate: Estimate) -> tuple[Keyframe, ...]:
         state, frame = self._state, admitted.frame
         try:
             # Where the network puts this camera, so that its points can be taken along.
-            solution = solve_pose(pointmap, state.intrinsics, self._config.pose)
+            solution = measure_pose(estimate, state.intrinsics, self._config.pose)
         except PoseError:
             state.poses_failed += 1
             if state.known_poses.miss():
@@ -259,7 +276,7 @@ class Mapper:
             raise
         pose = StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera)
         keyframe = Keyframe(frame.stamp_ns, frame.frame_id, pose, admitted.network_input.image,
-                            state.intrinsics, pointmap, state.fragment.id)
+                            state.intrinsics, estimate.pointmap, state.fragment.id)
         placed = state.known_poses.place(keyframe, solution.fragment_from_camera)
         if state.known_poses.scale.metric:
             state.fragment = replace(state.fragment, scale=state.known_poses.scale)
@@ -274,23 +291,31 @@ class Mapper:
         if pose is not None:
             self._state.trajectory.append(pose)
 
-    def _solve_live_pose(self, admitted: Admitted,
-                         provisional: Pointmap | None) -> StampedPose | None:
+    def _solve_live_pose(self, admitted: Admitted) -> StampedPose | None:
         intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None
         track, stamp_ns = self._state.camera_track, admitted.frame.stamp_ns
         solved = None
         if not track.knows(stamp_ns):
-            provisional = provisional or self._reconstructor.provisional()
+            provisional = self._memory.provisional()
             if provisional is not None:
-                solved, _ = self._solve_pose(
-                    admitted.frame, clean(provisional, admitted.network_input.usable), intrinsics)
+                solved, _ = self._solve_pose(admitted.frame, _cleaned(provisional, admitted),
+                                             intrinsics)
         pose = track.look(stamp_ns, solved).pose
         self._state.live_poses_failed += pose is None
         return pose
 
-    def _solve_pose(self, frame: Frame, pointmap: Pointmap,
+    def _solve_pose(self, frame: Frame, estimate: Estimate,
                     intrinsics: Intrinsics) -> tuple[Solved | None, str]:
-        return solve_in_map(frame.stamp_ns, frame.frame_id, pointmap, intrinsics,
-                            self._config.pose, self._state.fragment.map_from_fragment)
+        """Return the pose in the map that an estimate implies, or None and the reason."""
+        try:
+            solution = measure_pose(estimate, intrinsics, self._config.pose)
+        except PoseError as error:
+            return None, str(error)
+        return solved_in_map(frame.stamp_ns, frame.frame_id, solution,
+                             self._state.fragment.map_from_fragment), ''
+
+
+def _cleaned(estimate: Estimate, admitted: Admitted) -> Estimate:
+    return replace(estimate, pointmap=clean(estimate.pointmap, admitted.network_input.usable))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mapper holds between two frames, but for the map and the reconstructor's memory."""
+"""What a mapper holds between two frames, but for the map and the network's memory."""
 from __future__ import annotations
 
 import math
@@ -17,13 +17,16 @@ from spann3r_ros.mapping.tracking.camera_track import CameraTrack
 from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
 from spann3r_ros.mapping.tracking.known_poses import KnownPoses, check_known_pose
 
+MAP_LOADED = 'a map was loaded'
+
 
 @dataclass(frozen=True)
 class Admitted:
-    """A frame the reconstructor holds and whose refined pointmap is still to come."""
+    """A frame given to the network under an id."""
 
     frame: Frame
     network_input: Preprocessed
+    image_id: int
 
 
 @dataclass
@@ -34,10 +37,10 @@ class MappingState:
     camera_track: CameraTrack
     trajectory: deque[StampedPose]
     fragment: Fragment = field(default_factory=Fragment)
-    newest: Admitted | None = None
+    pending: dict[int, Admitted] = field(default_factory=dict)  # whose estimate is to come
+    image_ids: int = 0  # how many ids are given out
     anchor: Keyframe | None = None  # the newest with a pose: a new fragment begins with it
     known_poses: KnownPoses | None = None  # None: poses are solved
-    aligning: bool = False  # the next refined pointmap is the anchor's, in the new fragment
     restart_reason: str = ''  # not empty: the next frame begins a fragment
     camera: tuple[str, tuple[int, int]] | None = None  # its frame, its images' height and width
     coverage: float = math.nan
@@ -73,14 +76,18 @@ class MappingState:
             raise FrameError(f'rgb: expected height and width {size} as before, got '
                              f'{frame.rgb.shape[:2]}; reset to change the image size')
 
-    def take(self, admitted: Admitted) -> Admitted | None:
-        """Note the newest frame that the reconstructor has taken; return the one before."""
-        previous, self.newest = self.newest, admitted
+    def admit(self, frame: Frame, network_input: Preprocessed) -> Admitted:
+        """Return a frame with an id of its own."""
+        self.image_ids += 1
+        return Admitted(frame, network_input, self.image_ids)
+
+    def take(self, admitted: Admitted) -> None:
+        """Note a frame that the network has taken."""
+        self.pending[admitted.image_id] = admitted
         self.camera = admitted.frame.frame_id, admitted.frame.rgb.shape[:2]
         self.coverage = admitted.network_input.coverage
         if admitted.frame.world_from_camera is not None and self.known_poses is None:
             self.known_poses = KnownPoses()
-        return previous
 
     def saved(self, voxels: VoxelRows) -> SavedMap | None:
         """Return what `resume` needs; None while there is no place to go on from."""
@@ -96,7 +103,7 @@ class MappingState:
         self.fragment = Fragment(saved.fragment_id, saved.scale)
         self.camera, self.intrinsics = saved.camera, saved.intrinsics
         self.keyframes = saved.keyframes
-        self.restart_reason = 'a map was loaded'
+        self.restart_reason = MAP_LOADED
         self.anchor = saved.anchor
         if saved.anchor is None:
             self.known_poses = KnownPoses()

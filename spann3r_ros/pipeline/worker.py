@@ -18,7 +18,7 @@ Result = TypeVar('Result')
 
 
 class Reporter(Protocol):
-    """What the worker tells its owner, always on the worker thread."""
+    """What the worker reports to its owner, always on the worker thread."""
 
     def deliver(self, update: MapUpdate) -> None:
         """Publish what a frame yielded; the frame is not settled yet."""
@@ -46,16 +46,18 @@ class WorkerReport:
 class Worker:
     """Take frames from the slot, give them to `process`, hand the result to the reporter.
 
-    An exception of `process` ends its frame, one of the reporter is reported: never the thread.
+    `settled` is called before the reporter learns that a frame is settled. An exception of
+    `process` ends its frame, one of the reporter is reported: never the thread.
     From construction to `stop` the thread is the only one that may touch what `process` owns;
     everyone else goes through `call`.
     """
 
     def __init__(self, process: Callable[[Frame], MapUpdate], slot: FrameSlot,
-                 reporter: Reporter) -> None:
+                 reporter: Reporter, settled: Callable[[], None] = lambda: None) -> None:
         self._process = process
         self._slot = slot
         self._reporter = reporter
+        self._settled = settled
         self._timing_lock = Lock()
         self._latencies: deque[float] = deque(maxlen=WINDOW)
         self._inferences: deque[float] = deque(maxlen=WINDOW)
@@ -95,15 +97,16 @@ class Worker:
         # An unexpected error costs its frame and is reported loudly; the next frame may be fine.
         except Exception as error:
             self._slot.settle(Outcome.FAILED)
-            self._tell(self._reporter.frame_failed, frame, error)
+            self._report(self._reporter.frame_failed, frame, error)
         else:
-            self._tell(self._reporter.deliver, update)
+            self._report(self._reporter.deliver, update)
             self._slot.settle(Outcome.SKIPPED if update.skipped else Outcome.PROCESSED)
             if not update.skipped:
                 self._note_timing(frame, update, monotonic() - received_sec)
-        self._tell(self._reporter.frame_settled)
+        self._report(self._settled)
+        self._report(self._reporter.frame_settled)
 
-    def _tell(self, method: Callable[..., None], *arguments: object) -> None:
+    def _report(self, method: Callable[..., None], *arguments: object) -> None:
         try:
             method(*arguments)
         except Exception as error:

@@ -6,6 +6,7 @@ from array import array
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import KeyValue
 from geometry_msgs.msg import (
     Point,
     Pose,
@@ -20,17 +21,17 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from spann3r_ros.core.camera import Distortion, Intrinsics
+from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import matrix_to_quaternion, quaternion_to_matrix
-from spann3r_ros.core.types import FrameError, StampedPose
+from spann3r_ros.core.messages import SECOND_NS
+from spann3r_ros.core.transforms import matrix_to_quaternion
+from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapping_status import MappingStatus
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.odometer import Motion
+from spann3r_ros.pipeline.transform_tree import StampedTransform
 from spann3r_ros.pipeline.worker import WorkerReport
-
-SECOND_NS = 10**9
 
 POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
                   ('confidence', '<f4')])
@@ -38,13 +39,8 @@ POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
 FIELDS = [PointField(name=name, offset=offset, datatype=PointField.FLOAT32, count=1)
           for name, (_, offset) in POINT.fields.items()]
 
-
-def to_nanoseconds(stamp: Time) -> int:
-    """Return a stamp in nanoseconds; FrameError for one before zero or out of range."""
-    if stamp.sec < 0 or stamp.nanosec >= SECOND_NS:
-        raise FrameError(f'stamp: expected sec >= 0 and nanosec < {SECOND_NS}, '
-                         f'got {stamp.sec} and {stamp.nanosec}')
-    return stamp.sec * SECOND_NS + stamp.nanosec
+# Fields of the status that the values by name replace; they go with the next release.
+FORMER_COUNTERS = ('working_frames', 'long_term_tokens', 'prunings')
 
 
 def to_stamp(stamp_ns: int) -> Time:
@@ -56,23 +52,6 @@ def to_stamp(stamp_ns: int) -> Time:
 def to_header(stamp_ns: int, frame_id: str) -> Header:
     """Return a header."""
     return Header(stamp=to_stamp(stamp_ns), frame_id=frame_id)
-
-
-def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | None:
-    """Return a calibration; None for an uncalibrated camera (K[0] = 0).
-
-    K and D are those of the raw image, P is that of the `rectified` one.
-    """
-    matrix = np.asarray(info.p).reshape(3, 4) if rectified else np.asarray(info.k).reshape(3, 3)
-    fx, fy, cx, cy = (float(matrix[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0.0 and fy > 0.0):
-        return None
-    coefficients = tuple(float(value) for value in info.d)
-    distortion = None
-    # A NaN is not zero either: it is refused with the image.
-    if not rectified and any(value != 0.0 for value in coefficients):
-        distortion = Distortion(info.distortion_model, coefficients)
-    return Intrinsics(fx, fy, cx, cy, info.width, info.height, distortion)
 
 
 def to_camera_info(intrinsics: Intrinsics, header: Header) -> CameraInfo:
@@ -161,13 +140,12 @@ def to_transform(parent_from_child: np.ndarray, stamp_ns: int, parent: str,
                             transform=transform)
 
 
-def to_matrix(transform: Transform) -> np.ndarray:
-    """Return a transform as a matrix [4, 4]; ValueError for a quaternion of zeros."""
-    t, q = transform.translation, transform.rotation
-    matrix = np.eye(4)
-    matrix[:3, :3] = quaternion_to_matrix(np.array([q.x, q.y, q.z, q.w]))
-    matrix[:3, 3] = [t.x, t.y, t.z]
-    return matrix
+def to_stamped_transform(message: TransformStamped) -> StampedTransform:
+    """Return a transform as the tree takes it, which checks it."""
+    t, q, stamp = message.transform.translation, message.transform.rotation, message.header.stamp
+    return StampedTransform(message.header.frame_id, message.child_frame_id,
+                            stamp.sec * SECOND_NS + stamp.nanosec, (t.x, t.y, t.z),
+                            (q.x, q.y, q.z, q.w))
 
 
 def to_odometry(motion: Motion, odom_frame: str, child_frame: str) -> Odometry:
@@ -194,9 +172,11 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_err
         latency_last_sec=latency.last_sec, latency_mean_sec=latency.mean_sec,
         latency_p95_sec=latency.p95_sec, latency_max_sec=latency.max_sec,
         inference_last_sec=inference.last_sec,
-        working_frames=memory.working_frames, long_term_tokens=memory.long_term_tokens,
+        network=mapping.memory.network,
+        network_values=[KeyValue(key=name, value=f'{value:.9g}') for name, value in memory.values],
         memory_tokens=memory.tokens, memory_capacity_tokens=memory.capacity_tokens,
-        memory_rejected_frames=memory.rejected_frames, prunings=memory.prunings,
+        memory_rejected_frames=memory.rejected_frames,
+        **{name: int(value) for name, value in memory.values if name in FORMER_COUNTERS},
         resets=mapping.memory.resets, device_bytes=memory.device_bytes,
         image_coverage=mapping.coverage, voxels=mapping.voxels,
         fragment_id=mapping.fragment_id, metric=scale.metric, scale=scale.value,

@@ -6,11 +6,10 @@ import gc
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
@@ -22,38 +21,26 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
-from spann3r_ros import share_directory
-from spann3r_ros.core.network import Compute, Reconstructor
+from spann3r_ros.core.network import Compute, Network
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.networks.spann3r.config import MemoryConfig
-from spann3r_ros.ros.tf.tf_listening import ListeningThread
+from spann3r_ros.mapping.storage.products import MapEmptyError
+from spann3r_ros.networks.registry import free_device_memory, open_network, resolve_checkpoint
+from spann3r_ros.pipeline.node_settings import all_settings
 
 from . import parameters
 from .lifecycle import RobustLifecycleNode, TransitionFailedError, reported
 from .logs import forward_logging
-from .session import MapEmptyError, Session
+from .session import Session
+from .tf.listener import ListeningThread
 
 SPIN_TIMEOUT_SEC = 0.2
 Answer = TypeVar('Answer', Trigger.Response, SetBool.Response)
-CreateReconstructor = Callable[[str, MemoryConfig, Compute], Reconstructor]
+CreateNetwork = Callable[[str, Mapping[str, Any], Compute], Network]
 
 
-def bundled_checkpoint() -> Path:
-    """Return the checkpoint that comes with the package; ValueError unless there is one."""
-    directory = share_directory() / 'models'
-    found = sorted(directory.glob('*.safetensors'))
-    if len(found) != 1:
-        raise ValueError(f'checkpoint: expected one bundled model in {directory}, '
-                         f'found {len(found)}; set the parameter checkpoint')
-    return found[0]
-
-
-def load_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute) -> Reconstructor:
-    """Load the network; ValueError or OSError says what is wrong with what was asked for."""
-    # Importing torch takes seconds: the node is there, and can be asked, before.
-    from spann3r_ros.networks.spann3r.spann3r_network import create_reconstructor
-    path = Path(checkpoint).expanduser() if checkpoint else bundled_checkpoint()
-    return create_reconstructor(path, memory, compute)
+def load_network(checkpoint: str, settings: Mapping[str, Any], compute: Compute) -> Network:
+    """Open a checkpoint; ValueError or OSError says what is wrong with what was asked for."""
+    return open_network(resolve_checkpoint(checkpoint), settings, compute)
 
 
 class MapperNode(RobustLifecycleNode):
@@ -62,9 +49,9 @@ class MapperNode(RobustLifecycleNode):
     Raises ValueError and rclpy's ParameterException for parameters that are unknown or wrong.
     """
 
-    def __init__(self, create_reconstructor: CreateReconstructor = load_reconstructor) -> None:
+    def __init__(self, create_network: CreateNetwork = load_network) -> None:
         super().__init__('mapper')
-        self._create_reconstructor = create_reconstructor
+        self._create_network = create_network
         self._session: Session | None = None
         self._listening: ListeningThread | None = None
         parameters.declare(self)
@@ -92,9 +79,7 @@ class MapperNode(RobustLifecycleNode):
         # Worker, session and mapper refer to each other; their memory is freed now, not some day.
         del session
         gc.collect()
-        torch = sys.modules.get('torch')
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        free_device_memory()
 
     def destroy_node(self) -> None:
         """End what listens beside the node, then the node."""
@@ -108,16 +93,16 @@ class MapperNode(RobustLifecycleNode):
         """Load the weights and create the publishers."""
         settings = parameters.read(self)
         try:
-            reconstructor = self._create_reconstructor(
-                settings.node.checkpoint, settings.memory, settings.node.compute)
+            network = self._create_network(
+                settings.node.checkpoint, settings.networks, settings.node.compute)
         except (ValueError, OSError) as error:
             raise TransitionFailedError(str(error)) from error
-        self._session = Session(self, settings, Mapper(reconstructor, settings.mapper),
+        self._session = Session(self, settings, Mapper(network, settings.mapper),
                                 self._listening)
         # Also: rclpy's first line of log takes a second when torch is loaded; no frame waits now.
-        height, width = reconstructor.input_size
-        self.get_logger().info(f'configured: {settings.node.mode} mode, the network sees '
-                               f'{width}x{height} pixels')
+        height, width = network.input_size(aspect=1.0)
+        self.get_logger().info(f'configured: {settings.node.mode} mode, {network.name} sees '
+                               f'{width}x{height} pixels of a square image')
         return super().on_configure(state)
 
     @reported
@@ -152,7 +137,7 @@ class MapperNode(RobustLifecycleNode):
         return super().on_error(state)
 
     def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
-        known = {parameter.name for parameter in parameters.all_parameters()}
+        known = {item.name for item in all_settings()}
         changes = {one.name: one.value for one in changed if one.name in known}
         if self._session is not None and changes:
             return SetParametersResult(successful=False, reason=(
@@ -211,13 +196,13 @@ def _stop_on_signals() -> Event:
 
 
 def main(args: Sequence[str] | None = None,
-         create_reconstructor: CreateReconstructor = load_reconstructor) -> int:
+         create_network: CreateNetwork = load_network) -> int:
     """Run the node until a signal; return the exit status."""
     # rclpy's own handlers invalidate the context at once: the worker could not finish its frame.
     stop = _stop_on_signals()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = MapperNode(create_reconstructor)
+        node = MapperNode(create_network)
     except (ValueError, ParameterException) as error:
         get_logger('mapper').fatal(str(error))
         rclpy.shutdown()

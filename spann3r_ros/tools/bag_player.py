@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays the images of a bag, and their calibration, over DDS from a process of its own."""
+"""Plays a recorded camera, and what belongs to it, over DDS from a process of its own."""
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -14,25 +15,31 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.utilities import remove_ros_args
-from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, ReaderError
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
 from tqdm import tqdm
 
+from spann3r_ros.datasets.bags import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    TF_MESSAGE,
+    CameraBag,
+    TopicNames,
+)
 from spann3r_ros.msg import MapperStatus
-from spann3r_ros.ros.inputs.intake import COMPRESSED
 
-IMAGE_TYPES = {'sensor_msgs/msg/Image': Image, 'sensor_msgs/msg/CompressedImage': CompressedImage}
-INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+KINDS = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, CAMERA_INFO: CameraInfo,
+         TF_MESSAGE: TFMessage}
 SPIN_SEC = 0.05
 ACKNOWLEDGE_SEC = 10.0
 DEPTH = 10
-
-
-class BagError(ValueError):
-    """The bag cannot be played; the message says why."""
+# What belongs to an image may be stamped later: it goes ahead of the images by so much.
+LEAD_NS = 1_000_000_000
+# Transforms come many at once.
+SIDE_DEPTH = 1000
 
 
 class SilenceError(RuntimeError):
@@ -62,81 +69,44 @@ class PlayOptions:
             raise ValueError('window: expected 1 or more images with rate 0, got 0')
 
 
-class ImageBag:
-    """An open bag and the one image topic that is played; a context manager.
+def leading(bag: CameraBag, lead_ns: int = LEAD_NS) -> Iterator[tuple[bool, str, int, bytes]]:
+    """Yield (is an image, topic, time, serialised message); other messages lead the images.
 
-    BagError for a missing or broken bag, and for a topic that is not there or not named when
-    there are several; it lists those there are.
+    An image comes once all others that were recorded up to `lead_ns` after it have come.
     """
-
-    def __init__(self, path: Path, topic: str = '') -> None:
-        try:
-            self._reader = Reader(path)
-            self._reader.open()
-        except (ReaderError, OSError) as error:
-            raise BagError(f'bag: cannot read {path}: {error}') from error
-        try:
-            self.image = choose_image(self._reader.connections, topic, path)
-        except BagError:
-            self._reader.close()
-            raise
-        info = info_topic(self.image.topic)
-        self.info = next((one for one in self._reader.connections
-                          if one.topic == info and one.msgtype == INFO_TYPE), None)
-
-    @property
-    def count(self) -> int:
-        """Return the number of images."""
-        return self.image.msgcount
-
-    def messages(self) -> list[Connection]:
-        """Iterate over (connection, time in ns, serialised message) in recorded order."""
-        return self._reader.messages([one for one in (self.image, self.info) if one is not None])
-
-    def __enter__(self) -> ImageBag:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
-
-
-def choose_image(connections: Sequence[Connection], topic: str, path: Path) -> Connection:
-    """Return the connection of the named image topic, or of the only one; else BagError."""
-    images = [one for one in connections if one.msgtype in IMAGE_TYPES]
-    listing = ', '.join(f'{one.topic} ({one.msgtype.rpartition("/")[2]}, {one.msgcount})'
-                        for one in images) or 'none'
-    chosen = [one for one in images if one.topic == topic] if topic else images
-    if len(chosen) != 1 or not chosen[0].msgcount:
-        wanted = f'images on {topic}' if topic else 'one image topic, or its name'
-        raise BagError(f'topic: expected {wanted}; image topics in {path}: {listing}')
-    return chosen[0]
-
-
-def base_topic(topic: str) -> str:
-    """Return an image topic without the suffix of its compressed transport."""
-    return topic.removesuffix(COMPRESSED)
-
-
-def info_topic(topic: str) -> str:
-    """Return where the calibration beside an image topic is expected."""
-    return base_topic(topic).rpartition('/')[0] + '/camera_info'
+    images: deque[tuple[bool, str, int, bytes]] = deque()
+    for connection, time_ns, data in bag.raw():
+        while images and images[0][2] + lead_ns < time_ns:
+            yield images.popleft()
+        if bag.role(connection) == 'image':
+            images.append((True, connection.topic, time_ns, bytes(data)))
+        else:
+            yield False, connection.topic, time_ns, bytes(data)
+    yield from images
 
 
 class Player(Node):
     """Publishes a bag's serialised messages as they are, reliably."""
 
-    def __init__(self, bag: ImageBag, options: PlayOptions) -> None:
+    def __init__(self, bag: CameraBag, options: PlayOptions) -> None:
         super().__init__('bag_player')
         self._bag = bag
         self._options = options
         self._status: MapperStatus | None = None
         self._settled_before = 0
-        qos = QoSProfile(depth=max(DEPTH, options.window))
-        self._images = self.create_publisher(
-            IMAGE_TYPES[bag.image.msgtype], bag.image.topic, qos)
-        self._infos: Publisher | None = None
-        if bag.info is not None:
-            self._infos = self.create_publisher(CameraInfo, bag.info.topic, qos)
+        depth = max(DEPTH, options.window)
+        self._publishers: dict[str, Publisher] = {}
+        for connection in bag.connections:
+            role = bag.role(connection)
+            qos = QoSProfile(depth=depth if role == 'image' else SIDE_DEPTH)
+            if role == 'tf_static':
+                qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
+            if connection.topic not in self._publishers:
+                self._publishers[connection.topic] = self.create_publisher(
+                    KINDS[connection.msgtype], connection.topic, qos)
+        self._images = self._publishers[bag.image.topic]
+        self._infos = [self._publishers[one.topic] for one in bag.connections
+                       if bag.role(one) == 'camera_info']
         if options.window:
             self.create_subscription(MapperStatus, options.status_topic, self._take_status, DEPTH)
 
@@ -150,15 +120,17 @@ class Player(Node):
         if self._options.window:
             self._settled_before = settled(self._status)
         sent, started_sec, first_ns = 0, monotonic(), None
-        for connection, time_ns, data in self._bag.messages():
-            if connection.msgtype == INFO_TYPE:
-                self._infos.publish(bytes(data))
+        # At the recorded pace everything goes out when it was recorded.
+        for is_image, topic, time_ns, data in leading(
+                self._bag, 0 if self._options.rate else LEAD_NS):
+            if not is_image:
+                self._publishers[topic].publish(data)
                 continue
             first_ns = time_ns if first_ns is None else first_ns
             self._pace(started_sec, (time_ns - first_ns) * 1e-9)
             if self._options.window:
                 self._wait_settled(sent + 1 - self._options.window)
-            self._images.publish(bytes(data))
+            self._images.publish(data)
             sent += 1
             progress()
         if self._options.window:
@@ -171,8 +143,8 @@ class Player(Node):
         self._status = status
 
     def _is_heard(self) -> bool:
-        infos = self._infos is None or not self._options.window or (
-            self._infos.get_subscription_count() > 0)
+        infos = not self._options.window or all(
+            one.get_subscription_count() for one in self._infos)
         active = not self._options.window or (
             self._status is not None and self._status.state == 'active')
         return active and infos and self._images.get_subscription_count() > 0
@@ -214,6 +186,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='bag_player', description=__doc__)
     parser.add_argument('--bag', type=Path, required=True, help='rosbag2 folder or file')
     parser.add_argument('--topic', default='', help='image topic; default: the only one')
+    parser.add_argument('--camera-info-topic', default='',
+                        help='default: camera_info beside the image topic')
+    parser.add_argument('--mask-topic', default='', help='masks to play; default: none')
     parser.add_argument('--rate', type=float, default=PlayOptions.rate, help=(
         'multiple of the recorded pace; 0: as fast as the mapper takes (default: %(default)s)'))
     parser.add_argument('--window', type=int, default=PlayOptions.window, help=(
@@ -233,7 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rclpy.init(args=arguments)
     try:
         options = PlayOptions(values.rate, values.window, values.status, values.patience_sec)
-        with (ImageBag(values.bag, values.topic) as bag,
+        with (CameraBag(values.bag, TopicNames(values.topic, values.camera_info_topic,
+                                               values.mask_topic, masks=bool(
+                                                   values.mask_topic))) as bag,
               tqdm(total=bag.count, unit='image', disable=values.quiet) as bar):
             Player(bag, options).play(bar.update)
     except (ValueError, SilenceError) as error:

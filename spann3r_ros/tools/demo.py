@@ -26,10 +26,10 @@ from std_srvs.srv import Trigger
 from tqdm import tqdm
 
 from spann3r_ros import share_directory
+from spann3r_ros.datasets.bags import COMPRESSED, CameraBag, TopicNames, base_topic, info_topic
 from spann3r_ros.msg import MapperStatus
-from spann3r_ros.ros.inputs.intake import COMPRESSED
 
-from .bag_player import ImageBag, base_topic, info_topic, settled
+from .bag_player import settled
 from .processes import Child, ProcessError, private_domain
 
 MAPPER = ('-m', 'spann3r_ros.ros.mapper_node')
@@ -147,9 +147,9 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
     BagError for a bag or topic that cannot be played, ProcessError when a process fails,
     KeyboardInterrupt once `stop` is set.
     """
-    with ImageBag(options.bag, options.topic) as bag:
+    with CameraBag(options.bag, TopicNames(options.topic)) as bag:
         images, image_topic = bag.count, bag.image.topic
-        compressed = bag.image.msgtype.endswith('CompressedImage')
+        compressed = bag.is_compressed
     output = options.output
     output.mkdir(parents=True, exist_ok=True)
     for name in PRODUCTS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
-import tf2_ros
 from geometry_msgs.msg import TransformStamped
 from harness import OPTICAL_FRAME, Orbit, Peer, stamp_of, to_ns
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -13,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
-from spann3r_ros.ros.conversions import to_transform
+from spann3r_ros.pipeline.transform_tree import TransformTree
+from spann3r_ros.ros.conversions import to_stamped_transform, to_transform
 
 ODOM_FROM_WORLD = np.eye(4)
 ODOM_FROM_WORLD[:3, :3] = Rotation.from_euler('z', 70, degrees=True).as_matrix()
@@ -104,11 +104,14 @@ class Robot:
             parents[one.child_frame_id].add(one.header.frame_id)
         return parents
 
-    def tree(self) -> tf2_ros.Buffer:
-        buffer = tf2_ros.Buffer()
+    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
+        """Return `target_from_source` [4, 4] by everything that TF carries."""
+        tree = TransformTree(keep_sec=600.0)
         for one in self._still:
-            buffer.set_transform_static(one, 'test')
+            tree.take(to_stamped_transform(one), static=True)
         for message in list(self._heard):
             for one in message.transforms:
-                buffer.set_transform(one, 'test')
-        return buffer
+                tree.take(to_stamped_transform(one))
+        found = tree.lookup(target, source, stamp_ns)
+        assert found is not None, f'TF does not know {target} -> {source} at {stamp_ns}'
+        return found

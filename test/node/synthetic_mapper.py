@@ -6,21 +6,22 @@ An orbit of `FRAMES` poses; the image says by its drawn index which pose it stan
 import ctypes
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from synthetic import (
+    SyntheticNetwork,
     SyntheticOptions,
-    SyntheticReconstructor,
     SyntheticScene,
     orbit_trajectory,
     square_camera,
 )
 
-from spann3r_ros.core.network import Compute, Reconstructor
-from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.core.network import Compute, Network
 from spann3r_ros.ros.mapper_node import main
 
 FRAMES = 60
@@ -29,11 +30,11 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE = 1
 
 
-def create_reconstructor(checkpoint: str, memory: MemoryConfig, compute: Compute) -> Reconstructor:
+def create_network(checkpoint: str, settings: Mapping[str, Any], compute: Compute) -> Network:
     options = SyntheticOptions(index_from_image=True)
     if checkpoint:
         options = replace(options, **json.loads(Path(checkpoint).read_text()))
-    return SyntheticReconstructor(SyntheticScene(), orbit_trajectory(FRAMES), options, CAMERA)
+    return SyntheticNetwork(SyntheticScene(), orbit_trajectory(FRAMES), options, CAMERA)
 
 
 def obey_file_modes() -> None:
@@ -48,4 +49,4 @@ def obey_file_modes() -> None:
 
 if __name__ == '__main__':
     obey_file_modes()
-    sys.exit(main(create_reconstructor=create_reconstructor))
+    sys.exit(main(create_network=create_network))

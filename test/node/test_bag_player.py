@@ -14,7 +14,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from bags import compressed_bag, raw_bag
 from spann3r_ros.datasets.bag_writer import BagWriter
-from spann3r_ros.tools.bag_player import BagError, ImageBag, PlayOptions
+from spann3r_ros.datasets.bags import BagError, CameraBag, TopicNames
+from spann3r_ros.tools.bag_player import PlayOptions
 
 Start = Callable[..., Mapper]
 
@@ -38,9 +39,9 @@ def test_every_image_arrives_as_recorded(
     assert done.returncode == 0, done.stderr
     peer.until(lambda: len(images) == 20, 'all images')
     assert [to_ns(image.header.stamp) for image in images] == [stamp_of(i) for i in range(20)]
-    with ImageBag(bag) as recording:
+    with CameraBag(bag) as recording:
         recorded = [deserialize_message(bytes(data), kind)
-                    for one, _, data in recording.messages() if one.topic == topic]
+                    for one, _, data in recording.raw() if one.topic == topic]
     assert images == recorded
     if kind is CompressedImage:
         peer.until(lambda: len(infos) == 20, 'all calibrations')
@@ -82,21 +83,21 @@ def test_several_image_topics_are_listed(tmp_path: Path) -> None:
         for topic in ('/left', '/right'):
             writer.write_image(topic, 1, b'')
     with pytest.raises(BagError, match=r'/left \(CompressedImage, 1\), /right \(Compr'):
-        ImageBag(tmp_path / 'bag')
+        CameraBag(tmp_path / 'bag')
     with pytest.raises(BagError, match=r'images on /top; .*: /left'):
-        ImageBag(tmp_path / 'bag', '/top')
-    with ImageBag(tmp_path / 'bag', '/right') as bag:
+        CameraBag(tmp_path / 'bag', TopicNames('/top'))
+    with CameraBag(tmp_path / 'bag', TopicNames('/right')) as bag:
         assert (bag.image.topic, bag.count) == ('/right', 1)
 
 
 def test_a_folder_that_is_no_bag_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BagError, match='cannot read'):
-        ImageBag(tmp_path)
+        CameraBag(tmp_path)
 
 
 def test_an_image_topic_without_images_is_refused(orbit: Orbit, tmp_path: Path) -> None:
     with pytest.raises(BagError, match='expected one image topic'):
-        ImageBag(raw_bag(tmp_path / 'bag', orbit, 0))
+        CameraBag(raw_bag(tmp_path / 'bag', orbit, 0))
 
 
 @pytest.mark.parametrize('values', [{'rate': -1.0}, {'rate': float('nan')}, {'window': -1},

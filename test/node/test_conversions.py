@@ -11,8 +11,10 @@ from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 
 from spann3r_ros.core.camera import Distortion, Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import FrameError, Pointmap, StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.pipeline.transform_tree import TransformTree
 from spann3r_ros.ros import conversions
 
 STAMP_NS = 1_700_000_000_123_456_789
@@ -20,13 +22,13 @@ STAMP_NS = 1_700_000_000_123_456_789
 
 @pytest.mark.parametrize('stamp_ns', [0, 1, 999_999_999, STAMP_NS, 2**31 * 10**9 - 1])
 def test_stamp_keeps_every_nanosecond(stamp_ns: int) -> None:
-    assert conversions.to_nanoseconds(conversions.to_stamp(stamp_ns)) == stamp_ns
+    assert to_nanoseconds(conversions.to_stamp(stamp_ns)) == stamp_ns
 
 
 @pytest.mark.parametrize('stamp', [Time(sec=-1), Time(sec=1, nanosec=10**9)])
 def test_impossible_stamp_is_refused(stamp: Time) -> None:
     with pytest.raises(FrameError, match='stamp'):
-        conversions.to_nanoseconds(stamp)
+        to_nanoseconds(stamp)
 
 
 def test_cloud_carries_points_colours_and_confidence() -> None:
@@ -104,9 +106,11 @@ def test_transform_agrees_with_the_pose() -> None:
     matrix[:3, :3], matrix[:3, 3] = rotation.as_matrix(), [1.0, -2.0, 3.0]
     pose = StampedPose(STAMP_NS, 'camera', matrix)
     transform = conversions.to_transform(matrix, STAMP_NS, 'map', 'camera')
-    np.testing.assert_allclose(conversions.to_matrix(transform.transform), matrix, atol=1e-12)
+    tree = TransformTree(keep_sec=1.0)
+    tree.take(conversions.to_stamped_transform(transform))
+    np.testing.assert_allclose(tree.lookup('map', 'camera', STAMP_NS), matrix, atol=1e-12)
     assert (transform.header.frame_id, transform.child_frame_id) == ('map', 'camera')
-    assert conversions.to_nanoseconds(transform.header.stamp) == STAMP_NS
+    assert to_nanoseconds(transform.header.stamp) == STAMP_NS
     q, t = transform.transform.rotation, transform.transform.translation
     assert (rotation * Rotation.from_quat([q.x, q.y, q.z, q.w]).inv()).magnitude() < 1e-9
     assert (t.x, t.y, t.z) == (1.0, -2.0, 3.0)
@@ -117,7 +121,7 @@ def test_transform_agrees_with_the_pose() -> None:
 def test_calibration_survives_the_round_trip() -> None:
     intrinsics = Intrinsics(500.0, 510.0, 319.5, 239.5, 640, 480)
     info = conversions.to_camera_info(intrinsics, conversions.to_header(0, 'camera'))
-    assert conversions.to_intrinsics(info) == intrinsics
+    assert to_intrinsics(info) == intrinsics
     assert info.p[0] == 500.0 and info.p[5] == 510.0
 
 
@@ -126,12 +130,12 @@ def test_distortion_belongs_to_raw_images_only() -> None:
     info.k = [500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]
     info.p = [480.0, 0.0, 310.0, 0.0, 0.0, 481.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     info.d = [0.0] * 5
-    assert conversions.to_intrinsics(info).distortion is None
+    assert to_intrinsics(info).distortion is None
     info.d = [-0.2, 0.1, 0.0, 0.0, 0.0]
-    raw = conversions.to_intrinsics(info)
+    raw = to_intrinsics(info)
     assert raw == Intrinsics(500.0, 500.0, 320.0, 240.0, 640, 480,
                              Distortion('plumb_bob', (-0.2, 0.1, 0.0, 0.0, 0.0)))
-    assert conversions.to_intrinsics(info, rectified=True) == Intrinsics(
+    assert to_intrinsics(info, rectified=True) == Intrinsics(
         480.0, 481.0, 310.0, 250.0, 640, 480)
 
 
@@ -139,4 +143,4 @@ def test_distortion_belongs_to_raw_images_only() -> None:
 def test_uncalibrated_camera_has_no_intrinsics(focal: float) -> None:
     info = CameraInfo(width=640, height=480)
     info.k = [focal, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]
-    assert conversions.to_intrinsics(info) is None
+    assert to_intrinsics(info) is None

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from synthetic import (
+    SyntheticNetwork,
     SyntheticOptions,
-    SyntheticReconstructor,
     SyntheticScene,
     orbit_trajectory,
     render_frames,
@@ -39,7 +39,7 @@ def test_back_projected_depth_agrees_with_the_points(
     if not calibrated:
         frames = [replace(frame, intrinsics=None) for frame in frames]
     seen = preprocess(frames[0], (96, 96), fit == 'letterbox')
-    mapper = Mapper(SyntheticReconstructor(scene, poses, SyntheticOptions(noise=noise),
+    mapper = Mapper(SyntheticNetwork(scene, poses, SyntheticOptions(noise=noise),
                                            intrinsics), MapperConfig(field_of_view=fit))
     keyframes = [keyframe for frame in frames for keyframe in mapper.process(frame).keyframes]
     assert len(keyframes) == 3

@@ -12,7 +12,7 @@ from bomb import explode, write_bomb
 from harness import Mapper, Peer, running
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
-from synthetic_mapper import create_reconstructor
+from synthetic_mapper import create_network
 from test_lifecycle import NOT_CONFIGURED, answers, topics_of
 
 from spann3r_ros.ros.mapper_node import MapperNode
@@ -32,7 +32,7 @@ class RealMapper(Mapper):
 @pytest.fixture
 def node(domain: int) -> Iterator[MapperNode]:
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = MapperNode(create_reconstructor)
+    node = MapperNode(create_network)
     yield node
     node.close()
     node.destroy_node()

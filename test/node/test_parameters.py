@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from spann3r_ros.networks.registry import network_kinds
 from spann3r_ros.networks.spann3r.spann3r_network import PRECISIONS
+from spann3r_ros.pipeline.node_settings import (
+    Settings,
+    all_settings,
+    former_names,
+    from_values,
+    read_yaml,
+    to_markdown,
+    to_yaml,
+)
 from spann3r_ros.ros import parameters
-from spann3r_ros.ros.parameters import Settings, all_parameters, from_values, to_markdown, to_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,53 +35,90 @@ def flatten(tree: dict, prefix: str = '') -> dict[str, object]:
 def test_yaml_file_is_what_the_dataclasses_say() -> None:
     text = (ROOT / 'config' / 'mapper.yaml').read_text()
     assert text == to_yaml(), (
-        'run: python3 -m spann3r_ros.ros.parameters > config/mapper.yaml')
+        'run: python3 -m spann3r_ros.pipeline.node_settings > config/mapper.yaml')
 
 
 def test_readme_has_the_table_of_parameters() -> None:
     assert to_markdown() in (ROOT / 'README.md').read_text(), (
-        'update README.md from: python3 -m spann3r_ros.ros.parameters --markdown')
+        'update README.md from: python3 -m spann3r_ros.pipeline.node_settings --markdown')
 
 
 def test_yaml_file_holds_every_parameter_at_its_default() -> None:
     tree = yaml.safe_load((ROOT / 'config' / 'mapper.yaml').read_text())
     found = flatten(tree['/**']['ros__parameters'])
-    expected = {parameter.name: parameter.default for parameter in all_parameters()}
+    expected = {parameter.name: parameter.default for parameter in all_settings()}
     assert found == expected
     assert {name: type(value) for name, value in found.items()} == {
         name: type(value) for name, value in expected.items()}
 
 
 def test_names_are_unique_and_documented() -> None:
-    names = [parameter.name for parameter in all_parameters()]
+    names = [parameter.name for parameter in all_settings()]
     assert len(names) == len(set(names))
-    assert all(parameter.descriptor().description for parameter in all_parameters())
+    assert all(parameters.descriptor(parameter).description for parameter in all_settings())
 
 
 def test_defaults_rebuild_the_default_settings() -> None:
-    defaults = {parameter.name: parameter.default for parameter in all_parameters()}
-    assert from_values(defaults.__getitem__) == Settings()
+    defaults = {parameter.name: parameter.default for parameter in all_settings()}
+    assert from_values(defaults) == Settings()
 
 
 def test_a_nested_value_reaches_its_dataclass() -> None:
-    values = {parameter.name: parameter.default for parameter in all_parameters()}
-    values |= {'memory.working_frames': 7, 'mode': 'replay'}
-    settings = from_values(values.__getitem__)
-    assert settings.memory.working_frames == 7
+    values = {parameter.name: parameter.default for parameter in all_settings()}
+    values |= {'spann3r.working_frames': 7, 'mode': 'replay'}
+    settings = from_values(values)
+    assert settings.networks['spann3r'].working_frames == 7
     assert settings.node.mode == 'replay'
+
+
+def test_former_prefix_of_a_network_is_read_with_a_warning() -> None:
+    values, warnings = former_names({'memory.working_frames': 7, 'mode': 'live'})
+    assert values == {'spann3r.working_frames': 7, 'mode': 'live'}
+    assert warnings == ['the parameter memory.working_frames is deprecated: '
+                        'use spann3r.working_frames']
+    assert from_values({'memory.working_frames': 7}).networks['spann3r'].working_frames == 7
+    with pytest.raises(ValueError, match='spann3r.working_frames: expected one value'):
+        former_names({'memory.working_frames': 7, 'spann3r.working_frames': 8})
+
+
+def test_unknown_names_are_listed() -> None:
+    with pytest.raises(ValueError, match='unknown parameters: colour, mapper.x'):
+        from_values({'mapper.x': 1, 'colour': 'red'})
+
+
+def test_yaml_of_the_node_is_read_without_ros(tmp_path: Path) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    mode: replay\n    pose: {max_points: 99}\n'
+                    'other:\n  ros__parameters: {mode: live}\n'
+                    'mapper:\n  ros__parameters:\n    spann3r:\n      working_frames: 3\n')
+    assert read_yaml(file) == {'mode': 'replay', 'pose.max_points': 99,
+                               'spann3r.working_frames': 3}
+    assert from_values(read_yaml(ROOT / 'config' / 'mapper.yaml')) == Settings()
+
+
+@pytest.mark.parametrize(('text', 'reason'), [
+    ('- 1', 'expected a mapping of node names'), ('a: [', 'expected YAML'),
+    ('mapper: 3', 'mapper: expected a mapping with ros__parameters'),
+    ('mapper: {ros__parameters: {mode: [1]}}', 'mode: expected a number')])
+def test_yaml_that_is_none_of_a_node_is_refused_by_name(
+        text: str, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f'node.yaml: .*{reason}'):
+        read_yaml(file)
 
 
 @pytest.mark.parametrize(('name', 'value'), [
     ('mode', 'sideways'), ('max_rate', -1.0), ('map_frame', ''), ('voxel_map.max_voxels', 0)])
 def test_a_wrong_value_is_named(name: str, value: object) -> None:
-    values = {parameter.name: parameter.default for parameter in all_parameters()}
+    values = {parameter.name: parameter.default for parameter in all_settings()}
     values[name] = value
     with pytest.raises(ValueError, match=name.rpartition('.')[2]):
-        from_values(values.__getitem__)
+        from_values(values)
 
 
 def test_descriptors_carry_the_bounds() -> None:
-    found = {parameter.name: parameter.descriptor() for parameter in all_parameters()}
+    found = {parameter.name: parameters.descriptor(parameter) for parameter in all_settings()}
     assert found['max_rate'].floating_point_range[0].to_value == 1000.0
     assert found['voxel_map.max_voxels'].integer_range[0].from_value == 100
     assert 'replay' in found['mode'].additional_constraints
@@ -87,7 +133,7 @@ def launch_constant(name: str) -> ast.expr:
 
 def test_launch_file_overrides_existing_parameters_only() -> None:
     names = set(ast.literal_eval(launch_constant('OVERRIDES')))
-    assert names <= {parameter.name for parameter in all_parameters()}
+    assert names <= {parameter.name for parameter in all_settings()}
 
 
 def test_launch_file_declares_the_documented_arguments() -> None:
@@ -110,8 +156,8 @@ def test_rviz_file_shows_the_outputs_in_the_map_frame() -> None:
 
 
 def test_every_group_is_a_dataclass_field() -> None:
-    groups = {parameter.name.rpartition('.')[0] for parameter in all_parameters()} - {''}
+    groups = {parameter.name.rpartition('.')[0] for parameter in all_settings()} - {''}
     settings = Settings()
     assert all(hasattr(settings.mapper, group) or hasattr(settings.node, group)
-               for group in groups)
+               or group in network_kinds() for group in groups)
     assert parameters.FOREIGN[-1].endswith('.')

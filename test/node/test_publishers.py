@@ -18,12 +18,12 @@ from spann3r_ros.core.types import Pointmap, StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.mapper_config import VoxelMapConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.ros import conversions
 from spann3r_ros.ros.outputs import publishers as publishers_module
 from spann3r_ros.ros.outputs.publishers import MapPublishers
-from spann3r_ros.ros.parameters import Settings
-from spann3r_ros.ros.tf.frame_tree import FrameTree
-from spann3r_ros.ros.tf.tf_listening import ListeningThread
+from spann3r_ros.ros.tf.listener import ListeningThread
+from spann3r_ros.ros.tf.tf_bridge import TfBridge
 
 MESSAGES = ('PointCloud2', 'Image', 'CameraInfo', 'PoseWithCovarianceStamped', 'Odometry')
 CONVERTERS = [name for name, function in getmembers(conversions, isfunction)
@@ -41,11 +41,11 @@ def node(peer: Peer) -> Iterator[LifecycleNode]:
 def publishers(node: LifecycleNode) -> Iterator[MapPublishers]:
     node.trigger_configure()
     settings, listening = Settings(), ListeningThread(node)
-    tree = FrameTree(node, settings.node, listening)
-    publishers = MapPublishers(node, settings, tree)
+    bridge = TfBridge(node, settings.node, listening)
+    publishers = MapPublishers(node, settings, bridge.roles)
     yield publishers
     publishers.destroy()
-    tree.destroy()
+    bridge.destroy()
     listening.stop()
 
 

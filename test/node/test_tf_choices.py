@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
-from rclpy.time import Time
 from robot import Robot
+from spann3r_ros.ros.tf.frame_tree import MAX_WAITING
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
-from spann3r_ros.ros.conversions import to_matrix
-from spann3r_ros.ros.tf.frame_tree import MAX_WAITING
 
 Start = Callable[..., Mapper]
 
@@ -38,8 +36,7 @@ def test_odometry_that_comes_late_is_the_robots(
              for one in message.transforms if one.child_frame_id == 'base_link']
     assert [heard.count(stamp) for stamp in late] == [1, 1, 1]  # the robot's own
     for index in range(5, 8):
-        place = to_matrix(robot.tree().lookup_transform(
-            'map', OPTICAL_FRAME, Time(nanoseconds=stamp_of(index))).transform)
+        place = robot.lookup('map', OPTICAL_FRAME, stamp_of(index))
         truth = MAP_FROM_OPTICAL @ invert(orbit.poses[0]) @ orbit.poses[index]
         assert np.linalg.norm(place[:3, 3] - truth[:3, 3]) < 0.01
 
@@ -50,5 +47,5 @@ def test_poses_that_wait_in_vain_are_told_of(
     robot.begin()
     camera.send(*(orbit.image(index) for index in range(MAX_WAITING + 3)))
     peer.until_settled(MAX_WAITING + 3)
-    peer.until(lambda: 'poses wait until TF tells odom -> base_link' in mapper.log, 'the reason')
+    peer.until(lambda: 'poses wait for odom -> base_link on TF' in mapper.log, 'the reason')
     assert robot.edges() == set()

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from nav_msgs.msg import Odometry
-from rclpy.time import Time
 from robot import Robot, base_from_optical
 from test_streaming import to_matrix as to_pose_matrix
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
-from spann3r_ros.ros.conversions import to_matrix, to_transform
+from spann3r_ros.ros.conversions import to_transform
 
 Start = Callable[..., Mapper]
 LIMIT_M = 0.01
@@ -32,8 +31,7 @@ def truth(orbit: Orbit, index: int, first: int = 0) -> np.ndarray:
 
 
 def camera_in_map(robot: Robot, index: int) -> np.ndarray:
-    return to_matrix(robot.tree().lookup_transform(
-        'map', OPTICAL_FRAME, Time(nanoseconds=stamp_of(index))).transform)
+    return robot.lookup('map', OPTICAL_FRAME, stamp_of(index))
 
 
 def farthest_off(robot: Robot, orbit: Orbit, indices: Iterable[int], first: int = 0) -> float:
@@ -202,7 +200,6 @@ def test_a_tilted_camera_is_levelled_by_the_robot(
     camera.send(*(orbit.image(index) for index in range(4)))
     peer.until_settled(4)
     peer.until(lambda: ('odom', 'base_link') in robot.edges(), 'our odometry')
-    map_from_base = to_matrix(robot.tree().lookup_transform(
-        'map', 'base_link', Time(nanoseconds=stamp_of(1))).transform)
+    map_from_base = robot.lookup('map', 'base_link', stamp_of(1))
     # The scene turns by a few degrees a frame, about the vertical that the robot tells.
     assert map_from_base[2, 2] > np.cos(np.radians(4.0))

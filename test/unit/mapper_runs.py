@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from synthetic import SyntheticOptions, SyntheticReconstructor, SyntheticScene, square_camera
+from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, square_camera
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 from spann3r_ros.core.types import Frame, StampedPose
@@ -18,7 +18,7 @@ CAMERA = square_camera(96)
 def make_mapper(poses: list[np.ndarray], options: SyntheticOptions | None = None,
                 config: MapperConfig | None = None) -> Mapper:
     options = options or SyntheticOptions()
-    return Mapper(SyntheticReconstructor(SCENE, poses, options, CAMERA), config)
+    return Mapper(SyntheticNetwork(SCENE, poses, options, CAMERA), config)
 
 
 def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:

@@ -5,17 +5,18 @@ from functools import partial
 
 import numpy as np
 import pytest
+from fake_network import FakeNetwork
 
-from spann3r_ros.core.network import StepResult
 from spann3r_ros.core.types import Pointmap
 from spann3r_ros.evaluation.held_out import held_out_rooms
-from spann3r_ros.evaluation.held_out.ablation import ablate, ablated_memories, compare
+from spann3r_ros.evaluation.held_out.ablation import ablate, ablated_settings, compare
 from spann3r_ros.evaluation.held_out.held_out_rooms import (
     HeldOutConfig,
     Turn,
     draw_sequences,
     unseen_rooms,
 )
+from spann3r_ros.networks.spann3r import KIND
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.rooms.room_generator import RoomConfig
 
@@ -29,36 +30,29 @@ def few_textures(monkeypatch: pytest.MonkeyPatch) -> None:
                         partial(RoomConfig, textures=6, texture_size=16))
 
 
-class Stretching:
+class Stretching(FakeNetwork):
     """Knows the held-out rooms, and stretches x."""
 
-    input_size = (SIZE, SIZE)
-
     def __init__(self, stretch: float) -> None:
+        super().__init__(SIZE)
         self._stretch = stretch
         self._sequences = (
             sequence for turn in CONFIG.turns
             for sequence in draw_sequences(unseen_rooms(CONFIG, SIZE), CONFIG.rooms, turn))
 
-    def reset(self) -> None:
+    def begin(self) -> None:
         self._sequence = next(self._sequences)
-        self._count = 0
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        np.testing.assert_array_equal(image, self._sequence.images[self._count])
-        self._count += 1
-        return StepResult(None if self._count == 1 else self._answer(self._count - 2), None)
+    def check(self, image: np.ndarray, index: int) -> None:
+        np.testing.assert_array_equal(image, self._sequence.images[index])
 
-    def flush(self) -> Pointmap:
-        return self._answer(self._count - 1)
-
-    def _answer(self, index: int) -> Pointmap:
+    def answer(self, index: int) -> Pointmap:
         points = self._sequence.points[index] * [self._stretch, 1.0, 1.0]
         return Pointmap(points.astype(np.float32), np.full((SIZE, SIZE), 0.5, np.float32))
 
 
 def test_each_memory_lacks_one_part() -> None:
-    whole, *others = ablated_memories(MemoryConfig(working_frames=3)).values()
+    whole, *others = ablated_settings(KIND, MemoryConfig(working_frames=3)).values()
     assert whole == MemoryConfig(working_frames=3)
     assert others == [replace(whole, long_term_tokens=0), replace(whole, attention_threshold=0.0),
                       replace(whole, similarity_threshold=1.0)]

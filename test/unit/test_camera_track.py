@@ -6,18 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fake_network import FakeNetwork
 from scipy.spatial.transform import Rotation
 
 from spann3r_ros.core.keyframe import depth_of
-from spann3r_ros.core.network import MemoryStatus, StepResult
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
 from spann3r_ros.core.types import Frame, Pointmap, StampedPose
 from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, to_sequence
-from spann3r_ros.evaluation.measures.solved_poses import follow_camera, solve_poses
+from spann3r_ros.evaluation.measures.solved_poses import solve_poses
 from spann3r_ros.evaluation.measures.trajectories import path_errors
+from spann3r_ros.evaluation.recorded_runs import run_recording, to_frames
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig
-from spann3r_ros.mapping.tracking import camera_track
+from spann3r_ros.mapping.tracking import measured_pose
 from spann3r_ros.mapping.tracking.camera_track import CameraTrack, Solved
 from spann3r_ros.mapping.tracking.corner_tracks import Tracks, find_corners, follow, to_gray
 from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
@@ -45,31 +46,15 @@ def erring(sequence: Sequence, seed: int = 0) -> list[Pointmap]:
     return made
 
 
-class Told:
+class Told(FakeNetwork):
     """Answers with given pointmaps."""
 
-    input_size = (96, 96)
-
     def __init__(self, pointmaps: list[Pointmap]) -> None:
+        super().__init__(96)
         self._pointmaps = pointmaps
-        self._count = 0
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        self._count += 1
-        refined = self._pointmaps[self._count - 2] if self._count > 1 else None
-        return StepResult(refined, self.provisional() if provisional else None)
-
-    def provisional(self) -> Pointmap | None:
-        return self._pointmaps[self._count - 1] if self._count > 1 else None
-
-    def flush(self) -> Pointmap:
-        return self._pointmaps[self._count - 1]
-
-    def reset(self) -> None:
-        pass
-
-    def status(self) -> MemoryStatus:
-        return MemoryStatus()
+    def answer(self, index: int) -> Pointmap:
+        return self._pointmaps[index]
 
 
 def mapped(sequence: Sequence, pointmaps: list[Pointmap], **changes: object) -> list:
@@ -110,8 +95,8 @@ def test_provisional_pointmap_is_asked_where_it_would_pull(
     provisional = Told.provisional
     monkeypatch.setattr(Told, 'provisional', lambda self: (
         told.append(self), provisional(self))[1])
-    solve = camera_track.solve_pose
-    monkeypatch.setattr(camera_track, 'solve_pose', lambda pointmap, *rest: (
+    solve = measured_pose.solve_pose
+    monkeypatch.setattr(measured_pose, 'solve_pose', lambda pointmap, *rest: (
         asked.append(pointmap), solve(pointmap, *rest))[1])
     truth = [Pointmap(points.astype(np.float32), np.full(points.shape[:2], 0.9, np.float32))
              for points in sequence.points]
@@ -119,7 +104,7 @@ def test_provisional_pointmap_is_asked_where_it_would_pull(
     assert len(live) == FRAMES - 1
     # The first image has no provisional pointmap to give.
     if exact:
-        assert (len(asked), len(told)) == (2 * FRAMES - 1, FRAMES)
+        assert (len(asked), len(told)) == (2 * FRAMES - 1, FRAMES - 1)
     else:
         assert FRAMES <= len(asked) < 1.3 * FRAMES
         assert len(told) < 0.3 * FRAMES + 1
@@ -195,8 +180,10 @@ def test_new_fragment_forgets_how_far_pointmaps_were_off() -> None:
 def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
     pointmaps = erring(sequence)
     keyframes, _ = mapped(sequence, pointmaps)
-    found, frames = follow_camera(sequence.images, pointmaps, sequence.intrinsics)
+    run = run_recording(Told(pointmaps), to_frames(sequence.images, sequence.intrinsics))
+    found, frames = run.poses
     assert frames == list(range(FRAMES))
+    assert all(one is other for one, other in zip(run.pointmaps, pointmaps, strict=True))
     for pose, keyframe in zip(found, keyframes, strict=True):
         np.testing.assert_allclose(MAP_FROM_OPTICAL @ pose, keyframe.pose.world_from_camera,
                                    atol=1e-5)

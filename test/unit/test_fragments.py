@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
-from synthetic import SyntheticOptions, orbit_trajectory, render_frames
+from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.types import DeviceMemoryError, Frame, Pointmap, StampedPose
 from spann3r_ros.mapping.fragments.fragment import AlignmentError, place_after
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 
 FRAMES = 30
@@ -107,21 +108,20 @@ def test_fragment_before_any_keyframe_founds_the_map(
 def test_fragment_without_a_place_is_reported_and_tried_again(
         orbit: tuple[list[np.ndarray], list[Frame]], monkeypatch: pytest.MonkeyPatch) -> None:
     poses, frames = orbit
-    mapper = make_mapper(poses, INDEXED)
+    network = SyntheticNetwork(SCENE, poses, INDEXED, CAMERA)
+    mapper = Mapper(network)
     for frame in frames[:6]:
         mapper.process(frame)
     keyframes = mapper.status().keyframes
-    step = mapper._reconstructor.step
+    step = network.step
 
-    def no_confidence(image: np.ndarray, provisional: bool) -> StepResult:
-        result = step(image, provisional)
-        if result.refined is None:
-            return result
-        blind = replace(result.refined, confidence=np.zeros_like(result.refined.confidence))
-        return replace(result, refined=blind)
+    def no_confidence(image: np.ndarray, image_id: int) -> list[Estimate]:
+        return [replace(one, pointmap=replace(
+            one.pointmap, confidence=np.zeros_like(one.pointmap.confidence)))
+            for one in step(image, image_id)]
 
     mapper.new_fragment()
-    monkeypatch.setattr(mapper._reconstructor, 'step', no_confidence)
+    monkeypatch.setattr(network, 'step', no_confidence)
     for frame in frames[6:8]:
         with pytest.raises(AlignmentError, match='50 confident points'):
             mapper.process(frame)

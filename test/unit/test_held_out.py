@@ -6,10 +6,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+from fake_network import FakeNetwork
 
+from spann3r_ros.cli.commands.evaluate import table_rows
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.network import StepResult
-from spann3r_ros.core.types import FrameError, Pointmap, StampedPose
+from spann3r_ros.core.network import Estimate
+from spann3r_ros.core.types import Pointmap, StampedPose
 from spann3r_ros.evaluation.held_out import baselines, held_out_rooms
 from spann3r_ros.evaluation.held_out.held_out_rooms import (
     TURNS,
@@ -22,6 +24,7 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
     familiar_rooms,
     unseen_rooms,
 )
+from spann3r_ros.evaluation.held_out.references import Reference
 from spann3r_ros.evaluation.held_out.room_scores import evaluate_held_out, score_map
 from spann3r_ros.rooms.room_generator import RoomConfig
 
@@ -35,33 +38,28 @@ def few_textures(monkeypatch: pytest.MonkeyPatch) -> None:
                         partial(RoomConfig, textures=6, texture_size=16))
 
 
-class Oracle:
+class Oracle(FakeNetwork):
     """Knows the held-out rooms; halves the scale, stretches x, forgets frames as told."""
-
-    input_size = (SIZE, SIZE)
 
     def __init__(self, stretch: float = 1.0, forgetful: bool = False,
                  config: HeldOutConfig = CONFIG) -> None:
+        super().__init__(SIZE)
         self._stretch = stretch
         self._forgetful = forgetful
         self._sequences: Iterator[Sequence] = (
             sequence for turn in config.turns
             for sequence in draw_sequences(unseen_rooms(config, SIZE), config.rooms, turn))
 
-    def reset(self) -> None:
+    def begin(self) -> None:
         self._sequence = next(self._sequences)
-        self._count = 0
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        assert not provisional
-        np.testing.assert_array_equal(image, self._sequence.images[self._count])
-        self._count += 1
-        return StepResult(None if self._count == 1 else self._answer(self._count - 2), None)
+    def check(self, image: np.ndarray, index: int) -> None:
+        np.testing.assert_array_equal(image, self._sequence.images[index])
 
-    def flush(self) -> Pointmap | None:
-        return None if self._forgetful else self._answer(self._count - 1)
+    def flush(self) -> list[Estimate]:
+        return [] if self._forgetful else super().flush()
 
-    def _answer(self, index: int) -> Pointmap:
+    def answer(self, index: int) -> Pointmap:
         points = 0.5 * self._sequence.points[index] * [self._stretch, 1.0, 1.0]
         return Pointmap(points.astype(np.float32), np.full((SIZE, SIZE), 0.5, np.float32))
 
@@ -117,9 +115,34 @@ def test_baselines_are_bad_and_true_poses_help() -> None:
     assert result.posed_depth.point < result.plane.point
 
 
-def test_a_missing_pointmap_is_an_error() -> None:
-    with pytest.raises(FrameError, match='expected 3 pointmaps, got 2'):
-        evaluate_held_out(Oracle(forgetful=True), CONFIG)
+def test_rooms_that_fail_are_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    result = evaluate_held_out(Oracle(forgetful=True), CONFIG)[0]
+    assert (result.rooms, result.failed, result.posed) == (2, 2, 0)
+    assert np.isnan(result.network.accuracy) and np.isnan(result.network_poses.trajectory)
+    assert caplog.text.count('expected 3 pointmaps of one sequence, got 2') == 2
+    row = table_rows([result], Reference())[0]
+    assert row[2:5] == ['nan %', '2 of 2', 'nan +-nan']
+
+
+def test_means_say_how_many_rooms_they_lack() -> None:
+    class LostOnce(Oracle):
+        """Gives the first room's last frames no usable point."""
+
+        def begin(self) -> None:
+            super().begin()
+            self.rooms = getattr(self, 'rooms', 0) + 1
+
+        def answer(self, index: int) -> Pointmap:
+            pointmap = super().answer(index)
+            if self.rooms == 1 and index > 0:
+                pointmap.points[:] = np.random.default_rng(index).normal(size=(SIZE, SIZE, 3))
+            return pointmap
+
+    result = evaluate_held_out(LostOnce(), CONFIG)[0]
+    assert (result.failed, result.posed) == (0, 1)
+    assert result.network_poses.unsolved == 0.5
+    row = table_rows([result], Reference())[0]
+    assert row[2:4] == ['50.0 %', '0 of 2, poses 1 more']
 
 
 def test_rooms_repeat_and_depth_is_each_cameras_own() -> None:

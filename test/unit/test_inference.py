@@ -11,7 +11,7 @@ from tiny import HEIGHT, TOKENS, WIDTH, random_images, tiny_model
 from torch import Tensor, nn
 
 from spann3r_ros.core.network import Compute
-from spann3r_ros.networks.spann3r import spann3r_network as reconstructor
+from spann3r_ros.networks.spann3r import spann3r_network
 from spann3r_ros.networks.spann3r.checkpoint import save_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.fast import inference
@@ -19,7 +19,7 @@ from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
 from spann3r_ros.networks.spann3r.fast.laid_out import EightBitLinear, HalfDptNet, PackedLinear
 from spann3r_ros.networks.spann3r.offline import reconstruct_offline
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.spann3r_network import create_reconstructor, load_network
+from spann3r_ros.networks.spann3r.spann3r_network import load_network, open_network
 
 CAN_PACK = torch.backends.cpu.get_cpu_capability().startswith('AVX')
 
@@ -107,7 +107,7 @@ def test_unknown_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision: expected one of .* got 'fp8'"):
         prepare(tiny_model(), 'fp8')
     with pytest.raises(ValueError, match="precision: expected one of .*'auto'.* got 'half'"):
-        create_reconstructor(tmp_path / 'any.safetensors', MemoryConfig(),
+        open_network(tmp_path / 'any.safetensors', MemoryConfig(),
                              Compute('cpu', 'half'))
 
 
@@ -118,9 +118,9 @@ def test_network_that_was_converted_is_refused(spoilt: torch.dtype) -> None:
 
 
 def test_eight_bits_are_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstructor, 'resolve_device', torch.device)
+    monkeypatch.setattr(spann3r_network, 'resolve_device', torch.device)
     with pytest.raises(ValueError, match='int8 is for CPU, the device is cuda:1'):
-        create_reconstructor(tmp_path / 'any.safetensors', MemoryConfig(),
+        open_network(tmp_path / 'any.safetensors', MemoryConfig(),
                              Compute('cuda:1', 'int8'))
 
 
@@ -135,16 +135,16 @@ def test_cpu_that_cannot_do_it_falls_back_and_says_so(
         prepare(tiny_model(), 'int8')
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model())
-    create_reconstructor(path, MemoryConfig(), Compute('cpu', 'int8'))
+    open_network(path, MemoryConfig(), Compute('cpu', 'int8'))
     assert 'using fp32' in caplog.text
 
 
-def test_reconstructor_counts_the_weights_it_holds(
+def test_network_counts_the_weights_it_holds(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, 'LEAST_PACKED', 0)
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model(head='linear', encoder_width=64))
-    sizes = {precision: create_reconstructor(path, MemoryConfig(long_term_tokens=0),
+    sizes = {precision: open_network(path, MemoryConfig(long_term_tokens=0),
                                              Compute('cpu', precision)).status().device_bytes
              for precision in ('auto', 'fp32', 'int8')}
     assert sizes['auto'] == sizes['fp32'] > 1.5 * sizes['int8']
@@ -181,7 +181,7 @@ def test_bfloat16_is_near_and_keeps_memory_and_points_in_full(
 
 def test_tf32_is_for_cuda(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='tf32 is for CUDA, the device is cpu'):
-        create_reconstructor(tmp_path / 'any.safetensors', MemoryConfig(), Compute('cpu', 'tf32'))
+        open_network(tmp_path / 'any.safetensors', MemoryConfig(), Compute('cpu', 'tf32'))
 
 
 def test_slow_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -216,14 +216,14 @@ def test_what_cannot_be_compiled_runs_as_it_is() -> None:
     assert calls
 
 
-def test_compiling_reconstructor_is_warm_and_empty(
+def test_compiling_network_is_warm_and_empty(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model())
     compiled = []
     monkeypatch.setattr(inference, 'compile_blocks',
                         lambda model: compiled.append(model) or model)
-    ready = create_reconstructor(path, MemoryConfig(), Compute('cpu', compile=True))
-    assert len(compiled) == 1 and ready.status().tokens == 0 and ready.flush() is None
+    ready = open_network(path, MemoryConfig(), Compute('cpu', compile=True))
+    assert len(compiled) == 1 and ready.status().tokens == 0 and ready.flush() == []
     load_network(path, Compute('cpu', 'int8', compile=True))
     assert len(compiled) == 1 and '8 bits are not compiled' in caplog.text

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, run
-from synthetic import SyntheticOptions, orbit_trajectory, render_frames
+from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.types import Frame, FrameError, Pointmap
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.tracking.known_poses import MAX_WAITING
 from spann3r_ros.mapping.tracking.pnp import PoseError
@@ -118,12 +119,12 @@ def test_fragments_find_their_place_by_pose(orbit: list[np.ndarray]) -> None:
 
 
 def test_a_network_that_lost_its_way_starts_over(orbit: list[np.ndarray]) -> None:
-    mapper = make_mapper(orbit, replace(SPOILT, drift=0.0))
-    network = mapper._reconstructor
+    network = SyntheticNetwork(SCENE, orbit, replace(SPOILT, drift=0.0), CAMERA)
+    mapper = Mapper(network)
     answer, rng = network._pointmap, np.random.default_rng(0)
 
-    def lost(index: int) -> Pointmap:
-        pointmap = answer(index)
+    def lost(index: int, origin: int) -> Pointmap:
+        pointmap = answer(index, origin)
         if network._fragments > 0 or index < 10:
             return pointmap
         return replace(pointmap, points=rng.normal(0.0, 2.0, pointmap.points.shape))
@@ -144,10 +145,11 @@ def test_a_network_that_lost_its_way_starts_over(orbit: list[np.ndarray]) -> Non
 
 def test_a_bad_beginning_leaves_nothing_behind(orbit: list[np.ndarray]) -> None:
     """Without calibration: not even its estimate of the focal length."""
-    mapper = make_mapper(orbit, replace(SPOILT, drift=0.0))
-    answer, rng = mapper._reconstructor._pointmap, np.random.default_rng(0)
-    mapper._reconstructor._pointmap = lambda index: answer(index) if index else replace(
-        answer(index), points=rng.normal(0.0, 2.0, (96, 96, 3)))
+    network = SyntheticNetwork(SCENE, orbit, replace(SPOILT, drift=0.0), CAMERA)
+    mapper = Mapper(network)
+    answer, rng = network._pointmap, np.random.default_rng(0)
+    network._pointmap = lambda index, origin: answer(index, origin) if index else replace(
+        answer(index, origin), points=rng.normal(0.0, 2.0, (96, 96, 3)))
     frames = posed_frames(orbit, calibrated=False)
     mapper.process(frames[0])
     with pytest.raises(PoseError):

@@ -28,8 +28,9 @@ def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 @pytest.fixture
 def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a file of the authors' layout and name, whose sizes alone are tiny."""
-    read = checkpoint._read_pth
-    monkeypatch.setattr(checkpoint, '_read_pth', lambda path: (SQUARE, read(path)[1]))
+    read = checkpoint.read_checkpoint
+    monkeypatch.setattr(checkpoint, 'read_checkpoint', lambda path: (
+        SQUARE if path.suffix == '.pth' else read(path)[0], read(path)[1]))
     path = tmp_path / 'spann3r_v1.01.pth'
     torch.save({'model': Spann3R(SQUARE).state_dict()}, path)
     return path

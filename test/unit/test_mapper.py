@@ -9,14 +9,14 @@ import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
 from scipy.spatial.transform import Rotation
 from synthetic import (
+    SyntheticNetwork,
     SyntheticOptions,
-    SyntheticReconstructor,
     look_at,
     orbit_trajectory,
     render_frames,
 )
 
-from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.core.views import preprocess
@@ -225,7 +225,7 @@ def test_unusable_pointmap_fails_one_frame_and_leaves_the_map(fault: str) -> Non
     assert np.isfinite(mapper.voxel_map.arrays().points).all()
 
 
-def test_frame_refused_by_the_reconstructor_costs_only_itself() -> None:
+def test_frame_refused_by_the_network_costs_only_itself() -> None:
     poses = orbit_trajectory(30)[:6]
     frames = render_frames(SCENE, poses, CAMERA, indexed=True)
     mapper = make_mapper(poses, SyntheticOptions(fault_at=3, index_from_image=True))
@@ -320,10 +320,10 @@ def test_network_sees_the_image_as_the_configuration_resizes_it(resampling: str)
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     seen: list[np.ndarray] = []
 
-    class Watching(SyntheticReconstructor):
-        def step(self, image: np.ndarray, provisional: bool) -> StepResult:
+    class Watching(SyntheticNetwork):
+        def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
             seen.append(image)
-            return super().step(image, provisional)
+            return super().step(image, image_id)
 
     mapper = Mapper(Watching(SCENE, poses, SyntheticOptions(), CAMERA),
                     MapperConfig(resampling=resampling))

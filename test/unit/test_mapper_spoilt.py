@@ -7,23 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
-from synthetic import SyntheticOptions, SyntheticReconstructor, orbit_trajectory, render_frames
+from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.network import StepResult
+from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig, VoxelMapConfig
 
 
-class Shuffled(SyntheticReconstructor):
+class Shuffled(SyntheticNetwork):
     """Answers with the right points at the wrong pixels: confident, finite, of no camera."""
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        result = super().step(image, provisional)
-        if result.refined is None:
-            return result
-        return StepResult(self._shuffle(result.refined), result.provisional)
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        return [replace(one, pointmap=self._shuffle(one.pointmap))
+                for one in super().step(image, image_id)]
 
     def _shuffle(self, pointmap: Pointmap) -> Pointmap:
         order = np.random.default_rng(0).permutation(pointmap.confidence.size)
@@ -106,9 +104,9 @@ def test_pointmap_of_no_camera_is_mapped_without_a_pose() -> None:
 def test_keyframe_too_unsure_for_the_map_keeps_its_pose() -> None:
     poses = orbit_trajectory(30)[:5]
 
-    class Unsure(SyntheticReconstructor):
-        def _pointmap(self, index: int) -> Pointmap:
-            pointmap = super()._pointmap(index)
+    class Unsure(SyntheticNetwork):
+        def _pointmap(self, index: int, origin: int) -> Pointmap:
+            pointmap = super()._pointmap(index, origin)
             pointmap.confidence[:] *= 0.1 if index == 2 else 1.0
             return pointmap
 
@@ -128,9 +126,9 @@ def test_keyframe_too_unsure_for_the_map_keeps_its_pose() -> None:
 def test_holes_in_a_pointmap_stay_holes() -> None:
     poses = orbit_trajectory(30)[:3]
 
-    class Holed(SyntheticReconstructor):
-        def _pointmap(self, index: int) -> Pointmap:
-            pointmap = super()._pointmap(index)
+    class Holed(SyntheticNetwork):
+        def _pointmap(self, index: int, origin: int) -> Pointmap:
+            pointmap = super()._pointmap(index, origin)
             pointmap.points[:10, :, 1] = np.inf
             pointmap.confidence[10:20] = np.nan
             return pointmap

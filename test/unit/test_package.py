@@ -16,7 +16,7 @@ MANIFEST = xml.etree.ElementTree.parse(ROOT / 'package.xml')
 # Modules whose rosdep key is not their name. Any other is a ROS package, or pip installs it.
 KEYS = {'PIL': 'python3-pil', 'cv2': 'python3-opencv', 'matplotlib': 'python3-matplotlib',
         'numpy': 'python3-numpy', 'pytest': 'python3-pytest', 'scipy': 'python3-scipy',
-        'tf2_ros': 'tf2_ros_py', 'tqdm': 'python3-tqdm', 'yaml': 'python3-yaml'}
+        'tqdm': 'python3-tqdm', 'yaml': 'python3-yaml'}
 # Needed by the build, the messages and the command line in README.md.
 NOT_IMPORTED = {'ament_cmake_pytest', 'ros2launch', 'rosidl_default_runtime'}
 # record_references.py is run by hand and says itself what to install.

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fake_network import FakeNetwork
 from scipy.spatial.transform import Rotation
 
 from spann3r_ros.cli.main import main
 from spann3r_ros.core.camera import Distortion
-from spann3r_ros.core.network import StepResult
 from spann3r_ros.core.types import Pointmap
 from spann3r_ros.datasets.photographs import Photographs, read_photographs
 from spann3r_ros.evaluation.photo_scores import run_photographs, score_photographs
@@ -67,25 +67,16 @@ def photographs(folder: Folder) -> Photographs:
     return read_photographs(folder.photos, folder.cameras)
 
 
-class Oracle:
+class Oracle(FakeNetwork):
     """Knows the points of the photographs, at half their scale; bends them where told."""
 
-    input_size = (SIZE, SIZE)
-
     def __init__(self, points: np.ndarray, confidence: float = 0.5) -> None:
+        super().__init__(SIZE)
         self._pointmaps = [Pointmap(0.5 * item, np.full((SIZE, SIZE), confidence, np.float32))
                            for item in points]
 
-    def reset(self) -> None:
-        self._count = 0
-
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        assert image.shape == (SIZE, SIZE, 3) and not provisional
-        self._count += 1
-        return StepResult(None if self._count == 1 else self._pointmaps[self._count - 2], None)
-
-    def flush(self) -> Pointmap:
-        return self._pointmaps[self._count - 1]
+    def answer(self, index: int) -> Pointmap:
+        return self._pointmaps[index]
 
 
 def test_true_points_tell_the_true_path(folder: Folder, photographs: Photographs) -> None:
@@ -145,8 +136,8 @@ def test_lens_is_read_and_its_blind_pixels_stay_out(folder: Folder,
     bent = read_photographs(folder.photos, path)
     assert bent.intrinsics.distortion == Distortion('plumb_bob', (0.3, 0.0, 0.0, 0.001, 0.0))
     run = run_photographs(Oracle(folder.points), bent)
-    assert np.isnan(run.pointmaps[0].points[0, 0]).all()
-    assert np.isfinite(run.pointmaps[0].points[16, 16]).all()
+    points = run.keyframes[0].pointmap.points
+    assert np.isnan(points[0, 0]).all() and np.isfinite(points[16, 16]).all()
 
 
 def frame(matrix: np.ndarray) -> dict[str, Any]:
@@ -176,7 +167,7 @@ def test_missing_and_misshapen_photographs_are_named(
         run_photographs(oracle, replace(photographs, paths=(tmp_path / 'gone.jpg',) * FRAMES))
     narrow = tmp_path / 'narrow.jpg'
     cv2.imwrite(str(narrow), np.zeros((96, 48, 3), np.uint8))
-    with pytest.raises(ValueError, match=r'narrow\.jpg: intrinsics: expected those of a 48x96'):
+    with pytest.raises(ValueError, match=r'narrow\.jpg: expected 96x96 pixels .* got 48x96'):
         run_photographs(oracle, replace(photographs, paths=(narrow,) * FRAMES))
 
 

@@ -24,7 +24,7 @@ from spann3r_ros.evaluation.measures.trajectories import PathErrors
 from spann3r_ros.evaluation.paper import coverage, protocol, published
 from spann3r_ros.evaluation.paper.protocol import PathScores, Prediction, SceneScores
 from spann3r_ros.networks.spann3r.checkpoint import save_model
-from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.spann3r_network import Spann3RNetwork
 
 SIZE = (48, 64)
 
@@ -154,14 +154,14 @@ def test_tuples_name_scenes_as_their_authors_do(tmp_path: Path) -> None:
 
 def test_offline_and_online_predict_every_view(tmp_path: Path) -> None:
     _, views = load('nrgbd', tmp_path)
-    model = tiny_model(image_height=48, image_width=64)
-    online = protocol.predict(model, views, MemoryConfig())
+    network = Spann3RNetwork(tiny_model(image_height=48, image_width=64))
+    online = protocol.predict(network, views)
     assert online.order == (0, 1, 2, 3) and online.points.shape == (4, *SIZE, 3)
     assert online.frames_per_second == pytest.approx(4 / online.seconds)
-    offline = protocol.predict(model, views, MemoryConfig(), offline=True)
+    offline = protocol.predict(network, views, offline=True)
     assert sorted(offline.order) == [0, 1, 2, 3]
     # The same views in that order give the same points.
-    again = protocol.predict(model, [views[index] for index in offline.order], MemoryConfig())
+    again = protocol.predict(network, [views[index] for index in offline.order])
     np.testing.assert_allclose(again.points, offline.points, atol=1e-5)
 
 
@@ -187,7 +187,7 @@ def test_command_prints_scenes_and_mean_beside_the_paper(
     assert f'{(.0237 + .0739) / 2:.4f}' in table
     assert "the paper's means are over 18 sequences; missing here: chess05, pumpkin01" in table
     written = json.loads(output.read_text())
-    assert written['memory']['long_term_tokens'] == 0
+    assert written['network'] == 'spann3r' and written['settings']['long_term_tokens'] == 0
     assert len(written['missing']) == 16 and 'redkitchen14' in written['missing']
     first = written['results'][0]
     assert first['scene'] == 'chess03' and first['frames'] == 2

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mapper_runs import CAMERA, SCENE, pose_errors
 from synthetic import (
+    SyntheticNetwork,
     SyntheticOptions,
-    SyntheticReconstructor,
     encode_index,
     orbit_trajectory,
     render_frames,
@@ -35,7 +35,7 @@ def frames(posed: bool = False) -> list[Frame]:
 
 def make(config: MapperConfig | None = None, stretch: float = 1.0) -> Mapper:
     options = SyntheticOptions(index_from_image=True, stretch=stretch)
-    return Mapper(SyntheticReconstructor(SCENE, POSES, options, CAMERA), config)
+    return Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA), config)
 
 
 def saved(tmp_path: Path, posed: bool = False) -> tuple[Mapper, Path]:

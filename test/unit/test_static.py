@@ -16,9 +16,10 @@ from spann3r_ros.networks.spann3r.checkpoint import save_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.fast.graph import GraphedStream
 from spann3r_ros.networks.spann3r.fast.inference import prepare
-from spann3r_ros.networks.spann3r.fast.static import COUNTERS, StaticMemory, StaticStream
+from spann3r_ros.networks.spann3r.fast.static import StaticMemory, StaticStream
+from spann3r_ros.networks.spann3r.memory import COUNTERS
 from spann3r_ros.networks.spann3r.spann3r import NotFiniteError, Spann3R, StepOutput
-from spann3r_ros.networks.spann3r.spann3r_network import Spann3RReconstructor, create_reconstructor
+from spann3r_ros.networks.spann3r.spann3r_network import Spann3RNetwork, open_network
 from spann3r_ros.networks.spann3r.streams import PlainStream
 
 # Two working frames and ten more: what eight frames protect leaves room for old tokens.
@@ -43,6 +44,7 @@ def advanced(stream: StaticStream, image: Tensor, first: bool = False) -> None:
         stream.found()
     else:
         stream.advance()
+        stream.predict_newest()
 
 
 def assert_same(stream: StaticStream, output: StepOutput) -> None:
@@ -76,7 +78,7 @@ def test_static_stream_equals_the_step(memory: MemoryConfig) -> None:
     assert (state.memory.prunings > 0) == (memory.long_term_tokens == 12 * TOKENS)
     assert (state.memory.rejected_frames > 0) == (memory.similarity_threshold < 1.0)
     last = model.flush(state)
-    torch.testing.assert_close(stream.flush()[..., :3], last.points[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stream.provisional[..., :3], last.points[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('precision', ['int8', 'bf16'])
@@ -126,25 +128,13 @@ def test_budget_below_the_working_frames_is_refused() -> None:
         StaticMemory(MemoryConfig(working_frames=2, long_term_tokens=11), TOKENS, 32)
 
 
-def test_flush_wants_two_images() -> None:
-    stream = StaticStream(tiny_model(), HEIGHT, WIDTH, SMALL)
-    advanced(stream, walk(1)[0], first=True)
-    with pytest.raises(RuntimeError, match='two images'):
-        stream.flush()
-    advanced(stream, walk(2)[1])
-    stream.flush()
-    stream.clear()
-    with pytest.raises(RuntimeError, match='two images'):
-        stream.flush()
-
-
-def test_graph_on_a_cpu_is_refused_and_the_reconstructor_goes_without(
+def test_graph_on_a_cpu_is_refused_and_the_network_goes_without(
         tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, images = tiny_model(), walk(6).numpy()
     with pytest.raises(ValueError, match='graph: expected a network on CUDA, got cpu'):
         GraphedStream(model, HEIGHT, WIDTH, SMALL)
     save_model(tmp_path / 'tiny.safetensors', model)
-    plain, graphed = (create_reconstructor(tmp_path / 'tiny.safetensors', MemoryConfig(),
+    plain, graphed = (open_network(tmp_path / 'tiny.safetensors', MemoryConfig(),
                                            Compute('cpu', cuda_graph=graph))
                       for graph in (False, True))
     assert [record.message for record in caplog.records] == [
@@ -157,9 +147,9 @@ def test_graph_on_a_cpu_is_refused_and_the_reconstructor_goes_without(
     assert plain.status() == graphed.status()
 
 
-def outputs(reconstructor: Spann3RReconstructor, image: np.ndarray) -> tuple[Pointmap | None, ...]:
-    result = reconstructor.step(image, provisional=True)
-    return result.refined, result.provisional
+def outputs(network: Spann3RNetwork, image: np.ndarray) -> tuple[Pointmap | None, ...]:
+    refined, newest = network.step(image, 0), network.provisional()
+    return refined[0].pointmap if refined else None, newest.pointmap if newest else None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
@@ -169,15 +159,12 @@ def test_graph_equals_the_step_on_cuda(precision: str) -> None:
     plain, graphed = (kind(model, HEIGHT, WIDTH, SMALL) for kind in (PlainStream, GraphedStream))
     for _ in range(2):
         for index, image in enumerate(images):
-            provisional = index % 3 > 0
-            pairs = zip(plain.step(image, provisional), graphed.step(image, provisional),
-                        strict=True)
-            for one, other in pairs:
+            for one, other in ((plain.step(image), graphed.step(image)),
+                               (plain.newest(), graphed.newest())):
                 assert (one is None) == (other is None)
                 if one is not None:
                     np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
             if index:
                 assert graphed.counters == plain.counters
-        np.testing.assert_allclose(graphed.flush(), plain.flush(), rtol=1e-3, atol=1e-4)
         plain.clear()
         graphed.clear()

@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.cli.options import add_network_arguments, read_compute, read_memory_config
+from spann3r_ros.cli.options import add_network_arguments, read_compute, read_settings
 
 if TYPE_CHECKING:
-    from spann3r_ros.evaluation.held_out.ablation import Ablated, Estimate
+    from spann3r_ros.evaluation.held_out.ablation import Ablated, MeanOfRooms
 
 SUMMARY = 'score a checkpoint on unseen rooms with and without each part of the memory'
 FRAMES = (60, 80, 200)
@@ -36,20 +36,20 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the file."""
     from tqdm import tqdm
 
-    from spann3r_ros.evaluation.held_out.ablation import ablate, ablated_memories
+    from spann3r_ros.evaluation.held_out.ablation import ablate, ablated_settings
     from spann3r_ros.evaluation.held_out.held_out_rooms import HeldOutConfig
     from spann3r_ros.evaluation.tables import format_table
-    from spann3r_ros.networks.spann3r.spann3r_network import Spann3RReconstructor, load_network
+    from spann3r_ros.networks.registry import kind_of
     config = HeldOutConfig(rooms=args.rooms, varied=args.varied)
     config = replace(config, turns=tuple(
         turn for turn in config.turns if turn.frames in args.frames))
-    memories = ablated_memories(read_memory_config(args))
-    network = load_network(args.checkpoint, read_compute(args))
-    reconstructors = {name: Spann3RReconstructor(network, memory)
-                      for name, memory in memories.items()}
-    sequences = config.rooms * len(config.turns) * len(memories)
+    kind = kind_of(args.checkpoint)
+    variants = ablated_settings(kind, read_settings(args, kind))
+    whole = kind.open(args.checkpoint, read_settings(args, kind), read_compute(args))
+    networks = {name: kind.vary(whole, settings) for name, settings in variants.items()}
+    sequences = config.rooms * len(config.turns) * len(networks)
     with tqdm(total=sequences, unit='sequence') as bar:
-        results = ablate(reconstructors, config, bar.update)
+        results = ablate(networks, config, bar.update)
     print(format_table(HEADER, table_rows(results)))
     print(NOTE)
     if args.output:
@@ -72,6 +72,6 @@ def table_rows(results: list[Ablated]) -> list[list[str]]:
     return rows
 
 
-def cell(estimate: Estimate, style: str) -> str:
+def cell(estimate: MeanOfRooms, style: str) -> str:
     """Return a mean and its standard error as text."""
     return f'{estimate.mean:{style}} +-{estimate.error:.4f}'

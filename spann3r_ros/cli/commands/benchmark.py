@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from spann3r_ros.cli.options import add_network_arguments, read_compute, read_memory_config
+from spann3r_ros.cli.options import add_network_arguments, read_compute, read_settings
 
 if TYPE_CHECKING:
     from spann3r_ros.datasets.rgbd import RgbdSequence
@@ -26,10 +26,10 @@ CLOUD_NOTE = """\
 Depth shift and scale by medians in the first view's frame, then rigid point-to-point ICP.
 accuracy, completion: nearest distances in {unit}; normals: agreement, averaged over both ways.
 Chamfer: mean of mean accuracy and mean completion.
-frames/s: the network alone, images already on its device, synchronised before and after, warming
-up included; the second head runs only where its result is used. The paper's, one figure for
+frames/s: the time spent in the network, images and points in host memory, warming up included;
+the second head runs only where its result is used. The paper's, one figure for
 7-Scenes and NRGBD, Spann3R on an RTX 4090: not synchronised explicitly, both heads on every view.
-The paper's figures are of version 1.0; of 1.01 its authors tell Chamfer distances."""
+The paper's figures are of version 1.0; of 1.01 its authors report Chamfer distances."""
 PATH_NOTE = """\
 Camera poses by PnP from the pointmaps with the given intrinsics, after one similarity.
 ATE: RMS of positions; RPE: RMS of the motion between consecutive solved views."""
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scene', action='append', metavar='NAME',
                         help='only this sequence, as named in the table; may be repeated')
     parser.add_argument('--every', type=int,
-                        help='take every so manieth view (default: as in the paper)')
+                        help='take every n-th view (default: as in the paper)')
     parser.add_argument('--few-view', action='store_true',
                         help='few views: of --tuples, on DTU of pair.txt')
     parser.add_argument('--tuples', type=Path,
@@ -58,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate scene by scene, print the tables, write the file."""
     from spann3r_ros.evaluation.paper import protocol
     from spann3r_ros.evaluation.paper.coverage import cover
-    from spann3r_ros.networks.spann3r.config import scale_memory_budget
-    from spann3r_ros.networks.spann3r.spann3r_network import Spann3RReconstructor, load_network
+    from spann3r_ros.networks.registry import kind_of
     if args.every is not None and args.every < 1:
         raise ValueError(f'every: expected at least 1, got {args.every}')
-    memory = read_memory_config(args)
+    kind = kind_of(args.checkpoint)
+    settings = read_settings(args, kind)
     # Everything is looked at before the first long computation.
     if args.output and not args.output.parent.is_dir():
         raise ValueError(f'output: expected a file in a folder that is there, got {args.output}')
@@ -70,20 +70,16 @@ def run(args: argparse.Namespace) -> int:
     coverage = cover(args.layout, [sequence.name for sequence in sequences])
     for remark in coverage.remarks if coverage else ():
         print(f'spann3r: {remark}', file=sys.stderr)
-    model = load_network(args.checkpoint, read_compute(args))
-    size = (model.config.image_height, model.config.image_width)
+    network = kind.open(args.checkpoint, settings, read_compute(args))
     score = protocol.score_path if args.layout == 'tum' else protocol.score_scene
-    if args.compile:  # else the first scene would bear it in its frames per second
-        Spann3RReconstructor(model, memory).warm_up()
-    rows, columns = model.config.grid(*size)
-    memory = scale_memory_budget(memory, rows * columns)
     scores, failed = [], []
     for number, sequence in enumerate(sequences, start=1):
         print(f'{number} of {len(sequences)}: {sequence.name}, {len(sequence.views)} views',
               file=sys.stderr)
         try:
-            views = protocol.load_views(sequence, size)
-            prediction = protocol.predict(model, views, memory, args.offline)
+            height, width = sequence.image_size()
+            views = protocol.load_views(sequence, network.input_size(width / height))
+            prediction = protocol.predict(network, views, args.offline)
             scores.append(score(sequence, views, prediction))
         except ValueError as error:  # the others' hours are not lost for it
             print(f'spann3r: {error}', file=sys.stderr)
@@ -96,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         coverage = cover(args.layout, [item.scene for item in scores])
         args.output.write_text(json.dumps({
             'checkpoint': args.checkpoint.name, 'layout': args.layout,
-            'few_view': is_few_view(args), 'offline': args.offline, 'memory': asdict(memory),
+            'few_view': is_few_view(args), 'offline': args.offline, 'network': kind.name,
+            'settings': asdict(settings),
             'results': [report(item) for item in scores], 'failed': failed,
             'missing': list(coverage.missing) if coverage else []}, indent=2) + '\n')
     return 1 if failed else 0

@@ -26,13 +26,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'target: expected a .safetensors file, got {args.target.name}')
     if args.target.exists():
         raise FileExistsError(f'target: {args.target} is there already')
-    import torch
-
-    from spann3r_ros.networks.spann3r.checkpoint import load_model, read_history, save_model
-    model = load_model(args.source)
-    metadata = {**read_history(args.source), 'converted_from': args.source.name}
-    if args.licence:
-        metadata['licence'] = args.licence
-    save_model(args.target, model, getattr(torch, args.dtype), metadata)
+    from spann3r_ros.networks.registry import kind_of
+    kind = kind_of(args.source)
+    if kind.files is None:
+        raise ValueError(f'source: files of the network {kind.name!r} cannot be converted')
+    kind.files().convert(args.source, args.target, args.dtype, args.licence)
     print(f'wrote {args.target}, {args.target.stat().st_size / 1e6:.1f} MB, {args.dtype}')
     return 0

@@ -8,17 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.cli.options import add_network_arguments, read_compute, read_memory_config
+from spann3r_ros.cli.options import add_network_arguments, read_compute, read_settings
 
 if TYPE_CHECKING:
-    from spann3r_ros.core.types import Pointmap
     from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, Turn
     from spann3r_ros.evaluation.held_out.references import Reference
     from spann3r_ros.evaluation.held_out.room_scores import TurnResult
+    from spann3r_ros.evaluation.recorded_runs import RecordedRun
 
 SUMMARY = 'score a checkpoint on unseen procedural rooms, beside two trivial answers'
-HEADER = ('sequence', 'answer', 'accuracy', 'completion', 'point', 'normals', 'rotation',
-          'position', 'ATE', 'RPE', 'RPE rot.')
+HEADER = ('sequence', 'answer', 'solved', 'failed', 'accuracy', 'completion', 'point', 'normals',
+          'rotation', 'position', 'ATE', 'RPE', 'RPE rot.')
 COLUMNS = ('accuracy', 'completion', 'point', 'normals', 'rotation_deg', 'position', 'trajectory',
            'step', 'step_deg')
 NOTE = """\
@@ -28,6 +28,8 @@ accuracy, completion: mean nearest distance / mean of the room's two horizontal 
 point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
 position: of poses by PnP and tracked corners (median degrees; RMS / mean side). After one
 similarity: ATE / path length, RPE from frame to frame / mean step, and its rotation.
+solved: frames with a pose. failed: rooms without scores, which no mean has; "poses n more":
+further rooms of which no pose is known, which the means from rotation on lack.
 +-: standard error over the rooms. "as it is mapped": its points as the mapper moves them along
 that path, without those of low confidence.
 "true poses + median depth" is told the truth's poses."""
@@ -65,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.evaluation.held_out.room_scores import evaluate_held_out
     from spann3r_ros.evaluation.pictures.room_pictures import RoomPicture, draw_rooms
     from spann3r_ros.evaluation.tables import format_table
-    from spann3r_ros.networks.spann3r.spann3r_network import create_reconstructor
-    memory = read_memory_config(args)
+    from spann3r_ros.networks.registry import kind_of
+    kind = kind_of(args.checkpoint)
+    settings = read_settings(args, kind)
     config = HeldOutConfig(rooms=args.rooms, varied=args.varied)
     if args.varied:
         config = replace(config, turns=(*config.turns, WANDERING))
@@ -74,20 +77,20 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, turns=tuple(
             turn for turn in config.turns if turn.frames in args.frames))
     reference = read_reference(args.reference, config) if args.reference else Reference()
-    reconstructor = create_reconstructor(args.checkpoint, memory, read_compute(args))
+    network = kind.open(args.checkpoint, settings, read_compute(args))
     firsts: dict[str, RoomPicture] = {}
     with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar:
-        def observe(turn: Turn, sequence: Sequence, pointmaps: list[Pointmap]) -> None:
-            firsts.setdefault(turn.name, RoomPicture(turn.name, sequence, pointmaps))
+        def observe(turn: Turn, sequence: Sequence, run: RecordedRun) -> None:
+            firsts.setdefault(turn.name, RoomPicture(turn.name, sequence, run))
             bar.update()
 
-        results = evaluate_held_out(reconstructor, config, observe)
+        results = evaluate_held_out(network, config, observe)
     print(format_table(HEADER, table_rows(results, reference)))
     print(NOTE)
     if args.output:
         args.output.write_text(json.dumps({
             'name': args.name or args.checkpoint.name, 'checkpoint': args.checkpoint.name,
-            'config': asdict(config), 'memory': asdict(memory),
+            'config': asdict(config), 'network': kind.name, 'settings': asdict(settings),
             'results': [asdict(item) for item in results],
         }, indent=2) + '\n')
     if args.picture:
@@ -105,10 +108,22 @@ def table_rows(results: list[TurnResult], reference: Reference) -> list[list[str
             values[reference.name] = reference.turns[result.turn]
         values |= {label: asdict(getattr(result, name)) for name, label in ANSWERS.items()}
         for index, (label, scores) in enumerate(values.items()):
-            rows.append([result.turn if index == 0 else '', label,
+            rows.append([result.turn if index == 0 else '', label, '', '',
                          *(cell(scores, column) for column in COLUMNS)])
-        rows[-len(values)][2] += f' +-{result.uncertainty.accuracy:.3f}'
+        own = rows[-len(values)]
+        own[2:4] = accounts(result)
+        own[4] += f' +-{result.uncertainty.accuracy:.3f}'
     return rows
+
+
+def accounts(result: TurnResult) -> tuple[str, str]:
+    """Return the share of poses that were solved, and how many rooms a mean lacks."""
+    solved = f'{100.0 * (1.0 - result.network_poses.unsolved):.1f} %'
+    lacking = [f'{result.failed} of {result.rooms}']
+    scored = result.rooms - result.failed
+    if result.posed < scored:
+        lacking.append(f'poses {scored - result.posed} more')
+    return solved, ', '.join(lacking)
 
 
 def cell(scores: dict[str, float], column: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.cli.options import add_network_arguments, read_compute, read_memory_config
+from spann3r_ros.cli.options import add_network_arguments, open_network
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.photo_scores import PhotoScores
@@ -52,12 +52,10 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.evaluation.photo_scores import run_photographs, score_photographs
     from spann3r_ros.evaluation.pictures.photo_picture import draw_photographs
     from spann3r_ros.evaluation.tables import format_table
-    from spann3r_ros.networks.spann3r.spann3r_network import create_reconstructor
     photographs = read_photographs(args.photos, args.cameras or args.photos / 'cameras.json')
-    reconstructor = create_reconstructor(args.checkpoint, read_memory_config(args),
-                                         read_compute(args))
+    network = open_network(args)
     with tqdm(total=len(photographs.paths), unit='photo') as bar:
-        result = run_photographs(reconstructor, photographs, args.letterbox, bar.update)
+        result = run_photographs(network, photographs, args.letterbox, bar.update)
     scores = score_photographs(result)
     print(format_table((args.checkpoint.name, ''), table_rows(scores, result.coverage)))
     print(NOTE)

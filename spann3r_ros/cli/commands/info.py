@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 SUMMARY = 'show the sizes, the memory need and the licence of a checkpoint'
@@ -16,17 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the checkpoint's facts, one a line."""
-    from spann3r_ros.networks.spann3r.checkpoint import load_model, read_history
-    model = load_model(args.checkpoint)
-    weights = list(model.parameters())
+    from spann3r_ros.networks.registry import kind_of
+    kind = kind_of(args.checkpoint)
     facts: dict[str, object] = {
         'file': args.checkpoint,
-        'file size': f'{args.checkpoint.stat().st_size / 1e6:.1f} MB',
-        'parameters': f'{sum(item.numel() for item in weights):,}',
-        'memory in fp32': f'{sum(4 * item.numel() for item in weights) / 1e6:.1f} MB',
-        **asdict(model.config),
-        'licence': 'unknown', 'training_data': 'unknown', **read_history(args.checkpoint),
-    }
+        'file size': f'{args.checkpoint.stat().st_size / 1e6:.1f} MB', 'network': kind.name,
+        **(kind.files().facts(args.checkpoint) if kind.files else {})}
     width = max(map(len, facts))
     for name, fact in facts.items():
         print(f'{name:<{width}}  {fact}')

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from spann3r_ros.core.network import Reconstructor
-from spann3r_ros.evaluation.measures.solved_poses import map_along_path
-from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.core.network import Network
+from spann3r_ros.evaluation.recorded_runs import run_recording, to_frames
+from spann3r_ros.networks.kind import NetworkKind
 
 from .held_out_rooms import HeldOutConfig, draw_sequences, unseen_rooms
-from .room_scores import score_points, score_poses, stream
+from .room_scores import WITHOUT_LIVE_POSES, score_points, score_poses, square_input
 
 EVERYTHING = 'everything'
 COLUMNS = ('accuracy', 'completion', 'point', 'trajectory')
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanOfRooms:
     """A mean over rooms and its standard error, NaN where too few rooms tell it."""
 
     mean: float
@@ -35,41 +36,41 @@ class Ablated:
 
     turn: str
     memory: str
-    scores: tuple[Estimate, ...]
-    differences: tuple[Estimate, ...]
+    scores: tuple[MeanOfRooms, ...]
+    differences: tuple[MeanOfRooms, ...]
 
 
-def ablated_memories(memory: MemoryConfig) -> dict[str, MemoryConfig]:
-    """Return the memory as it is, then with each of its parts left out."""
-    return {EVERYTHING: memory,
-            'no long-term memory': replace(memory, long_term_tokens=0),
-            'no attention threshold': replace(memory, attention_threshold=0.0),
-            'no similarity test': replace(memory, similarity_threshold=1.0)}
+def ablated_settings(kind: NetworkKind, settings: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a network's settings as they are, then with each part of its memory left out.
+
+    ValueError for a kind of network whose memory has no parts.
+    """
+    if not kind.ablations:
+        raise ValueError(f'ablate: the memory of the network {kind.name!r} has no parts')
+    return {EVERYTHING: settings, **{name: replace(settings, **changes)
+                                     for name, changes in kind.ablations.items()}}
 
 
-def ablate(reconstructors: Mapping[str, Reconstructor], config: HeldOutConfig,
+def ablate(networks: Mapping[str, Network], config: HeldOutConfig,
            observe: Callable[[], object] = lambda: None) -> list[Ablated]:
-    """Run the same sequences through each reconstructor and compare with the first of them.
+    """Run the same sequences through each network and compare with the first of them.
 
     `observe` is called after every sequence. ValueError if the input is not square.
     """
-    names = list(reconstructors)
-    height, width = reconstructors[names[0]].input_size
-    if height != width:
-        raise ValueError(f'reconstructor: expected a square input, got {height}x{width}')
-    unseen = unseen_rooms(config, height)
+    names = list(networks)
+    unseen = unseen_rooms(config, square_input(networks[names[0]]))
     state = unseen.state()
     results = []
     for turn in config.turns:
         unseen.restore(state)
         rows = {name: [] for name in names}
         for sequence in draw_sequences(unseen, config.rooms, turn):
-            for name, reconstructor in reconstructors.items():
-                pointmaps = stream(reconstructor, sequence.images)
-                points = np.stack([item.points for item in pointmaps])
+            for name, network in networks.items():
+                run = run_recording(network, to_frames(sequence.images, sequence.intrinsics),
+                                    WITHOUT_LIVE_POSES)
+                points = np.stack([item.points for item in run.pointmaps])
                 scores = score_points(points, sequence, config)
-                keyframes = map_along_path(sequence.images, pointmaps, sequence.intrinsics)
-                path = score_poses(pointmaps, keyframes, sequence)
+                path = score_poses(run, sequence)
                 rows[name].append((scores.accuracy, scores.completion, scores.point,
                                    path.trajectory))
                 observe()
@@ -84,14 +85,14 @@ def compare(turn: str, scores: Mapping[str, np.ndarray]) -> list[Ablated]:
             for name, values in scores.items()]
 
 
-def summarise(values: np.ndarray) -> tuple[Estimate, ...]:
+def summarise(values: np.ndarray) -> tuple[MeanOfRooms, ...]:
     """Return the estimate of each column of [rooms, columns]; NaN entries are left out."""
     return tuple(estimate(column[~np.isnan(column)]) for column in values.T)
 
 
-def estimate(values: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray) -> MeanOfRooms:
     """Return mean and standard error of values [n]."""
     nothing = float('nan')
     mean = float(values.mean()) if len(values) else nothing
-    return Estimate(mean, float(values.std(ddof=1) / np.sqrt(len(values)))
+    return MeanOfRooms(mean, float(values.std(ddof=1) / np.sqrt(len(values)))
                     if len(values) > 1 else nothing)

@@ -3,23 +3,24 @@
 
 Predictions and truth are compared in the first camera's optical frame after fitting one global
 scale (least squares about the origin over all points) and nothing else. Distances are divided by
-the mean of the room's two horizontal sides. Poses come from the pointmaps by PnP with the true
-intrinsics and from tracked corners, as they would on a robot with a CameraInfo.
+the mean of the room's two horizontal sides. Poses are those of the mapper with the true
+intrinsics, as on a robot with a CameraInfo.
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.network import Reconstructor
-from spann3r_ros.core.types import FrameError, Pointmap
+from spann3r_ros.core.network import Network
+from spann3r_ros.core.types import FrameError
 from spann3r_ros.evaluation.measures import metrics, trajectories
 from spann3r_ros.evaluation.measures.clouds import score_clouds
-from spann3r_ros.evaluation.measures.solved_poses import map_along_path
-from spann3r_ros.mapping.mapper_config import VoxelMapConfig
+from spann3r_ros.evaluation.recorded_runs import RecordedRun, run_recording, to_frames
+from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 
 from .held_out_rooms import (
     HeldOutConfig,
@@ -31,7 +32,11 @@ from .held_out_rooms import (
     unseen_rooms,
 )
 
-Observer = Callable[[Turn, Sequence, list[Pointmap]], object]
+ANSWERS = ('network', 'mapped', 'plane', 'median', 'posed_depth')
+Observer = Callable[[Turn, Sequence, RecordedRun], object]
+WITHOUT_LIVE_POSES = MapperConfig(live_pose=False, resampling='exact')
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ class PoseScores:
 class TurnResult:
     """Scores of one kind of sequence, averaged over rooms, beside the trivial answers'.
 
+    Of the `rooms`, `failed` have no scores at all: the network did not estimate every frame. Means
+    of points are over the others; those of poses are over the `posed` rooms of them in which two
+    frames or more have a pose.
+
     `mapped` are the network's points as the mapper places and keeps them, along the solved path
     and on the rays of their pixels: what users see. `uncertainty` is the standard error of the
     network's means; `normals` the mean agreement of its normals with true ones. `posed_depth` is
@@ -71,6 +80,9 @@ class TurnResult:
     """
 
     turn: str
+    rooms: int
+    failed: int
+    posed: int
     network: PointScores
     uncertainty: PointScores
     normals: float
@@ -81,17 +93,15 @@ class TurnResult:
     posed_depth: PointScores
 
 
-def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None = None,
+def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
                       observe: Observer = lambda *_: None) -> list[TurnResult]:
-    """Run every held-out sequence through a reconstructor and score it beside the baselines.
+    """Run every held-out sequence through the mapper and score it beside the baselines.
 
-    `observe` is called with each sequence and its pointmaps. ValueError if the input is not
+    `observe` is called with each sequence and what became of it. ValueError if the input is not
     square.
     """
     config = config or HeldOutConfig()
-    height, width = reconstructor.input_size
-    if height != width:
-        raise ValueError(f'reconstructor: expected a square input, got {height}x{width}')
+    height = square_input(network)
     unseen, familiar = unseen_rooms(config, height), familiar_rooms(config, height)
     seeded = unseen.state(), familiar.state()
     results = []
@@ -102,40 +112,39 @@ def evaluate_held_out(reconstructor: Reconstructor, config: HeldOutConfig | None
         points: dict[str, list[PointScores]] = {}
         poses: list[PoseScores] = []
         normals: list[float] = []
+        failed = 0
         for sequence in draw_sequences(unseen, config.rooms, turn):
-            pointmaps = stream(reconstructor, sequence.images)
-            keyframes = map_along_path(sequence.images, pointmaps, sequence.intrinsics)
-            poses.append(score_poses(pointmaps, keyframes, sequence))
-            points.setdefault('mapped', []).append(score_map(keyframes, sequence, config))
-            answers = {'network': np.stack([item.points for item in pointmaps]),
+            try:
+                run = run_recording(network, to_frames(sequence.images, sequence.intrinsics),
+                                    WITHOUT_LIVE_POSES)
+            except FrameError as error:
+                logger.warning('%s: a room is not scored: %s', turn.name, error)
+                failed += 1
+                continue
+            poses.append(score_poses(run, sequence))
+            points.setdefault('mapped', []).append(score_map(run.keyframes, sequence, config))
+            answers = {'network': np.stack([item.points for item in run.pointmaps]),
                        **trivial.of(sequence)}
             normals.append(score_normals(answers['network'], sequence, config))
             for name, answer in answers.items():
                 points.setdefault(name, []).append(score_points(answer, sequence, config))
-            observe(turn, sequence, pointmaps)
+            observe(turn, sequence, run)
+        posed = sum(not np.isnan(row.rotation_deg) for row in poses)
         results.append(TurnResult(
-            turn.name, uncertainty=standard_error(points['network']),
-            normals=float(np.mean(normals)), network_poses=mean_scores(poses),
-            **{name: mean_scores(rows) for name, rows in points.items()}))
+            turn.name, config.rooms, failed, posed,
+            uncertainty=standard_error(points.get('network', [])),
+            normals=float(np.mean(normals)) if normals else float('nan'),
+            network_poses=mean_scores(poses, PoseScores),
+            **{name: mean_scores(points.get(name, []), PointScores) for name in ANSWERS}))
     return results
 
 
-def stream(reconstructor: Reconstructor, images: np.ndarray,
-           observe: Callable[[], object] = lambda: None) -> list[Pointmap]:
-    """Return the refined pointmap of every image [frames, h, w, 3], in order.
-
-    `observe` is called after each image.
-    """
-    reconstructor.reset()
-    steps = []
-    for image in images:
-        steps.append(reconstructor.step(image, provisional=False).refined)
-        observe()
-    pointmaps = [item for item in [*steps, reconstructor.flush()] if item is not None]
-    if len(pointmaps) != len(images):
-        raise FrameError(f'reconstructor: expected {len(images)} pointmaps, '
-                         f'got {len(pointmaps)}')
-    return pointmaps
+def square_input(network: Network) -> int:
+    """Return the side of a network's square input; ValueError for another shape."""
+    height, width = network.input_size(aspect=1.0)
+    if height != width:
+        raise ValueError(f'network: expected a square input, got {height}x{width}')
+    return height
 
 
 def score_map(keyframes: list[Keyframe], sequence: Sequence,
@@ -178,9 +187,9 @@ def score_normals(predicted: np.ndarray, sequence: Sequence, config: HeldOutConf
     return score_clouds(*clouds).normals.mean
 
 
-def score_poses(pointmaps: list[Pointmap], keyframes: list[Keyframe],
-                sequence: Sequence) -> PoseScores:
-    """Return the errors of keyframes' poses; the scale is that of the pointmaps."""
+def score_poses(run: RecordedRun, sequence: Sequence) -> PoseScores:
+    """Return the errors of the keyframes' poses; the scale is that of the pointmaps."""
+    pointmaps, keyframes = run.pointmaps, run.keyframes
     scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
     posed = [one for one in keyframes if one.pose is not None]
     unsolved = 1.0 - (len(posed) - 1) / (len(pointmaps) - 1)
@@ -199,12 +208,15 @@ def score_poses(pointmaps: list[Pointmap], keyframes: list[Keyframe],
         errors.rotation_deg)
 
 
-def mean_scores(rows: list) -> PointScores | PoseScores:
-    """Return the field-wise mean of scores of one kind; what is NaN is left out."""
-    columns = np.array([[getattr(row, item.name) for item in fields(row)] for row in rows]).T
-    return type(rows[0])(*(float(column[~np.isnan(column)].mean())
-                           if not np.isnan(column).all() else float('nan')
-                           for column in columns))
+def mean_scores(rows: list, kind: type) -> PointScores | PoseScores:
+    """Return the field-wise mean of scores of one kind; NaN values are left out.
+
+    NaN where nothing is left: how many rows there were, the caller reports.
+    """
+    columns = np.array([[getattr(row, item.name) for item in fields(kind)] for row in rows]
+                       ).reshape(-1, len(fields(kind))).T
+    return kind(*(float(column[~np.isnan(column)].mean()) if not np.isnan(column).all()
+                  else float('nan') for column in columns))
 
 
 def standard_error(rows: list[PointScores]) -> PointScores:

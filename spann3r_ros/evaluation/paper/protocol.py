@@ -12,21 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from spann3r_ros.core.network import ArrangingNetwork, Network
 from spann3r_ros.core.transforms import invert, transform_points
-from spann3r_ros.core.types import Pointmap
+from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
 from spann3r_ros.evaluation.measures import trajectories
 from spann3r_ros.evaluation.measures.alignment import align_by_medians
 from spann3r_ros.evaluation.measures.clouds import CloudScores, register, score_clouds
 from spann3r_ros.evaluation.measures.solved_poses import solve_poses
 from spann3r_ros.evaluation.measures.trajectories import PathErrors
-from spann3r_ros.networks.blocks.heads import DensePrediction
-from spann3r_ros.networks.spann3r.config import MemoryConfig
-from spann3r_ros.networks.spann3r.offline import reconstruct_offline
-from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.mapping.memory_manager import MemoryManager
 
 # Pairs of points farther apart do not count in the registration: 10 cm.
 REGISTRATION_REACH_M = 0.1
@@ -61,7 +57,7 @@ SELECTIONS = {'7scenes': Selection(20), 'nrgbd': Selection(40),
 class Prediction:
     """Pointmaps of a sequence: `order[i]` is the view of row i of `points` and `confidence`.
 
-    `seconds` is the time of the network alone, from images on its device to its last output.
+    `seconds` is the time spent in the network, images and points in host memory.
     """
 
     points: np.ndarray
@@ -113,35 +109,29 @@ def load_views(sequence: RgbdSequence, size: tuple[int, int]) -> list[PosedView]
     return [sequence.load(index, size) for index in range(len(sequence.views))]
 
 
-def predict(model: Spann3R, views: Sequence[PosedView], memory: MemoryConfig,
-            offline: bool = False) -> Prediction:
-    """Run views through the network, in their order or, offline, in the one it is surest of."""
-    device = model.norm_k.weight.device
-    images = torch.from_numpy(np.stack([view.image for view in views])).to(device)
-    images = images.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
-    _finish(device)
+def predict(network: Network, views: Sequence[PosedView], offline: bool = False) -> Prediction:
+    """Run views through the network in their order or, offline, in the one that it chooses.
+
+    Every pointmap counts, also one that a mapper would refuse. ValueError for a network that
+    chooses no order, FrameError where it did not estimate all.
+    """
+    images = np.stack([view.image for view in views])
+    if offline and not isinstance(network, ArrangingNetwork):
+        raise ValueError(f'offline: the network {network.name!r} does not choose an order')
+    memory = MemoryManager(network)
     started = time.perf_counter()
     if offline:
-        result = reconstruct_offline(model, images, memory)
-        order, predictions = result.order, list(result.predictions)
+        estimates = network.arrange(images)
     else:
-        order, predictions = tuple(range(len(views))), _stream(model, images, memory)
-    _finish(device)
+        estimates = [estimate for index, image in enumerate(images)
+                     for estimate in memory.step(image, index)]
+        estimates += memory.flush()
     seconds = time.perf_counter() - started
-    points, confidence = (torch.cat([getattr(item, name) for item in predictions])
-                          .float().cpu().numpy() for name in ('points', 'confidence'))
-    return Prediction(points, confidence, order, seconds)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def _stream(model: Spann3R, images: Tensor, memory: MemoryConfig) -> list[DensePrediction]:
-    state = model.start(*images.shape[-2:], memory)
-    steps = [model.step(state, image[None]).refined for image in images]
-    return [item for item in [*steps, model.flush(state)] if item is not None]
+    if len(estimates) != len(views):
+        raise FrameError(f'network: expected {len(views)} pointmaps, got {len(estimates)}')
+    return Prediction(np.stack([item.pointmap.points for item in estimates]),
+                      np.stack([item.pointmap.confidence for item in estimates]),
+                      tuple(item.image_id for item in estimates), seconds)
 
 
 def score_scene(sequence: RgbdSequence, views: Sequence[PosedView],

@@ -33,17 +33,20 @@ def draw_photographs(target: Path, run: PhotoRun, scores: PhotoScores) -> None:
 def photo_content(run: PhotoRun) -> Content:
     """Return what is drawn, in the truth's unit, z up and x where the first camera looks."""
     truth = run.truth[:, :3, 3]
-    alignment = fit_similarity(run.found[:, :3, 3], truth[run.frames])
-    points = np.concatenate([item.points.reshape(-1, 3) for item in run.pointmaps])
-    confidence = np.concatenate([item.confidence.ravel() for item in run.pointmaps])
+    found, frames = run.poses
+    alignment = fit_similarity(found[:, :3, 3], truth[frames])
+    pointmaps = [one.pointmap for one in run.keyframes]
+    points = np.concatenate([item.points.reshape(-1, 3) for item in pointmaps])
+    colors = np.concatenate([one.image.reshape(-1, 3) for one in run.keyframes])
+    confidence = np.concatenate([item.confidence.ravel() for item in pointmaps])
     known = np.isfinite(points).all(axis=1)
     # As in the map, unless nothing would be left to draw.
     sure = known & (confidence >= VoxelMapConfig().min_confidence)
     kept = subsample(np.flatnonzero(sure if sure.any() else known), MOST_POINTS)
     axes = level_axes(run.truth)
     return Content(alignment.apply(points[kept].astype(float)) @ axes.T,
-                   run.images.reshape(-1, 3)[kept],
-                   alignment.apply(run.found[:, :3, 3]) @ axes.T, truth @ axes.T,
+                   colors[kept],
+                   alignment.apply(found[:, :3, 3]) @ axes.T, truth @ axes.T,
                    np.zeros((0, 3)), '(unit of the true poses)')
 
 

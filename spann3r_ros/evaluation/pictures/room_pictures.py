@@ -11,10 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
-from spann3r_ros.core.types import Pointmap
 from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence
 from spann3r_ros.evaluation.measures import metrics
-from spann3r_ros.evaluation.measures.solved_poses import follow_camera
+from spann3r_ros.evaluation.recorded_runs import RecordedRun
 
 from .map_picture import (
     BACKGROUND,
@@ -34,11 +33,11 @@ MOST_POINTS = 400_000
 
 @dataclass(frozen=True)
 class RoomPicture:
-    """One sequence to draw, its title, and the pointmaps that a network made of it."""
+    """One sequence to draw, its title, and what became of it."""
 
     title: str
     sequence: Sequence
-    pointmaps: list[Pointmap]
+    run: RecordedRun
 
 
 def draw_rooms(target: Path, rooms: list[RoomPicture]) -> None:
@@ -66,9 +65,9 @@ def draw_room(axes: Axes, view: View, content: Content, title: str) -> None:
 def contents(room: RoomPicture) -> tuple[Content, Content]:
     """Return what is predicted and what is true, z up, in metres, without the ceiling."""
     sequence = room.sequence
-    points = np.stack([item.points for item in room.pointmaps])
+    points = np.stack([item.points for item in room.run.pointmaps])
     scale = metrics.fit_scale(points, sequence.points)
-    solved, _ = follow_camera(sequence.images, room.pointmaps, sequence.intrinsics)
+    solved, _ = room.run.poses
     true_path = to_map(sequence.poses[:, :3, 3])
     both = []
     for cloud, path in ((scale * points, scale * solved[:, :3, 3]),

@@ -21,11 +21,11 @@ from spann3r_ros.core.transforms import (
     shift_covariance,
     to_rigid,
 )
-from spann3r_ros.core.types import Pointmap, StampedPose
+from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.mapper_config import PoseConfig
 
 from .corner_tracks import MIN_TRACKS, Tracks, at_pixels, find_corners, follow, rays, to_gray
-from .pnp import PoseError, PoseSolution, fit_pose, solve_pose
+from .pnp import PoseError, PoseSolution, fit_pose
 
 # Farthest a tracked corner may end from where the step takes it, as a share of the image width.
 MAX_TRACK_MISS = 0.01
@@ -55,22 +55,13 @@ class Placed:
     gain: float = 1.0
 
 
-def solve_in_map(
-    stamp_ns: int, frame_id: str, pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig,
-    map_from_fragment: np.ndarray,
-) -> tuple[Solved | None, str]:
-    """Return what a fragment's pointmap tells of its camera, or None and why it tells nothing.
-
-    `map_from_fragment` [4, 4] is a similarity.
-    """
-    try:
-        solution = solve_pose(pointmap, intrinsics, config)
-    except PoseError as error:
-        return None, str(error)
+def solved_in_map(stamp_ns: int, frame_id: str, solution: PoseSolution,
+                  map_from_fragment: np.ndarray) -> Solved:
+    """Return a solution in a fragment as one in the map; `map_from_fragment` is a similarity."""
     pose = StampedPose(stamp_ns, frame_id,
                        move_pose(map_from_fragment, solution.fragment_from_camera),
                        move_covariance(map_from_fragment, solution.covariance))
-    return Solved(pose, move_covariance(map_from_fragment, solution.systematic)), ''
+    return Solved(pose, move_covariance(map_from_fragment, solution.systematic))
 
 
 class CameraTrack:

@@ -74,7 +74,7 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
     if electorate < MIN_POSE_POINTS:
         raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {electorate}')
     if electorate > config.max_points:
-        voters = voters.take(_drawn(electorate, config.max_points))
+        voters = voters.take(draw_indices(electorate, config.max_points))
     # One row per coordinate: numpy is slow at many rows of three.
     points = np.array(pointmap.points.reshape(-1, 3).take(voters, axis=0).T, float, order='C')
     pixels = np.array(pixel_grid(*pointmap.confidence.shape).take(voters, axis=0).T, order='C')
@@ -90,7 +90,7 @@ def fit_pose(points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, con
     the points count as so many independent `measurements`.
     """
     limit = max_miss * intrinsics.width
-    few = np.s_[:, _drawn(points.shape[1], RANSAC_POINTS)]
+    few = np.s_[:, draw_indices(points.shape[1], RANSAC_POINTS)]
     _check_spread(points[few])
     camera_from_fragment = _solve_ransac(
         points[few].T.copy(), pixels[few].T.copy(), intrinsics, config, limit)
@@ -110,7 +110,7 @@ def fit_pose(points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, con
                         fit.systematic(), support)
 
 
-def _drawn(count: int, wanted: int) -> np.ndarray:
+def draw_indices(count: int, wanted: int) -> np.ndarray:
     """Return so many indices below `count`, ascending; all of them if there are no more.
 
     One by chance, the same in every run, from each of equal parts: an even stride would favour

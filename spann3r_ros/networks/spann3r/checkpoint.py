@@ -2,30 +2,30 @@
 """Reading and writing weights; a file is data and never code."""
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from .config import Spann3RConfig
+from spann3r_ros.core.files import write_files
+from spann3r_ros.networks.checkpoint_files import (
+    SUFFIXES,
+    CheckpointError,
+    read_metadata,
+    read_pth,
+)
+
+from .config import CONFIG_KEY, Spann3RConfig
 from .spann3r import Spann3R
 
-CONFIG_KEY = 'spann3r_config'
 # A file of the authors' layout holds nothing about itself.
 OFFICIAL_LICENCE = 'CC BY-NC-SA 4.0 (non-commercial), as the weights of the authors of Spann3R'
 OFFICIAL_DATA = {'spann3r_v1.01': (
     'ScanNet, ScanNet++, WildRGBD, Co3D, Aria, ARKitScenes, BlendedMVS, Waymo, TartanAir, '
     'OmniObject3D, MegaDepth, Virtual KITTI 2, Unreal, Spring, PointOdyssey')}
-
-
-class CheckpointError(ValueError):
-    """A file is no checkpoint of this network; the message says why."""
 
 
 def load_model(path: Path | str, device: torch.device | str = 'cpu',
@@ -51,19 +51,11 @@ def read_checkpoint(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
     """Return the network config and all tensors of a checkpoint file."""
     if not path.is_file():
         raise CheckpointError(f'checkpoint: no such file: {path}')
-    readers = {'.safetensors': _read_safetensors, '.pth': _read_pth}
-    if path.suffix not in readers:
-        raise CheckpointError(f'checkpoint: expected one of {sorted(readers)}, got {path.name}')
-    return readers[path.suffix](path)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the text metadata stored in a `.safetensors` checkpoint."""
-    try:
-        with safe_open(path, framework='pt') as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f'checkpoint: cannot read {path}: {error}') from error
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f'checkpoint: expected one of {SUFFIXES}, got {path.name}')
+    if path.suffix == '.pth':
+        return Spann3RConfig(), read_pth(path)
+    return _read_safetensors(path)
 
 
 def read_history(path: Path) -> dict[str, str]:
@@ -83,7 +75,7 @@ def read_history(path: Path) -> dict[str, str]:
 
 def save_model(path: Path | str, model: Spann3R, dtype: torch.dtype = torch.float16,
                metadata: dict[str, str] | None = None) -> None:
-    """Write weights and sizes as `.safetensors`, aside and then into place.
+    """Write weights and sizes as one `.safetensors` file, whole or not at all.
 
     Tensors with two names are written once.
     """
@@ -92,11 +84,7 @@ def save_model(path: Path | str, model: Spann3R, dtype: torch.dtype = torch.floa
     tensors = {key: tensor.detach().to('cpu', dtype).contiguous()
                for key, tensor in state.items() if key not in twins}
     text = {**(metadata or {}), CONFIG_KEY: json.dumps(model.config.to_dict())}
-    aside = Path(f'{path}.part')
-    save_file(tensors, aside, metadata=text)
-    # safetensors lets only the owner read, which is wrong for a file to install.
-    aside.chmod(0o644)
-    os.replace(aside, path)
+    write_files({Path(path): save(tensors, metadata=text)})
 
 
 def _read_safetensors(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
@@ -115,22 +103,6 @@ def _read_safetensors(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
         if alias:
             tensors.setdefault(alias, tensors[key])
     return config, tensors
-
-
-def _read_pth(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
-    try:
-        # The training script stores its arguments beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise CheckpointError(f'checkpoint: cannot read {path} as plain weights: {reason}'
-                              ) from error
-    tensors = content.get('model') if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(
-            isinstance(key, str) and isinstance(item, Tensor) for key, item in tensors.items()):
-        raise CheckpointError(f"checkpoint: {path} has no dictionary of tensors under 'model'")
-    return Spann3RConfig(), tensors
 
 
 def _match(path: Path, model: Spann3R, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,14 @@
 """Sizes of the network and capacities of its memory."""
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from spann3r_ros.core.settings import check_settings, setting
+
 HEADS = ('dpt', 'linear')
+# Under which a `.safetensors` file holds a Spann3RConfig as JSON.
+CONFIG_KEY = 'spann3r_config'
 # The published capacity, 4000 tokens, was chosen for images of 224x224 in patches of 16.
 REFERENCE_TOKENS_PER_FRAME = 196
 
@@ -87,30 +91,23 @@ class Spann3RConfig:
         return cls(**values)
 
 
-def _bounded(default: float, doc: str, low: float, high: float) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={'doc': doc, 'min': low, 'max': high})
-
-
 @dataclass(frozen=True)
 class MemoryConfig:
     """Capacities and thresholds of the spatial memory (paper, section 3.3)."""
 
-    working_frames: int = _bounded(
+    working_frames: int = setting(
         5, 'Most recent keyframes that stay in memory with all their tokens', 1, 100)
-    long_term_tokens: int = _bounded(
+    long_term_tokens: int = setting(
         4000, 'Older tokens kept before the least attended are pruned; 0: working memory only', 0,
         1_000_000)
-    similarity_threshold: float = _bounded(
+    similarity_threshold: float = setting(
         0.95, 'A keyframe more similar than this to a working frame is not stored; 1 stores all',
         -1.0, 1.0)
-    attention_threshold: float = _bounded(
+    attention_threshold: float = setting(
         5e-4, 'Attention weights below this are cut from a memory read', 0.0, 0.5)
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            low, high = item.metadata['min'], item.metadata['max']
-            value = getattr(self, item.name)
-            _require(low <= value <= high, item.name, f'a value in [{low}, {high}]', value)
+        check_settings(self)
 
     def capacity(self, tokens_per_frame: int) -> int:
         """Return the most tokens ever held, at the moment before a prune."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,17 +18,32 @@ from .config import MemoryConfig
 
 # Frames inserted this recently, beyond the working frames, never lose a token to a prune.
 PROTECTED_EXTRA_FRAMES = 5
+STORES = ('raw_keys', 'keys', 'values', 'count', 'mass')
+COUNTERS = ('tokens', 'working_frames', 'long_term_tokens', 'prunings', 'rejected_frames')
 # A read weighs so many queries at once: fewer make matrix products slow, more take memory.
 READ_QUERIES = 256
 
 
 @dataclass(frozen=True)
 class MemoryEntry:
-    """One frame's tokens [tokens, width]: raw key, normalised key, normalised value."""
+    """One frame's tokens [batch, tokens, width]: raw key, normalised key, normalised value."""
 
     raw_key: Tensor
     key: Tensor
     value: Tensor
+
+
+class Memory(Protocol):
+    """What a step reads from and writes to."""
+
+    def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the readout of normalised queries [batch, queries, width], and the attention."""
+
+    def admits(self, raw_key: Tensor) -> bool:
+        """Return whether a frame of this key [batch, tokens, width] is worth a value."""
+
+    def write(self, attention: Tensor | None, entry: MemoryEntry | None) -> None:
+        """Account for a read's attention and store a frame; None for one not admitted."""
 
 
 def attend_memory(query: Tensor, key: Tensor, value: Tensor,
@@ -136,12 +152,13 @@ class SpatialMemory:
         return sum(item.nbytes for item in held)
 
     def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the readout of normalised queries [queries, width], the attention per token.
+        """Return the readout of normalised queries [1, queries, width], attention per token.
 
         There must be a token in memory.
         """
-        return read_memory(query, self._keys[:self.tokens], self.values,
-                           self.config.attention_threshold)
+        readout, attention = read_memory(query.flatten(0, -2), self._keys[:self.tokens],
+                                         self.values, self.config.attention_threshold)
+        return readout.view_as(query), attention
 
     def similarity(self, raw_key: Tensor) -> float:
         """Return the largest mean cosine between a key and the working frames, patch by patch.
@@ -154,7 +171,7 @@ class SpatialMemory:
             return -math.inf
         span = self.working_frames * self.tokens_per_frame
         recent = self.raw_keys[-span:].unflatten(0, (self.working_frames, -1))
-        cosine = functional.cosine_similarity(recent, raw_key[None], dim=-1, eps=1e-12)
+        cosine = functional.cosine_similarity(recent, raw_key, dim=-1, eps=1e-12)
         return float(cosine.mean(dim=-1).max())  # [working_frames, tokens] -> scalar
 
     def admits(self, raw_key: Tensor) -> bool:
@@ -196,6 +213,31 @@ class SpatialMemory:
         self.prunings += 1
 
     def _keep(self, index: Tensor) -> None:
-        for store in (self._raw_keys, self._keys, self._values, self._count, self._mass):
-            store[:len(index)] = store[index]
+        stores = (self._raw_keys, self._keys, self._values, self._count, self._mass)
+        # All copies are made before any is stored: memory may run out between two of them.
+        kept = [store[index] for store in stores]
+        for store, rows in zip(stores, kept, strict=True):
+            store[:len(index)] = rows
         self.tokens = len(index)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return all that `restore` needs."""
+        filled = {name: getattr(self, f'_{name}')[:self.tokens] for name in STORES}
+        counters = torch.tensor([getattr(self, name) for name in COUNTERS])
+        return {**filled, 'counters': counters}
+
+    def restore(self, arrays: dict[str, Tensor]) -> None:
+        """Hold what `arrays` returned; ValueError, and no change, where it does not fit."""
+        counters = dict(zip(COUNTERS, arrays['counters'].tolist(), strict=True))
+        tokens = counters['tokens']
+        if not 0 <= tokens <= self.capacity:
+            raise ValueError(f'tokens: expected 0 to {self.capacity}, got {tokens}')
+        for name in STORES:
+            expected = (tokens, *getattr(self, f'_{name}').shape[1:])
+            if arrays[name].shape != expected:
+                raise ValueError(f'{name}: expected shape {expected}, '
+                                 f'got {tuple(arrays[name].shape)}')
+        for name in STORES:
+            getattr(self, f'_{name}')[:tokens] = arrays[name]
+        for name, value in counters.items():
+            setattr(self, name, value)

@@ -13,7 +13,7 @@ from spann3r_ros.networks.blocks.precision import full_precision, half_precision
 
 from .backbone import Backbone
 from .config import MemoryConfig, Spann3RConfig
-from .memory import MemoryEntry, SpatialMemory
+from .memory import Memory, MemoryEntry, SpatialMemory
 
 
 class NotFiniteError(ArithmeticError):
@@ -30,7 +30,7 @@ class StreamState:
     """
 
     grid: tuple[int, int]
-    memory: SpatialMemory
+    memory: Memory
     feature: Tensor | None = None
     query: Tensor | None = None
     target_tokens: list[Tensor] | None = None
@@ -136,15 +136,15 @@ class Spann3R(nn.Module):
         return StepOutput(refined, preview)
 
     def fuse(self, state: StreamState) -> tuple[Tensor, Tensor | None]:
-        """Return the newest image's memory readout and the attention per memory token.
+        """Return the newest image's memory readout [batch, tokens, width] and the attention.
 
         An image that founds a sequence has no query yet: it stands for itself.
         """
         if state.query is None:
             return state.feature, None
         with full_precision(state.query.device):
-            readout, attention = state.memory.read(self.norm_q(state.query[0]))
-        return readout[None] + state.query, attention
+            readout, attention = state.memory.read(self.norm_q(state.query))
+        return readout + state.query, attention
 
     def advance(self, state: StreamState, feature: Tensor,
                 pair: tuple[list[Tensor], list[Tensor]], points: Tensor,
@@ -157,6 +157,18 @@ class Spann3R(nn.Module):
         query = self.query(feature, pair[1])
         state.memory.write(attention, entry)
         state.feature, state.query, state.target_tokens = feature, query, pair[1]
+
+    @torch.inference_mode()
+    def pair(self, first: Tensor, second: Tensor) -> tuple[DensePrediction, DensePrediction]:
+        """Return the predictions of two images [1, 3, height, width] alone, in the first's frame.
+
+        There is no memory: the first image stands for its own readout.
+        """
+        grid = self.config.grid(*first.shape[-2:])
+        with self.arithmetic():
+            features = [self.dust3r.encode(image) for image in (first, second)]
+            tokens = self.dust3r.decode(*features, grid)
+            return self.predict_reference(tokens[0], grid), self.predict_target(tokens[1], grid)
 
     @torch.inference_mode()
     def flush(self, state: StreamState) -> DensePrediction | None:
@@ -174,7 +186,7 @@ class Spann3R(nn.Module):
                       points: Tensor) -> MemoryEntry | None:
         key = self.key(state.feature, tokens)
         # The value costs a tenth of a step: only a frame that will be stored pays for it.
-        if not state.memory.admits(key[0]):
+        if not state.memory.admits(key):
             return None
         value = self.encode_value(points) + key
-        return MemoryEntry(key[0], self.norm_k(key[0]), self.norm_v(value[0]))
+        return MemoryEntry(key, self.norm_k(key), self.norm_v(value))

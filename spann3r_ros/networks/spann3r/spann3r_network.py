@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spann3R behind the `Reconstructor` protocol: images in, pointmaps out, numpy at both ends."""
+"""Spann3R behind the `Network` protocol: images in, pointmaps out, numpy at both ends."""
 from __future__ import annotations
 
 import logging
@@ -9,31 +9,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spann3r_ros.core.network import Compute, MemoryStatus, StepResult
+from spann3r_ros.core.network import Compute, Estimate, NetworkStatus
 from spann3r_ros.core.types import DeviceMemoryError, FrameError, Pointmap
-from spann3r_ros.networks.devices import resolve_device
-from spann3r_ros.networks.spann3r.fast.graph import GraphedStream
+from spann3r_ros.networks.devices import out_of_memory_reported, resolve_device
 
 from .checkpoint import load_model
 from .config import MemoryConfig, scale_memory_budget
 from .fast import inference
+from .fast.graph import GraphedStream
+from .offline import reconstruct_offline
 from .spann3r import NotFiniteError, Spann3R
-from .streams import PlainStream, Stream
+from .streams import PlainStream, Stream, to_input
 
 PRECISIONS = ('auto', *inference.PRECISIONS)
+# The counters of its own that a status holds besides those all networks have.
+OWN_COUNTERS = ('working_frames', 'long_term_tokens', 'prunings')
 
 logger = logging.getLogger(__name__)
 
 
-def create_reconstructor(checkpoint: Path | str, memory: MemoryConfig,
-                         compute: Compute | None = None) -> Spann3RReconstructor:
+def open_network(checkpoint: Path | str, memory: MemoryConfig | None = None,
+                 compute: Compute | None = None) -> Spann3RNetwork:
     """Load a checkpoint as `load_network` does, ready for a first image."""
     compute = compute or Compute()
-    reconstructor = Spann3RReconstructor(load_network(checkpoint, compute), memory,
-                                         compute.cuda_graph)
+    network = Spann3RNetwork(load_network(checkpoint, compute), memory, compute.cuda_graph)
     if compute.compile:
-        reconstructor.warm_up()
-    return reconstructor
+        network.warm_up()
+    return network
 
 
 def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Spann3R:
@@ -65,71 +67,137 @@ def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Span
     return inference.compile_blocks(inference.prepare(model, precision, lay_out=False))
 
 
-class Spann3RReconstructor:
-    """Stateful owner of a network and one sequence.
+class Spann3RNetwork:
+    """A network and its one sequence.
 
-    With `cuda_graph` steps are recorded once and replayed; where that cannot be, they run as they
-    are, with a warning.
+    A step completes the image before the one it takes. With `cuda_graph` steps are recorded once
+    and replayed; where that cannot be, they run as they are, with a warning.
     """
 
-    def __init__(self, model: Spann3R, memory: MemoryConfig, cuda_graph: bool = False) -> None:
-        self.input_size = (model.config.image_height, model.config.image_width)
-        rows, columns = model.config.grid(*self.input_size)
-        memory = scale_memory_budget(memory, rows * columns)
+    name = 'spann3r'
+    measures_pose = False
+
+    def __init__(self, model: Spann3R, memory: MemoryConfig | None = None,
+                 cuda_graph: bool = False) -> None:
+        self.model = model
+        self._size = (model.config.image_height, model.config.image_width)
+        rows, columns = model.config.grid(*self._size)
+        memory = scale_memory_budget(memory or MemoryConfig(), rows * columns)
+        self._memory = memory
         self._device = model.norm_k.weight.device
         self._weight_bytes = sum(item.nbytes for item in chain(model.parameters(),
                                                                model.buffers()))
         self._capacity = memory.capacity(rows * columns)
         make = _graphed if cuda_graph else PlainStream
-        self._stream = make(model, *self.input_size, memory)
+        self._stream = make(model, *self._size, memory)
+        # Ids of the first and of the newest image of the sequence.
+        self._ids: tuple[int, int] | None = None
 
-    def step(self, image: np.ndarray, provisional: bool) -> StepResult:
-        """Take one uint8 RGB image [height, width, 3] and return what became known by it.
+    def input_size(self, aspect: float) -> tuple[int, int]:
+        """Return (height, width) of the images that the weights were trained for."""
+        return self._size
+
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        """Take one uint8 RGB image [height, width, 3]; return the estimate of the one before it.
 
         Raises FrameError for an image of another size or type, and when the network returns
         points that are not finite; the sequence then stands where it stood. Raises
         DeviceMemoryError when memory runs out: `reset` frees what the sequence holds.
         """
-        expected = (*self.input_size, 3)
-        if image.shape != expected or image.dtype != np.uint8:
-            raise FrameError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
+        self._check_image(image)
         try:
-            refined, newest = self._stream.step(image, provisional)
+            with out_of_memory_reported(self._device):
+                refined = self._stream.step(image)
         except NotFiniteError as error:
             raise FrameError(str(error)) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise DeviceMemoryError(f'out of memory on {self._device}: {error}') from error
-        return StepResult(_to_pointmap(refined), _to_pointmap(newest))
+        first, newest = self._ids or (image_id, image_id)
+        self._ids = first, image_id
+        return [] if refined is None else [Estimate(newest, first, _to_pointmap(refined))]
 
-    def provisional(self) -> Pointmap | None:
-        """Return the newest image's provisional pointmap; None without two images, or memory."""
+    def provisional(self) -> Estimate | None:
+        """Return the newest image's provisional estimate; None without two images, or memory."""
         try:
-            return _to_pointmap(self._stream.flush())
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            logger.warning('no provisional points: out of memory on %s: %s', self._device, error)
+            with out_of_memory_reported(self._device):
+                return self._newest(final=False)
+        except DeviceMemoryError as error:
+            logger.warning('no provisional points: %s', error)
             return None
+
+    def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
+        """Return the estimates of two images alone, in the first one's frame."""
+        for image in (first, second):
+            self._check_image(image)
+        with out_of_memory_reported(self._device):
+            predictions = self.model.pair(to_input(first, self._device),
+                                          to_input(second, self._device))
+            packed = [item.packed().float().cpu().numpy() for item in predictions]
+        return Estimate(0, 0, _to_pointmap(packed[0])), Estimate(1, 0, _to_pointmap(packed[1]))
+
+    def arrange(self, images: np.ndarray) -> list[Estimate]:
+        """Return the estimates of images in any order, the surest next one first (paper, 3.4)."""
+        for image in images:
+            self._check_image(image)
+        with out_of_memory_reported(self._device):
+            result = reconstruct_offline(self.model, torch.cat([
+                to_input(image, self._device) for image in images]), self._memory)
+            packed = [item.packed().float().cpu().numpy() for item in result.predictions]
+        return [Estimate(index, result.order[0], _to_pointmap(item))
+                for index, item in zip(result.order, packed, strict=True)]
+
+    def flush(self) -> list[Estimate]:
+        """Return the newest image's estimate, by the target head; none if under two images."""
+        with out_of_memory_reported(self._device):
+            newest = self._newest(final=True)
+        return [] if newest is None else [newest]
+
+    def reset(self) -> None:
+        """Forget every image: the next one begins a sequence."""
+        self._stream.clear()
+        self._ids = None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return copies of all that lives between two steps."""
+        ids = {} if self._ids is None else {'image_ids': np.array(self._ids, np.int64)}
+        return {**self._stream.arrays(), **ids}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` returned; ValueError, and no change, where it does not fit."""
+        arrays = dict(arrays)
+        ids = arrays.pop('image_ids', None)
+        try:
+            self._stream.restore(arrays)
+        except KeyError as error:
+            raise ValueError(f'state: expected the array {error}') from error
+        self._ids = None if ids is None else (int(ids[0]), int(ids[1]))
+
+    def status(self) -> NetworkStatus:
+        """Return the memory's counters."""
+        counters = self._stream.counters
+        threads = torch.get_num_threads() if self._device.type == 'cpu' else 0
+        return NetworkStatus(
+            counters['tokens'], self._capacity, counters['rejected_frames'],
+            self._weight_bytes + self._stream.device_bytes, threads,
+            tuple((name, counters[name]) for name in OWN_COUNTERS))
 
     def warm_up(self) -> None:
         """Take two blank images and forget them: what is compiled at first use is compiled now."""
         logger.info('compiling the network, which takes a minute or more')
-        for _ in range(2):
-            self.step(np.zeros((*self.input_size, 3), np.uint8), provisional=True)
+        for index in range(2):
+            self.step(np.zeros((*self._size, 3), np.uint8), index)
+        self.provisional()
         self.reset()
 
-    def flush(self) -> Pointmap | None:
-        """Return the newest image's pointmap and close the fragment; None if under two images."""
-        pointmap = _to_pointmap(self._stream.flush())
-        self.reset()
-        return pointmap
+    def _check_image(self, image: np.ndarray) -> None:
+        expected = (*self._size, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            raise FrameError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
 
-    def reset(self) -> None:
-        """Forget every image: the next one founds a new fragment."""
-        self._stream.clear()
-
-    def status(self) -> MemoryStatus:
-        """Return the memory's counters."""
-        return MemoryStatus(capacity_tokens=self._capacity, **self._stream.counters,
-                            device_bytes=self._weight_bytes + self._stream.device_bytes)
+    def _newest(self, final: bool) -> Estimate | None:
+        packed = self._stream.newest()
+        if packed is None:
+            return None
+        first, newest = self._ids
+        return Estimate(newest, first, _to_pointmap(packed), final)
 
 
 def _graphed(model: Spann3R, height: int, width: int, memory: MemoryConfig) -> Stream:
@@ -141,5 +209,5 @@ def _graphed(model: Spann3R, height: int, width: int, memory: MemoryConfig) -> S
     return PlainStream(model, height, width, memory)
 
 
-def _to_pointmap(packed: np.ndarray | None) -> Pointmap | None:
-    return None if packed is None else Pointmap(packed[..., :3], packed[..., 3])
+def _to_pointmap(packed: np.ndarray) -> Pointmap:
+    return Pointmap(packed[..., :3], packed[..., 3])

@@ -7,16 +7,17 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spann3r_ros.networks.blocks.heads import DensePrediction
-from spann3r_ros.networks.spann3r.fast.static import COUNTERS
 
 from .config import MemoryConfig
+from .memory import COUNTERS
 from .spann3r import Spann3R, StreamState
 
 
 class Stream(Protocol):
-    """What a reconstructor runs; predictions are [height, width, 4], points and confidence."""
+    """What the network runs; predictions are [height, width, 4], points and confidence."""
 
     @property
     def device_bytes(self) -> int:
@@ -29,12 +30,20 @@ class Stream(Protocol):
     def clear(self) -> None:
         """Begin a new sequence."""
 
-    def step(self, image: np.ndarray, provisional: bool
-             ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Take an image uint8 [height, width, 3], as `Spann3R.step` does, with its errors."""
+    def step(self, image: np.ndarray) -> np.ndarray | None:
+        """Take an image uint8 [height, width, 3]; return the prediction of the one before it.
 
-    def flush(self) -> np.ndarray | None:
+        Raises what `Spann3R.step` raises.
+        """
+
+    def newest(self) -> np.ndarray | None:
         """Return the newest image's prediction by the target head; None before two images."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of all that lives between two steps."""
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
 
 
 class PlainStream:
@@ -64,19 +73,63 @@ class PlainStream:
         with suppress(torch.OutOfMemoryError, MemoryError):
             self._state = self._model.start(*self._arguments)
 
-    def step(self, image: np.ndarray, provisional: bool
-             ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Take an image uint8 [height, width, 3], as `Spann3R.step` does, with its errors."""
+    def step(self, image: np.ndarray) -> np.ndarray | None:
+        """Take an image uint8 [height, width, 3]; return the prediction of the one before it."""
         if self._state is None:
             self._state = self._model.start(*self._arguments)
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-        tensor = tensor.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
-        output = self._model.step(self._state, tensor, provisional)
-        return _fetched(output.refined), _fetched(output.provisional)
+        return _fetched(self._model.step(self._state, to_input(image, self._device)).refined)
 
-    def flush(self) -> np.ndarray | None:
+    def newest(self) -> np.ndarray | None:
         """Return the newest image's prediction by the target head; None before two images."""
         return None if self._state is None else _fetched(self._model.flush(self._state))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of all that lives between two steps."""
+        state = self._state
+        if state is None or state.feature is None:
+            return {}
+        tensors = {'feature': state.feature}
+        if state.query is not None:
+            tensors |= {'query': state.query,
+                        **{f'memory_{name}': item for name, item in state.memory.arrays().items()},
+                        **{f'target_tokens_{index}': item
+                           for index, item in enumerate(state.target_tokens)}}
+        return {name: fetched(item) for name, item in tensors.items()}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
+        state = self._model.start(*self._arguments)
+        tensors = {name: torch.from_numpy(item).to(self._device) for name, item in arrays.items()}
+        if tensors:
+            state.feature = tensors['feature']
+            _check_tokens(tensors, state)
+        if 'query' in tensors:
+            state.query = tensors['query']
+            state.target_tokens = [tensors[f'target_tokens_{index}'] for index in range(
+                sum(name.startswith('target_tokens_') for name in tensors))]
+            state.memory.restore({name.removeprefix('memory_'): item for name, item
+                                  in tensors.items() if name.startswith('memory_')})
+        self._state = state
+
+
+def _check_tokens(tensors: dict[str, Tensor], state: StreamState) -> None:
+    count = state.grid[0] * state.grid[1]
+    for name, tensor in tensors.items():
+        if not name.startswith('memory_') and tensor.shape[:2] != (1, count):
+            raise ValueError(f'{name}: expected shape (1, {count}, …), '
+                             f'got {tuple(tensor.shape)}')
+
+
+def to_input(image: np.ndarray, device: torch.device) -> Tensor:
+    """Return an image uint8 [height, width, 3] as the network takes it, [1, 3, height, width]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    return tensor.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
+
+
+def fetched(tensor: Tensor) -> np.ndarray:
+    """Return a copy in host memory; half precision becomes float32."""
+    tensor = tensor.float() if tensor.is_floating_point() else tensor
+    return tensor.detach().cpu().numpy().copy()
 
 
 def _fetched(prediction: DensePrediction | None) -> np.ndarray | None:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from spann3r_ros.networks.blocks.heads import DensePrediction
-from spann3r_ros.networks.blocks.precision import full_precision, half_precision
+from spann3r_ros.networks.blocks.precision import half_precision
 
-from .memory import attend_memory
-from .spann3r import Spann3R
+from .memory import MemoryEntry, attend_memory
+from .spann3r import Spann3R, StreamState
 
 
 @dataclass(frozen=True)
@@ -67,36 +67,48 @@ def _unroll(model: Spann3R, images: Tensor, lesson: Lesson | None, dropout: floa
     batch, frames = images.shape[:2]
     grid = model.config.grid(*images.shape[-2:])
     features = model.dust3r.encode(images.flatten(0, 1)).unflatten(0, (batch, frames)).unbind(1)
-    result = Unrolled([], [], [])
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
-    query = None
+    memory = UnrolledMemory(dropout)
+    state = StreamState(grid, memory, features[0])
+    result = Unrolled([], [], memory.attention)
     for t in range(frames - 1):
-        fused = features[t]
-        if query is not None:
-            readout, attention = _read(model.norm_q(query), torch.cat(keys, dim=1),
-                                       torch.cat(values, dim=1), dropout)
-            fused = readout + query
-            result.attention.append(attention)
-        tokens, target_tokens = model.dust3r.decode(fused, features[t + 1], grid)
-        prediction = model.predict_reference(tokens, grid)
+        fused, attention = model.fuse(state)
+        pair = model.dust3r.decode(fused, features[t + 1], grid)
+        prediction = model.predict_reference(pair[0], grid)
         result.reference.append(prediction)
-        result.target.append(model.predict_target(target_tokens, grid))
+        result.target.append(model.predict_target(pair[1], grid))
         if t < frames - 2:
-            query = model.query(features[t + 1], target_tokens)
-            key = model.key(features[t], tokens)
-            keys.append(model.norm_k(key))
             stored = prediction.points if lesson is None else lesson.stored(t, prediction.points)
-            values.append(model.norm_v(model.encode_value(stored) + key))
+            model.advance(state, features[t + 1], pair, stored, attention)
     return result
 
 
-def _read(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
-    with full_precision(query.device):
-        readout, attention = attend_memory(query, key, value, threshold=0.0)
-        if dropout:
-            readout = functional.dropout(attention, dropout) @ value
-    return readout, attention
+class UnrolledMemory:
+    """Every frame's tokens in a list, so that gradients reach them; nothing is cut or dropped."""
+
+    def __init__(self, dropout: float) -> None:
+        self._dropout = dropout
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self.attention: list[Tensor] = []
+
+    def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the readout [batch, queries, width] and the attention, which is kept."""
+        value = torch.cat(self._values, dim=1)
+        readout, attention = attend_memory(query, torch.cat(self._keys, dim=1), value,
+                                           threshold=0.0)
+        if self._dropout:
+            readout = functional.dropout(attention, self._dropout) @ value
+        self.attention.append(attention)
+        return readout, attention
+
+    def admits(self, _: Tensor) -> bool:
+        """Return that every frame is stored."""
+        return True
+
+    def write(self, _: Tensor | None, entry: MemoryEntry) -> None:
+        """Append a frame's tokens."""
+        self._keys.append(entry.key)
+        self._values.append(entry.value)
 
 
 def move(transform: Tensor, points: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
 from spann3r_ros.mapping.mapping_status import MappingStatus
+from spann3r_ros.pipeline.node_settings import DiagnosticsConfig
 from spann3r_ros.pipeline.slot import Accounts
 from spann3r_ros.pipeline.worker import WorkerReport
-from spann3r_ros.ros.parameters import DiagnosticsConfig
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Rates and shares are of so many seconds, or a little more.

@@ -13,15 +13,16 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from spann3r_ros.core.keyframe import Keyframe, depth_of
+from spann3r_ros.core.messages import to_nanoseconds
 from spann3r_ros.core.transforms import shift_covariance
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.msg import MapperStatus
+from spann3r_ros.pipeline.frame_roles import FrameRoles
+from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.ros import conversions
-from spann3r_ros.ros.parameters import Settings
-from spann3r_ros.ros.tf.frame_tree import FrameTree
 
 STREAM_DEPTH = 5
 # Map and path grow: the longer telling them takes, the longer it rests.
@@ -36,9 +37,9 @@ class MapPublishers:
     open.
     """
 
-    def __init__(self, node: LifecycleNode, settings: Settings, tree: FrameTree) -> None:
+    def __init__(self, node: LifecycleNode, settings: Settings, roles: FrameRoles) -> None:
         self._node = node
-        self._tree = tree
+        self._roles = roles
         self._solved = settings.node.pose_source == 'images'
         self._map_frame = settings.node.map_frame
         self._odom_frame = settings.node.odom_frame
@@ -75,7 +76,7 @@ class MapPublishers:
     def refresh(self, voxel_map: VoxelMap, force: bool = False) -> None:
         """Publish map and path if changed, due and heard; `force` needs only the change."""
         if self._pose.is_activated:
-            self._tree.send_waiting()
+            self._roles.send_waiting()
         if not force and monotonic() - self._refreshed_sec < self._rest_sec:
             return
         stamp_ns = self._stamp_ns or self._now_ns()
@@ -99,12 +100,12 @@ class MapPublishers:
     def pause(self, voxel_map: VoxelMap) -> None:
         """Publish the last state of the map; poses that TF could not place yet are forgotten."""
         self.refresh(voxel_map, force=True)
-        self._tree.clear_waiting()
+        self._roles.clear_waiting()
 
     def begin(self, voxel_map: VoxelMap, trajectory: Sequence[StampedPose] = ()) -> None:
         """Publish another map and path, empty or loaded; odometry goes on without a jump."""
-        self._tree.odometer.restart()
-        self._tree.clear_waiting()
+        self._roles.odometer.restart()
+        self._roles.clear_waiting()
         self._poses.clear()
         self._poses.extend(
             conversions.to_pose_stamped(pose, self._map_frame) for pose in trajectory)
@@ -117,7 +118,7 @@ class MapPublishers:
 
         Without either time, as before a simulation's clock starts, there is none.
         """
-        stamp_ns = conversions.to_nanoseconds(status.header.stamp) or self._now_ns()
+        stamp_ns = to_nanoseconds(status.header.stamp) or self._now_ns()
         if stamp_ns and self._status.get_subscription_count():
             status.header.stamp = conversions.to_stamp(stamp_ns)
             self._status.publish(status)
@@ -162,22 +163,22 @@ class MapPublishers:
         motion, child = self._follow(pose)
         if _is_heard(self._odometry):
             self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
-        self._tree.send(pose)
+        self._roles.send(pose)
 
     def _follow(self, pose: StampedPose) -> tuple[Motion, str]:
         """Return the motion of the robot's base, or of the camera where TF knows no base."""
-        optical_from_base = self._tree.base_in(pose.frame_id)
+        optical_from_base = self._roles.base_in(pose.frame_id)
         map_from_base, covariance, child = pose.world_from_camera, pose.covariance, pose.frame_id
         if optical_from_base is not None:
             map_from_base, child = map_from_base @ optical_from_base, self._base_frame
             if covariance is not None:
                 lever = map_from_base[:3, 3] - pose.world_from_camera[:3, 3]
                 covariance = shift_covariance(covariance, lever)
-            if not self._tree.odometer.has_begun:
-                there = self._tree.odometry_at(0)
+            if not self._roles.odometer.has_begun:
+                there = self._roles.odometry_at(None)
                 if there is not None:
-                    self._tree.odometer.begin_at(there)
-        return self._tree.odometer.move(pose.stamp_ns, map_from_base, covariance), child
+                    self._roles.odometer.begin_at(there)
+        return self._roles.odometer.move(pose.stamp_ns, map_from_base, covariance), child
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from spann3r_ros.networks.spann3r.config import MemoryConfig
+from spann3r_ros.networks.spann3r.memory import COUNTERS
 from spann3r_ros.networks.spann3r.spann3r import NotFiniteError, Spann3R
+from spann3r_ros.networks.spann3r.streams import fetched
 
-from .static import COUNTERS, StaticStream
+from .static import StaticStream
 
 WARM_UPS = 3
 CHECKED_IMAGES = 8
@@ -25,8 +27,8 @@ TOLERANCE = 0.02
 class GraphedStream:
     """A sequence of images whose steps CUDA replays, from the image to the result in host memory.
 
-    Building it records two graphs, with the provisional head and without. Raises ValueError
-    unless the network is on CUDA, and what torch raises when a step cannot be recorded.
+    Building it records two graphs, of the step and of the newest image's prediction. Raises
+    ValueError unless the network is on CUDA, and what torch raises when a step cannot be recorded.
     """
 
     def __init__(self, model: Spann3R, height: int, width: int, memory: MemoryConfig) -> None:
@@ -43,8 +45,8 @@ class GraphedStream:
         self._warm_up()
         # Nothing in their memory outlives a replay: they may share it.
         pool = torch.cuda.graph_pool_handle()
-        self._graphs = {provisional: self._record(provisional, pool)
-                        for provisional in (False, True)}
+        self._step_graph = self._record(self._whole_step, pool)
+        self._newest_graph = self._record(self._whole_newest, pool)
         self._check()
         self.clear()
 
@@ -64,29 +66,45 @@ class GraphedStream:
         self._report.zero_()
         self._images = 0
 
-    def step(self, image: np.ndarray, provisional: bool
-             ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Take an image uint8 [height, width, 3], as `Spann3R.step` does, with its errors."""
+    def step(self, image: np.ndarray) -> np.ndarray | None:
+        """Take an image uint8 [height, width, 3]; return the prediction of the one before it."""
         self._image.numpy()[:] = image
         with torch.cuda.device(self._stream.image.device):
             if self._images == 0:
                 self._stream.image.copy_(self._image, non_blocking=True)
                 self._stream.found()
             else:
-                self._graphs[provisional].replay()
+                self._step_graph.replay()
             torch.cuda.current_stream().synchronize()
         if self._images and not self._report[0]:
             raise NotFiniteError('refined points: expected finite numbers')
         self._images += 1
-        if self._images == 1:
-            return None, None
-        # Copies: the next replay writes to the same place.
-        return (self._refined.numpy().copy(),
-                self._provisional.numpy().copy() if provisional else None)
+        # A copy: the next replay writes to the same place.
+        return None if self._images == 1 else self._refined.numpy().copy()
 
-    def flush(self) -> np.ndarray | None:
+    def newest(self) -> np.ndarray | None:
         """Return the newest image's prediction by the target head; None before two images."""
-        return self._stream.flush().cpu().numpy() if self._images > 1 else None
+        if self._images < 2:
+            return None
+        with torch.cuda.device(self._stream.image.device):
+            self._newest_graph.replay()
+            torch.cuda.current_stream().synchronize()
+        return self._provisional.numpy().copy()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of all that lives between two steps."""
+        held = {name: fetched(item) for name, item in self._stream.arrays().items()}
+        return {**held, 'images': np.array(self._images)}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
+        arrays = dict(arrays)
+        images = int(arrays.pop('images'))
+        device = self._stream.image.device
+        self._stream.restore({name: torch.from_numpy(item).to(device)
+                              for name, item in arrays.items()})
+        self._report.copy_(self._stream.report)
+        self._images = images
 
     def _warm_up(self) -> None:
         """Let libraries choose their kernels and caches fill, outside of any recording."""
@@ -95,29 +113,28 @@ class GraphedStream:
         with torch.cuda.stream(side):
             self._stream.found()
             for _ in range(WARM_UPS):
-                self._whole_step(provisional=True)
-                self._whole_step(provisional=False)
+                self._whole_step()
+                self._whole_newest()
         side.synchronize()
 
-    def _record(self, provisional: bool, pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
+    def _record(self, work: Callable[[], None], pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # The stream outside selects its device, and is left again when the recording fails.
         with (torch.cuda.stream(self._recording),
               torch.cuda.graph(graph, pool=pool, stream=self._recording)):
-            self._whole_step(provisional)
+            work()
         return graph
 
     def _check(self) -> None:
         """Raise RuntimeError unless replays give what the step gives when it is run."""
-        for provisional, graph in self._graphs.items():
-            run = self._outcome(lambda asked=provisional: self._whole_step(asked))
-            replayed = self._outcome(graph.replay)
-            off = float((run - replayed).abs().max() / run.abs().max())
-            if not off < TOLERANCE:  # nor NaN
-                raise RuntimeError(f'graph: replays differ from the steps they recorded by '
-                                   f'{off:.3g} of what comes out')
+        run = self._outcome(self._whole_step, self._whole_newest)
+        replayed = self._outcome(self._step_graph.replay, self._newest_graph.replay)
+        off = float((run - replayed).abs().max() / run.abs().max())
+        if not off < TOLERANCE:  # nor NaN
+            raise RuntimeError(f'graph: replays differ from the steps they recorded by '
+                               f'{off:.3g} of what comes out')
 
-    def _outcome(self, step: Callable[[], object]) -> Tensor:
+    def _outcome(self, step: Callable[[], object], newest: Callable[[], object]) -> Tensor:
         """Return what comes out for the last of some images, with others in memory."""
         self.clear()
         for item in (self._refined, self._provisional):
@@ -130,19 +147,23 @@ class GraphedStream:
                 self._stream.found()
             else:
                 step()
+                newest()
             torch.cuda.synchronize(self._recording.device)
         return torch.cat((self._refined, self._provisional, self._report[:1].expand(
             *self._refined.shape[:2], 1)), dim=-1)
 
-    def _whole_step(self, provisional: bool) -> None:
+    def _whole_step(self) -> None:
         """Upload, compute and download, all in the order of the current CUDA stream."""
         self._stream.image.copy_(self._image, non_blocking=True)
-        self._stream.advance(provisional)
+        self._stream.advance()
         for host, held in ((self._refined, self._stream.refined),
                            (self._report, self._stream.report)):
             host.copy_(held, non_blocking=True)
-        if provisional:
-            self._provisional.copy_(self._stream.provisional, non_blocking=True)
+
+    def _whole_newest(self) -> None:
+        """Compute the newest image's prediction and download it."""
+        self._stream.predict_newest()
+        self._provisional.copy_(self._stream.provisional, non_blocking=True)
 
 
 def _pinned(like: Tensor) -> Tensor:

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spann3r_ros.networks.blocks.precision import full_precision
 from spann3r_ros.networks.spann3r.config import MemoryConfig
-from spann3r_ros.networks.spann3r.memory import MemoryEntry, check_budget, prune_order, read_memory
-from spann3r_ros.networks.spann3r.spann3r import Spann3R
-
-# Of the memory's counters.
-COUNTERS = ('tokens', 'working_frames', 'long_term_tokens', 'prunings', 'rejected_frames')
+from spann3r_ros.networks.spann3r.memory import (
+    COUNTERS,
+    STORES,
+    MemoryEntry,
+    check_budget,
+    prune_order,
+    read_memory,
+)
+from spann3r_ros.networks.spann3r.spann3r import Spann3R, StreamState
 
 
 class StaticMemory:
@@ -48,24 +51,29 @@ class StaticMemory:
         for tensor in (*self._stores, self.counters):
             tensor.zero_()
 
-    def read(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return readout [queries, width] and attention [capacity] as `SpatialMemory.read`.
+    def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return readout [1, queries, width] and attention [capacity] as `SpatialMemory.read`.
 
-        And whether there was anything to read, a scalar; if not, both are zero.
+        Both are zero while there is nothing to read.
         """
         tokens = self.counters[0]
         # Something must be attended to, or the softmax divides zero by zero.
         known = self._places < tokens.clamp(min=1)
-        readout, attention = read_memory(query, self._keys, self._values,
+        readout, attention = read_memory(query.flatten(0, -2), self._keys, self._values,
                                          self.config.attention_threshold, known)
-        filled = tokens > 0
-        return readout.masked_fill(~filled, 0.0), attention.masked_fill(~filled, 0.0), filled
+        empty = tokens == 0
+        return readout.masked_fill(empty, 0.0).view_as(query), attention.masked_fill(empty, 0.0)
 
-    def write(self, attention: Tensor, entry: MemoryEntry, usable: Tensor) -> None:
+    def admits(self, _: Tensor) -> bool:
+        """Return that every frame gets its value: which one is stored, the device decides."""
+        return True
+
+    def write(self, attention: Tensor, entry: MemoryEntry) -> None:
         """Account for a read's attention and store a frame, if it differs enough.
 
-        Unless it is `usable`, a scalar, nothing changes.
+        Where it is not finite, nothing changes.
         """
+        usable = entry.value.isfinite().all()
         tokens, working, long_term, prunings, rejected = self.counters.unbind()
         admitted = usable & self._admits(entry.raw_key)
         self._mass += attention.masked_fill(~usable, 0.0)
@@ -74,7 +82,8 @@ class StaticMemory:
         zeros = torch.zeros_like(self._frame, dtype=self._count.dtype)
         for store, new in zip(self._stores, (entry.raw_key, entry.key, entry.value, zeros, zeros),
                               strict=True):
-            store.index_copy_(0, places, torch.where(admitted, new, store[places]))
+            held = store[places]
+            store.index_copy_(0, places, torch.where(admitted, new.view_as(held), held))
         tokens = tokens + admitted * self.tokens_per_frame
         working = working + admitted
         leaving = (working > self.config.working_frames) * self.tokens_per_frame
@@ -96,6 +105,10 @@ class StaticMemory:
             store.copy_(store[order])
         self.counters.copy_(torch.stack((tokens, working, long_term, prunings, rejected)))
 
+    def arrays(self) -> dict[str, Tensor]:
+        """Return the stores, with what is not filled, and the counters; they are not copies."""
+        return dict(zip((*STORES, 'counters'), (*self._stores, self.counters), strict=True))
+
     @property
     def _stores(self) -> tuple[Tensor, ...]:
         return self._raw_keys, self._keys, self._values, self._count, self._mass
@@ -107,7 +120,7 @@ class StaticMemory:
             return tokens >= 0
         back = (self.config.working_frames - self._working) * self.tokens_per_frame
         places = (tokens - back)[:, None] + self._frame
-        cosine = functional.cosine_similarity(self._raw_keys[places.clamp(min=0)], raw_key[None],
+        cosine = functional.cosine_similarity(self._raw_keys[places.clamp(min=0)], raw_key,
                                               dim=-1, eps=1e-12).mean(dim=-1)
         there = self._working >= self.config.working_frames - working
         similarity = cosine.masked_fill(~there, -math.inf).max()
@@ -153,44 +166,58 @@ class StaticStream:
         """Take the first image of a sequence."""
         with self._model.arithmetic():
             self._feature.copy_(self._encode())
+        # The readout of an empty memory is zero: the first image is fused to itself.
+        self._query.copy_(self._feature)
 
     @torch.inference_mode()
-    def advance(self, provisional: bool = True) -> None:
-        """Take a further image; `provisional` is left as it was unless asked for."""
+    def advance(self) -> None:
+        """Take a further image."""
         with self._model.arithmetic():
-            self._advance(provisional)
+            self._advance()
 
     @torch.inference_mode()
-    def flush(self) -> Tensor:
-        """Return the newest image's prediction [height, width, 4] by the target head."""
-        if not self.memory.counters[0]:  # tokens
-            raise RuntimeError('flush: expected two images, got fewer')
-        return self._model.predict_target(self._target_tokens, self._grid).packed()
+    def predict_newest(self) -> None:
+        """Write the newest image's prediction by the target head to `provisional`."""
+        self.provisional.copy_(self._model.predict_target(self._target_tokens,
+                                                          self._grid).packed())
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return all that lives between two steps."""
+        tokens = self._target_tokens or []
+        return {'feature': self._feature, 'query': self._query, 'report': self.report,
+                **{f'memory_{name}': item for name, item in self.memory.arrays().items()},
+                **{f'target_tokens_{index}': item for index, item in enumerate(tokens)}}
+
+    def restore(self, arrays: dict[str, Tensor]) -> None:
+        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
+        given = [item for name, item in arrays.items() if name.startswith('target_tokens_')]
+        if given and self._target_tokens is None:
+            self._target_tokens = [torch.zeros_like(item) for item in given]
+        held = self.arrays()
+        wrong = sorted(name for name in held.keys() | arrays.keys() if name not in held
+                       or name not in arrays or held[name].shape != arrays[name].shape)
+        if wrong:
+            raise ValueError(f'{wrong[0]}: expected the arrays of a stream of these sizes')
+        for name, tensor in held.items():
+            tensor.copy_(arrays[name])
 
     def _encode(self) -> Tensor:
         image = self.image.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
         return self._model.dust3r.encode(image)
 
-    def _advance(self, provisional: bool) -> None:
+    def _advance(self) -> None:
         model = self._model
         feature = self._encode()
-        with full_precision(feature.device):
-            readout, attention, filled = self.memory.read(model.norm_q(self._query[0]))
-        fused = torch.where(filled, readout[None] + self._query, self._feature)
-        pair = model.dust3r.decode(fused, feature, self._grid)
+        state = StreamState(self._grid, self.memory, self._feature, self._query)
+        reference, attention = model.fuse(state)
+        pair = model.dust3r.decode(reference, feature, self._grid)
         refined = model.predict_reference(pair[0], self._grid)
         self.refined.copy_(refined.packed())
-        if provisional:
-            self.provisional.copy_(model.predict_target(pair[1], self._grid).packed())
+        model.advance(state, feature, pair, refined.points, attention)
         finite = refined.points.isfinite().all()
-        key = model.key(self._feature, pair[0])
-        value = model.encode_value(refined.points) + key
-        entry = MemoryEntry(key[0], model.norm_k(key[0]), model.norm_v(value[0]))
-        query = model.query(feature, pair[1])
-        self.memory.write(attention, entry, finite)
         if self._target_tokens is None:
             self._target_tokens = [torch.zeros_like(item) for item in pair[1]]
-        for held, new in ((self._feature, feature), (self._query, query),
+        for held, new in ((self._feature, state.feature), (self._query, state.query),
                           *zip(self._target_tokens, pair[1], strict=True)):
             held.copy_(torch.where(finite, new, held))
         self.report[0], self.report[1:] = finite, self.memory.counters

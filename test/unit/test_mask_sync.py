@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from spann3r_ros.core.types import Frame
-from spann3r_ros.pipeline.mask_sync import MaskMatcher
+from spann3r_ros.pipeline.sync.bounds import QueueBounds
+from spann3r_ros.pipeline.sync.mask_sync import MaskSync
 
 
 class Matched:
     """A matcher and what came out of it: (stamp, label of the mask)."""
 
-    def __init__(self, mode: str, capacity: int = 3) -> None:
+    def __init__(self, mode: str, capacity: int = 3, most_bytes: int = 10**9) -> None:
         self.out: list[tuple[int, int | None]] = []
         self.dropped = 0
-        self._matcher = MaskMatcher(mode, capacity, self._take, self._drop)
+        self._matcher = MaskSync(mode, QueueBounds(capacity, most_bytes), self._take, self._drop)
 
     def image(self, *stamps: int) -> None:
         for stamp in stamps:
@@ -82,3 +83,12 @@ def test_waiting_is_bounded_and_ends() -> None:
     matched.image(10)
     matched.close()
     assert matched.dropped == 10
+
+
+def test_waiting_is_bounded_by_bytes() -> None:
+    matched = Matched('exact', capacity=100, most_bytes=30)  # an image has 12, a mask 32
+    matched.image(1, 2, 3)
+    assert matched.dropped == 1
+    matched.mask(8, 9)
+    matched.image(8, 9)
+    assert matched.out == [(9, 9)]

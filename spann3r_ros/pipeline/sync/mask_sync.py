@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and the masks that say which of their pixels may enter the map."""
+"""Joins images with the masks that say which of their pixels may enter the map."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,38 +9,40 @@ import numpy as np
 
 from spann3r_ros.core.types import Frame
 
+from .bounds import QueueBounds, frame_bytes
+
 MODES = ('none', 'latest', 'exact')
 
 
-class MaskMatcher:
-    """Gives every frame its mask and hands it on, in order of arrival.
+class MaskSync:
+    """Gives every frame its mask and passes it on, in order of arrival.
 
     `latest`: the newest mask is that of all further frames; before the first one they are
     dropped. `exact`: a frame waits for the mask of its own stamp; it is dropped when a later
-    frame got its mask, or when more than `capacity` frames wait. A frame never goes on unmasked.
+    frame got its mask, or when more wait than the bounds allow. A frame never goes on unmasked.
     """
 
-    def __init__(self, mode: str, capacity: int, hand_on: Callable[[Frame], None],
+    def __init__(self, mode: str, bounds: QueueBounds, pass_on: Callable[[Frame], None],
                  drop: Callable[[], None]) -> None:
         self._mode = mode
-        self._capacity = capacity
-        self._hand_on = hand_on
+        self._bounds = bounds
+        self._pass_on = pass_on
         self._drop = drop
         self._frames: dict[int, Frame] = {}
         self._masks: dict[int, np.ndarray] = {}
         self._latest: np.ndarray | None = None
 
     def take_frame(self, frame: Frame) -> None:
-        """Hand the frame on, with its mask, now or later."""
+        """Pass the frame on, with its mask, now or later."""
         if self._mode == 'none':
-            self._hand_on(frame)
+            self._pass_on(frame)
         elif self._mode == 'exact':
             self._frames[frame.stamp_ns] = frame
             self._match(frame.stamp_ns)
         elif self._latest is None:
             self._drop()
         else:
-            self._hand_on(replace(frame, mask=self._latest))
+            self._pass_on(replace(frame, mask=self._latest))
 
     def take_mask(self, stamp_ns: int, mask: np.ndarray) -> None:
         """Take a mask, bool [height, width]."""
@@ -59,10 +61,12 @@ class MaskMatcher:
             while next(iter(self._frames)) != stamp_ns:
                 self._drop_oldest()
             mask = self._masks.pop(stamp_ns)
-            self._hand_on(replace(self._frames.pop(stamp_ns), mask=mask))
-        while len(self._frames) > self._capacity:
+            self._pass_on(replace(self._frames.pop(stamp_ns), mask=mask))
+        while self._bounds.exceeded(len(self._frames), sum(map(frame_bytes,
+                                                               self._frames.values()))):
             self._drop_oldest()
-        while len(self._masks) > self._capacity:
+        while self._bounds.exceeded(len(self._masks),
+                                    sum(mask.nbytes for mask in self._masks.values())):
             del self._masks[next(iter(self._masks))]
 
     def _drop_oldest(self) -> None:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r replay`: a recorded bag through the mapper as the node runs it, without ROS."""
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spann3r_ros.datasets.bags import CameraBag
+    from spann3r_ros.pipeline.node_settings import Settings
+    from spann3r_ros.pipeline.bag_replay import Replay, ReplaySummary
+
+SUMMARY = 'map a recorded bag without ROS: every image is used, none is dropped'
+BAD_INPUT, FAULT = 2, 1
+LOG, SUMMARY_FILE = 'replay.log', 'summary.json'
+EPILOG = """\
+Writes map.ply, trajectory.tum, map.npz, replay.log and summary.json. Exit status: 0 with a map, 2
+for bad input, 1 for a fault or when no map came of it. The same bag and settings give the same
+map, bit by bit, on the same machine with the same number of threads; so does the node in replay
+mode."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument('bag', type=Path, help='rosbag2 folder or file')
+    parser.add_argument('--topic', default='', help='image topic; default: the only one')
+    parser.add_argument('--camera-info-topic', default='', metavar='TOPIC',
+                        help='default: camera_info beside the image topic')
+    parser.add_argument('--mask-topic', default='', metavar='TOPIC',
+                        help='where the parameter mask asks for masks; default: mask beside the '
+                             'image topic')
+    parser.add_argument('--odometry-topic', default='', metavar='TOPIC',
+                        help='nav_msgs/Odometry to read as transforms, where TF lacks them')
+    parser.add_argument('--params-file', type=Path, help="the node's parameters as YAML")
+    parser.add_argument('--node-name', default='mapper',
+                        help='whose parameters in that file (default: %(default)s)')
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='changes',
+                        help='a parameter, over the file; may be repeated')
+    parser.add_argument('--checkpoint', help='weights; default: the parameter, or the bundled '
+                                             'model')
+    parser.add_argument('--device', help='auto, cpu, cuda or cuda:N; default: the parameter')
+    parser.add_argument('--output', type=Path, default=Path('output'),
+                        help='folder of the results (default: %(default)s)')
+    parser.add_argument('--quiet', action='store_true', help='show no progress')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay the bag and write the results; return the exit status."""
+    from spann3r_ros.datasets.bags import CameraBag, TopicNames
+    from spann3r_ros.mapping.mapper import Mapper
+    from spann3r_ros.mapping.storage.products import MapEmptyError, save_products
+    from spann3r_ros.networks.registry import open_network, resolve_checkpoint
+    from spann3r_ros.pipeline.bag_replay import Replay, Warnings
+    from spann3r_ros.pipeline.sync.camera_sync import Expected
+    try:
+        settings = read_settings(args)
+        bag = CameraBag(args.bag, TopicNames(args.topic, args.camera_info_topic, args.mask_topic,
+                                             args.odometry_topic, settings.node.mask != 'none'))
+        args.output.mkdir(parents=True, exist_ok=True)
+        warnings = Warnings()
+        set_up_logging(args.output / LOG, warnings)
+        mapper = Mapper(open_network(resolve_checkpoint(settings.node.checkpoint),
+                                     settings.networks, settings.node.compute), settings.mapper)
+    except (ValueError, OSError) as error:
+        print(f'spann3r replay: {error}', file=sys.stderr)
+        return BAD_INPUT
+    replay = Replay(mapper, settings.node, Expected(
+        lambda: bag.has('camera_info'), lambda: bag.has('tf', 'tf_static', 'odometry')))
+    started = time.perf_counter()
+    try:
+        with bag:
+            feed(replay, bag, args.quiet)
+        replay.finish()
+        summary = replay.summary(bag.count, time.perf_counter() - started, warnings.texts())
+        (args.output / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2) + '\n')
+        save_products(mapper, args.output)
+    except MapEmptyError as error:
+        print(f'spann3r replay: {error}; see {args.output / LOG}', file=sys.stderr)
+        return FAULT
+    finally:
+        replay.close()
+    print(conclusion(summary, args.output))
+    if replay.defects:
+        print(f'spann3r replay: {len(replay.defects)} frames met a fault; see '
+              f'{args.output / LOG}', file=sys.stderr)
+        return FAULT
+    return 0
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """Return the settings of file and arguments; ValueError names what is wrong."""
+    from spann3r_ros.pipeline.node_settings import from_values, parse_values, read_yaml
+    values = read_yaml(args.params_file, args.node_name) if args.params_file else {}
+    values |= parse_values(args.changes)
+    for name in ('checkpoint', 'device'):
+        if getattr(args, name) is not None:
+            values[name] = getattr(args, name)
+    return from_values(values)
+
+
+def set_up_logging(path: Path, warnings: logging.Handler) -> None:
+    """Send what the package logs to a file, warnings to their count and errors to the screen."""
+    file, screen = logging.FileHandler(path, 'w'), logging.StreamHandler()
+    file.setFormatter(logging.Formatter('%(levelname)s %(name)s: %(message)s'))
+    screen.setLevel(logging.ERROR)
+    package = logging.getLogger('spann3r_ros')
+    package.handlers = [file, screen, warnings]
+    package.setLevel(logging.INFO)
+    package.propagate = False
+
+
+def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
+    """Give every message of a bag to a replay, with progress by images."""
+    from tqdm import tqdm
+
+    from spann3r_ros.datasets.bags import BagError
+    with tqdm(total=bag.count, unit='image', disable=quiet) as bar:
+        try:
+            for role, message in bag.messages():
+                replay.take(role, message)
+                bar.update(role == 'image')
+        except BagError as error:
+            # What was read before the damage is a map all the same.
+            logging.getLogger(__name__).warning('%s', error)
+
+
+def conclusion(summary: ReplaySummary, output: Path) -> str:
+    """Return one line for the screen."""
+    frames = summary.frames
+    return (f'{frames["processed"]} of {summary.images} images mapped in {summary.seconds:.1f} s: '
+            f'{summary.poses} poses, {summary.voxels} voxels, {len(summary.warnings)} warnings; '
+            f'wrote {output}')

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What messages contain, read alike from ROS and from a bag without ROS.
+
+A message is anything with the fields of the ROS type that the function names.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from .camera import Distortion, Intrinsics
+from .types import FrameError
+
+SECOND_NS = 10**9
+
+
+class Stamp(Protocol):
+    """The fields of builtin_interfaces/Time."""
+
+    sec: int
+    nanosec: int
+
+
+class CameraInfo(Protocol):
+    """The fields of sensor_msgs/CameraInfo that are read."""
+
+    width: int
+    height: int
+    distortion_model: str
+    d: Sequence[float]
+    k: Sequence[float]
+    p: Sequence[float]
+
+
+def to_nanoseconds(stamp: Stamp) -> int:
+    """Return a stamp in nanoseconds; FrameError for one before zero or out of range."""
+    if stamp.sec < 0 or stamp.nanosec >= SECOND_NS:
+        raise FrameError(f'stamp: expected sec >= 0 and nanosec < {SECOND_NS}, '
+                         f'got {stamp.sec} and {stamp.nanosec}')
+    return stamp.sec * SECOND_NS + stamp.nanosec
+
+
+def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | None:
+    """Return the calibration of a CameraInfo; None for an uncalibrated camera (K[0] = 0).
+
+    K and D are those of the raw image, P is that of the `rectified` one.
+    """
+    matrix = np.asarray(info.p).reshape(3, 4) if rectified else np.asarray(info.k).reshape(3, 3)
+    fx, fy, cx, cy = (float(matrix[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0.0 and fy > 0.0):
+        return None
+    coefficients = tuple(float(value) for value in info.d)
+    distortion = None
+    # A NaN is not zero either: it is refused with the image.
+    if not rectified and any(value != 0.0 for value in coefficients):
+        distortion = Distortion(info.distortion_model, coefficients)
+    return Intrinsics(fx, fy, cx, cy, int(info.width), int(info.height), distortion)

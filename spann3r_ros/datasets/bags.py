@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the camera of a rosbag2 recording and what belongs to it; needs no ROS."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.typesys import Stores, get_typestore
+
+IMAGE, COMPRESSED_IMAGE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO, TF_MESSAGE = 'sensor_msgs/msg/CameraInfo', 'tf2_msgs/msg/TFMessage'
+ODOMETRY = 'nav_msgs/msg/Odometry'
+COMPRESSED = '/compressed'
+TF, TF_STATIC = '/tf', '/tf_static'
+
+Message = Any  # rosbags builds its message classes at run time
+
+
+class BagError(ValueError):
+    """A bag cannot be read, or not so; the message says why."""
+
+
+@dataclass(frozen=True)
+class TopicNames:
+    """Which topics to read; empty: the only image topic, and what stands beside it by its name.
+
+    The calibration is expected in `camera_info` beside the image topic, masks in `mask`. Masks
+    and odometry are read only when asked for.
+    """
+
+    image: str = ''
+    camera_info: str = ''
+    mask: str = ''
+    odometry: str = ''
+    masks: bool = False
+
+
+class CameraBag:
+    """An open bag and the topics of one camera; a context manager.
+
+    BagError for a missing or broken bag, for a topic that is not there, and for an image topic
+    that is not named when there are several; it lists those there are, with their counts.
+    """
+
+    def __init__(self, path: Path, names: TopicNames | None = None) -> None:
+        names = names or TopicNames()
+        self.path = path
+        self._types = get_typestore(Stores.ROS2_JAZZY)
+        try:
+            self._reader = Reader(path)
+            self._reader.open()
+        except (ReaderError, OSError) as error:
+            raise BagError(f'bag: cannot read {path}: {error}') from error
+        try:
+            self.image = choose_image(self._reader.connections, names.image, path)
+            chosen = list(self._choose(names))
+        except BagError:
+            self._reader.close()
+            raise
+        self.connections = [connection for connection, _ in chosen]
+        self._roles = {connection.id: role for connection, role in chosen}
+
+    @property
+    def count(self) -> int:
+        """Return the number of images."""
+        return self.image.msgcount
+
+    @property
+    def is_compressed(self) -> bool:
+        """Return whether the images are compressed ones."""
+        return self.image.msgtype == COMPRESSED_IMAGE
+
+    def has(self, *roles: str) -> bool:
+        """Return whether the bag has messages of one of some roles."""
+        return any(self.role(connection) in roles and connection.msgcount
+                   for connection in self.connections)
+
+    def role(self, connection: Connection) -> str:
+        """Return the role of a connection that is read."""
+        return self._roles[connection.id]
+
+    def raw(self) -> Iterator[tuple[Connection, int, bytes]]:
+        """Yield (connection, time of recording in ns, serialised message) in recorded order."""
+        try:
+            yield from self._reader.messages(self.connections)
+        # What a broken file makes of its reader has many types.
+        except Exception as error:
+            raise BagError(f'bag: {self.path} ends early: {error}') from error
+
+    def messages(self) -> Iterator[tuple[str, Message]]:
+        """Yield (role, message) in recorded order.
+
+        Roles are image, camera_info, mask, tf, tf_static and odometry.
+        """
+        for connection, _, data in self.raw():
+            yield self.role(connection), self._types.deserialize_cdr(data, connection.msgtype)
+
+    def __enter__(self) -> CameraBag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def _choose(self, names: TopicNames) -> Iterator[tuple[Connection, str]]:
+        """Yield the connections to read and their roles."""
+        yield self.image, 'image'
+        beside = base_topic(self.image.topic).rpartition('/')[0]
+        wanted = [('camera_info', names.camera_info, f'{beside}/camera_info', (CAMERA_INFO,)),
+                  ('tf', '', TF, (TF_MESSAGE,)), ('tf_static', '', TF_STATIC, (TF_MESSAGE,))]
+        if names.masks:
+            wanted.append(('mask', names.mask, f'{beside}/mask', (IMAGE,)))
+        if names.odometry:
+            wanted.append(('odometry', names.odometry, names.odometry, (ODOMETRY,)))
+        for role, named, expected, kinds in wanted:
+            found = [one for one in self._reader.connections
+                     if one.topic == (named or expected) and one.msgtype in kinds]
+            if named and not found:
+                raise BagError(f'topic: expected {kinds[0]} on {named}, {self.path} has none')
+            # Several recorders or publishers of one topic are several connections.
+            yield from ((one, role) for one in found)
+
+
+def choose_image(connections: Sequence[Connection], topic: str, path: Path) -> Connection:
+    """Return the connection of the named image topic, or of the only one; else BagError."""
+    images = [one for one in connections if one.msgtype in (IMAGE, COMPRESSED_IMAGE)]
+    listing = ', '.join(f'{one.topic} ({one.msgtype.rpartition("/")[2]}, {one.msgcount})'
+                        for one in images) or 'none'
+    chosen = [one for one in images if one.topic == topic] if topic else images
+    if len(chosen) != 1 or not chosen[0].msgcount:
+        wanted = f'images on {topic}' if topic else 'one image topic, or its name'
+        raise BagError(f'topic: expected {wanted}; image topics in {path}: {listing}')
+    return chosen[0]
+
+
+def base_topic(topic: str) -> str:
+    """Return an image topic without the suffix of its compressed transport."""
+    return topic.removesuffix(COMPRESSED)
+
+
+def info_topic(topic: str) -> str:
+    """Return where the calibration beside an image topic is expected."""
+    return base_topic(topic).rpartition('/')[0] + '/camera_info'

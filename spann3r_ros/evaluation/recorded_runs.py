@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings through the mapper, as the node runs it, with the network's estimates kept."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.network import Estimate, Network, NetworkStatus
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
+from spann3r_ros.core.types import Frame, FrameError, Pointmap, StampedPose
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.pipeline.runner import run_frames
+
+OPTICAL_FROM_MAP = invert(MAP_FROM_OPTICAL)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What became of a recording of n frames; stamps of keyframes are the numbers of frames.
+
+    `pointmaps` [n] are the network's, `keyframes` are as the mapper placed them, both in the first
+    camera's optical frame. `network_sec` is the time spent in the network.
+    """
+
+    pointmaps: list[Pointmap]
+    keyframes: list[Keyframe]
+    network_sec: float
+
+    @property
+    def poses(self) -> tuple[np.ndarray, list[int]]:
+        """Return first-camera-from-camera [m, 4, 4] of the frames with a pose, and which."""
+        return poses_of(self.keyframes)
+
+
+class RecordingNetwork:
+    """A network that passes every call on, keeps its final estimates and times itself."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.name = network.name
+        self.measures_pose = network.measures_pose
+        self.estimates: list[Estimate] = []
+        self.seconds = 0.0
+
+    def input_size(self, aspect: float) -> tuple[int, int]:
+        """Return the network's input size."""
+        return self._network.input_size(aspect)
+
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        """Pass an image on; keep what comes back."""
+        return self._kept(lambda: self._network.step(image, image_id))
+
+    def provisional(self) -> Estimate | None:
+        """Return the network's provisional estimate."""
+        return self._network.provisional()
+
+    def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
+        """Return the network's estimates of a pair."""
+        return self._network.pair(first, second)
+
+    def flush(self) -> list[Estimate]:
+        """Flush the network; keep what comes back."""
+        return self._kept(self._network.flush)
+
+    def reset(self) -> None:
+        """Have the network forget."""
+        self._network.reset()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the network's state."""
+        return self._network.state()
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore the network's state."""
+        self._network.restore(arrays)
+
+    def status(self) -> NetworkStatus:
+        """Return the network's counters."""
+        return self._network.status()
+
+    def _kept(self, call: Callable[[], list[Estimate]]) -> list[Estimate]:
+        started = time.perf_counter()
+        estimates = call()
+        self.seconds += time.perf_counter() - started
+        self.estimates += estimates
+        return estimates
+
+
+def run_recording(network: Network, frames: Sequence[Frame],
+                  config: MapperConfig | None = None,
+                  observe: Callable[[], object] = lambda: None) -> RecordedRun:
+    """Run the mapper over frames whose stamps are their numbers from 0 on; all are used.
+
+    `observe` is called after each frame. FrameError where the network did not estimate every
+    frame in one sequence.
+    """
+    recorder = RecordingNetwork(network)
+    result = run_frames(Mapper(recorder, config), frames, observe)
+    references = {estimate.reference_id for estimate in recorder.estimates}
+    if len(recorder.estimates) != len(frames) or len(references) != 1:
+        failures = ''.join(f'; frame {frame.stamp_ns}: {error}'
+                           for frame, error in result.failures[:1])
+        raise FrameError(f'network: expected {len(frames)} pointmaps of one sequence, '
+                         f'got {len(recorder.estimates)} of {len(references)}{failures}')
+    return RecordedRun([estimate.pointmap for estimate in recorder.estimates],
+                       in_first_camera(result.updates), recorder.seconds)
+
+
+def to_frames(images: np.ndarray, camera: Intrinsics) -> list[Frame]:
+    """Return frames of images uint8 [n, h, w, 3]; their stamps are their numbers."""
+    return [Frame(index, 'camera', image, camera) for index, image in enumerate(images)]
+
+
+def poses_of(keyframes: Sequence[Keyframe]) -> tuple[np.ndarray, list[int]]:
+    """Return the poses [m, 4, 4] of the keyframes that have one, and their stamps."""
+    posed = [one for one in keyframes if one.pose is not None]
+    poses = np.array([one.pose.world_from_camera for one in posed]).reshape(-1, 4, 4)
+    return poses, [one.stamp_ns for one in posed]
+
+
+def in_first_camera(updates: Sequence[MapUpdate]) -> list[Keyframe]:
+    """Return the keyframes of updates in the optical frame of a first camera that was level."""
+    return [_moved(keyframe) for update in updates for keyframe in update.keyframes]
+
+
+def _moved(keyframe: Keyframe) -> Keyframe:
+    pose = keyframe.pose
+    if pose is not None:
+        pose = StampedPose(pose.stamp_ns, pose.frame_id,
+                           OPTICAL_FROM_MAP @ pose.world_from_camera)
+    points = transform_points(OPTICAL_FROM_MAP, keyframe.pointmap.points)
+    return replace(keyframe, pose=pose,
+                   pointmap=Pointmap(points, keyframe.pointmap.confidence))

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the registry knows of a kind of network; importing it costs nothing."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .checkpoint_files import CheckpointFile
+
+if TYPE_CHECKING:
+    from spann3r_ros.core.network import Compute, Network
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """One kind of network: its name, its settings, and how its checkpoints are opened.
+
+    `settings` is a frozen dataclass of `core.settings.setting` fields, all with defaults; they
+    are declared under the prefix `name`. `former_prefixes` are read as well, with a warning.
+    `open` takes a checkpoint, the settings and where to compute; what it imports is heavy, and
+    only imported then. `vary` returns a network of the same weights with other settings;
+    `ablations` are changes of the settings by name that each leave out a part of the memory.
+    `files` returns a module that inspects and converts checkpoints of this
+    kind, `training` one that trains networks of this kind; None: that cannot be done.
+    """
+
+    name: str
+    settings: type
+    recognises: Callable[[CheckpointFile], bool]
+    open: Callable[[Path, Any, Compute], Network]
+    former_prefixes: tuple[str, ...] = ()
+    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    vary: Callable[[Network, Any], Network] | None = None
+    files: Callable[[], Any] | None = None
+    training: Callable[[], Any] | None = None

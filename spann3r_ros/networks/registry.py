@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks that this package can open: its own, and those of installed entry points.
+
+A package registers a network by an entry point of the group `spann3r_ros.networks` whose object
+is a `NetworkKind`. Which one a checkpoint is for, the file itself says.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spann3r_ros import share_directory
+
+from .checkpoint_files import CheckpointError, CheckpointFile
+from .kind import NetworkKind
+from .spann3r import KIND as SPANN3R
+
+if TYPE_CHECKING:
+    from spann3r_ros.core.network import Compute, Network
+
+GROUP = 'spann3r_ros.networks'
+
+
+@cache
+def network_kinds() -> Mapping[str, NetworkKind]:
+    """Return all kinds by name; ValueError for an entry point that is none, or a name twice."""
+    kinds = {SPANN3R.name: SPANN3R}
+    for point in entry_points(group=GROUP):
+        kind = point.load()
+        if not isinstance(kind, NetworkKind):
+            raise ValueError(f'entry point {point.name} of {GROUP}: expected a NetworkKind, '
+                             f'got {kind!r}')
+        if kind.name in kinds:
+            raise ValueError(f'entry point {point.name} of {GROUP}: expected a new name, '
+                             f'{kind.name!r} is taken')
+        kinds[kind.name] = kind
+    return kinds
+
+
+def kind_of(path: Path) -> NetworkKind:
+    """Return the kind of network that a checkpoint is for; CheckpointError if none knows it."""
+    file = CheckpointFile(path)
+    kinds = network_kinds()
+    named = file.metadata.get('network')
+    if named is not None:
+        if named not in kinds:
+            raise CheckpointError(f'checkpoint: {path} is for the network {named!r}, expected one '
+                                  f'of {sorted(kinds)}')
+        return kinds[named]
+    fitting = [kind for kind in kinds.values() if kind.recognises(file)]
+    if len(fitting) != 1:
+        raise CheckpointError(f'checkpoint: expected a file of one of the networks '
+                              f'{sorted(kinds)}, {path} fits {len(fitting)} of them')
+    return fitting[0]
+
+
+def open_network(path: Path, settings: Mapping[str, Any] | None = None,
+                 compute: Compute | None = None) -> Network:
+    """Open a checkpoint with the settings of its kind of network, among those given by name."""
+    from spann3r_ros.core.network import Compute
+    kind = kind_of(path)
+    chosen = (settings or {}).get(kind.name) or kind.settings()
+    return kind.open(path, chosen, compute or Compute())
+
+
+def resolve_checkpoint(checkpoint: str) -> Path:
+    """Return the path of a checkpoint, empty: the bundled one; ValueError unless there is one."""
+    if checkpoint:
+        return Path(checkpoint).expanduser()
+    directory = share_directory() / 'models'
+    found = sorted(directory.glob('*.safetensors'))
+    if len(found) != 1:
+        raise ValueError(f'checkpoint: expected one bundled model in {directory}, '
+                         f'found {len(found)}; set the parameter checkpoint')
+    return found[0]
+
+
+def free_device_memory() -> None:
+    """Give back what a freed network leaves in the caches of its device."""
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording through the mapper as the node in replay mode runs it, without ROS."""
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from spann3r_ros.core.encodings import to_mask, to_rgb
+from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
+from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.mapping.storage.products import product_hashes
+
+from .intake import Intake
+from .node_settings import NodeConfig
+from .runner import Runner
+from .sync.camera_sync import Expected
+from .transform_tree import StampedTransform, TransformTree
+
+# Images that wait for the network are that much older than the newest transforms.
+CACHE_SEC = 600.0
+# Most different warnings that a summary lists.
+MAX_WARNINGS = 100
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReplaySummary:
+    """What became of a recording, as `summary.json` has it.
+
+    `frames` accounts for every image of the camera; `recovered` counts how often mapping went on
+    after a failure; `poses` are the frames of the map with a pose; `loops` is 0 as long as no
+    loop is ever closed; `sha256` is of the arrays of map and trajectory.
+    """
+
+    images: int
+    frames: dict[str, int]
+    recovered: int
+    poses: int
+    voxels: int
+    fragments: int
+    loops: int
+    threads: int
+    seconds: float
+    sha256: dict[str, str]
+    warnings: list[str]
+
+
+class Warnings(logging.Handler):
+    """Counts the different warnings and errors that the package logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one record by its text."""
+        text = record.getMessage().splitlines()[0]
+        if text in self._counts or len(self._counts) < MAX_WARNINGS:
+            self._counts[text] += 1
+
+    def texts(self) -> list[str]:
+        """Return each text once, with how often it came."""
+        return [text if count == 1 else f'{text} ({count} times)'
+                for text, count in self._counts.items()]
+
+
+class Replay:
+    """Feeds the messages of a recording to a runner; nothing is dropped for want of time.
+
+    Messages have the fields of the ROS types; `expected` says what the recording has. All
+    methods are called on one thread, those of the reporter on the worker's.
+    """
+
+    def __init__(self, mapper: Mapper, config: NodeConfig, expected: Expected) -> None:
+        self._mapper = mapper
+        self._config = replace(config, mode='replay')
+        self._tree = TransformTree(CACHE_SEC)
+        self._fragments: set[int] = set()
+        self._looks = 0
+        self.defects: list[Exception] = []
+        self._runner = Runner(mapper, blocking=True, reporter=self)
+        self._runner.slot.open()
+        self._intake = Intake(self._config, self._runner.slot, self._runner.clock, self._tree,
+                              self, expected)
+
+    def take(self, role: str, message: Any) -> None:  # noqa: ANN401
+        """Take a message: image, camera_info, mask, tf, tf_static or odometry."""
+        getattr(self, f'_take_{role}')(message)
+        while self._looks:
+            self._looks -= 1
+            self._intake.match()
+
+    def finish(self) -> None:
+        """End the recording: what waits goes on, the last keyframe joins the map."""
+        self._intake.drain()
+        error = self._runner.flush()
+        if error is not None:
+            logger.warning('the last frame is not in the map: %s', error)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._runner.stop()
+
+    def summary(self, images: int, seconds: float, warnings: list[str]) -> ReplaySummary:
+        """Return the summary after `finish`."""
+        accounts = asdict(self._runner.report().accounts)
+        del accounts['waiting']
+        status = self._runner.map_status
+        return ReplaySummary(
+            images=images, frames=accounts, recovered=status.memory.recoveries,
+            poses=len(self._mapper.trajectory), voxels=status.voxels,
+            fragments=len(self._fragments), loops=0, threads=status.memory.status.threads,
+            seconds=round(seconds, 3), sha256=product_hashes(self._mapper), warnings=warnings)
+
+    def look_again(self) -> None:
+        """Have the intake look again after this message."""
+        self._looks += 1
+
+    def image_failed(self, error: Exception) -> None:
+        """Log an image or a mask that could not be used."""
+        _log_failure('image refused', error)
+
+    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
+        """Begin a new map: the next image is older than those before."""
+        self._runner.call(lambda: self._tree.begin_again(stamp_ns))
+        if not is_new:
+            logger.warning('the stamps of the images jumped back: a new map begins')
+            self._runner.reset(self._fragments.clear)
+
+    def deliver(self, update: MapUpdate) -> None:
+        """Note the fragments of keyframes."""
+        self._fragments.update(keyframe.fragment_id for keyframe in update.keyframes)
+
+    def frame_settled(self) -> None:
+        """Nothing is published."""
+
+    def frame_failed(self, frame: Frame, error: Exception) -> None:
+        """Log a frame that the mapper could not use; anything but a FrameError is a defect."""
+        if not isinstance(error, FrameError):
+            self.defects.append(error)
+        _log_failure('frame refused', error)
+
+    def report_failed(self, error: Exception) -> None:
+        """Keep a defect."""
+        self.defects.append(error)
+        _log_failure('result lost', error)
+
+    def _take_image(self, message: Any) -> None:  # noqa: ANN401
+        try:
+            stamp_ns = to_nanoseconds(message.header.stamp)
+        except FrameError as error:
+            self._intake.refuse_image(error)
+        else:
+            self._intake.take_image(stamp_ns, message.header.frame_id, partial(to_rgb, message))
+
+    def _take_camera_info(self, message: Any) -> None:  # noqa: ANN401
+        self._intake.take_calibration(_stamp_ns(message), to_intrinsics(
+            message, self._config.image_rectified))
+
+    def _take_mask(self, message: Any) -> None:  # noqa: ANN401
+        try:
+            stamp_ns = to_nanoseconds(message.header.stamp)
+        except FrameError as error:
+            self._intake.refuse_mask(error)
+        else:
+            self._intake.take_mask(stamp_ns, partial(to_mask, message))
+
+    def _take_tf(self, message: Any, static: bool = False) -> None:  # noqa: ANN401
+        for transform in message.transforms:
+            self._tree.take(_stamped(transform, transform.child_frame_id,
+                                     transform.transform.translation,
+                                     transform.transform.rotation), static)
+        self._looks += self._intake.waits
+
+    def _take_tf_static(self, message: Any) -> None:  # noqa: ANN401
+        self._take_tf(message, static=True)
+
+    def _take_odometry(self, message: Any) -> None:  # noqa: ANN401
+        pose = message.pose.pose
+        self._tree.take(_stamped(message, message.child_frame_id, pose.position,
+                                 pose.orientation))
+        self._looks += self._intake.waits
+
+
+def _stamp_ns(message: Any) -> int:  # noqa: ANN401
+    stamp = message.header.stamp
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def _stamped(message: Any, child: str, place: Any, turn: Any) -> StampedTransform:  # noqa: ANN401
+    return StampedTransform(message.header.frame_id, child, _stamp_ns(message),
+                            (place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
+
+
+def _log_failure(what: str, error: Exception) -> None:
+    if isinstance(error, FrameError):
+        logger.warning('%s: %s', what, error)
+    else:
+        logger.error('%s: %s: %s', what, type(error).__name__, error, exc_info=error)

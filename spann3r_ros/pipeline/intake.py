@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From decoded messages to frames in the slot, without ROS."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.types import Frame, FrameError
+
+from .image_clock import ImageClock
+from .node_settings import NodeConfig
+from .rate_limiter import RateLimiter
+from .slot import FrameSlot, Outcome
+from .sync.bounds import QueueBounds
+from .sync.camera_sync import Calibrations, CameraSync, Expected
+from .sync.mask_sync import MaskSync
+from .sync.pose_sync import PoseSync
+from .sync.wait_clock import WaitClock
+from .transform_tree import TransformTree
+
+# So many live images may wait for their masks, and as many for their poses.
+LIVE_ITEMS = 30
+REPLAY_ITEMS = 1000
+# Least time of images for which one of a replay waits for its calibration and for transforms.
+REPLAY_PATIENCE_SEC = 1.0
+
+
+class IntakeListener(Protocol):
+    """What an intake reports to its owner, on the thread that feeds it."""
+
+    def image_failed(self, error: Exception) -> None:
+        """Report an image or a mask that could not be used, or an image that got no pose."""
+
+    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
+        """Begin a new map, unless the map `is_new`: the next image is older than those before."""
+
+    def look_again(self) -> None:
+        """Call `match` soon, after what else waits."""
+
+
+class Intake:
+    """Makes a frame of every image and what belongs to it; each ends in the slot or an account.
+
+    Images pass the rate limit and the image clock, then wait for calibration and gravity, mask
+    and pose, as the settings ask. While `enabled` is false every image is skipped. Not
+    thread-safe.
+    """
+
+    def __init__(self, config: NodeConfig, slot: FrameSlot, clock: ImageClock,
+                 tree: TransformTree, listener: IntakeListener, expected: Expected) -> None:
+        self._config = config
+        self._slot = slot
+        self._clock = clock
+        self._tree = tree
+        self._listener = listener
+        self.enabled = True
+        replay = config.mode == 'replay'
+        bounds = QueueBounds(REPLAY_ITEMS if replay else LIVE_ITEMS, config.max_waiting_bytes)
+        self._limiter = RateLimiter(config.max_rate)
+        self._wait_clock = WaitClock(replay)
+        self._calibrations = Calibrations(config.camera_info_timeout_sec)
+        self._posed = config.pose_source == 'tf'
+        self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec, slot.put,
+                               self._drop, listener.image_failed, listener.look_again,
+                               self._wait_clock.now)
+        self._masks = MaskSync(config.mask, bounds,
+                               self._poses.take_frame if self._posed else slot.put, self._drop)
+        self._cameras = CameraSync(
+            self._calibrations, self._up_at, expected if replay else None,
+            max(REPLAY_PATIENCE_SEC, config.camera_info_timeout_sec), bounds,
+            self._masks.take_frame, listener.look_again, self._wait_clock.now)
+
+    @property
+    def waits(self) -> bool:
+        """Return whether an image waits for a calibration or for a transform."""
+        return len(self._cameras) + len(self._poses) > 0
+
+    def take_image(self, stamp_ns: int, frame_id: str, decode: Callable[[], np.ndarray]) -> None:
+        """Take an image; `decode` returns it, uint8 RGB [height, width, 3], or raises."""
+        self._wait_clock.hear(stamp_ns)
+        if not self.enabled or not self._limiter.admits(stamp_ns):
+            self._slot.refuse(Outcome.SKIPPED)
+            return
+        try:
+            rgb = decode()
+            is_new = self._clock.is_new
+            if self._clock.follow(stamp_ns, self._config.time_jump == 'reset'):
+                self.drop_waiting()
+                self._calibrations.begin_again(stamp_ns)
+                self._listener.time_jumped(stamp_ns, is_new)
+            frame_id = self._config.optical_frame or frame_id
+            if self._posed and frame_id in ('', self._config.map_frame):
+                raise FrameError(f'image: expected its frame, not {frame_id!r}, for a pose from '
+                                 'TF; set the parameter optical_frame')
+        # Whatever a message does to its conversion costs this message only; it is reported.
+        except Exception as error:
+            self.refuse_image(error)
+        else:
+            self._cameras.take_frame(Frame(stamp_ns, frame_id, rgb))
+
+    def refuse_image(self, error: Exception) -> None:
+        """Count an image that cannot be used as failed and report it; while paused, as skipped."""
+        if not self.enabled:
+            self._slot.refuse(Outcome.SKIPPED)
+            return
+        self._slot.refuse(Outcome.FAILED)
+        self._listener.image_failed(error)
+
+    def refuse_mask(self, error: Exception) -> None:
+        """Report a mask that cannot be used; masks are not in the accounts."""
+        self._listener.image_failed(error)
+
+    def take_calibration(self, stamp_ns: int, intrinsics: Intrinsics | None) -> None:
+        """Take a calibration; None: the camera is not calibrated."""
+        self._wait_clock.hear()
+        self._calibrations.take(stamp_ns, intrinsics)
+        self._cameras.match()
+
+    def take_mask(self, stamp_ns: int, decode: Callable[[], np.ndarray]) -> None:
+        """Take a mask; `decode` returns it, bool [height, width], or raises."""
+        self._wait_clock.hear()
+        try:
+            self._masks.take_mask(stamp_ns, decode())
+        # Whatever a mask does to its conversion costs this mask only.
+        except Exception as error:
+            self.refuse_mask(error)
+
+    def match(self) -> None:
+        """Look again at what waits: TF has new transforms, or time has passed."""
+        self._cameras.match()
+        self._poses.match()
+
+    def drain(self) -> None:
+        """Let all that waits go on with what is known, or drop it: the recording has ended."""
+        self._cameras.drain()
+        while len(self._poses):
+            before = len(self._poses)
+            self._poses.match()
+            if len(self._poses) == before:
+                break
+        self._masks.drop_waiting()
+        self._poses.drop_waiting()
+
+    def drop_waiting(self) -> None:
+        """Drop what waits for a calibration, a mask or a pose."""
+        for _ in range(self._cameras.take_waiting()):
+            self._drop()
+        self._masks.drop_waiting()
+        self._poses.drop_waiting()
+
+    def _drop(self) -> None:
+        self._slot.refuse(Outcome.DROPPED)
+
+    def _pose_of(self, frame: Frame) -> np.ndarray | None:
+        return self._tree.lookup(self._config.map_frame, frame.frame_id, frame.stamp_ns)
+
+    def _up_at(self, optical_frame: str, stamp_ns: int | None) -> np.ndarray | None:
+        """Return the direction against gravity [3] if the robot's base is known; it is level."""
+        optical_from_base = self._tree.lookup(optical_frame, self._config.base_frame, stamp_ns)
+        return None if optical_from_base is None else optical_from_base[:3, 2]

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All settings of a run: the node's parameters, and what a replay reads from the node's YAML.
+
+Names, defaults and bounds are those of the dataclasses; a network's settings stand under its name.
+"""
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spann3r_ros.core.network import Compute
+from spann3r_ros.core.settings import (
+    Setting,
+    Value,
+    check_settings,
+    list_settings,
+    rebuild,
+    setting,
+)
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.networks.registry import network_kinds
+
+from .image_clock import CHOICES as TIME_JUMPS
+from .sync.mask_sync import MODES as MASK_MODES
+from .sync.pose_sync import SOURCES as POSE_SOURCES
+
+LINE_WIDTH = 99
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """When /diagnostics warns."""
+
+    stale_after_sec: float = setting(
+        2.0, 'Warn when an active node has got no image for longer', 0.1, 3600.0)
+    max_dropped_share: float = setting(
+        0.9, 'Warn when more of the images of the last seconds were dropped; live mode drops '
+        'what the device cannot keep up with', 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What the node adds to the mapper's own configuration."""
+
+    checkpoint: str = setting('', 'Weights, a .safetensors or .pth file; empty: the bundled model')
+    device: str = setting('auto', 'Where the network runs: auto, cpu, cuda or cuda:N')
+    precision: str = setting(
+        'auto', 'How the network computes. fp32; tf32: CUDA only, products at 10 bits; bf16: the '
+        'blocks in bfloat16, on a CPU that has it the convolutions of dense heads too; int8: CPU '
+        'only, the products of the linear layers in 8 bits, those convolutions as with bf16. '
+        'The last two are for large networks; all but fp32 cost accuracy. '
+        'auto: fp32 on a CPU, tf32 on CUDA',
+        choices=('auto', 'fp32', 'tf32', 'bf16', 'int8'))
+    compile: bool = setting(
+        False, 'Compile the network, which takes a minute at configure and needs a C++ compiler')
+    cuda_graph: bool = setting(
+        False, 'On CUDA, record a step once and replay it; never run on a device so far')
+    mode: str = setting(
+        'live', 'live: the newest image wins; replay: every image is used, none is dropped',
+        choices=('live', 'replay'))
+    image_transport: str = setting(
+        'raw', 'Type of the image topic; compressed listens to <image>/compressed',
+        choices=('raw', 'compressed'))
+    mask: str = setting(
+        'none', 'Whether images are masked by the topic mask (mono8, 0: stays out of the map). '
+        "latest: by the newest mask; exact: by the mask of the image's stamp, which the image "
+        'waits for', choices=MASK_MODES)
+    time_jump: str = setting(
+        'reset', 'When the stamps of the images jump back by a second or more, as those of a bag '
+        'that is played again: begin a new map, or refuse the images', choices=TIME_JUMPS)
+    pose_source: str = setting(
+        'images', "images: the camera's pose is solved; tf: it is what TF says at the image's "
+        'stamp (map_frame -> optical frame, from a localisation of your own): mapping only, in '
+        'metres, without odometry and broadcasts', choices=POSE_SOURCES)
+    pose_timeout_sec: float = setting(
+        0.5, 'How long an image waits for its pose from TF; in live mode the newest 30 wait',
+        0.0, 60.0)
+    max_rate: float = setting(
+        0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
+    image_rectified: bool = setting(
+        False, "Images come without distortion: camera_info's P is theirs, not K and D")
+    camera_info_timeout_sec: float = setting(
+        1.0, 'Calibration is used when stamped this close to the image; 0: however old',
+        0.0, 3600.0)
+    map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
+    odom_frame: str = setting('odom', 'Frame of ~/odometry, in which nothing ever jumps')
+    base_frame: str = setting(
+        'base_link', 'The robot; where TF connects it with the camera, the map is levelled by it')
+    optical_frame: str = setting('', "Frame of the images; empty: the one in each image's header")
+    publish_tf: str = setting(
+        'auto', 'odom: map -> odom, where the robot owns odom -> base; base: map -> odom -> base; '
+        'camera: map -> optical frame; none; auto: the first of these that TF, at the first pose, '
+        'leaves room for, and odom once there is odometry',
+        choices=('auto', 'odom', 'base', 'camera', 'none'))
+    invert_tf: bool = setting(
+        False, 'Publish the inverse of each transform: the map then hangs below the robot')
+    map_publish_period_sec: float = setting(
+        1.0, 'Least time between two messages on ~/map_points and ~/path, longer where telling '
+        'them would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0)
+    max_cloud_bytes: int = setting(
+        10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is sent thinned',
+        1000, 2**31 - 1)
+    max_waiting_bytes: int = setting(
+        256_000_000, 'Most bytes of images that wait for a mask, a pose or a calibration, and of '
+        'masks that wait for an image; beyond, the oldest go', 1_000_000, 2**40)
+    map_directory: str = setting('~/.ros/spann3r_ros', 'Folder of ~/save_map and ~/load_map')
+    autostart: bool = setting(
+        True, 'Configure and activate at start; false: leave it to a lifecycle manager')
+
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name in ('map_frame', 'odom_frame', 'base_frame'):
+            if not getattr(self, name):
+                raise ValueError(f'NodeConfig.{name}: expected a frame name, got an empty string')
+        names = (self.map_frame, self.odom_frame, self.base_frame)
+        # Poses that come from TF may be in any frame; nothing is told of the others then.
+        if self.pose_source == 'images' and len(set(names)) < len(names):
+            raise ValueError('map_frame, odom_frame, base_frame: expected different names, '
+                             f'got {names}')
+        if self.pose_source == 'tf' and self.publish_tf not in ('auto', 'none'):
+            raise ValueError('NodeConfig.publish_tf: expected auto or none with poses from TF, '
+                             f'got {self.publish_tf!r}')
+
+    @property
+    def compute(self) -> Compute:
+        """Return where and how the network computes."""
+        return Compute(self.device, self.precision, self.compile, self.cuda_graph)
+
+
+def default_networks() -> dict[str, Any]:
+    """Return the default settings of every registered network, by its name."""
+    return {name: kind.settings() for name, kind in network_kinds().items()}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that is set at one moment; `networks` has the settings of every kind by name."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    mapper: MapperConfig = field(default_factory=MapperConfig)
+    networks: Mapping[str, Any] = field(default_factory=default_networks)
+
+
+def all_settings() -> list[Setting]:
+    """Return every setting at its default, in the order of the dataclasses."""
+    settings = Settings()
+    found = [*list_settings(settings.node), *list_settings(settings.mapper)]
+    for name, config in settings.networks.items():
+        found += list_settings(config, f'{name}.')
+    return found
+
+
+def from_values(values: Mapping[str, Value]) -> Settings:
+    """Build settings from values by name, the rest by default; ValueError names what is wrong."""
+    values = {name: value for name, value in former_names(values)[0].items()}
+    unknown = sorted(set(values) - {item.name for item in all_settings()})
+    if unknown:
+        raise ValueError(f'unknown parameters: {", ".join(unknown)}')
+    settings = Settings()
+    return Settings(rebuild(settings.node, values), rebuild(settings.mapper, values),
+                    {name: rebuild(config, values, f'{name}.')
+                     for name, config in settings.networks.items()})
+
+
+def former_names(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
+    """Return values under their present names, and a warning for each former name.
+
+    ValueError for a setting under both of its names.
+    """
+    prefixes = {f'{former}.': f'{name}.' for name, kind in network_kinds().items()
+                for former in kind.former_prefixes}
+    present, warnings = {}, []
+    for name, value in values.items():
+        new = next((prefix + name.removeprefix(former) for former, prefix in prefixes.items()
+                    if name.startswith(former)), name)
+        if new != name:
+            if new in values:
+                raise ValueError(f'{new}: expected one value, got another under its former '
+                                 f'name {name}')
+            warnings.append(f'the parameter {name} is deprecated: use {new}')
+        present[new] = value
+    return present, warnings
+
+
+def read_yaml(path: Path, node_name: str = 'mapper') -> dict[str, Value]:
+    """Return the parameters of a ROS parameter file for a node of this name, flat, by name.
+
+    Sections that match later override those that match before, as rcl has it. ValueError names
+    the file and what is wrong with it.
+    """
+    import yaml
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path}: expected YAML: {error}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: expected a mapping of node names, '
+                         f'got {type(content).__name__}')
+    values: dict[str, Value] = {}
+    for pattern, section in content.items():
+        if pattern not in ('/**', '/*', node_name, f'/{node_name}', f'/**/{node_name}'):
+            continue
+        if not isinstance(section, dict) or not isinstance(
+                section.get('ros__parameters', {}), dict):
+            raise ValueError(f'{path}: {pattern}: expected a mapping with ros__parameters')
+        values |= _flat(section.get('ros__parameters', {}), '', path)
+    return values
+
+
+def parse_values(texts: Sequence[str]) -> dict[str, Value]:
+    """Return the values of texts NAME=VALUE, each read as the setting's type.
+
+    ValueError for another text, an unknown name or a value of another type.
+    """
+    known = {item.name: type(item.default) for item in all_settings()}
+    values: dict[str, Value] = {}
+    for text in texts:
+        given, equals, value = text.partition('=')
+        name = next(iter(former_names({given: value})[0]))
+        if not equals or name not in known:
+            raise ValueError(f'set: expected NAME=VALUE with the name of a parameter, '
+                             f'got {text!r}')
+        kind = known[name]
+        try:
+            values[name] = {'true': True, 'false': False}[value] if kind is bool else kind(value)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f'set: {name}: expected a value of type {kind.__name__}, '
+                             f'got {value!r}') from error
+    return values
+
+
+def _flat(section: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for name, value in section.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f'{prefix}{name}.', path)
+        elif isinstance(value, (bool, int, float, str)):
+            found[prefix + str(name)] = value
+        else:
+            raise ValueError(f'{path}: {prefix}{name}: expected a number, a text or true or '
+                             f'false, got {value!r}')
+    return found
+
+
+def to_yaml() -> str:
+    """Return `config/mapper.yaml`: every parameter, commented, at its default."""
+    lines = [
+        '# SPDX-License-Identifier: Apache-2.0',
+        '# Every parameter of mapper_node at its default. Written from the dataclasses by',
+        '#   python3 -m spann3r_ros.pipeline.node_settings > config/mapper.yaml',
+        '/**:', '  ros__parameters:']
+    opened: list[str] = []
+    for item in all_settings():
+        *groups, name = item.name.split('.')
+        for depth, group in enumerate(groups):
+            if opened[depth:depth + 1] != [group]:
+                lines.append(f'{_indent(depth)}{group}:')
+        opened = groups
+        indent = _indent(len(groups))
+        text = item.metadata['doc'] + item.bounds_text()
+        lines += textwrap.wrap(text, LINE_WIDTH - len(indent) - 2,
+                               initial_indent=f'{indent}# ', subsequent_indent=f'{indent}#   ')
+        lines.append(f'{indent}{name}: {json.dumps(item.default)}')
+    return '\n'.join(lines) + '\n'
+
+
+def to_markdown() -> str:
+    """Return the table of parameters in `docs/parameters.md`."""
+    rows = [f'| `{item.name}` | `{json.dumps(item.default)}` | '
+            f'{item.metadata["doc"]}{item.bounds_text()} |' for item in all_settings()]
+    return '\n'.join(['| parameter | default | meaning |', '|---|---|---|', *rows]) + '\n'
+
+
+def _indent(depth: int) -> str:
+    return '  ' * (depth + 2)
+
+
+if __name__ == '__main__':
+    sys.stdout.write(to_markdown() if sys.argv[1:] == ['--markdown'] else to_yaml())

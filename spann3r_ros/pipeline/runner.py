@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mapper behind its slot and its worker thread: the same for node, replay and evaluation."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
+from spann3r_ros.mapping.storage.saved_map import SavedMap
+
+from .image_clock import ImageClock
+from .slot import FrameSlot
+from .worker import Reporter, Worker, WorkerReport
+
+Result = TypeVar('Result')
+
+
+class Runner:
+    """Owns slot, worker and image clock of a mapper.
+
+    `blocking`: every frame is used and `slot.put` waits; else the newest frame wins. Methods are
+    called on the owner's thread, the reporter's on the worker's. What touches the mapper goes
+    through `call`.
+    """
+
+    def __init__(self, mapper: Mapper, blocking: bool, reporter: Reporter) -> None:
+        self.mapper = mapper
+        self.clock = ImageClock()
+        self.slot = FrameSlot(blocking)
+        # Read by any thread: a status is a value.
+        self.map_status: MappingStatus = mapper.status()
+        self._reporter = reporter
+        self._worker = Worker(mapper.process, self.slot, reporter, self._note_status)
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run a function on the worker thread, after the waiting frame; return what it returns."""
+        return self._worker.call(function)
+
+    def report(self) -> WorkerReport:
+        """Return accounts and timing; any thread."""
+        return self._worker.report()
+
+    def forget_waiting(self) -> None:
+        """Drop the waiting frame; the stamps of the images may begin anywhere."""
+        self.slot.discard()
+        self.clock.begin_again()
+
+    def reset(self, begun: Callable[[], None] = lambda: None) -> None:
+        """Begin a new map, then call `begun` on the worker thread."""
+        def reset() -> None:
+            self.mapper.reset()
+            self._note_status()
+            begun()
+        self.call(reset)
+
+    def load(self, saved: SavedMap, begun: Callable[[], None] = lambda: None) -> None:
+        """Go on with a saved map, then call `begun`; ValueError where it does not fit."""
+        def load() -> None:
+            self.mapper.load(saved)
+            self._note_status()
+            begun()
+        self.call(load)
+
+    def flush(self) -> FrameError | None:
+        """End the recording and deliver the last keyframes; return what was wrong with them.
+
+        A recording without a keyframe has not begun, and does not end.
+        """
+        return self.call(self.flush_now)
+
+    def flush_now(self) -> FrameError | None:
+        """Do what `flush` does, on the worker thread."""
+        if not self.mapper.status().keyframes:
+            return None
+        try:
+            self._reporter.deliver(self.mapper.flush())
+        except FrameError as error:
+            return error
+        finally:
+            self._note_status()
+        return None
+
+    def stop(self) -> None:
+        """End the thread after the frame in work, and give the network's memory back."""
+        self._worker.stop()
+        self.mapper.close()
+
+    def _note_status(self) -> None:
+        self.map_status = self.mapper.status()
+
+
+class Collector:
+    """A reporter that keeps every update, in order, and what failed."""
+
+    def __init__(self, observe: Callable[[], object] = lambda: None) -> None:
+        self.updates: list[MapUpdate] = []
+        self.failures: list[tuple[Frame, Exception]] = []
+        self.defects: list[Exception] = []
+        self._observe = observe
+
+    def deliver(self, update: MapUpdate) -> None:
+        """Keep an update."""
+        self.updates.append(update)
+
+    def frame_settled(self) -> None:
+        """Call the observer."""
+        self._observe()
+
+    def frame_failed(self, frame: Frame, error: Exception) -> None:
+        """Keep the failure; anything but a FrameError is a defect."""
+        self.failures.append((frame, error))
+        if not isinstance(error, FrameError):
+            self.defects.append(error)
+
+    def report_failed(self, error: Exception) -> None:
+        """Keep a defect of the observer."""
+        self.defects.append(error)
+
+
+def run_frames(mapper: Mapper, frames: Iterable[Frame],
+               observe: Callable[[], object] = lambda: None) -> Collector:
+    """Run a mapper over a recording, none of whose frames is dropped; return what came of it.
+
+    `observe` is called after each frame. A defect, anything but a FrameError of a frame, is
+    raised.
+    """
+    collector = Collector(observe)
+    runner = Runner(mapper, blocking=True, reporter=collector)
+    try:
+        runner.slot.open()
+        for frame in frames:
+            runner.slot.put(frame)
+        runner.flush()
+    finally:
+        runner.stop()
+    if collector.defects:
+        raise collector.defects[0]
+    return collector

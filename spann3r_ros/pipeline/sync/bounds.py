@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much may wait in a queue."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spann3r_ros.core.types import Frame
+
+
+@dataclass(frozen=True)
+class QueueBounds:
+    """Most items and most bytes that wait; one item may always wait, however large it is."""
+
+    items: int
+    bytes: int
+
+    def exceeded(self, items: int, held_bytes: int) -> bool:
+        """Return whether the oldest of so many items, of so many bytes together, has to go."""
+        return items > self.items or (items > 1 and held_bytes > self.bytes)
+
+
+def frame_bytes(frame: Frame) -> int:
+    """Return the bytes of a frame's image and mask."""
+    return frame.rgb.nbytes + (0 if frame.mask is None else frame.mask.nbytes)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images, calibration and masks from topics into an intake."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from spann3r_ros.core.encodings import to_mask, to_rgb
+from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
+from spann3r_ros.core.types import FrameError
+from spann3r_ros.pipeline.intake import Intake
+from spann3r_ros.pipeline.node_settings import NodeConfig
+
+COMPRESSED = '/compressed'
+# In replay the slot holds the callback back; meanwhile the middleware keeps this many images.
+REPLAY_DEPTH = 1000
+
+
+class InputSubscriptions:
+    """The subscriptions of an active node; every message goes into the intake."""
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig, intake: Intake) -> None:
+        self._node = node
+        self._config = config
+        self._intake = intake
+        self._subscriptions: list[Subscription] = []
+        try:
+            self._subscribe(CameraInfo, 'camera_info', self._take_info)
+            self._subscribe(*self._image_topic(), self._take_image)
+            if config.mask != 'none':
+                self._subscribe(Image, 'mask', self._take_mask)
+        except Exception:
+            self.destroy()  # a QoS override may be wrong: the others would stay for good
+            raise
+
+    def destroy(self) -> None:
+        """Take the subscriptions away from the node."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def _image_topic(self) -> tuple[type, str]:
+        topic = self._node.resolve_topic_name('image')
+        if self._config.image_transport == 'raw':
+            return Image, topic
+        return CompressedImage, topic if topic.endswith(COMPRESSED) else topic + COMPRESSED
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
+        # rclpy writes overrides into the profile: each subscription needs one of its own.
+        if self._config.mode == 'replay':
+            qos = QoSProfile(depth=REPLAY_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        else:
+            qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._subscriptions.append(self._node.create_subscription(
+            kind, topic, callback, qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+
+    def _take_info(self, info: CameraInfo) -> None:
+        stamp = info.header.stamp
+        # A calibration is used by its stamp: one out of range belongs to no image.
+        self._intake.take_calibration(
+            stamp.sec * 10**9 + stamp.nanosec, to_intrinsics(info, self._config.image_rectified))
+
+    def _take_mask(self, message: Image) -> None:
+        try:
+            stamp_ns = to_nanoseconds(message.header.stamp)
+        except FrameError as error:
+            self._intake.refuse_mask(error)
+        else:
+            self._intake.take_mask(stamp_ns, partial(to_mask, message))
+
+    def _take_image(self, message: Image | CompressedImage) -> None:
+        try:
+            stamp_ns = to_nanoseconds(message.header.stamp)
+        except FrameError as error:
+            self._intake.refuse_image(error)
+        else:
+            self._intake.take_image(stamp_ns, message.header.frame_id, partial(to_rgb, message))

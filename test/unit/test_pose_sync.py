@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every frame meets its pose from TF or is dropped with a reason."""
+from __future__ import annotations
+
+import numpy as np
+
+from spann3r_ros.core.types import Frame
+from spann3r_ros.pipeline.sync.bounds import QueueBounds
+from spann3r_ros.pipeline.sync.pose_sync import PoseSync
+
+
+class Matched:
+    """A matcher on a clock of its own, and what came out of it."""
+
+    def __init__(self, capacity: int = 3, most_bytes: int = 10**9) -> None:
+        self.out: list[int] = []
+        self.dropped = 0
+        self.reasons: list[str] = []
+        self.known: set[int] = set()
+        self.now = 100.0
+        self.matcher = PoseSync(
+            lambda frame: np.eye(4) if frame.stamp_ns in self.known else None,
+            QueueBounds(capacity, most_bytes), 0.5,
+            self._take, self._drop, lambda error: self.reasons.append(str(error)),
+            self._again, lambda: self.now)
+        self.calls = 0
+
+    def image(self, *stamps: int) -> None:
+        for stamp in stamps:
+            self.matcher.take_frame(Frame(stamp, 'camera', np.zeros((2, 2, 3), np.uint8)))
+
+    def learn(self, *stamps: int) -> None:
+        self.known.update(stamps)
+        self.look()
+
+    def look(self) -> None:
+        """Look as often as the matcher asks for it."""
+        self.calls = 1
+        while self.calls:
+            self.calls -= 1
+            self.matcher.match()
+
+    def _again(self) -> None:
+        self.calls += 1
+
+    def _take(self, frame: Frame) -> None:
+        assert frame.world_from_camera is not None
+        self.out.append(frame.stamp_ns)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+
+
+def test_frames_go_on_in_order_as_their_poses_come() -> None:
+    matched = Matched()
+    matched.image(1, 2)
+    assert matched.out == []
+    matched.learn(1, 2, 3)
+    matched.image(3)
+    assert (matched.out, matched.dropped) == ([1, 2, 3], 0)
+
+
+def test_one_look_hands_on_one_frame() -> None:
+    matched = Matched()
+    matched.image(1, 2, 3)
+    matched.known.update((1, 2, 3))
+    matched.calls = 0
+    matched.matcher.match()
+    assert (matched.out, matched.calls) == ([1], 1)
+
+
+def test_a_frame_whose_follower_has_a_pose_is_dropped() -> None:
+    matched = Matched()
+    matched.image(1, 2, 3)
+    matched.learn(2)
+    assert (matched.out, matched.dropped) == ([2], 1)
+    assert 'a later image has one' in matched.reasons[0]
+
+
+def test_patience_ends_but_not_while_frames_go_on() -> None:
+    matched = Matched()
+    matched.image(1, 2)
+    matched.now += 0.4
+    matched.learn(1)
+    matched.now += 0.4
+    matched.look()
+    assert (matched.out, matched.dropped) == ([1], 0)
+    matched.now += 0.2
+    matched.look()
+    assert (matched.out, matched.dropped) == ([1], 1)
+    assert 'none came within 0.5 s' in matched.reasons[0]
+
+
+def test_waiting_is_bounded_and_ends_silently() -> None:
+    matched = Matched(capacity=3)
+    matched.image(1, 2, 3, 4)
+    assert (matched.dropped, len(matched.reasons)) == (1, 1)
+    matched.matcher.drop_waiting()
+    assert (matched.dropped, len(matched.reasons)) == (4, 1)
+
+
+def test_waiting_is_bounded_by_bytes() -> None:
+    matched = Matched(capacity=100, most_bytes=30)  # an image has 12
+    matched.image(1, 2, 3)
+    assert (matched.dropped, matched.reasons) == (1, [matched.reasons[0]])
+    assert '3 images of 36 bytes wait' in matched.reasons[0]

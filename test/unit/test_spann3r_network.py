@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spann3R behind the network protocol, plain and with fixed shapes."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import HEIGHT, TOKENS, WIDTH, tiny_model
+
+from spann3r_ros.core.network import Estimate
+from spann3r_ros.core.types import DeviceMemoryError, FrameError
+from spann3r_ros.mapping.memory_manager import MemoryManager
+from spann3r_ros.networks.spann3r.config import MemoryConfig, scale_memory_budget
+from spann3r_ros.networks.spann3r.fast.static import StaticStream
+from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.spann3r.spann3r_network import Spann3RNetwork
+
+SIZE = (HEIGHT, WIDTH)
+# The network scales a budget of 12 frames of 196 tokens to 12 of its own.
+PRUNED = MemoryConfig(working_frames=2, long_term_tokens=12 * 196, similarity_threshold=1.0)
+SCALED = replace(PRUNED, long_term_tokens=12 * TOKENS)
+
+
+def test_budget_holds_as_many_frames_at_any_size() -> None:
+    config = MemoryConfig(long_term_tokens=4000)
+    assert scale_memory_budget(config, 196) == config
+    assert scale_memory_budget(config, 784).long_term_tokens == 16_000
+    assert scale_memory_budget(replace(config, long_term_tokens=0), 64).long_term_tokens == 0
+    with pytest.raises(ValueError, match='tokens_per_frame'):
+        scale_memory_budget(config, 0)
+
+
+@pytest.fixture
+def network() -> Spann3RNetwork:
+    return Spann3RNetwork(tiny_model(), MemoryConfig())
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+def test_step_completes_the_image_before_and_flush_the_newest(network: Spann3RNetwork) -> None:
+    assert network.step(picture(0), 7) == []
+    assert network.provisional() is None and network.flush() == []
+    estimate, = network.step(picture(1), 9)
+    assert (estimate.image_id, estimate.reference_id, estimate.final) == (7, 7, True)
+    newest = network.provisional()
+    assert (newest.image_id, newest.reference_id, newest.final) == (9, 7, False)
+    for pointmap in (estimate.pointmap, newest.pointmap):
+        assert pointmap.points.shape == (*SIZE, 3)
+        assert 0.0 <= pointmap.confidence.min() <= pointmap.confidence.max() < 1.0
+    last, = network.flush()
+    assert (last.image_id, last.final) == (9, True)
+    np.testing.assert_array_equal(last.pointmap.points, newest.pointmap.points)
+    network.reset()
+    assert network.flush() == []
+
+
+def test_input_size_is_that_of_the_weights(network: Spann3RNetwork) -> None:
+    assert {network.input_size(aspect) for aspect in (0.5, 1.0, 1.8)} == {SIZE}
+
+
+def test_pair_is_a_sequence_of_two_and_leaves_the_sequence_alone(network: Spann3RNetwork) -> None:
+    alone = Spann3RNetwork(tiny_model(), MemoryConfig())
+    alone.step(picture(1), 0)
+    first, second = alone.step(picture(2), 1)[0], alone.flush()[0]
+    for seed in range(5):
+        network.step(picture(seed), seed)
+    before = network.state()
+    pair = network.pair(picture(1), picture(2))
+    assert [(one.image_id, one.reference_id) for one in pair] == [(0, 0), (1, 0)]
+    for one, other in zip(pair, (first, second), strict=True):
+        np.testing.assert_array_equal(one.pointmap.points, other.pointmap.points)
+    after = network.state()
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize('cut', [0, 1, 2, 9, 20])
+@pytest.mark.parametrize('memory', [MemoryConfig(), PRUNED])
+def test_restored_state_goes_on_bit_by_bit(cut: int, memory: MemoryConfig) -> None:
+    whole, other = (Spann3RNetwork(tiny_model(), memory) for _ in range(2))
+    for index in range(cut):
+        whole.step(picture(index), index)
+    other.step(picture(99), 5)  # what was there before must not matter
+    other.step(picture(98), 6)
+    other.restore(whole.state())
+    assert other.status() == whole.status()
+    for index in range(cut, cut + 4):
+        one, again = (item.step(picture(index), index) for item in (whole, other))
+        assert [item.image_id for item in one] == [item.image_id for item in again]
+        for item, twin in zip(one, again, strict=True):
+            np.testing.assert_array_equal(item.pointmap.points, twin.pointmap.points)
+    np.testing.assert_array_equal(whole.flush()[0].pointmap.points,
+                                  other.flush()[0].pointmap.points)
+    assert (whole.status().tokens, whole.status().values) == (
+        other.status().tokens, other.status().values)
+
+
+def test_static_stream_restores_bit_by_bit() -> None:
+    one, other = (StaticStream(tiny_model(), *SIZE, SCALED) for _ in range(2))
+    for index in range(24):
+        one.image.copy_(torch.from_numpy(picture(index)))
+        if index == 0:
+            one.found()
+        else:
+            one.advance()
+        if index == 15:
+            other.restore({name: item.clone() for name, item in one.arrays().items()})
+        elif index > 15:
+            other.image.copy_(one.image)
+            other.advance()
+    assert torch.equal(one.refined, other.refined) and torch.equal(one.report, other.report)
+    with pytest.raises(ValueError, match='feature: expected the arrays'):
+        other.restore({**one.arrays(), 'feature': torch.zeros(1, 2, 3)})
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'feature': np.zeros((1, 2, 32), np.float32)}, 'feature: expected shape'),
+    ({'memory_values': np.zeros((2, 32), np.float32)}, 'values: expected shape'),
+    ({'memory_counters': np.array([10**9, 0, 0, 0, 0])}, 'tokens: expected 0 to'),
+    ({'memory_mass': None}, "expected the array 'mass'")])
+def test_state_that_does_not_fit_changes_nothing(
+        network: Spann3RNetwork, change: dict, message: str) -> None:
+    for index in range(4):
+        network.step(picture(index), index)
+    kept = network.state()
+    spoilt = {name: item for name, item in {**kept, **change}.items() if item is not None}
+    with pytest.raises(ValueError, match=message):
+        network.restore(spoilt)
+    assert all(np.array_equal(item, network.state()[name]) for name, item in kept.items())
+
+
+def test_another_size_is_refused_and_the_sequence_goes_on(network: Spann3RNetwork) -> None:
+    network.step(picture(0), 0)
+    with pytest.raises(FrameError, match=r'image: expected uint8 .* got uint8 \(8, 8, 3\)'):
+        network.step(np.zeros((8, 8, 3), np.uint8), 1)
+    assert network.step(picture(1), 2)[0].image_id == 0
+
+
+def test_points_that_are_not_finite_are_a_frame_error() -> None:
+    model = tiny_model()
+    network = Spann3RNetwork(model, MemoryConfig())
+    network.step(picture(0), 0)
+    healthy = model.dust3r.decoder_embed.bias.clone()
+    with torch.no_grad():
+        model.dust3r.decoder_embed.bias.fill_(float('nan'))
+    with pytest.raises(FrameError, match='finite'):
+        network.step(picture(1), 1)
+    with torch.no_grad():
+        model.dust3r.decoder_embed.bias.copy_(healthy)
+    assert network.step(picture(1), 2)[0].image_id == 0
+
+
+CPU_EXHAUSTED = RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: "
+                             "can't allocate memory: no room")
+
+
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('no room'), MemoryError('no room'),
+                                   CPU_EXHAUSTED])
+def test_out_of_memory_is_reported_and_a_reset_recovers(
+        network: Spann3RNetwork, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    network.step(picture(0), 0)
+    held = network.status().device_bytes
+
+    def exhausted(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Spann3R, 'step', exhausted)
+    with pytest.raises(DeviceMemoryError, match='out of memory on cpu: .*no room'):
+        network.step(picture(1), 1)
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        monkeypatch.setattr(Spann3R, 'start', exhausted)
+        network.reset()  # there is no room for an empty memory either
+        assert 0 < network.status().device_bytes < held
+        assert network.flush() == []
+        with pytest.raises(DeviceMemoryError):
+            network.step(picture(1), 2)
+    monkeypatch.undo()
+    network.reset()
+    network.step(picture(0), 3)
+    assert network.step(picture(1), 4)[0].image_id == 3
+    assert network.status().device_bytes == held
+
+
+def test_real_exhaustion_of_a_cpu_is_reported(network: Spann3RNetwork,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Spann3R, 'step', lambda *_: torch.empty(2**50))
+    with pytest.raises(DeviceMemoryError, match='out of memory on cpu'):
+        network.step(picture(0), 0)
+
+
+def test_other_runtime_errors_surface(network: Spann3RNetwork,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError('a defect')
+    monkeypatch.setattr(Spann3R, 'step', broken)
+    with pytest.raises(RuntimeError, match='a defect'):
+        network.step(picture(0), 0)
+
+
+def test_provisional_points_without_room_are_none(
+        network: Spann3RNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    network.step(picture(0), 0)
+    network.step(picture(1), 1)
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError('no room')
+    monkeypatch.setattr(Spann3R, 'predict_target', exhausted)
+    assert network.provisional() is None
+
+
+def test_prune_that_runs_out_of_memory_leaves_every_store_whole(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory whose stores disagree would go on with keys of one frame and values of another."""
+    model = tiny_model()
+    state = model.start(HEIGHT, WIDTH, SCALED)
+    images = torch.from_numpy(np.stack([picture(seed) for seed in range(13)])).permute(
+        0, 3, 1, 2)[:, None].float().div(127.5).sub(1.0)
+    for image in images[:12]:
+        model.step(state, image)
+    memory = state.memory
+    before = {name: item.clone() for name, item in memory.arrays().items()}
+    copies = 0
+    get = torch.Tensor.__getitem__
+
+    def failing(tensor: torch.Tensor, index: object) -> torch.Tensor:
+        nonlocal copies
+        if isinstance(index, torch.Tensor):
+            copies += 1
+            if copies == 3:
+                raise MemoryError('no room')
+        return get(tensor, index)
+    monkeypatch.setattr(torch.Tensor, '__getitem__', failing)
+    with pytest.raises(MemoryError):
+        memory._keep(torch.arange(memory.tokens).flip(0))
+    monkeypatch.undo()
+    assert all(torch.equal(item, memory.arrays()[name]) for name, item in before.items())
+
+
+def test_memory_manager_reports_what_is_held(network: Spann3RNetwork) -> None:
+    manager = MemoryManager(network)
+    for seed in range(4):
+        manager.step(picture(seed), seed)
+    before = manager.report()
+    manager.reset('a test')
+    manager.reset('another', recovery=True)
+    after = manager.report()
+    assert 0 < before.status.tokens <= before.status.capacity_tokens
+    assert before.status.device_bytes > 0 and before.status.threads > 0
+    assert dict(before.status.values)['working_frames'] == 3
+    assert (after.status.tokens, after.resets, after.recoveries, after.last_reset_reason) == (
+        0, 2, 1, 'another')
+
+
+def test_only_the_memory_manager_makes_a_network_forget(network: Spann3RNetwork) -> None:
+    for seed in range(3):
+        network.step(picture(seed), seed)
+    network.flush()
+    assert network.status().tokens > 0
+    manager = MemoryManager(network)
+    assert network.status().tokens == 0
+    for seed in range(3):
+        manager.step(picture(seed), seed)
+    assert isinstance(manager.flush()[0], Estimate)
+    assert network.status().tokens == 0

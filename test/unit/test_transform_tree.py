@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of transforms: look-ups as tf2 answers them, and who published what."""
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from spann3r_ros.core.transforms import to_rigid
+from spann3r_ros.pipeline.transform_tree import StampedTransform, TransformTree
+
+SECOND_NS = 10**9
+
+
+def edge(parent: str, child: str, stamp_ns: int = 0, place: tuple[float, ...] = (0, 0, 0),
+         yaw_deg: float = 0.0) -> StampedTransform:
+    quaternion = Rotation.from_euler('z', yaw_deg, degrees=True).as_quat()
+    return StampedTransform(parent, child, stamp_ns, tuple(map(float, place)), tuple(quaternion))
+
+
+def matrix(place: tuple[float, ...], yaw_deg: float) -> np.ndarray:
+    return to_rigid(Rotation.from_euler('z', yaw_deg, degrees=True).as_matrix(), np.array(place))
+
+
+@pytest.fixture
+def robot() -> TransformTree:
+    """Return odom -> base_link, moving for a second, with a camera on it."""
+    tree = TransformTree(keep_sec=10.0)
+    tree.take(edge('odom', 'base_link', 5 * SECOND_NS, (1, 0, 0), 0))
+    tree.take(edge('odom', 'base_link', 6 * SECOND_NS, (2, 0, 0), 90))
+    tree.take(edge('base_link', 'camera', 0, (0.3, 0, 0.5), -90), static=True)
+    return tree
+
+
+def test_chain_is_composed_at_its_time(robot: TransformTree) -> None:
+    expected = matrix((2, 0, 0), 90) @ matrix((0.3, 0, 0.5), -90)
+    np.testing.assert_allclose(robot.lookup('odom', 'camera', 6 * SECOND_NS), expected, atol=1e-12)
+    back = robot.lookup('camera', 'odom', 6 * SECOND_NS)
+    np.testing.assert_allclose(back @ expected, np.eye(4), atol=1e-12)
+
+
+def test_times_between_are_interpolated_and_no_time_is_the_newest(robot: TransformTree) -> None:
+    np.testing.assert_allclose(robot.lookup('odom', 'base_link', 5_500_000_000),
+                               matrix((1.5, 0, 0), 45), atol=1e-9)
+    np.testing.assert_array_equal(robot.lookup('odom', 'camera', None),
+                                  robot.lookup('odom', 'camera', 6 * SECOND_NS))
+
+
+def test_newest_time_is_that_of_the_edge_that_is_known_least_far(robot: TransformTree) -> None:
+    for second in (5, 6, 7, 8):
+        robot.take(edge('map', 'odom', second * SECOND_NS, (0, float(second), 0)))
+    assert robot.lookup('map', 'base_link', None)[1, 3] == 6.0
+
+
+@pytest.mark.parametrize(('target', 'source', 'seconds'), [
+    ('odom', 'nothing', 6), ('odom', 'base_link', 4), ('odom', 'base_link', 7),
+    ('world', 'base_link', 6), ('nothing', 'nothing', 6)])
+def test_unknown_frames_times_and_trees_are_none(robot: TransformTree, target: str, source: str,
+                                                 seconds: int) -> None:
+    robot.take(edge('world', 'table'), static=True)
+    assert robot.lookup(target, source, seconds * SECOND_NS) is None
+
+
+def test_old_transforms_are_forgotten(robot: TransformTree) -> None:
+    robot.take(edge('odom', 'base_link', 15_500_000_000, (3, 0, 0)))
+    assert robot.lookup('odom', 'base_link', 5 * SECOND_NS) is None
+    assert robot.lookup('odom', 'base_link', 7 * SECOND_NS) is not None
+    robot.take(edge('odom', 'base_link', SECOND_NS))
+    assert robot.lookup('odom', 'base_link', SECOND_NS) is None
+
+
+def test_loop_ends_where_it_closes() -> None:
+    tree = TransformTree(keep_sec=10.0)
+    for parent, child in (('a', 'b'), ('b', 'c'), ('c', 'a')):
+        tree.take(edge(parent, child), static=True)
+    assert tree.lookup('a', 'c', 0) is not None
+    assert tree.ancestors_of('a') == {'a', 'b', 'c'}
+
+
+@pytest.mark.parametrize('change', [
+    {'parent': ''}, {'child': ''}, {'child': 'odom'}, {'stamp_ns': -1},
+    {'translation': (math.nan, 0.0, 0.0)}, {'translation': (0.0, math.inf, 0.0)},
+    {'quaternion': (0.0, 0.0, 0.0, 0.0)}, {'quaternion': (0.0, 0.0, 0.0, 1.1)},
+    {'quaternion': (math.nan, 0.0, 0.0, 1.0)}])
+def test_unsound_transform_is_refused_with_a_warning(
+        robot: TransformTree, change: dict, caplog: pytest.LogCaptureFixture) -> None:
+    bad = replace(edge('odom', 'other', SECOND_NS), **change)
+    with caplog.at_level(logging.WARNING):
+        robot.take(bad)
+    assert 'TF: expected two frames' in caplog.text
+    assert robot.lookup('odom', 'other', None) is None
+    assert robot.lookup('odom', 'base_link', 6 * SECOND_NS) is not None
+
+
+def test_own_broadcasts_are_told_from_those_of_others(robot: TransformTree) -> None:
+    robot.announce('map', 'odom', 6 * SECOND_NS)
+    robot.take(edge('map', 'odom', 6 * SECOND_NS))
+    assert not robot.is_foreign('map', 'odom') and robot.is_foreign('odom', 'base_link')
+    robot.take(edge('map', 'odom', 7 * SECOND_NS))
+    assert robot.is_foreign('map', 'odom')
+
+
+def test_every_parent_ever_given_is_remembered(robot: TransformTree) -> None:
+    robot.take(edge('other', 'base_link', 7 * SECOND_NS))
+    assert robot.parents_of('base_link') == {'odom', 'other'}
+    assert robot.ancestors_of('camera') == {'base_link', 'odom', 'other'}
+
+
+def test_beginning_again_keeps_static_transforms_and_those_of_the_new_time() -> None:
+    tree = TransformTree(keep_sec=10.0)
+    tree.take(edge('base_link', 'camera'), static=True)
+    for second in (100, 101, 3, 4):  # tf2 refuses the last two: they are too old
+        tree.take(edge('odom', 'base_link', second * SECOND_NS, (float(second), 0, 0)))
+    assert tree.lookup('odom', 'base_link', 3 * SECOND_NS) is None
+    tree.begin_again(3 * SECOND_NS)
+    assert tree.lookup('odom', 'base_link', 3 * SECOND_NS)[0, 3] == 3.0
+    assert tree.lookup('odom', 'base_link', 101 * SECOND_NS) is None
+    assert tree.lookup('base_link', 'camera', None) is not None
+
+
+def test_changes_are_reported_once_each(robot: TransformTree) -> None:
+    calls = []
+    robot.changed = lambda: calls.append(1)
+    robot.take(edge('odom', 'base_link', 7 * SECOND_NS))
+    robot.take(edge('base_link', 'lamp'), static=True)
+    robot.take(edge('', 'lamp'))
+    assert len(calls) == 2
