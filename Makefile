@@ -18,7 +18,7 @@ demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into 
 	@$(run) scripts/demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
 
 test: setup  ## all tests except the full-size ones
-	@$(run) python -m pytest test/unit test/parity test/node
+	@$(run) python -m pytest test/unit test/parity test/underlay test/node
 
 test-full: setup  ## the tests with the full-size network
 	@$(run) python -m pytest -m full test/parity test/node
