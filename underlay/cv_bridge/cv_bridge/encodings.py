@@ -89,8 +89,10 @@ def _bits(encoding: str) -> int:
 def _change_depth(image: np.ndarray | None, source: str, target: str) -> np.ndarray | None:
     if image is None:
         return None
-    bits, wanted_bits, dtype = _bits(source), _bits(target), np.dtype(pixel_type(target)[0])
-    scale = {(8, 16): 257.0, (16, 8): 1.0 / 257.0}.get((bits, wanted_bits), 1.0)
+    dtype = np.dtype(pixel_type(target)[0])
+    scale = {(8, 16): 257.0, (16, 8): 1.0 / 257.0}.get((_bits(source), _bits(target)), 1.0)
+    if image.dtype == np.uint16 and dtype == np.uint8:
+        return cv2.convertScaleAbs(image, alpha=scale)  # as below, but much quicker
     values = image.astype(float) * scale
     if dtype.kind == 'f':
         return values.astype(dtype)
