@@ -6,7 +6,7 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint train evaluate bench bench-network bench-node bench-memory bench-startup soak clean
+.PHONY: help setup demo test test-full lint train evaluate bench bench-network bench-node bench-memory bench-packages bench-startup soak clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -18,7 +18,7 @@ demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into 
 	@$(run) scripts/demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
 
 test: setup  ## all tests except the full-size ones
-	@$(run) python -m pytest test/unit test/parity test/node
+	@$(run) python -m pytest test/unit test/parity test/underlay test/node
 
 test-full: setup  ## the tests with the full-size network
 	@$(run) python -m pytest -m full test/parity test/node
@@ -45,6 +45,9 @@ bench-network: setup  ## the network beside a plain schedule and the machine's l
 
 bench-memory: setup  ## what the network's memory costs as it grows (minutes, 10 GiB), FRAMES=
 	@$(run) python benchmarks/memory.py --frames $(or $(FRAMES),2000)
+
+bench-packages: setup  ## ROS packages beside the node's own conversions (a minute)
+	@$(run) python benchmarks/ros_packages.py
 
 bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB)
 	@$(run) python benchmarks/startup.py

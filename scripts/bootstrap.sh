@@ -65,7 +65,7 @@ install_python_packages() {
     options=(-c "$venv/constraints.txt")
   fi
   "$venv/bin/python" -m pip install --disable-pip-version-check "${quiet[@]}" \
-    -r $requirements/library.txt -r $requirements/dev.txt "${options[@]}"
+    -r $requirements/library.txt -r $requirements/dev.txt -r $requirements/underlay.txt "${options[@]}"
   if [[ $home == wheels ]]; then
     "$venv/bin/python" scripts/relocate_prefix.py
   fi
@@ -78,9 +78,10 @@ enter() {  # enter SETUP_FILE: colcon's setup files do not survive `set -u`
   set -u
 }
 
-missing_ros_packages() {
+missing_ros_packages() {  # the folders of underlay/ whose genuine packages no prefix has
   local package prefix found
-  for package in tf2_msgs; do
+  for package in underlay/*/; do
+    package=$(basename "$package")
     found=
     for prefix in ${AMENT_PREFIX_PATH//:/ }; do
       [[ $prefix == "$underlay"/* || $prefix == "$root"/install/* ]] && continue

@@ -91,14 +91,22 @@ def to_mask(message: RawImage) -> np.ndarray:
     if message.encoding not in MASK_ENCODINGS:
         raise FrameError(f'mask encoding: expected one of {", ".join(MASK_ENCODINGS)}, '
                          f'got {message.encoding!r}')
+    _check_layout(message, ENCODINGS['mono8'])
     return _pixels(message, ENCODINGS['mono8']) > 0
 
 
-def _convert(message: RawImage) -> np.ndarray:
+def check_raw(message: RawImage) -> Encoding:
+    """Return the encoding of a raw image; FrameError for one that is malformed or unknown."""
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
         raise FrameError(f'encoding: expected one of {", ".join(sorted(ENCODINGS))}, '
                          f'got {message.encoding!r}')
+    _check_layout(message, encoding)
+    return encoding
+
+
+def _convert(message: RawImage) -> np.ndarray:
+    encoding = check_raw(message)
     image = _pixels(message, encoding)
     if encoding.bits == 16:
         image = (image >> 8).astype(np.uint8)
@@ -107,7 +115,7 @@ def _convert(message: RawImage) -> np.ndarray:
     return image
 
 
-def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
+def _check_layout(message: RawImage, encoding: Encoding) -> None:
     height, width, step = message.height, message.width, message.step
     _check_size(width, height)
     if encoding.channels == 2 and width % 2:
@@ -120,6 +128,11 @@ def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
     if len(message.data) != height * step:
         raise FrameError(f'data: expected {height} rows of {step} bytes = {height * step}, '
                          f'got {len(message.data)}')
+
+
+def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
+    height, width, step = message.height, message.width, message.step
+    item = encoding.bits // 8
     order = '>' if message.is_bigendian else '<'
     shape, strides = (height, width), (step, encoding.channels * item)
     if encoding.channels > 1:

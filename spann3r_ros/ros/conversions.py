@@ -2,9 +2,8 @@
 """Between ROS messages and the mapper's values: stamps, calibration, clouds, poses."""
 from __future__ import annotations
 
-from array import array
-
 import numpy as np
+import tf_transformations
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import KeyValue
 from geometry_msgs.msg import (
@@ -19,12 +18,12 @@ from geometry_msgs.msg import (
 )
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.messages import SECOND_NS
-from spann3r_ros.core.transforms import matrix_to_quaternion
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapping_status import MappingStatus
@@ -33,7 +32,9 @@ from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.pipeline.transform_tree import StampedTransform
 from spann3r_ros.pipeline.worker import WorkerReport
 
-POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
+from .inputs.images import BRIDGE
+
+POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'),
                   ('confidence', '<f4')])
 # `rgb` holds 0x00RRGGBB and is declared a float: the form RViz and PCL read.
 FIELDS = [PointField(name=name, offset=offset, datatype=PointField.FLOAT32, count=1)
@@ -67,9 +68,7 @@ def to_camera_info(intrinsics: Intrinsics, header: Header) -> CameraInfo:
 
 def to_float_image(values: np.ndarray, header: Header) -> Image:
     """Return a 32FC1 image of values [height, width]."""
-    height, width = values.shape
-    return Image(header=header, height=height, width=width, encoding='32FC1', is_bigendian=0,
-                 step=4 * width, data=_payload(values.astype('<f4', copy=False)))
+    return BRIDGE.cv2_to_imgmsg(values.astype(np.float32, copy=False), '32FC1', header)
 
 
 def keyframe_cloud(keyframe: Keyframe, header: Header, max_bytes: int) -> PointCloud2:
@@ -101,12 +100,13 @@ def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
     cloud['x'], cloud['y'], cloud['z'] = points[..., 0], points[..., 1], points[..., 2]
     packed = np.zeros((height, width, 4), np.uint8)
     packed[..., :3] = colors[..., ::-1]
-    cloud['rgb'] = packed.view('<u4')[..., 0]
+    cloud['rgb'] = packed.view('<f4')[..., 0]
     cloud['confidence'] = confidence
-    return PointCloud2(header=header, height=height, width=width, fields=FIELDS,
-                       is_bigendian=False, point_step=POINT.itemsize,
-                       row_step=width * POINT.itemsize, data=_payload(cloud),
-                       is_dense=bool(np.isfinite(points).all()))
+    # create_cloud takes the first axis for the columns, and no table without points.
+    table = cloud.reshape(width, height) if height > 1 else cloud[0]
+    message = point_cloud2.create_cloud(header, FIELDS, table)
+    message.is_dense = bool(np.isfinite(points).all())
+    return message
 
 
 def to_pose(transform: np.ndarray) -> Pose:
@@ -184,12 +184,5 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_err
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:
-    x, y, z, w = (float(value) for value in matrix_to_quaternion(transform[:3, :3]))
+    x, y, z, w = map(float, tf_transformations.quaternion_from_matrix(transform))
     return Quaternion(x=x, y=y, z=z, w=w)
-
-
-def _payload(values: np.ndarray) -> array:
-    # The one form that every rclpy setter takes without a walk over the elements.
-    payload = array('B')
-    payload.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
-    return payload

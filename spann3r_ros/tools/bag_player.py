@@ -95,17 +95,17 @@ class Player(Node):
         self._status: MapperStatus | None = None
         self._settled_before = 0
         depth = max(DEPTH, options.window)
-        self._publishers: dict[str, Publisher] = {}
+        self._by_topic: dict[str, Publisher] = {}
         for connection in bag.connections:
             role = bag.role(connection)
             qos = QoSProfile(depth=depth if role == 'image' else SIDE_DEPTH)
             if role == 'tf_static':
                 qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
-            if connection.topic not in self._publishers:
-                self._publishers[connection.topic] = self.create_publisher(
+            if connection.topic not in self._by_topic:
+                self._by_topic[connection.topic] = self.create_publisher(
                     KINDS[connection.msgtype], connection.topic, qos)
-        self._images = self._publishers[bag.image.topic]
-        self._infos = [self._publishers[one.topic] for one in bag.connections
+        self._images = self._by_topic[bag.image.topic]
+        self._infos = [self._by_topic[one.topic] for one in bag.connections
                        if bag.role(one) == 'camera_info']
         if options.window:
             self.create_subscription(MapperStatus, options.status_topic, self._take_status, DEPTH)
@@ -124,7 +124,7 @@ class Player(Node):
         for is_image, topic, time_ns, data in leading(
                 self._bag, 0 if self._options.rate else LEAD_NS):
             if not is_image:
-                self._publishers[topic].publish(data)
+                self._by_topic[topic].publish(data)
                 continue
             first_ns = time_ns if first_ns is None else first_ns
             self._pace(started_sec, (time_ns - first_ns) * 1e-9)

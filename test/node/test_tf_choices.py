@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from robot import Robot
-from spann3r_ros.ros.tf.frame_tree import MAX_WAITING
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.pipeline.frame_roles import MAX_WAITING
 
 Start = Callable[..., Mapper]
 

@@ -39,7 +39,7 @@ BELOW = {
 WITH_ROS = {'ros', 'tools'}
 MOST_FILES = 12
 ROS = re.compile(r'(rclpy|rcl_interfaces|rosidl_\w+|tf2_\w+|launch(_ros)?|\w+_msgs|std_srvs'
-                 r'|builtin_interfaces|ament_\w+|cv_bridge)$')
+                 r'|builtin_interfaces|ament_\w+|cv_bridge|sensor_msgs_py|tf_transformations)$')
 WITHOUT_ROS = sorted(set(BELOW) - WITH_ROS)
 
 IMPORT_ALL = """

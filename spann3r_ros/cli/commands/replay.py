@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spann3r_ros.datasets.bags import CameraBag
-    from spann3r_ros.pipeline.node_settings import Settings
     from spann3r_ros.pipeline.bag_replay import Replay, ReplaySummary
+    from spann3r_ros.pipeline.node_settings import Settings
 
 SUMMARY = 'map a recorded bag without ROS: every image is used, none is dropped'
 BAD_INPUT, FAULT = 2, 1

@@ -12,11 +12,13 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from spann3r_ros.core.encodings import to_mask, to_rgb
+from spann3r_ros.core.encodings import to_mask
 from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import FrameError
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import NodeConfig
+
+from .images import to_rgb
 
 COMPRESSED = '/compressed'
 # In replay the slot holds the callback back; meanwhile the middleware keeps this many images.
