@@ -54,7 +54,8 @@ class CameraBag:
             self._reader = Reader(path)
             self._reader.open()
         except (ReaderError, OSError) as error:
-            raise BagError(f'bag: cannot read {path}: {error}') from error
+            raise BagError(f'bag: cannot read {path}: {error} (a recording that was cut off: try '
+                           '`ros2 bag reindex`, or `mcap recover`)') from error
         try:
             self.image = choose_image(self._reader.connections, names.image, path)
             chosen = list(self._choose(names))

@@ -64,7 +64,8 @@ def points_of(cloud: PointCloud2) -> np.ndarray:
 
 
 def colours_of(points: np.ndarray) -> np.ndarray:
-    return (points['rgb'][..., None] >> np.array([16, 8, 0]) & 255).astype(int)
+    packed = np.ascontiguousarray(points['rgb']).view('<u4')
+    return (packed[..., None] >> np.array([16, 8, 0]) & 255).astype(int)
 
 
 def truth(orbit: Orbit, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -154,7 +154,7 @@ def test_outputs_of_one_keyframe_agree(
     assert [field.name for field in cloud.fields] == list(CLOUD_DTYPE.names)
     assert np.array_equal(
         points['confidence'], np.frombuffer(confidence.data, '<f4').reshape(96, 96))
-    red = (points['rgb'] >> 16).astype(np.uint8)
+    red = (np.ascontiguousarray(points['rgb']).view('<u4') >> 16).astype(np.uint8)
     assert np.array_equal(red, orbit.rgb[2][..., 0])
 
     pose = next(one for one in path[-1].poses if to_ns(one.header.stamp) == stamp_of(2)).pose

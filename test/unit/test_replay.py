@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spann3r replay`: a bag without ROS, each image accounted for, the same map every time."""
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from recorded_bags import (
+    BASE_FROM_OPTICAL,
+    IMAGE_TOPIC,
+    INFO_TOPIC,
+    PERIOD_NS,
+    OrbitBag,
+    robot_bag,
+    stamp_of,
+)
+from rosbags.rosbag2 import Reader
+from synthetic import SyntheticScene
+
+from spann3r_ros.cli.main import main
+from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.networks.registry import network_kinds
+
+TOY_PACKAGE = Path(__file__).parents[1] / 'toy_package'
+Replay = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install the toy network by its entry point."""
+    monkeypatch.syspath_prepend(str(TOY_PACKAGE))
+    network_kinds.cache_clear()
+    yield
+    network_kinds.cache_clear()
+    sys.modules.pop('toy_network', None)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / 'orbit.toy'
+    path.write_text('{}')
+    return path
+
+
+@pytest.fixture
+def replay(tmp_path: Path, weights: Path) -> Replay:
+    """Return a function that replays a bag with the toy network and returns the summary."""
+    def run(bag: Path, *arguments: str, output: str = 'out',
+            topic: str = IMAGE_TOPIC) -> dict[str, Any]:
+        target = tmp_path / output
+        status = main(['replay', str(bag), '--topic', topic, '--checkpoint', str(weights),
+                       '--output', str(target), '--quiet', *arguments])
+        assert status == 0
+        return json.loads((target / 'summary.json').read_text())
+    return run
+
+
+def test_every_image_is_mapped_and_the_map_is_true(
+        tmp_path: Path, replay: Replay, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = replay(robot_bag(tmp_path / 'bag', 12))
+    assert list(summary) == ['images', 'frames', 'recovered', 'poses', 'voxels', 'fragments',
+                             'loops', 'threads', 'seconds', 'sha256', 'warnings']
+    assert summary['images'] == 12
+    assert summary['frames'] == {'received': 12, 'processed': 12, 'skipped': 0, 'dropped': 0,
+                                 'failed': 0}
+    assert (summary['recovered'], summary['poses'], summary['fragments'], summary['loops']) == (
+        0, 12, 1, 0)
+    assert summary['warnings'] == [] and summary['threads'] == 1
+    cloud = read_ply(tmp_path / 'out' / 'map.ply')
+    assert len(cloud) == summary['voxels']
+    poses = read_tum(tmp_path / 'out' / 'trajectory.tum')
+    assert [pose.stamp_ns for pose in poses] == [stamp_of(index) for index in range(12)]
+    with OrbitBag(tmp_path / 'unused') as bag:
+        truth = bag.poses
+    # Levelled by the robot: the map stands upright although the camera looks down.
+    up = truth[0][:3, :3].T @ [0.0, 0.0, 1.0]
+    up_in_camera = BASE_FROM_OPTICAL[:3, :3].T @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(poses[0].world_from_camera[:3, :3] @ up_in_camera, [0, 0, 1],
+                               atol=0.01)
+    assert not np.allclose(up, up_in_camera, atol=0.1)
+    world_from_map = truth[0] @ invert(poses[0].world_from_camera)
+    errors = SyntheticScene().distances(transform_points(world_from_map, cloud.points))
+    assert np.quantile(errors, 0.95) < 0.02
+    for pose, expected in zip(poses, truth, strict=False):
+        np.testing.assert_allclose(world_from_map @ pose.world_from_camera, expected, atol=0.01)
+    assert '12 of 12 images mapped' in capsys.readouterr().out
+
+
+def test_same_bag_gives_the_same_hashes_and_another_map_others(
+        tmp_path: Path, replay: Replay) -> None:
+    bag = robot_bag(tmp_path / 'bag', 8)
+    first, second = (replay(bag, '--set', 'toy.noise=0.01', output=name) for name in 'ab')
+    assert first['sha256'] == second['sha256'] and set(first['sha256']) == {'map', 'trajectory'}
+    for name in ('map.ply', 'trajectory.tum'):
+        assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+    other = replay(bag, '--set', 'toy.noise=0.011', output='c')
+    assert other['sha256']['map'] != first['sha256']['map']
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_order_of_the_messages_does_not_matter(
+        storage: str, tmp_path: Path, replay: Replay) -> None:
+    """Calibration, mask and mount may come before their image or up to a second after it."""
+    with OrbitBag(tmp_path / 'early', storage) as bag:
+        bag.mount()
+        for index in range(8):
+            bag.drive(index)
+            bag.info(index)
+            bag.mask(index)
+            bag.raw(index)
+    late = robot_bag(tmp_path / 'late', 8, storage)
+    hashes = [replay(bag, '--set', 'mask=exact', output=name)['sha256']
+              for bag, name in ((tmp_path / 'early', 'a'), (late, 'b'))]
+    assert hashes[0] == hashes[1]
+    assert replay(late, output='c')['sha256'] != hashes[0]  # without masks
+
+
+def test_masked_pixels_stay_out_of_the_map(tmp_path: Path, replay: Replay) -> None:
+    bag = robot_bag(tmp_path / 'bag', 6)
+    whole, masked = replay(bag, output='a'), replay(bag, '--set', 'mask=exact', output='b')
+    assert 0.4 * whole['voxels'] < masked['voxels'] < 0.8 * whole['voxels']
+
+
+def test_compressed_images_and_raw_ones_are_read(tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(6):
+            bag.jpeg(index)
+    assert replay(tmp_path / 'bag', topic='')['poses'] == 6
+
+
+@pytest.mark.parametrize('source', ['tf', 'odometry'])
+def test_poses_of_a_localisation_come_from_tf_or_odometry(
+        source: str, tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.mount()
+        for index in range(20):
+            bag.raw(index)
+            (bag.drive if source == 'tf' else bag.odometry)(index)
+    arguments = ['--set', 'pose_source=tf', '--set', 'map_frame=odom']
+    if source == 'odometry':
+        arguments += ['--odometry-topic', '/odom']
+    summary = replay(tmp_path / 'bag', *arguments)
+    assert (summary['frames']['processed'], summary['poses']) == (20, 20)
+    for pose, expected in zip(read_tum(tmp_path / 'out' / 'trajectory.tum'), bag.poses,
+                              strict=False):
+        np.testing.assert_allclose(pose.world_from_camera, expected, atol=1e-6)
+
+
+def test_images_without_their_pose_are_dropped_with_the_reason(
+        tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.mount()
+        for index in range(20):
+            bag.raw(index)
+            if index not in (0, 19):
+                bag.drive(index)
+    summary = replay(tmp_path / 'bag', '--set', 'pose_source=tf', '--set', 'map_frame=odom')
+    assert summary['frames'] == {'received': 20, 'processed': 18, 'skipped': 0, 'dropped': 2,
+                                 'failed': 0}
+    assert any('a later image has one already' in text for text in summary['warnings'])
+
+
+def test_every_fate_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(12):
+            bag.raw(index)
+            if index in (3, 7):  # an image that comes too late
+                bag.recorded_later_ns = 2000
+                bag.raw(index, stamp_of(index) - 1000)
+                bag.recorded_later_ns = 0
+    summary = replay(tmp_path / 'bag', '--set', 'keyframes.stride=2')
+    assert summary['frames'] == {'received': 14, 'processed': 6, 'skipped': 6, 'dropped': 0,
+                                 'failed': 2}
+    assert summary['frames']['received'] == sum(
+        count for name, count in summary['frames'].items() if name != 'received')
+    assert [text for text in summary['warnings'] if 'stamp: expected one after' in text]
+
+
+def test_calibrations_that_never_come_are_not_waited_for(tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.info(0, stamp_of(0) - 10**11)  # of another day
+        for index in range(8):
+            bag.raw(index)
+    assert replay(tmp_path / 'bag')['frames']['processed'] == 8
+
+
+def test_parameters_come_from_the_nodes_own_file(tmp_path: Path, replay: Replay) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    keyframes: {stride: 3}\n    autostart: false\n'
+                    '    toy: {noise: 0.02}\n')
+    bag = robot_bag(tmp_path / 'bag', 9)
+    assert replay(bag, '--params-file', str(file))['frames']['skipped'] == 6
+    assert replay(bag, '--params-file', str(file), '--set', 'keyframes.stride=1',
+                  output='b')['frames']['skipped'] == 0
+
+
+def test_bag_that_breaks_off_gives_the_map_of_what_was_read(
+        tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Reader.messages
+
+    def broken(self: Reader, *arguments: object) -> Iterator:
+        yield from islice(read(self, *arguments), 20)
+        raise OSError('Input/output error')
+    monkeypatch.setattr(Reader, 'messages', broken)
+    summary = replay(robot_bag(tmp_path / 'bag', 12))
+    assert summary['images'] == 12 and 0 < summary['poses'] < 12
+    assert any('ends early: Input/output error' in text for text in summary['warnings'])
+
+
+def test_recording_that_was_cut_off_is_bad_input_with_a_remedy(
+        tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = robot_bag(tmp_path / 'bag', 4)
+    file = next(bag.glob('*.mcap'))
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert main(['replay', str(bag), '--checkpoint', str(weights)]) == 2
+    assert 'mcap recover' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('arguments', 'reason'), [
+    (['--topic', '/top'], r'topic: expected images on /top; image topics in .*: /camera/image_raw '
+                          r'\(Image, 3\), /left \(Image, 1\)'),
+    ([], r'topic: expected one image topic, or its name; image topics in'),
+    (['--topic', '/left', '--camera-info-topic', '/info'], 'has none'),
+    (['--topic', '/left', '--set', 'mode=sideways'], 'mode: expected one of'),
+    (['--topic', '/left', '--set', 'colour=red'], 'expected NAME=VALUE with the name'),
+    (['--topic', '/left', '--set', 'max_rate=fast'], 'max_rate: expected a value of type float'),
+    (['--topic', '/left', '--params-file', 'missing.yaml'], 'missing.yaml'),
+    (['--topic', '/left', '--checkpoint', 'missing.toy'], 'no such file: missing.toy')])
+def test_bad_input_is_one_line_and_status_two(
+        arguments: list[str], reason: str, tmp_path: Path, weights: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(3):
+            bag.raw(index)
+        bag.raw(0, topic='/left')
+    status = main(['replay', str(tmp_path / 'bag'), '--checkpoint', str(weights), '--output',
+                   str(tmp_path / 'out'), '--quiet', *arguments])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2 and len(lines) == 1
+    assert lines[0].startswith('spann3r replay: ')
+    assert re.search(reason, lines[0])
+
+
+def test_missing_bag_is_bad_input(tmp_path: Path, weights: Path,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['replay', str(tmp_path / 'none'), '--checkpoint', str(weights)]) == 2
+    assert 'cannot read' in capsys.readouterr().err
+
+
+def test_fault_of_the_network_is_status_one_and_leaves_the_rest(
+        tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    kind = network_kinds()['toy']
+    network = sys.modules['toy_network'].ToyNetwork
+    step = network.step
+
+    def faulty(self: object, image: np.ndarray, image_id: int) -> list:
+        if image_id == 4:
+            raise RuntimeError('a defect')
+        return step(self, image, image_id)
+    monkeypatch.setattr(network, 'step', faulty)
+    assert kind.name == 'toy'
+    status = main(['replay', str(robot_bag(tmp_path / 'bag', 8)), '--topic', IMAGE_TOPIC,
+                   '--checkpoint', str(weights), '--output', str(tmp_path / 'out'), '--quiet'])
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert status == 1
+    assert summary['frames']['failed'] == 1 and summary['poses'] == 7
+    assert 'RuntimeError: a defect' in (tmp_path / 'out' / 'replay.log').read_text()
+    assert '1 frames met a fault' in capsys.readouterr().err
+
+
+def test_recording_without_a_map_is_status_one(
+        tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag._image('/camera/image_raw', stamp_of(0), 'rgb8', np.zeros((96, 96, 3), np.uint8))
+    status = main(['replay', str(tmp_path / 'bag'), '--checkpoint', str(weights), '--output',
+                   str(tmp_path / 'out'), '--quiet'])
+    assert status == 1 and 'the map is empty' in capsys.readouterr().err
+    assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['frames']['failed'] == 1
+
+
+def test_looped_bag_begins_a_new_map(tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for round_ in range(2):
+            bag.recorded_later_ns = round_ * 20 * PERIOD_NS
+            for index in range(20):
+                bag.raw(index)
+    summary = replay(tmp_path / 'bag')
+    assert (summary['frames']['processed'], summary['poses'], summary['fragments']) == (40, 20, 1)
+    assert any('jumped back: a new map begins' in text for text in summary['warnings'])
+
+
+def test_topics_stand_beside_the_images(tmp_path: Path) -> None:
+    from spann3r_ros.datasets.bags import CameraBag, TopicNames
+    with CameraBag(robot_bag(tmp_path / 'bag', 2), TopicNames(IMAGE_TOPIC, masks=True)) as bag:
+        assert {(one.topic, bag.role(one)) for one in bag.connections} == {
+            ('/camera/image_raw', 'image'), (INFO_TOPIC, 'camera_info'), ('/tf', 'tf'),
+            ('/tf_static', 'tf_static'), ('/camera/mask', 'mask')}
+        assert [role for role, _ in bag.messages()][:3] == ['image', 'tf', 'camera_info']
