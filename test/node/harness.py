@@ -98,6 +98,8 @@ class Mapper:
     """The mapper's process; its output goes to `log`."""
 
     program = Path(__file__).with_name('synthetic_mapper.py')
+    remaps = ('image:=/camera/image_raw', 'camera_info:=/camera/camera_info',
+              'mask:=/camera/mask')
 
     def __init__(self, directory: Path, options: dict[str, Any] | None = None,
                  **parameters: Value) -> None:
@@ -109,8 +111,7 @@ class Mapper:
         parameters.setdefault('map_directory', str(directory / 'maps'))
         # The fast way needs torch, which takes seconds to load and which nothing else here needs.
         parameters.setdefault('resampling', 'exact')
-        arguments = ['--ros-args', '-r', 'image:=/camera/image_raw',
-                     '-r', 'camera_info:=/camera/camera_info']
+        arguments = ['--ros-args', *(word for remap in self.remaps for word in ('-r', remap))]
         for name, value in parameters.items():
             arguments += ['-p', f'{name}:={json.dumps(value)}']
         self.map_directory = Path(parameters['map_directory'])

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network of another package, by its entry point: node and replay give the same true map."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import Mapper, Peer, running, to_ns
+from nav_msgs.msg import Path as PathMessage
+from recorded_bags import IMAGE_TOPIC, OrbitBag, robot_bag, stamp_of
+from synthetic import SyntheticScene
+
+from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+
+ROOT = Path(__file__).parents[2]
+TOY_PACKAGE = ROOT / 'test' / 'toy_package'
+COUNT = 12
+
+
+class ToyMapper(Mapper):
+    """The executable that is installed; the toy network stands on its Python path."""
+
+    program = ROOT / 'scripts' / 'mapper_node'
+
+
+@pytest.fixture(autouse=True)
+def toy_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.environ.get('PYTHONPATH', '')
+    monkeypatch.setenv('PYTHONPATH', f'{TOY_PACKAGE}{os.pathsep}{ROOT}{os.pathsep}{before}')
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / 'orbit.toy'
+    path.write_text('{}')
+    return path
+
+
+@pytest.fixture
+def mapper(peer: Peer, tmp_path: Path, weights: Path) -> Iterator[Mapper]:
+    parameters = {'toy.noise': 0.01, 'mode': 'replay', 'mask': 'exact'}
+    with running(ToyMapper(tmp_path, checkpoint=str(weights), **parameters)) as mapper:
+        peer.statuses()
+        peer.until(lambda: peer.statuses(), 'a first status')
+        yield mapper
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True,
+                          timeout=180, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def replayed(bag: Path, weights: Path, output: Path, *changes: str) -> dict:
+    run('-m', 'spann3r_ros.cli', 'replay', bag, '--topic', IMAGE_TOPIC, '--checkpoint', weights,
+        '--output', output, '--quiet', '--set', 'resampling=exact',
+        *(word for change in changes for word in ('--set', change)))
+    return json.loads((output / 'summary.json').read_text())
+
+
+def test_node_in_replay_mode_gives_the_map_that_replay_gives(
+        peer: Peer, mapper: Mapper, weights: Path, tmp_path: Path) -> None:
+    """Calibration, mask and mount come after their image, and over DDS in any order."""
+    bag = robot_bag(tmp_path / 'bag', COUNT)
+    paths = peer.listen(PathMessage, '/mapper/path', latched=True)
+    run('-m', 'spann3r_ros.tools.bag_player', '--bag', bag, '--topic', IMAGE_TOPIC,
+        '--mask-topic', '/camera/mask', '--rate', 0, '--window', 1, '--quiet')
+    status = peer.until_settled(COUNT)
+    assert (status.frames_processed, status.network, status.last_error) == (COUNT, 'toy', '')
+    assert {one.key: one.value for one in status.network_values} == {'images': str(COUNT)}
+    assert peer.trigger('/mapper/save_map').success
+    peer.until(lambda: paths and len(paths[-1].poses) == COUNT, 'the path')
+    assert to_ns(paths[-1].poses[-1].header.stamp) == stamp_of(COUNT - 1)
+
+    summary = replayed(bag, weights, tmp_path / 'out', 'toy.noise=0.01', 'mask=exact')
+    assert (summary['poses'], summary['warnings']) == (COUNT, [])
+    for name in ('map.ply', 'trajectory.tum'):
+        assert (mapper.map_directory / name).read_bytes() == (
+            tmp_path / 'out' / name).read_bytes(), name
+
+    poses = read_tum(tmp_path / 'out' / 'trajectory.tum')
+    with OrbitBag(tmp_path / 'unused') as unused:
+        world_from_map = unused.poses[0] @ invert(poses[0].world_from_camera)
+    points = read_ply(tmp_path / 'out' / 'map.ply').points
+    errors = SyntheticScene().distances(transform_points(world_from_map, points))
+    assert np.quantile(errors, 0.95) < 0.04
+
+
+def test_poses_that_a_network_measures_are_weighed_by_their_residuals(
+        weights: Path, tmp_path: Path) -> None:
+    """Pose and points disagree by some centimetres: the path follows the tracked corners."""
+    bag = robot_bag(tmp_path / 'bag', COUNT)
+    replayed(bag, weights, tmp_path / 'out', 'toy.pose_noise=0.03')
+    poses = read_tum(tmp_path / 'out' / 'trajectory.tum')
+    assert len(poses) == COUNT
+    with OrbitBag(tmp_path / 'unused') as unused:
+        truth = np.stack([invert(unused.poses[0]) @ pose for pose in unused.poses[:COUNT]])
+    found = np.stack([invert(poses[0].world_from_camera) @ one.world_from_camera
+                      for one in poses])
+    errors = np.linalg.norm(np.diff(found[:, :3, 3] - truth[:, :3, 3], axis=0), axis=1)
+    assert 0.0 < np.sqrt((errors**2).mean()) < 0.03 * np.sqrt(6)
+
+
+def test_settings_of_every_network_are_declared_under_its_name(
+        peer: Peer, mapper: Mapper) -> None:
+    from rcl_interfaces.srv import ListParameters
+    client = peer.node.create_client(ListParameters, '/mapper/list_parameters')
+    peer.until(client.service_is_ready, 'the parameter service')
+    future = client.call_async(ListParameters.Request())
+    peer.until(future.done, 'the names')
+    names = set(future.result().result.names)
+    assert {'toy.noise', 'toy.pose_noise', 'spann3r.working_frames',
+            'spann3r.long_term_tokens'} <= names
+    assert not any(name.startswith('memory.') for name in names)
+    assert mapper.alive()
+
+
+def test_checkpoint_that_no_network_recognises_is_refused_by_name(
+        peer: Peer, tmp_path: Path) -> None:
+    unknown = tmp_path / 'weights.bin'
+    unknown.write_bytes(b'?')
+    with running(ToyMapper(tmp_path, checkpoint=str(unknown))) as mapper:
+        peer.until(lambda: 'fits 0 of them' in mapper.log, 'the reason')
+        assert "one of the networks ['spann3r', 'toy']" in mapper.log
+        assert peer.state() == 'unconfigured'
