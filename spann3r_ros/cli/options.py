@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from spann3r_ros.core.settings import list_settings, rebuild
@@ -62,3 +65,15 @@ def open_network(args: argparse.Namespace) -> Network:
     """Open the network of `args.checkpoint` as the arguments ask."""
     kind = kind_of(args.checkpoint)
     return kind.open(args.checkpoint, read_settings(args, kind), read_compute(args))
+
+
+@contextmanager
+def without_frame_warnings() -> Iterator[None]:
+    """Keep what goes wrong frame by frame off the screen: the commands' tables count it."""
+    mapping = logging.getLogger('spann3r_ros.mapping')
+    before = mapping.level
+    mapping.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        mapping.setLevel(before)

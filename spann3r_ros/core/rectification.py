@@ -2,9 +2,7 @@
 """Taking a lens' distortion out of an image."""
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,36 +14,30 @@ from .types import FrameError
 MODELS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
 
 
-@dataclass(frozen=True)
-class Rectified:
-    """A pinhole image [h, w, 3], its intrinsics, and which pixels [h, w] the lens has seen."""
+class Rectifier:
+    """Takes images of one calibration to those of a pinhole camera of the same matrix.
 
-    rgb: np.ndarray
-    intrinsics: Intrinsics
-    seen: np.ndarray
-    follow: Callable[[np.ndarray], np.ndarray]
-
-
-def rectify(rgb: np.ndarray, intrinsics: Intrinsics) -> Rectified:
-    """Return the image a pinhole camera of the same matrix would have taken.
-
-    `follow` takes bool images [h, w] of the distorted pixels the same way. Raises FrameError for
-    a model or a number of coefficients that is not known.
+    `seen` [h, w] are the pixels that the lens has seen. FrameError for a model or a number of
+    coefficients that is not known.
     """
-    maps = _maps(intrinsics)
-    image = cv2.remap(rgb, maps[0], maps[1], cv2.INTER_LINEAR)
 
-    def follow(mask: np.ndarray) -> np.ndarray:
-        moved = cv2.remap(mask.astype(np.uint8) * 255, maps[0], maps[1], cv2.INTER_LINEAR)
+    def __init__(self, intrinsics: Intrinsics) -> None:
+        self._maps = _maps(intrinsics)
+        self.intrinsics = replace(intrinsics, distortion=None)
+        self.seen = self.move(np.ones((intrinsics.height, intrinsics.width), bool))
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """Return an image [h, w, 3] without distortion."""
+        return cv2.remap(rgb, *self._maps, cv2.INTER_LINEAR)
+
+    def move(self, mask: np.ndarray) -> np.ndarray:
+        """Return which pixels [h, w] of the result a mask of distorted ones admits in full."""
+        moved = cv2.remap(mask.astype(np.uint8) * 255, *self._maps, cv2.INTER_LINEAR)
         return moved == 255  # a pixel that is partly masked is masked
 
-    return Rectified(image, replace(intrinsics, distortion=None),
-                     follow(np.ones(rgb.shape[:2], bool)), follow)
 
-
-@lru_cache(maxsize=4)
 def _maps(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
-    """Return OpenCV's maps; they cost many times as much as their use."""
+    """Return OpenCV's maps."""
     distortion, size = intrinsics.distortion, (intrinsics.width, intrinsics.height)
     counts = MODELS.get(distortion.model)
     if counts is None:

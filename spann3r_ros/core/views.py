@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from .camera import Intrinsics
-from .rectification import rectify
+from .rectification import Rectifier
 from .types import Frame, FrameError
 
 # The principal point must keep this share of the side on its narrow side.
@@ -32,40 +33,75 @@ class Preprocessed:
     window: Window | None = None
 
 
+class CameraModel:
+    """How images of one calibration become inputs of one network.
+
+    Rectification, window and valid pixels are computed once. The window is symmetric about the
+    principal point, or about the middle without intrinsics; with `letterbox` the whole image is
+    fitted in between black bars instead. Unless `exact`, the resize is several times as fast and
+    a few values differ, by one or two. FrameError for intrinsics that cannot be used.
+    """
+
+    def __init__(self, image_size: tuple[int, int], intrinsics: Intrinsics | None,
+                 input_size: tuple[int, int], letterbox: bool, exact: bool) -> None:
+        if intrinsics is not None:
+            _check_intrinsics(intrinsics, image_size)
+        self._size = input_size
+        self._rectify = None
+        if intrinsics is not None and intrinsics.distortion is not None:
+            self._rectify = Rectifier(intrinsics)
+            intrinsics = self._rectify.intrinsics
+        self._window = (_letterbox if letterbox else _crop)(image_size, intrinsics, input_size)
+        self._resize = _resize_exactly if exact else _resize_fast
+        self._intrinsics = (None if intrinsics is None
+                            else self._window.follow(intrinsics, input_size))
+        self._coverage = self._window.coverage(image_size, input_size)
+        self._valid = None
+        if self._rectify is not None:
+            self._valid = self._shrink(self._rectify.seen)
+        elif letterbox:
+            self._valid = self._window.place(np.ones(self._window.resized, bool), input_size)
+        if self._valid is not None:
+            self._valid.setflags(write=False)  # all views share it
+
+    def fit(self, rgb: np.ndarray, mask: np.ndarray | None = None) -> Preprocessed:
+        """Return the network's input of an image [h, w, 3] and a mask bool [h, w]."""
+        usable, window = self._valid, self._window
+        if mask is not None:
+            usable = self._shrink(mask if self._rectify is None
+                                  else self._rectify.seen & self._rectify.move(mask))
+        if self._rectify is not None:
+            rgb = self._rectify(rgb)
+        image = window.place(self._resize(rgb[window.rows, window.columns], window.resized),
+                             self._size)
+        return Preprocessed(image, self._intrinsics, usable, self._coverage, window)
+
+    def _shrink(self, mask: np.ndarray) -> np.ndarray:
+        """Return which pixels of the network's input a mask admits in full."""
+        window = self._window
+        part = Image.fromarray(mask[window.rows, window.columns].astype(np.uint8) * 255)
+        part = np.asarray(part.resize(window.resized[::-1], Image.Resampling.BOX))
+        return window.place(part, self._size) == 255  # a pixel that is partly masked is masked
+
+
+@lru_cache(maxsize=8)
+def camera_model(image_size: tuple[int, int], intrinsics: Intrinsics | None,
+                 input_size: tuple[int, int], letterbox: bool, exact: bool) -> CameraModel:
+    """Return the camera model of a calibration, the same one for the same arguments."""
+    return CameraModel(image_size, intrinsics, input_size, letterbox, exact)
+
+
 def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,
                exact: bool = True) -> Preprocessed:
     """Rectify, resize and crop an image to `size` (height, width), as the network was trained.
 
-    The window is symmetric about the principal point, or about the middle without intrinsics.
-    With `letterbox` the whole image is fitted in between black bars instead. Unless `exact`, the
-    resize is several times as fast and a few values differ, by one or two. Raises FrameError for
-    an image, mask or intrinsics that cannot be used.
+    See `CameraModel`. Raises FrameError for an image, mask or intrinsics that cannot be used.
     """
-    rgb, intrinsics, usable = frame.rgb, frame.intrinsics, frame.mask
-    _check_image(rgb)
-    if usable is not None:
-        _check_mask(usable, rgb)
-    if intrinsics is not None:
-        _check_intrinsics(intrinsics, rgb)
-        if intrinsics.distortion is not None:
-            rectified = rectify(rgb, intrinsics)
-            rgb, intrinsics = rectified.rgb, rectified.intrinsics
-            seen = rectified.seen
-            usable = seen if usable is None else seen & rectified.follow(usable)
-    fit = _letterbox if letterbox else _crop
-    window = fit(rgb.shape[:2], intrinsics, size)
-
-    resize = _resize_exactly if exact else _resize_fast
-    image = window.place(resize(rgb[window.rows, window.columns], window.resized), size)
-    if usable is not None:
-        part = Image.fromarray(usable[window.rows, window.columns].astype(np.uint8) * 255)
-        part = np.asarray(part.resize(window.resized[::-1], Image.Resampling.BOX))
-        usable = window.place(part, size) == 255  # a pixel that is partly masked is masked
-    elif letterbox:
-        usable = window.place(np.ones(window.resized, bool), size)
-    if intrinsics is not None:
-        intrinsics = window.follow(intrinsics, size)
-    return Preprocessed(image, intrinsics, usable, window.coverage(rgb.shape[:2], size), window)
+    _check_image(frame.rgb)
+    if frame.mask is not None:
+        _check_mask(frame.mask, frame.rgb)
+    model = camera_model(frame.rgb.shape[:2], frame.intrinsics, size, letterbox, exact)
+    return model.fit(frame.rgb, frame.mask)
 
 
 def _resize_exactly(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -183,8 +219,8 @@ def _check_mask(mask: np.ndarray, rgb: np.ndarray) -> None:
         raise FrameError(f'mask: expected bool {rgb.shape[:2]}, got {mask.dtype} {mask.shape}')
 
 
-def _check_intrinsics(intrinsics: Intrinsics, rgb: np.ndarray) -> None:
-    height, width = rgb.shape[:2]
+def _check_intrinsics(intrinsics: Intrinsics, image_size: tuple[int, int]) -> None:
+    height, width = image_size
     if (intrinsics.height, intrinsics.width) != (height, width):
         raise FrameError(f'intrinsics: expected those of a {width}x{height} image, '
                          f'got {intrinsics.width}x{intrinsics.height}')

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from focal_reference import estimate_focal_reference
 from recipe import uniform, vector
 from recording import Arrays, Recording
 from torch import Tensor
 
 from spann3r_ros.evaluation.measures.alignment import align_by_medians
 from spann3r_ros.evaluation.measures.metrics import nearest_distances, normal_consistency
-from spann3r_ros.mapping.tracking.focal_length import estimate_focal_reference
 from spann3r_ros.networks.blocks.heads import DensePrediction
 from spann3r_ros.networks.spann3r.unroll import Unrolled
 from spann3r_ros.training.losses import normalisation_factor, paper_losses

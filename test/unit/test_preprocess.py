@@ -2,13 +2,15 @@
 """Resize and crop: known sizes, the middle, and intrinsics that follow the pixels."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from spann3r_ros.core.camera import Distortion, Intrinsics
-from spann3r_ros.core.rectification import rectify
+from spann3r_ros.core.rectification import Rectifier
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.core.views import preprocess
 
@@ -170,8 +172,7 @@ def test_rectified_pixels_obey_the_pinhole(lens: Distortion) -> None:
         yy, xx = np.mgrid[:480, :640]
         spot = np.exp(-((xx - u)**2 + (yy - v)**2) / 32.0)
         rgb = np.repeat((250 * spot).astype(np.uint8)[..., None], 3, axis=-1)
-        rectified = rectify(rgb, camera)
-        weight = rectified.rgb[..., 0].astype(float)
+        weight = Rectifier(camera)(rgb)[..., 0].astype(float)
         assert (weight * xx).sum() / weight.sum() == pytest.approx(300.0 * ray[0] + 322.0, abs=0.7)
         assert (weight * yy).sum() / weight.sum() == pytest.approx(305.0 * ray[1] + 238.0, abs=0.7)
 
@@ -194,3 +195,14 @@ def test_unknown_distortion_is_refused(lens: Distortion, reason: str) -> None:
     camera = Intrinsics(300.0, 300.0, 319.5, 239.5, 640, 480, lens)
     with pytest.raises(FrameError, match=reason):
         preprocess(Frame(0, 'camera', coordinates(480, 640), camera), (96, 96))
+
+
+def test_what_a_calibration_fixes_is_computed_once() -> None:
+    lens = Distortion('plumb_bob', (0.2, 0.0, 0.0, 0.0, 0.0))
+    camera = Intrinsics(300.0, 300.0, 319.5, 239.5, 640, 480, lens)
+    rgb = np.full((480, 640, 3), 255, np.uint8)
+    first, second = (preprocess(Frame(stamp, 'camera', rgb, camera), (96, 96))
+                     for stamp in (0, 1))
+    assert first.usable is second.usable and not first.usable.flags.writeable
+    other = preprocess(Frame(2, 'camera', rgb, replace(camera, fx=310.0)), (96, 96))
+    assert other.usable is not first.usable

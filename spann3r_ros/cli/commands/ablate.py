@@ -8,7 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.cli.options import add_network_arguments, read_compute, read_settings
+from spann3r_ros.cli.options import (
+    add_network_arguments,
+    read_compute,
+    read_settings,
+    without_frame_warnings,
+)
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out.ablation import Ablated, MeanOfRooms
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     whole = kind.open(args.checkpoint, read_settings(args, kind), read_compute(args))
     networks = {name: kind.vary(whole, settings) for name, settings in variants.items()}
     sequences = config.rooms * len(config.turns) * len(networks)
-    with tqdm(total=sequences, unit='sequence') as bar:
+    with tqdm(total=sequences, unit='sequence') as bar, without_frame_warnings():
         results = ablate(networks, config, bar.update)
     print(format_table(HEADER, table_rows(results)))
     print(NOTE)

@@ -8,7 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.cli.options import add_network_arguments, read_compute, read_settings
+from spann3r_ros.cli.options import (
+    add_network_arguments,
+    read_compute,
+    read_settings,
+    without_frame_warnings,
+)
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, Turn
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     reference = read_reference(args.reference, config) if args.reference else Reference()
     network = kind.open(args.checkpoint, settings, read_compute(args))
     firsts: dict[str, RoomPicture] = {}
-    with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar:
+    with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar, without_frame_warnings():
         def observe(turn: Turn, sequence: Sequence, run: RecordedRun) -> None:
             firsts.setdefault(turn.name, RoomPicture(turn.name, sequence, run))
             bar.update()

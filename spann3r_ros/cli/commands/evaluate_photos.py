@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.cli.options import add_network_arguments, open_network
+from spann3r_ros.cli.options import add_network_arguments, open_network, without_frame_warnings
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.photo_scores import PhotoScores
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.evaluation.tables import format_table
     photographs = read_photographs(args.photos, args.cameras or args.photos / 'cameras.json')
     network = open_network(args)
-    with tqdm(total=len(photographs.paths), unit='photo') as bar:
+    with tqdm(total=len(photographs.paths), unit='photo') as bar, without_frame_warnings():
         result = run_photographs(network, photographs, args.letterbox, bar.update)
     scores = score_photographs(result)
     print(format_table((args.checkpoint.name, ''), table_rows(scores, result.coverage)))
