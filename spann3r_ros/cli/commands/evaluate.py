@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     reference = read_reference(args.reference, config) if args.reference else Reference()
     network = kind.open(args.checkpoint, settings, read_compute(args))
     firsts: dict[str, RoomPicture] = {}
-    with tqdm(total=config.rooms * len(config.turns), unit='sequence') as bar, without_frame_warnings():
+    total = config.rooms * len(config.turns)
+    with tqdm(total=total, unit='sequence') as bar, without_frame_warnings():
         def observe(turn: Turn, sequence: Sequence, run: RecordedRun) -> None:
             firsts.setdefault(turn.name, RoomPicture(turn.name, sequence, run))
             bar.update()
