@@ -6,7 +6,7 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint train evaluate bench bench-network bench-node bench-memory bench-packages bench-startup soak clean
+.PHONY: help setup demo test test-full lint train evaluate bench bench-bags bench-network bench-node bench-memory bench-packages bench-startup soak clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -35,13 +35,16 @@ evaluate: setup  ## score the bundled model on unseen rooms (a quarter of an hou
 	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \
 	  --reference models/held_out_reference.json --picture output/rooms.png
 
-bench: bench-network bench-node  ## the network, then the node (minutes, 12 GiB)
+bench: bench-bags bench-network bench-node  ## the network, then the node (minutes, 12 GiB)
 
 bench-node: setup  ## what the node costs apart from the network, PROFILE=1: and where
 	@$(run) python benchmarks/node_cost.py $(if $(PROFILE),--profile)
 
 bench-network: setup  ## the network beside a plain schedule and the machine's limit (minutes, 12 GiB)
 	@$(run) python benchmarks/network.py
+
+bench-bags: setup  ## how fast a replay reads bags (a minute)
+	@$(run) python benchmarks/bag_reading.py
 
 bench-memory: setup  ## what the network's memory costs as it grows (minutes, 10 GiB), FRAMES=
 	@$(run) python benchmarks/memory.py --frames $(or $(FRAMES),2000)

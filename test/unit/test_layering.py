@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -42,15 +43,19 @@ ROS = re.compile(r'(rclpy|rcl_interfaces|rosidl_\w+|tf2_\w+|launch(_ros)?|\w+_ms
                  r'|builtin_interfaces|ament_\w+|cv_bridge|sensor_msgs_py|tf_transformations)$')
 WITHOUT_ROS = sorted(set(BELOW) - WITH_ROS)
 
-IMPORT_ALL = """
+WITHOUT_ROS_RUN = """
 import importlib, pkgutil, sys
 
 class NoRos:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'tf2_ros'):
+        if name.partition('.')[0] in ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'tf2_msgs',
+                                      'cv_bridge', 'std_msgs', 'geometry_msgs'):
             raise ImportError(f'{name} was asked for')
 
 sys.meta_path.insert(0, NoRos())
+if sys.argv[1] == 'replay':
+    from spann3r_ros.cli.main import main
+    sys.exit(main(sys.argv[1:]))
 for layer in sys.argv[1:]:
     package = importlib.import_module(f'spann3r_ros.{layer}')
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
@@ -120,11 +125,21 @@ def test_no_two_files_have_one_name() -> None:
 
 
 def test_all_but_ros_and_tools_import_without_ros() -> None:
-    result = subprocess.run([sys.executable, '-c', IMPORT_ALL, *WITHOUT_ROS], cwd=ROOT,
+    result = subprocess.run([sys.executable, '-c', WITHOUT_ROS_RUN, *WITHOUT_ROS], cwd=ROOT,
                             capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert {'spann3r_ros.networks.spann3r.config', 'spann3r_ros.core.types'} <= set(
         result.stdout.split())
+
+
+def test_a_bag_is_mapped_without_ros(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_ROS_RUN, 'replay', ROOT / 'bags' / 'demo_room', '--output',
+         tmp_path, '--quiet', '--set', 'keyframes.stride=4'], cwd=ROOT, capture_output=True,
+        text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / 'summary.json').read_text())['poses'] == 15
+    assert (tmp_path / 'map.ply').stat().st_size > 100_000
 
 
 def test_package_xml_has_the_version_of_the_module() -> None:

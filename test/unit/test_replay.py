@@ -280,7 +280,7 @@ def test_fault_of_the_network_is_status_one_and_leaves_the_rest(
 def test_recording_without_a_map_is_status_one(
         tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
-        bag._image('/camera/image_raw', stamp_of(0), 'rgb8', np.zeros((96, 96, 3), np.uint8))
+        bag.write_raw_image(IMAGE_TOPIC, stamp_of(0), np.zeros((96, 96, 3), np.uint8))
     status = main(['replay', str(tmp_path / 'bag'), '--checkpoint', str(weights), '--output',
                    str(tmp_path / 'out'), '--quiet'])
     assert status == 1 and 'the map is empty' in capsys.readouterr().err
