@@ -6,10 +6,11 @@ is a `NetworkKind`. Which one a checkpoint is for, the file itself says.
 """
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +25,32 @@ if TYPE_CHECKING:
 
 GROUP = 'spann3r_ros.networks'
 
+logger = logging.getLogger(__name__)
+
 
 @cache
 def network_kinds() -> Mapping[str, NetworkKind]:
-    """Return all kinds by name; ValueError for an entry point that is none, or a name twice."""
+    """Return all kinds by name; an entry point that cannot be used is left out with a warning."""
     kinds = {SPANN3R.name: SPANN3R}
     for point in entry_points(group=GROUP):
-        kind = point.load()
-        if not isinstance(kind, NetworkKind):
-            raise ValueError(f'entry point {point.name} of {GROUP}: expected a NetworkKind, '
-                             f'got {kind!r}')
-        if kind.name in kinds:
-            raise ValueError(f'entry point {point.name} of {GROUP}: expected a new name, '
-                             f'{kind.name!r} is taken')
-        kinds[kind.name] = kind
+        try:
+            kind = _loaded(point)
+            if kind.name in kinds:
+                raise ValueError(f'expected a new name, {kind.name!r} is taken')
+        # Whatever another package does at its import must not keep a robot from starting.
+        except Exception as error:
+            logger.warning('the network of the entry point %s is left out: %s: %s', point.name,
+                           type(error).__name__, error)
+        else:
+            kinds[kind.name] = kind
     return kinds
+
+
+def _loaded(point: EntryPoint) -> NetworkKind:
+    kind = point.load()
+    if not isinstance(kind, NetworkKind):
+        raise TypeError(f'expected a NetworkKind, got {kind!r}')
+    return kind
 
 
 def kind_of(path: Path) -> NetworkKind:
