@@ -27,8 +27,9 @@ from spann3r_ros.msg import MapperStatus
 from tqdm import tqdm
 
 from spann3r_ros import share_directory
+from spann3r_ros.datasets.bags import CameraBag
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.tools.bag_player import IMAGE_TYPES, ImageBag
+from spann3r_ros.tools.bag_player import KINDS
 from spann3r_ros.tools.processes import Child
 
 MEBIBYTE = 2**20
@@ -57,10 +58,10 @@ class Camera(BenchNode):
     def __init__(self, bag: Path) -> None:
         super().__init__('soak')
         self.balanced = True
-        with ImageBag(bag) as opened:
-            kind = IMAGE_TYPES[opened.image.msgtype]
-            images = [deserialize_message(data, kind)
-                      for connection, _, data in opened.messages() if connection is opened.image]
+        with CameraBag(bag) as opened:
+            kind = KINDS[opened.image.msgtype]
+            images = [deserialize_message(data, kind) for connection, _, data in opened.raw()
+                      if opened.role(connection) == 'image']
         self._images = [*images, *images[-2:0:-1]]
         topic = 'image/compressed' if 'Compressed' in kind.__name__ else 'image'
         self.transport = 'compressed' if 'Compressed' in kind.__name__ else 'raw'

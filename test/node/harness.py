@@ -98,8 +98,7 @@ class Mapper:
     """The mapper's process; its output goes to `log`."""
 
     program = Path(__file__).with_name('synthetic_mapper.py')
-    remaps = ('image:=/camera/image_raw', 'camera_info:=/camera/camera_info',
-              'mask:=/camera/mask')
+    remaps = ('image:=/camera/image_raw', 'camera_info:=/camera/camera_info')
 
     def __init__(self, directory: Path, options: dict[str, Any] | None = None,
                  **parameters: Value) -> None:

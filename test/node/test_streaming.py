@@ -28,7 +28,7 @@ from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.ros.conversions import POINT
 
 Start = Callable[..., Mapper]
-CLOUD_DTYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
+CLOUD_DTYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'),
                         ('confidence', '<f4')])
 
 

@@ -28,6 +28,7 @@ class ToyMapper(Mapper):
     """The executable that is installed; the toy network stands on its Python path."""
 
     program = ROOT / 'scripts' / 'mapper_node'
+    remaps = (*Mapper.remaps, 'mask:=/camera/mask')
 
 
 @pytest.fixture(autouse=True)
