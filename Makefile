@@ -6,7 +6,7 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint train evaluate bench bench-network bench-node bench-memory bench-startup soak clean
+.PHONY: help setup demo test test-noble test-full lint train evaluate bench bench-network bench-node bench-memory bench-startup soak clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -19,6 +19,9 @@ demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into 
 
 test: setup  ## all tests except the full-size ones
 	@$(run) python -m pytest test/unit test/parity test/node
+
+test-noble:  ## unit and parity tests with the library versions of Ubuntu 24.04, without ROS
+	@scripts/noble.sh python -m pytest test/unit test/parity
 
 test-full: setup  ## the tests with the full-size network
 	@$(run) python -m pytest -m full test/parity test/node
@@ -53,4 +56,4 @@ soak: setup  ## 10,000 frames through the live node (a quarter of an hour), FRAM
 	@$(run) python benchmarks/soak.py --frames $(or $(FRAMES),10000)
 
 clean:  ## remove the environment and what was built; keeps output
-	rm -rf .venv build install log .setup.lock
+	rm -rf .venv .venv-noble build install log .setup.lock .setup-noble.lock
