@@ -28,7 +28,6 @@ from .intake import COMPRESSED
 IMAGE_TYPES = {'sensor_msgs/msg/Image': Image, 'sensor_msgs/msg/CompressedImage': CompressedImage}
 INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 SPIN_SEC = 0.05
-ACKNOWLEDGE_SEC = 10.0
 DEPTH = 10
 
 
@@ -45,7 +44,9 @@ class PlayOptions:
     """How a bag is played: pace, and how long to bear with a silent consumer.
 
     `rate` is a multiple of the recorded pace; 0 plays as fast as the mapper takes. `window` is
-    the most images the mapper may have open, by its status; 0 does without its status.
+    the most images the mapper may have open, by its status; 0 does without its status, and then a
+    listener that has not found the player yet, though the player has found it, misses the first
+    images.
     """
 
     rate: float = 1.0
@@ -151,7 +152,10 @@ class Player(Node):
         if self._options.window:
             self._settled_before = settled(self._status)
         sent, started_sec, first_ns = 0, monotonic(), None
-        for connection, time_ns, data in self._bag.messages():
+        for count, (connection, time_ns, data) in enumerate(self._bag.messages()):
+            if not self._options.window and count and count % DEPTH == 0:
+                # Beyond its depth the middleware forgets what a slow listener has not taken.
+                self._wait_received()
             if connection.msgtype == INFO_TYPE:
                 self._infos.publish(bytes(data))
                 continue
@@ -164,8 +168,7 @@ class Player(Node):
             progress()
         if self._options.window:
             self._wait_settled(sent)
-        else:
-            self._wait_received()
+        self._wait_received()
         return sent
 
     def _take_status(self, status: MapperStatus) -> None:
@@ -192,9 +195,12 @@ class Player(Node):
                    'the mapper has not settled an image')
 
     def _wait_received(self) -> None:
-        """Wait until every listener has what was published."""
-        if not self._images.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_SEC)):
-            raise SilenceError(f'a listener did not take its images for {ACKNOWLEDGE_SEC:g} s')
+        """Wait until every reliable listener has what was published."""
+        patience = Duration(seconds=self._options.patience_sec)
+        for publisher in filter(None, (self._infos, self._images)):
+            if not publisher.wait_for_all_acked(patience):
+                raise SilenceError(f'a listener did not take its messages on '
+                                   f'{publisher.topic_name} for {self._options.patience_sec:g} s')
 
     def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
         deadline_sec = monotonic() + self._options.patience_sec

@@ -99,7 +99,7 @@ def test_breach_in_the_model_layer_is_found(line: str, tmp_path: Path) -> None:
 
 def test_all_but_nodes_import_without_ros() -> None:
     result = subprocess.run([sys.executable, '-c', IMPORT_ALL, *WITHOUT_ROS], cwd=ROOT,
-                            capture_output=True, text=True, timeout=120)
+                            capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr
     assert {'spann3r_ros.model.config', 'spann3r_ros.mapping.types'} <= set(result.stdout.split())
 

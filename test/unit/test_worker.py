@@ -12,7 +12,7 @@ from spann3r_ros.mapping.types import Frame, FrameError, MapUpdate
 from spann3r_ros.nodes.slot import Accounts, FrameSlot
 from spann3r_ros.nodes.worker import Worker
 
-DEADLINE_SEC = 10.0
+DEADLINE_SEC = 300.0
 
 
 class Reports:
