@@ -6,10 +6,10 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-full lint train evaluate bench bench-network bench-node bench-memory bench-startup soak clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-network bench-node bench-memory bench-startup soak clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup:  ## environment in .venv and the built package in install; seconds when they stand
 	@scripts/bootstrap.sh
@@ -22,6 +22,11 @@ test: setup  ## all tests except the full-size ones
 
 test-noble:  ## unit and parity tests with the library versions of Ubuntu 24.04, without ROS
 	@scripts/noble.sh python -m pytest test/unit test/parity
+
+test-avx2: setup  ## what depends on the CPU, as with AVX2 and neither AVX-512 nor bfloat16
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(run) python -m pytest \
+	  test/unit/test_inference.py test/unit/test_static.py test/parity/test_recordings.py \
+	  -k 'bfloat16 or bits or narrow or tiny_capacity'
 
 test-full: setup  ## the tests with the full-size network
 	@$(run) python -m pytest -m full test/parity test/node
