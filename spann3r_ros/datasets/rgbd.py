@@ -104,7 +104,8 @@ class RgbdSequence:
         if files.mask is not None:
             depth = depth * _read_mask(files.mask, depth.shape)
         height, width = depth.shape
-        color = read_image(files.color, cv2.IMREAD_COLOR_RGB)
+        # OpenCV 4.6 cannot decode to RGB at once.
+        color = cv2.cvtColor(read_image(files.color, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         if color.shape[:2] != depth.shape:
             color = cv2.resize(color, (width, height))
         camera = Intrinsics(*files.calibration, width=width, height=height)

@@ -34,7 +34,6 @@ from spann3r_ros.msg import MapperStatus
 KINDS = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, CAMERA_INFO: CameraInfo,
          TF_MESSAGE: TFMessage}
 SPIN_SEC = 0.05
-ACKNOWLEDGE_SEC = 10.0
 DEPTH = 10
 # What belongs to an image may be stamped later: it goes ahead of the images by so much.
 LEAD_NS = 1_000_000_000
@@ -51,7 +50,9 @@ class PlayOptions:
     """How a bag is played: pace, and how long to bear with a silent consumer.
 
     `rate` is a multiple of the recorded pace; 0 plays as fast as the mapper takes. `window` is
-    the most images the mapper may have open, by its status; 0 does without its status.
+    the most images the mapper may have open, by its status; 0 does without its status, and then a
+    listener that has not found the player yet, though the player has found it, misses the first
+    images.
     """
 
     rate: float = 1.0
@@ -121,8 +122,11 @@ class Player(Node):
             self._settled_before = settled(self._status)
         sent, started_sec, first_ns = 0, monotonic(), None
         # At the recorded pace everything goes out when it was recorded.
-        for is_image, topic, time_ns, data in leading(
-                self._bag, 0 if self._options.rate else LEAD_NS):
+        for count, (is_image, topic, time_ns, data) in enumerate(leading(
+                self._bag, 0 if self._options.rate else LEAD_NS)):
+            if not self._options.window and count and count % DEPTH == 0:
+                # Beyond its depth the middleware forgets what a slow listener has not taken.
+                self._wait_received()
             if not is_image:
                 self._by_topic[topic].publish(data)
                 continue
@@ -135,8 +139,7 @@ class Player(Node):
             progress()
         if self._options.window:
             self._wait_settled(sent)
-        else:
-            self._wait_received()
+        self._wait_received()
         return sent
 
     def _take_status(self, status: MapperStatus) -> None:
@@ -163,9 +166,12 @@ class Player(Node):
                    'the mapper has not settled an image')
 
     def _wait_received(self) -> None:
-        """Wait until every listener has what was published."""
-        if not self._images.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_SEC)):
-            raise SilenceError(f'a listener did not take its images for {ACKNOWLEDGE_SEC:g} s')
+        """Wait until every reliable listener has what was published."""
+        patience = Duration(seconds=self._options.patience_sec)
+        for publisher in self._by_topic.values():
+            if not publisher.wait_for_all_acked(patience):
+                raise SilenceError(f'a listener did not take its messages on '
+                                   f'{publisher.topic_name} for {self._options.patience_sec:g} s')
 
     def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
         deadline_sec = monotonic() + self._options.patience_sec

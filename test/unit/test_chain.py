@@ -136,7 +136,7 @@ def test_two_processes_walk_through_a_chain_together(tmp_path: Path) -> None:
     (tmp_path / 'walk.py').write_text(TWO_PROCESSES)
     subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
                     '--nproc_per_node', '2', tmp_path / 'walk.py', tmp_path / 'two'],
-                   check=True, timeout=300, cwd=ROOT)
+                   check=True, timeout=1200, cwd=ROOT)
     walk(tmp_path / 'one', shards=2)
     one, two = weights_of(tmp_path / 'one'), weights_of(tmp_path / 'two')
     assert one.keys() == two.keys()

@@ -54,6 +54,7 @@ def test_layout_on_cuda_gives_what_the_cpu_gives(precision: str, off: float) -> 
     assert ((near - true).norm(dim=-1) / true.norm(dim=-1)).median() < off
 
 
+@pytest.mark.usefixtures('eight_bits')
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
 @pytest.mark.parametrize('has_bfloat16', [True, False])
 def test_eight_bits_are_near(
@@ -78,6 +79,7 @@ def test_points_of_a_half_precision_head_are_not_rounded_to_steps() -> None:
     assert not torch.equal(raw, raw.bfloat16().float())
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_eight_bit_product_is_exact_where_eight_bits_suffice() -> None:
     linear = nn.Linear(4, 3)
     with torch.no_grad():
@@ -86,6 +88,7 @@ def test_eight_bit_product_is_exact_where_eight_bits_suffice() -> None:
     torch.testing.assert_close(EightBitLinear(linear)(tokens), linear(tokens))
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_tokens_are_rounded_one_by_one() -> None:
     """A token of large numbers takes nothing from the precision of the others."""
     torch.manual_seed(0)
@@ -139,6 +142,7 @@ def test_cpu_that_cannot_do_it_falls_back_and_says_so(
     assert 'using fp32' in caplog.text
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_network_counts_the_weights_it_holds(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, 'LEAST_PACKED', 0)
@@ -154,8 +158,8 @@ def test_network_counts_the_weights_it_holds(
 @pytest.mark.parametrize('packs', [True, False])
 def test_bfloat16_is_near_and_keeps_memory_and_points_in_full(
         head: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    packs = packs and CAN_PACK and inference.computes_in_bfloat16()
-    monkeypatch.setattr(inference, 'can_pack', lambda: packs)
+    packs = packs and inference.can_pack(torch.bfloat16) and inference.computes_in_bfloat16()
+    monkeypatch.setattr(inference, 'can_pack', lambda *_: packs)
     model = tiny_model(head=head)
     prepared = prepare(copy.deepcopy(model), 'bf16')
     packed = {part.weight.dtype for part in prepared.modules() if isinstance(part, PackedLinear)}
@@ -184,15 +188,38 @@ def test_tf32_is_for_cuda(tmp_path: Path) -> None:
         open_network(tmp_path / 'any.safetensors', MemoryConfig(), Compute('cpu', 'tf32'))
 
 
-def test_slow_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                               caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / 'tiny.safetensors'
-    save_model(path, tiny_model())
-    for can, told in ((True, False), (False, True)):
-        monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda can=can: can)
-        narrow = load_network(path, Compute('cpu', 'bf16'))
-        assert narrow.narrow != any(isinstance(part, PackedLinear) for part in narrow.modules())
-        assert ('emulates bfloat16' in caplog.text) == told
+@pytest.mark.parametrize('has_bfloat16', [True, False])
+def test_slow_bfloat16_is_told_and_runs(
+        has_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    path, model = tmp_path / 'tiny.safetensors', tiny_model()
+    save_model(path, model)
+    monkeypatch.setattr(inference, 'has_bfloat16', lambda capabilities: has_bfloat16)
+    narrow = load_network(path, Compute('cpu', 'bf16'))
+    # What a CPU with AVX2 alone has not, it cannot be lent here.
+    fast = has_bfloat16 and inference.can_pack(torch.bfloat16)
+    assert any(isinstance(part, PackedLinear) for part in narrow.modules()) == fast
+    assert narrow.narrow != fast
+    assert ('emulates bfloat16' in caplog.text) != fast
+    near, true = walk(narrow), walk(model)
+    assert ((near - true).norm(dim=-1) / true.norm(dim=-1)).median() < 0.02
+
+
+def test_bfloat16_is_not_packed_where_onednn_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda: True)
+    monkeypatch.setattr(inference, 'can_pack', lambda dtype=None: dtype != torch.bfloat16)
+    assert prepare(tiny_model(), 'bf16').narrow
+
+
+@pytest.mark.parametrize(('capabilities', 'expected'), [
+    ({'avx2': True, 'avx512_f': False, 'avx512_bf16': False, 'amx_bf16': False}, False),  # Zen 3
+    ({'avx2': True, 'avx512_f': True, 'avx512_vnni': True, 'avx512_bf16': False}, False),
+    ({'avx2': True, 'avx512_f': True, 'avx512_bf16': True, 'amx_bf16': False}, True),  # Zen 4
+    ({'avx512_f': True, 'avx512_bf16': False, 'amx_bf16': True}, True),
+    ({'architecture': 'aarch64', 'neon': True}, False)])
+def test_bfloat16_is_an_ability_of_the_cpu(
+        capabilities: dict[str, object], expected: bool) -> None:
+    assert inference.has_bfloat16(capabilities) is expected
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
@@ -216,6 +243,7 @@ def test_what_cannot_be_compiled_runs_as_it_is() -> None:
     assert calls
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_compiling_network_is_warm_and_empty(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / 'tiny.safetensors'

@@ -2,6 +2,7 @@
 """The picture of a run: the map from above and from a corner, the path, the truth."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def draw_views(target: Path, content: Content, draw_right: Callable[[Axes, Conte
                title: str, note: str) -> None:
     """Write a PNG with the view from above to the left, and another to the right."""
     height = PANEL_HEIGHT + HEADER_HEIGHT
-    figure = Figure(figsize=(2 * PANEL_WIDTH / DOTS_PER_INCH, height / DOTS_PER_INCH),
+    figure = Figure(figsize=(inches(2 * PANEL_WIDTH), inches(height)),
                     dpi=DOTS_PER_INCH, facecolor=np.array(BACKGROUND) / 255)
     FigureCanvasAgg(figure)
     share = PANEL_HEIGHT / height
@@ -66,6 +67,14 @@ def draw_views(target: Path, content: Content, draw_right: Callable[[Axes, Conte
     figure.legend(handles, labels, loc='upper right', ncols=len(handles), frameon=False,
                   labelcolor=TEXT, fontsize=LABEL_SIZE, bbox_to_anchor=(0.985, 0.975))
     figure.savefig(target)
+
+
+def inches(pixels: int) -> float:
+    """Return the length of a figure's side that makes so many pixels.
+
+    Matplotlib 3.6 cuts the product of length and resolution, 459.99... for 4.6 inches.
+    """
+    return math.nextafter(pixels / DOTS_PER_INCH, math.inf)
 
 
 def caption(comparison: Comparison | None) -> str:

@@ -23,6 +23,7 @@ from .map_picture import (
     Content,
     below_cut,
     bounds,
+    inches,
     show,
 )
 from .splat import View, orbit_view
@@ -42,8 +43,7 @@ class RoomPicture:
 
 def draw_rooms(target: Path, rooms: list[RoomPicture]) -> None:
     """Write a PNG with a row for each room: what was predicted, at true scale, and the truth."""
-    figure = Figure(figsize=(2 * PANEL_WIDTH / DOTS_PER_INCH,
-                             len(rooms) * PANEL_HEIGHT / DOTS_PER_INCH),
+    figure = Figure(figsize=(inches(2 * PANEL_WIDTH), inches(len(rooms) * PANEL_HEIGHT)),
                     dpi=DOTS_PER_INCH, facecolor=np.array(BACKGROUND) / 255)
     FigureCanvasAgg(figure)
     for row, room in enumerate(rooms):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -55,9 +56,9 @@ def prepare(model: Spann3R, precision: str = 'fp32', lay_out: bool = True) -> Sp
     if weight.device.type == 'cuda':
         torch.set_float32_matmul_precision('highest' if precision == 'fp32' else 'high')
         torch.backends.cudnn.allow_tf32 = precision != 'fp32'
-    # Only some of the CPUs without bfloat16 emulate the packed product, all do the plain one.
+    # Every CPU without bfloat16 emulates the plain product, only some the packed one.
     possible = precision != 'bf16' or (
-        weight.device.type == 'cpu' and can_pack() and computes_in_bfloat16())
+        weight.device.type == 'cpu' and can_pack(torch.bfloat16) and computes_in_bfloat16())
     if lay_out and possible:
         return _lay_out(model, precision)
     return _halve(model) if precision == 'bf16' else model
@@ -118,13 +119,26 @@ def _lay_out(model: Spann3R, precision: str) -> Spann3R:
 
 
 def computes_in_bfloat16() -> bool:
-    """Return whether this CPU has instructions for products of bfloat16."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Return whether this CPU has instructions for products of bfloat16 that oneDNN may use.
+
+    ONEDNN_MAX_CPU_ISA keeps it from using them.
+    """
+    return (has_bfloat16(torch.cpu.get_capabilities())
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def can_pack() -> bool:
-    """Return whether weights are packed: elsewhere another library does, which is untried."""
-    return torch.backends.cpu.get_cpu_capability().startswith('AVX')
+def has_bfloat16(capabilities: Mapping[str, object]) -> bool:
+    """Return whether a CPU of these `torch.cpu.get_capabilities` multiplies bfloat16."""
+    return bool(capabilities.get('avx512_bf16') or capabilities.get('amx_bf16'))
+
+
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Return whether weights are packed: without AVX another library does, which is untried.
+
+    In bfloat16 oneDNN refuses where there is neither AVX-512 nor AVX-NE-CONVERT.
+    """
+    return torch.backends.cpu.get_cpu_capability().startswith('AVX') and (
+        dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def multiplies_in_eight_bits() -> bool:
