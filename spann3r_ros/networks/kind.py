@@ -12,6 +12,8 @@ from .checkpoint_files import CheckpointFile
 if TYPE_CHECKING:
     from spann3r_ros.core.network import Compute, Network
 
+    from .trainable import Trainable
+
 
 @dataclass(frozen=True)
 class NetworkKind:
@@ -22,8 +24,8 @@ class NetworkKind:
     `open` takes a checkpoint, the settings and where to compute; what it imports is heavy, and
     only imported then. `vary` returns a network of the same weights with other settings;
     `ablations` are changes of the settings by name that each leave out a part of the memory.
-    `files` returns a module that inspects and converts checkpoints of this
-    kind, `training` one that trains networks of this kind; None: that cannot be done.
+    `files` returns a module that inspects and converts checkpoints of this kind, `training` one
+    that implements `trainable.Trainable` for it; None: that cannot be done.
     """
 
     name: str
@@ -34,4 +36,4 @@ class NetworkKind:
     ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     vary: Callable[[Network, Any], Network] | None = None
     files: Callable[[], Any] | None = None
-    training: Callable[[], Any] | None = None
+    training: Callable[[], Trainable] | None = None

@@ -58,6 +58,16 @@ def kind_of(path: Path) -> NetworkKind:
     return fitting[0]
 
 
+def trainable_kind(name: str = '') -> NetworkKind:
+    """Return the kind of a name, empty: the first that can be trained; ValueError for others."""
+    kinds = {kind.name: kind for kind in network_kinds().values() if kind.training is not None}
+    if not name:
+        return next(iter(kinds.values()))
+    if name not in kinds:
+        raise ValueError(f'network_name: expected one of {sorted(kinds)}, got {name!r}')
+    return kinds[name]
+
+
 def open_network(path: Path, settings: Mapping[str, Any] | None = None,
                  compute: Compute | None = None) -> Network:
     """Open a checkpoint with the settings of its kind of network, among those given by name."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spann3r_ros.networks.spann3r.config import Spann3RConfig
+if TYPE_CHECKING:
+    from spann3r_ros.networks.spann3r.config import Spann3RConfig
 
 
 @dataclass(frozen=True)
