@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the registry knows of a kind of network; importing it costs nothing."""
+"""The entry of a network in the registry; it imports nothing heavy."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ class NetworkKind:
 
     `settings` is a frozen dataclass of `core.settings.setting` fields, all with defaults; they
     are declared under the prefix `name`. `former_prefixes` are read as well, with a warning.
-    `open` takes a checkpoint, the settings and where to compute; what it imports is heavy, and
-    only imported then. `vary` returns a network of the same weights with other settings;
-    `ablations` are changes of the settings by name that each leave out a part of the memory.
+    `open` takes a checkpoint, the settings and where to compute; it may import heavy modules.
+    `vary` returns a network of the same weights with other settings. `ablations` are named changes
+    of the settings, each of which leaves out a part of the memory.
     `files` returns a module that inspects and converts checkpoints of this kind, `training` one
-    that implements `trainable.Trainable` for it; None: that cannot be done.
+    that implements `trainable.Trainable` for it; None: not supported.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trainer needs of a kind of network, and what passes between the two."""
+"""The interface between the trainer and a kind of network."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ class StoredPoints:
     """The points that a sequence stores in memory in place of its predictions.
 
     The first frame's points are stored as if its camera stood at `map_from_first` [batch, 4, 4].
-    The true answer of every prediction but the first two (`reference[0]`, `target[0]`) is then
+    The true points of every prediction but the first two (`reference[0]`, `target[0]`) are then
     `map_points` [batch, frames, height, width, 3], in that map frame, which the network can only
     read from the memory. Sequences where `replaced`, bool [batch], is set store `points`, of the
     same shape, in place of all their predictions: the true points, or points with errors.

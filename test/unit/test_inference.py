@@ -16,7 +16,11 @@ from spann3r_ros.networks.spann3r.checkpoint import save_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.fast import inference
 from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
-from spann3r_ros.networks.spann3r.fast.laid_out import EightBitLinear, HalfDptNet, PackedLinear
+from spann3r_ros.networks.spann3r.fast.packed_layers import (
+    EightBitLinear,
+    HalfDptNet,
+    PackedLinear,
+)
 from spann3r_ros.networks.spann3r.offline import reconstruct_offline
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.networks.spann3r.spann3r_network import load_network, open_network
@@ -131,7 +135,7 @@ def test_cpu_that_cannot_do_it_falls_back_and_says_so(
         return (left.int() @ right.int()).clamp(max=2**15 - 1)
 
     monkeypatch.setattr(torch, '_int_mm', saturating)
-    with pytest.raises(ValueError, match='multiplies wrongly'):
+    with pytest.raises(ValueError, match='8-bit products overflow'):
         prepare(tiny_model(), 'int8')
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model())
@@ -184,22 +188,23 @@ def test_tf32_is_for_cuda(tmp_path: Path) -> None:
         open_network(tmp_path / 'any.safetensors', MemoryConfig(), Compute('cpu', 'tf32'))
 
 
-def test_slow_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_slow_bfloat16_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model())
-    for can, told in ((True, False), (False, True)):
+    for can, warned in ((True, False), (False, True)):
         monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda can=can: can)
-        narrow = load_network(path, Compute('cpu', 'bf16'))
-        assert narrow.narrow != any(isinstance(part, PackedLinear) for part in narrow.modules())
-        assert ('emulates bfloat16' in caplog.text) == told
+        model = load_network(path, Compute('cpu', 'bf16'))
+        packed = any(isinstance(part, PackedLinear) for part in model.modules())
+        assert model.uses_bfloat16 != packed
+        assert ('emulates bfloat16' in caplog.text) == warned
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_compiled_blocks_give_the_same(precision: str) -> None:
     model = tiny_model(head='linear')
-    plain = prepare(copy.deepcopy(model), precision, lay_out=False)
-    compiled = compile_blocks(prepare(model, precision, lay_out=False), backend='aot_eager')
+    plain = prepare(copy.deepcopy(model), precision, pack=False)
+    compiled = compile_blocks(prepare(model, precision, pack=False), backend='aot_eager')
     torch.testing.assert_close(walk(compiled), walk(plain), rtol=1e-3, atol=1e-4)
 
 
@@ -211,7 +216,7 @@ def test_what_cannot_be_compiled_runs_as_it_is() -> None:
         raise RuntimeError('no compiler')
 
     model = tiny_model(head='linear')
-    compiled = compile_blocks(prepare(copy.deepcopy(model), lay_out=False), backend=broken)
+    compiled = compile_blocks(prepare(copy.deepcopy(model), pack=False), backend=broken)
     torch.testing.assert_close(walk(compiled), walk(model))
     assert calls
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training-time forward pass: whole sequences, gradients through the memory."""
+"""Forward pass of training: whole sequences, with gradients through the memory."""
 from __future__ import annotations
 
 import torch
@@ -17,9 +17,10 @@ def unroll(model: Spann3R, images: Tensor, stored: StoredPoints | None = None,
            dropout: float = 0.0, half: bool = False) -> Unrolled:
     """Run sequences [batch, frames, 3, height, width] in [-1, 1] through the network.
 
-    As in the paper's training every frame is written to memory and no weight is cut; a share
-    `dropout` of the attention's weights is dropped. `half` computes blocks and projections in
-    bfloat16, but memory reads and heads in float32.
+    As in the paper's training every frame is written to memory and the attention has no threshold;
+    a share `dropout` of its weights is dropped. `stored` replaces the points that are written to
+    memory. With `half`, blocks and projections compute in bfloat16, memory reads and heads in
+    float32.
     """
     with half_precision(images.device, half):
         return _unroll(model, images, stored, dropout)
@@ -46,7 +47,7 @@ def _unroll(model: Spann3R, images: Tensor, stored: StoredPoints | None,
 
 
 class UnrolledMemory:
-    """Every frame's tokens in a list, so that gradients reach them; nothing is cut or dropped."""
+    """Every frame's tokens in a list, with their gradients; none is pruned."""
 
     def __init__(self, dropout: float) -> None:
         self._dropout = dropout
@@ -55,7 +56,7 @@ class UnrolledMemory:
         self.attention: list[Tensor] = []
 
     def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the readout [batch, queries, width] and the attention, which is kept."""
+        """Return the readout [batch, queries, width] and the attention; append the latter."""
         value = torch.cat(self._values, dim=1)
         readout, attention = attend_memory(query, torch.cat(self._keys, dim=1), value,
                                            threshold=0.0)
@@ -65,7 +66,7 @@ class UnrolledMemory:
         return readout, attention
 
     def admits(self, _: Tensor) -> bool:
-        """Return that every frame is stored."""
+        """Return True: every frame is stored."""
         return True
 
     def write(self, _: Tensor | None, entry: MemoryEntry) -> None:
