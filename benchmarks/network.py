@@ -52,10 +52,10 @@ WARM_UP = 3
 LAYOUTS = {'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
            'tf32': lambda model: prepare(model, 'tf32'),
            'bf16': lambda model: prepare(model, 'bf16'),
-           'compiled': lambda model: compile_blocks(prepare(model, lay_out=False)),
+           'compiled': lambda model: compile_blocks(prepare(model, pack=False)),
            'graph': lambda model: prepare(model, 'tf32'),
            'graph bf16': lambda model: prepare(model, 'bf16'),
-           'graph compiled': lambda model: compile_blocks(prepare(model, 'tf32', lay_out=False))}
+           'graph compiled': lambda model: compile_blocks(prepare(model, 'tf32', pack=False))}
 # Height and width of the images of the official sizes.
 NETWORKS = {'bundled': None, 'full': (224, 224), 'full 512x384': (384, 512)}
 BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'

@@ -2,7 +2,8 @@
 """The networks that this package can open: its own, and those of installed entry points.
 
 A package registers a network by an entry point of the group `spann3r_ros.networks` whose object
-is a `NetworkKind`. Which one a checkpoint is for, the file itself says.
+is a `NetworkKind`. The network of a checkpoint is found from the metadata and tensor names of the
+file.
 """
 from __future__ import annotations
 
@@ -54,14 +55,14 @@ def _loaded(point: EntryPoint) -> NetworkKind:
 
 
 def kind_of(path: Path) -> NetworkKind:
-    """Return the kind of network that a checkpoint is for; CheckpointError if none knows it."""
+    """Return the kind of network of a checkpoint; CheckpointError unless exactly one fits."""
     file = CheckpointFile(path)
     kinds = network_kinds()
     named = file.metadata.get('network')
     if named is not None:
         if named not in kinds:
-            raise CheckpointError(f'checkpoint: {path} is for the network {named!r}, expected one '
-                                  f'of {sorted(kinds)}')
+            raise CheckpointError(f'checkpoint: expected one of the networks {sorted(kinds)}, '
+                                  f'got {named!r} in {path}')
         return kinds[named]
     fitting = [kind for kind in kinds.values() if kind.recognises(file)]
     if len(fitting) != 1:
@@ -70,9 +71,19 @@ def kind_of(path: Path) -> NetworkKind:
     return fitting[0]
 
 
+def trainable_kind(name: str = '') -> NetworkKind:
+    """Return the kind of a name, empty: the first that can be trained; ValueError for others."""
+    kinds = {kind.name: kind for kind in network_kinds().values() if kind.training is not None}
+    if not name:
+        return next(iter(kinds.values()))
+    if name not in kinds:
+        raise ValueError(f'network_name: expected one of {sorted(kinds)}, got {name!r}')
+    return kinds[name]
+
+
 def open_network(path: Path, settings: Mapping[str, Any] | None = None,
                  compute: Compute | None = None) -> Network:
-    """Open a checkpoint with the settings of its kind of network, among those given by name."""
+    """Open a checkpoint; `settings` are by the name of a kind of network, default: its own."""
     from spann3r_ros.core.network import Compute
     kind = kind_of(path)
     chosen = (settings or {}).get(kind.name) or kind.settings()
@@ -80,7 +91,7 @@ def open_network(path: Path, settings: Mapping[str, Any] | None = None,
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
-    """Return the path of a checkpoint, empty: the bundled one; ValueError unless there is one."""
+    """Return the path of a checkpoint, empty: the only bundled one; ValueError without it."""
     if checkpoint:
         return Path(checkpoint).expanduser()
     directory = share_directory() / 'models'
@@ -92,7 +103,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
 
 
 def free_device_memory() -> None:
-    """Give back what a freed network leaves in the caches of its device."""
+    """Release the memory that torch keeps cached on the device after a network was freed."""
     torch = sys.modules.get('torch')
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

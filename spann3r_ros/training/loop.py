@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
-from spann3r_ros.networks.spann3r.checkpoint import CheckpointError, load_model, read_history
-from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.unroll import Lesson, move, unroll
+from spann3r_ros.networks.checkpoint_files import CheckpointError
+from spann3r_ros.networks.trainable import StoredPoints, move
 from spann3r_ros.rooms.draw import Draw
 from spann3r_ros.rooms.paths import placements, slips
 
 from . import curve
 from .losses import confidence_alpha
 from .objective import Objective, paper_objective, sequence_objective
-from .optimisers import build_optimisers, freeze, restore
+from .optimisers import build_optimisers, restore
 from .rank import Rank
 from .schedule import Moment, learning_rate_scale, moment
 from .sources import TrainingBatch, open_sources
@@ -62,9 +61,10 @@ class Trainer:
         if torch.device(device).type == 'cuda':
             torch.set_float32_matmul_precision('highest' if config.precision == 'fp32' else 'high')
         torch.manual_seed(config.seed)
-        self.model = Spann3R(config.network).to(device)
-        initialise(self.model)
-        freeze(self.model, config.frozen)
+        self.trainable = config.trainable
+        self.model = self.trainable.build(config.network).to(device)
+        self.trainable.initialise(self.model)
+        self.trainable.freeze(self.model, config.frozen)
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
         self.optimisers = build_optimisers(self.model, config, (rank.index, rank.count))
         self.sources = open_sources(
@@ -133,23 +133,24 @@ class Trainer:
             torch.manual_seed(seed)  # of this step alone, so that a resumed run repeats it
         half = config.precision == 'bf16'
         if config.losses != 'rooms':
-            output = unroll(self.model, images, None, config.attention_dropout, half)
+            output = self.trainable.unroll(self.model, images, None, config.attention_dropout,
+                                           half)
             return paper_objective(output, batch.points, batch.valid,
                                    confidence_alpha(now.progress), config.losses == 'released')
-        lesson = self._lesson(batch.points, Draw(seed))
-        output = unroll(self.model, images, lesson, config.attention_dropout, half)
+        stored = self._stored_points(batch.points, Draw(seed))
+        output = self.trainable.unroll(self.model, images, stored, config.attention_dropout, half)
         return sequence_objective(output, batch.points, batch.valid, config.network.patch_size,
                                   config.alpha, config.attention_weight, config.plain_weight,
-                                  lesson.map_points)
+                                  stored.map_points)
 
-    def _lesson(self, points: Tensor, draw: Draw) -> Lesson:
+    def _stored_points(self, points: Tensor, draw: Draw) -> StoredPoints:
         count = len(points)
         map_from_first = placements(count, self.config.placed_share, draw).to(self.device)
-        shown = draw.uniform(0, 1, count) < self.config.shown_share
+        replaced = draw.uniform(0, 1, count) < self.config.shown_share
         map_points = move(map_from_first, points)
         slipped = slips(*points.shape[:2], self.config.shown_slip, draw).to(self.device)
-        shown_points = move(slipped.flatten(0, 1), map_points.flatten(0, 1)).view_as(points)
-        return Lesson(map_from_first, map_points, shown_points, shown.to(self.device))
+        moved = move(slipped.flatten(0, 1), map_points.flatten(0, 1)).view_as(points)
+        return StoredPoints(map_from_first, map_points, moved, replaced.to(self.device))
 
     def _share(self, measured: Tensor) -> Tensor:
         """Add up gradients and measurements over all processes; return the latter."""
@@ -175,12 +176,6 @@ class Trainer:
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
         for key, value in self.model.state_dict().items():
             self.average[key].lerp_(value, 1.0 - decay)
-
-    def averaged_model(self) -> Spann3R:
-        """Return a copy of the network with the averaged weights, for evaluation and release."""
-        model = Spann3R(self.config.network)
-        model.load_state_dict(self.average)
-        return model.eval().requires_grad_(False)
 
     def save(self) -> None:
         """Write one state for all processes aside, then move it into place; all must call."""
@@ -240,7 +235,7 @@ class Trainer:
         defaults = TrainingConfig().to_dict()
         now, before = (json.loads(json.dumps({**defaults, **values}))
                        for values in (self.config.to_dict(), before))
-        for name in ('network', 'optimiser', 'frozen', 'shards'):
+        for name in ('network_name', 'network', 'optimiser', 'frozen', 'shards'):
             if before[name] != now[name]:
                 raise ValueError(f'{self.folder}: expected the {name} that the run began with, '
                                  f'{before[name]}, got {now[name]}')
@@ -266,13 +261,13 @@ class Trainer:
 
         Frames and seconds of the run it came from count on.
         """
-        weights = load_model(checkpoint, self.device)
+        weights = self.trainable.load_model(checkpoint, self.device)
         if weights.config != self.config.network:
             raise CheckpointError(f'checkpoint: expected {self.config.network}, got '
                                   f'{weights.config}')
         self.model.load_state_dict(weights.state_dict())
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
-        history = read_history(checkpoint)
+        history = self.trainable.read_history(checkpoint)
         self.frames = int(history.get('training_frames', 0))
         self.seconds = float(history.get('training_seconds', 0.0))
         self.origin = {'licence': f'as that of {checkpoint.name}',
@@ -283,15 +278,3 @@ class Trainer:
 def digest(path: Path) -> str:
     """Return what tells a file from others."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def initialise(model: Spann3R) -> None:
-    """Draw small initial weights: Xavier for matrices, tiny for outputs and positions."""
-    if model.config.learned_positions:
-        nn.init.normal_(model.dust3r.enc_pos_embed, std=0.02)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-            if name.endswith(('downstream_head1.proj', 'downstream_head2.proj')):
-                module.weight.data.mul_(0.1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spann3r_ros.networks.spann3r.unroll import Unrolled
+from spann3r_ros.networks.trainable import Unrolled
 
 
 @dataclass(frozen=True)

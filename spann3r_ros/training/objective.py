@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spann3r_ros.networks.blocks.heads import DensePrediction
-from spann3r_ros.networks.spann3r.unroll import Unrolled
+from spann3r_ros.networks.trainable import Unrolled
 
 from .losses import normalisation_factor, paper_losses
 

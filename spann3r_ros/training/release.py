@@ -7,13 +7,7 @@ from pathlib import Path
 
 import torch
 
-from spann3r_ros.networks.spann3r.checkpoint import (
-    CheckpointError,
-    load_model,
-    read_history,
-    save_model,
-)
-from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.checkpoint_files import CheckpointError
 
 from .loop import STATE
 from .training_config import TrainingConfig
@@ -33,10 +27,11 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
         raise ValueError(f'folder: expected a {STATE} in {folder}')
     state = torch.load(folder / STATE, weights_only=True, map_location='cpu')
     config = TrainingConfig.from_dict(json.loads(state['config']))
-    model = Spann3R(config.network)
+    trainable = config.trainable
+    model = trainable.build(config.network)
     model.load_state_dict(state['average'])
     if other is not None:
-        second = load_model(other)
+        second = trainable.load_model(other)
         if second.config != config.network:
             raise CheckpointError(f'{other}: expected {config.network}, got {second.config}')
         with torch.no_grad():
@@ -54,9 +49,9 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
     if not config.data:
         metadata['field_of_view_deg'] = str(config.field_of_view_deg)
     if other is not None:
-        add_history(metadata, read_history(other), other.name)
+        add_history(metadata, trainable.read_history(other), other.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(path, model, torch.float16, metadata)
+    trainable.save_model(path, model, torch.float16, metadata)
     return metadata
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,14 @@ from spann3r_ros.training import chain
 from spann3r_ros.training.chain import train_chain
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
-from spann3r_ros.training.training_config import BUNDLED_MEANS, BUNDLED_RUNS, TrainingConfig
+from spann3r_ros.training.runs import chain_of, read_runs
+from spann3r_ros.training.training_config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
+CHAIN = [run.name for run in chain_of(read_runs().values())]
 TWO_PROCESSES = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 sys.path[:0] = ['.', 'test/unit']
@@ -39,9 +43,13 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def walk(folder: Path, rank: Rank | None = None, shards: int = 1) -> Path:
-    runs = {name: tiny_run(TrainingConfig(), seed=seed, steps=3, shards=shards, warmup_steps=1)
+def chain_runs(shards: int = 1) -> dict[str, TrainingConfig]:
+    return {name: tiny_run(TrainingConfig(), seed=seed, steps=3, shards=shards, warmup_steps=1)
             for seed, name in enumerate(('first', 'second', 'third'))}
+
+
+def walk(folder: Path, rank: Rank | None = None, shards: int = 1) -> Path:
+    runs = chain_runs(shards)
     return train_chain(folder, runs, lambda name, begun: begun or runs[name],
                        {'second': 'first', 'third': 'second'}, rank or Rank(), save_every_steps=1)
 
@@ -112,6 +120,24 @@ def test_run_that_began_with_other_weights_is_refused(whole: Path, tmp_path: Pat
         walk(tmp_path / 'mixed')
 
 
+def test_chain_that_was_begun_under_former_names_goes_on_to_the_same_weights(
+        whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / 'old')
+    shutil.rmtree(tmp_path / 'old/third')
+    for name in ('second', 'third'):
+        (tmp_path / f'old/{name}.safetensors').unlink()
+    renamed = {'first': 'one', 'second': 'two', 'third': 'three'}
+    runs = {renamed[name]: config for name, config in chain_runs().items()}
+    last = train_chain(tmp_path / 'old', runs, lambda name, begun: begun or runs[name],
+                       {'two': 'one', 'three': 'two'}, Rank(), save_every_steps=1,
+                       former_names={new: old for old, new in renamed.items()})
+    # The runs that were begun keep their folders, the next one has its new name.
+    assert last == tmp_path / 'old/three.safetensors'
+    assert not (tmp_path / 'old/one').exists() and not (tmp_path / 'old/two').exists()
+    last.rename(tmp_path / 'old/third.safetensors')
+    assert_same(whole, tmp_path / 'old')
+
+
 def test_finished_chain_trains_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Trainer, 'run')
     assert walk(whole) == whole / 'third.safetensors'
@@ -146,9 +172,9 @@ def test_two_processes_walk_through_a_chain_together(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = {name: tiny_run(config) for name, config in BUNDLED_RUNS.items()}
-    monkeypatch.setattr(command, 'BUNDLED_RUNS', runs)
-    monkeypatch.setattr(command, 'RUNS', runs)
+    runs = {name: replace(run, settings=tiny_run(run.config).to_dict())
+            for name, run in read_runs().items() if run.position is not None}
+    monkeypatch.setattr(command, 'read_runs', lambda: runs)
 
 
 @pytest.mark.usefixtures('tiny_runs')
@@ -157,9 +183,9 @@ def test_command_trains_the_bundled_model_in_all_its_runs(
     arguments = ['train', str(tmp_path), '--run', 'bundled', '--steps', '2', '--shards', '1',
                  '--device', 'cpu']
     assert main(arguments) == 0
-    last = tmp_path / f'{list(BUNDLED_RUNS)[-1]}.safetensors'
+    last = tmp_path / f'{CHAIN[-1]}.safetensors'
     assert capsys.readouterr().out == f'the bundled model: {last}\n'
-    for name in BUNDLED_RUNS:
+    for name in CHAIN:
         with (tmp_path / name / 'curve.csv').open() as file:
             assert [row['step'] for row in csv.DictReader(file)] == ['1', '2']
     content = last.read_bytes()
@@ -173,7 +199,7 @@ def test_command_tells_the_settings_of_all_runs(
     assert main(['train', str(tmp_path), '--run', 'bundled', '--steps', '7',
                  '--print-config']) == 0
     told = json.loads(capsys.readouterr().out)
-    assert list(told) == list(BUNDLED_RUNS)
+    assert list(told) == CHAIN
     assert {values['steps'] for values in told.values()} == {7}
 
 
@@ -182,11 +208,3 @@ def test_command_refuses_what_is_of_one_run(
         option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', 'bundled', option, '3']) == 1
     assert f'--run bundled: expected no {option}' in capsys.readouterr().err
-
-
-def test_means_are_of_runs_and_of_what_is_released_before_them() -> None:
-    names = list(BUNDLED_RUNS)
-    assert all(names.index(other) < names.index(name) for name, other in BUNDLED_MEANS.items())
-    # `plain` begins with the mean of the two before it.
-    assert BUNDLED_MEANS['again'] == 'slipped' and names.index('plain') == names.index('again') + 1
-    assert BUNDLED_MEANS['turns'] == 'longer'

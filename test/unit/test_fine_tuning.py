@@ -19,16 +19,19 @@ from spann3r_ros.networks.blocks.heads import DensePrediction
 from spann3r_ros.networks.spann3r.checkpoint import load_model, read_metadata, save_model
 from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.unroll import Unrolled, unroll
+from spann3r_ros.networks.spann3r.training import PARTS, freeze
+from spann3r_ros.networks.spann3r.unroll import unroll
+from spann3r_ros.networks.trainable import Unrolled
 from spann3r_ros.training.loop import Trainer, read_run
 from spann3r_ros.training.losses import paper_losses
 from spann3r_ros.training.objective import paper_objective, sequence_objective
-from spann3r_ros.training.optimisers import PARTS, freeze
 from spann3r_ros.training.rank import Rank
+from spann3r_ros.training.runs import read_runs
 from spann3r_ros.training.schedule import moment
 from spann3r_ros.training.sources import RecordedSource, Recordings, jitter_color, open_sources
-from spann3r_ros.training.training_config import RUNS, Stage, TrainingConfig
+from spann3r_ros.training.training_config import Stage, TrainingConfig
 
+RUNS = {name: run.config for name, run in read_runs().items()}
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=16, encoder_width=32, encoder_depth=1,
     encoder_heads=2, decoder_width=32, decoder_depth=4, decoder_heads=2, value_depth=1,
@@ -274,6 +277,7 @@ def test_settings_survive_a_file(name: str, tmp_path: Path,
     ({'losses': 'paper', 'alpha': 0.3}, "alpha: expected 0.5, as only the losses 'rooms' use it"),
     ({'losses': 'released', 'attention_weight': 0.0}, 'attention_weight: expected 0.1'),
     ({'losses': 'paper', 'plain_weight': 4.0}, 'plain_weight: expected 0.0'),
+    ({'network_name': 'nerf'}, r"network_name: expected one of \['spann3r'.*\], got 'nerf'"),
     ({'network': {'patch_size': 0}}, 'patch_size: expected a positive integer'),
 ])
 def test_settings_that_do_not_fit_are_refused(values: dict[str, object], message: str,

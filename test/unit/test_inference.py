@@ -16,7 +16,11 @@ from spann3r_ros.networks.spann3r.checkpoint import save_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.fast import inference
 from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
-from spann3r_ros.networks.spann3r.fast.laid_out import EightBitLinear, HalfDptNet, PackedLinear
+from spann3r_ros.networks.spann3r.fast.packed_layers import (
+    EightBitLinear,
+    HalfDptNet,
+    PackedLinear,
+)
 from spann3r_ros.networks.spann3r.offline import reconstruct_offline
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.networks.spann3r.spann3r_network import load_network, open_network
@@ -134,7 +138,7 @@ def test_cpu_that_cannot_do_it_falls_back_and_says_so(
         return (left.int() @ right.int()).clamp(max=2**15 - 1)
 
     monkeypatch.setattr(torch, '_int_mm', saturating)
-    with pytest.raises(ValueError, match='multiplies wrongly'):
+    with pytest.raises(ValueError, match='8-bit products overflow'):
         prepare(tiny_model(), 'int8')
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model())
@@ -189,17 +193,17 @@ def test_tf32_is_for_cuda(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('has_bfloat16', [True, False])
-def test_slow_bfloat16_is_told_and_runs(
+def test_slow_bfloat16_is_warned_of_and_runs(
         has_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture) -> None:
     path, model = tmp_path / 'tiny.safetensors', tiny_model()
     save_model(path, model)
     monkeypatch.setattr(inference, 'has_bfloat16', lambda capabilities: has_bfloat16)
     narrow = load_network(path, Compute('cpu', 'bf16'))
-    # What a CPU with AVX2 alone has not, it cannot be lent here.
+    # A CPU with AVX2 alone cannot run the packed product whatever is patched.
     fast = has_bfloat16 and inference.can_pack(torch.bfloat16)
     assert any(isinstance(part, PackedLinear) for part in narrow.modules()) == fast
-    assert narrow.narrow != fast
+    assert narrow.uses_bfloat16 != fast
     assert ('emulates bfloat16' in caplog.text) != fast
     near, true = walk(narrow), walk(model)
     assert ((near - true).norm(dim=-1) / true.norm(dim=-1)).median() < 0.02
@@ -208,7 +212,7 @@ def test_slow_bfloat16_is_told_and_runs(
 def test_bfloat16_is_not_packed_where_onednn_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda: True)
     monkeypatch.setattr(inference, 'can_pack', lambda dtype=None: dtype != torch.bfloat16)
-    assert prepare(tiny_model(), 'bf16').narrow
+    assert prepare(tiny_model(), 'bf16').uses_bfloat16
 
 
 @pytest.mark.parametrize(('capabilities', 'expected'), [
@@ -225,8 +229,8 @@ def test_bfloat16_is_an_ability_of_the_cpu(
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_compiled_blocks_give_the_same(precision: str) -> None:
     model = tiny_model(head='linear')
-    plain = prepare(copy.deepcopy(model), precision, lay_out=False)
-    compiled = compile_blocks(prepare(model, precision, lay_out=False), backend='aot_eager')
+    plain = prepare(copy.deepcopy(model), precision, pack=False)
+    compiled = compile_blocks(prepare(model, precision, pack=False), backend='aot_eager')
     torch.testing.assert_close(walk(compiled), walk(plain), rtol=1e-3, atol=1e-4)
 
 
@@ -238,7 +242,7 @@ def test_what_cannot_be_compiled_runs_as_it_is() -> None:
         raise RuntimeError('no compiler')
 
     model = tiny_model(head='linear')
-    compiled = compile_blocks(prepare(copy.deepcopy(model), lay_out=False), backend=broken)
+    compiled = compile_blocks(prepare(copy.deepcopy(model), pack=False), backend=broken)
     torch.testing.assert_close(walk(compiled), walk(model))
     assert calls
 

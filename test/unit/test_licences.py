@@ -15,7 +15,8 @@ from spann3r_ros.networks.spann3r import checkpoint
 from spann3r_ros.networks.spann3r.checkpoint import read_history, read_metadata, save_model
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.training.release import ROOMS
-from spann3r_ros.training.training_config import RUNS, Stage
+from spann3r_ros.training.runs import read_runs
+from spann3r_ros.training.training_config import Stage
 
 
 def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -37,8 +38,8 @@ def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fine_tune(folder: Path, start: Path) -> Path:
-    config = replace(RUNS['paper'], network=SQUARE, stages=(Stage(1.0, (2,)),), steps=1, shards=1,
-                     frames_per_step=2, warmup_steps=1, textures=6)
+    config = replace(read_runs()['paper'].config, network=SQUARE, stages=(Stage(1.0, (2,)),),
+                     steps=1, shards=1, frames_per_step=2, warmup_steps=1, textures=6)
     (folder / 'settings.json').write_text(json.dumps(config.to_dict()))
     assert main(['train', str(folder / 'run'), '--config', str(folder / 'settings.json'),
                  '--start-from', str(start), '--device', 'cpu']) == 0

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.memory import (
-    READ_QUERIES,
+    READ_CHUNK,
     MemoryEntry,
     SpatialMemory,
     attend_memory,
@@ -171,7 +171,7 @@ def test_prune_drops_the_least_attended_old_tokens() -> None:
 def test_reading_in_place_equals_the_formula(
         threshold: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0.02 some rows lose every weight, at 0.4 nearly all do."""
-    monkeypatch.setattr('spann3r_ros.networks.spann3r.memory.READ_QUERIES', at_once)
+    monkeypatch.setattr('spann3r_ros.networks.spann3r.memory.READ_CHUNK', at_once)
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(rows, WIDTH, generator=draw) for rows in (7, 100, 100))
     query *= torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1, 0.01, 0.0])[:, None]
@@ -192,7 +192,7 @@ def test_read_never_holds_all_weights() -> None:
                 self.numbers = max(self.numbers, result.numel())
             return result
 
-    query, key, value = (torch.randn(rows, WIDTH) for rows in (4 * READ_QUERIES, 500, 500))
+    query, key, value = (torch.randn(rows, WIDTH) for rows in (4 * READ_CHUNK, 500, 500))
     with Largest() as largest:
         read_memory(query, key, value, 5e-4)
-    assert largest.numbers == READ_QUERIES * 500
+    assert largest.numbers == READ_CHUNK * 500

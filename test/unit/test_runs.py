@@ -15,15 +15,18 @@ from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
+from spann3r_ros.training.runs import find_run, read_runs
 from spann3r_ros.training.schedule import learning_rate_scale
-from spann3r_ros.training.training_config import RUNS, Stage, TrainingConfig
+from spann3r_ros.training.training_config import Stage, TrainingConfig
+
+RUNS = {name: run.config for name, run in read_runs().items()}
 
 
 def asked(*options: str, begun: TrainingConfig | None = None) -> TrainingConfig:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args(['folder', *options])
-    return read_config(args, args.run, begun)
+    return read_config(args, find_run(read_runs(), args.run or 'curriculum'), begun)
 
 
 @pytest.mark.parametrize('steps', [1, 19, 200, 2000, 40_000])

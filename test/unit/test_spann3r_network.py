@@ -104,7 +104,7 @@ def test_static_stream_restores_bit_by_bit() -> None:
     for index in range(24):
         one.image.copy_(torch.from_numpy(picture(index)))
         if index == 0:
-            one.found()
+            one.begin()
         else:
             one.advance()
         if index == 15:

@@ -41,7 +41,7 @@ def as_input(image: Tensor) -> Tensor:
 def advanced(stream: StaticStream, image: Tensor, first: bool = False) -> None:
     stream.image.copy_(image)
     if first:
-        stream.found()
+        stream.begin()
     else:
         stream.advance()
         stream.predict_newest()

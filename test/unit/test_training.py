@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,17 +22,18 @@ from spann3r_ros.networks.spann3r.checkpoint import (
 )
 from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.unroll import Lesson, Unrolled, move, unroll
+from spann3r_ros.networks.spann3r.training import default_sizes, split_parameters
+from spann3r_ros.networks.spann3r.unroll import unroll
+from spann3r_ros.networks.trainable import StoredPoints, Unrolled, move
 from spann3r_ros.rooms.draw import Draw
 from spann3r_ros.rooms.paths import placements, slips
-from spann3r_ros.training.loop import Trainer
-from spann3r_ros.training.muon import orthogonalise
+from spann3r_ros.training.loop import Trainer, read_run
 from spann3r_ros.training.objective import memory_supervision, sequence_objective
-from spann3r_ros.training.optimisers import split_parameters
+from spann3r_ros.training.optimisers import orthogonalise
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.release import release
 from spann3r_ros.training.schedule import interval_reach, learning_rate_scale, locate_stage
-from spann3r_ros.training.training_config import Stage, TrainingConfig, small_network
+from spann3r_ros.training.training_config import Stage, TrainingConfig
 
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=8, encoder_width=32, encoder_depth=1,
@@ -108,9 +110,9 @@ def test_placed_sequence_differs_from_the_first_memory_on() -> None:
     placed = placements(2, 1.0, Draw(1))
     placed[1] = torch.eye(4)  # the second sequence stays
     never = torch.full((2, 4, 32, 48, 3), torch.nan)
-    lesson = Lesson(placed, never, never, torch.zeros(2).bool())
+    stored = StoredPoints(placed, never, never, torch.zeros(2).bool())
     with torch.no_grad():
-        plain, moved = unroll(model, images), unroll(model, images, lesson)
+        plain, moved = unroll(model, images), unroll(model, images, stored)
     assert torch.equal(plain.reference[0].points, moved.reference[0].points)
     assert torch.equal(plain.target[0].points, moved.target[0].points)
     assert not torch.allclose(plain.reference[1].points[0], moved.reference[1].points[0])
@@ -125,13 +127,13 @@ def test_shown_sequence_stores_true_points_in_place_of_its_own() -> None:
         own = unroll(model, images)
         points = torch.stack([item.points for item in (*own.reference, own.target[-1])], dim=1)
         points[1, 0] += 1.0  # the second sequence is shown something else at first
-        lesson = Lesson(torch.eye(4).expand(2, 4, 4), torch.full_like(points, torch.nan), points,
-                        torch.ones(2).bool())
-        shown = unroll(model, images, lesson)
-    assert torch.equal(own.target[0].points, shown.target[0].points)
-    for before, after in zip(own.reference, shown.reference, strict=True):
+        stored = StoredPoints(torch.eye(4).expand(2, 4, 4), torch.full_like(points, torch.nan),
+                              points, torch.ones(2).bool())
+        replaced = unroll(model, images, stored)
+    assert torch.equal(own.target[0].points, replaced.target[0].points)
+    for before, after in zip(own.reference, replaced.reference, strict=True):
         torch.testing.assert_close(before.points[0], after.points[0])
-    assert not torch.allclose(own.reference[1].points[1], shown.reference[1].points[1])
+    assert not torch.allclose(own.reference[1].points[1], replaced.reference[1].points[1])
 
 
 def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
@@ -273,6 +275,23 @@ def test_killed_run_goes_on_with_the_curve_of_an_uninterrupted_one(
     assert curve(split) == curve(whole)
 
 
+def test_state_without_a_name_of_its_network_is_resumed(tmp_path: Path) -> None:
+    whole, split = tmp_path / 'whole', tmp_path / 'split'
+    Trainer(tiny_run(3), whole, Rank()).run()
+    first = Trainer(tiny_run(3), split, Rank())
+    first.advance()
+    first.save()
+    state = torch.load(split / 'state.pt', weights_only=True)
+    config = json.loads(state['config'])
+    assert config.pop('network_name') == 'spann3r'
+    torch.save(state | {'config': json.dumps(config)}, split / 'state.pt')
+    assert read_run(split) == tiny_run(3)
+    second = Trainer(read_run(split), split, Rank())
+    assert second.resume()
+    second.run()
+    assert curve(split) == curve(whole)
+
+
 def test_state_of_other_shards_is_refused(tmp_path: Path) -> None:
     Trainer(tiny_run(1), tmp_path, Rank()).run()
     with pytest.raises(ValueError, match='expected the shards that the run began with, 1, got 2'):
@@ -360,8 +379,8 @@ def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
 
 def test_run_that_continues_another_wants_its_weights(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['train', str(tmp_path), '--run', 'placed', '--device', 'cpu']) == 1
-    assert '--run placed: expected --start-from FILE' in capsys.readouterr().err
+    assert main(['train', str(tmp_path), '--run', 'placed_starts', '--device', 'cpu']) == 1
+    assert '--run placed_starts: expected --start-from FILE' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -393,5 +412,5 @@ def test_release_can_be_the_mean_with_another(tmp_path: Path) -> None:
 
 
 def test_bundled_network_sizes_are_valid() -> None:
-    network = small_network()
+    network = default_sizes()
     assert network.grid(network.image_height, network.image_width) == (8, 8)

@@ -6,26 +6,18 @@ import argparse
 import json
 import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.training.training_config import (
-    BUNDLED_MEANS,
-    BUNDLED_RUNS,
-    LOSSES,
-    PAPER_RUNS,
-    PRECISIONS,
-    RUNS,
-    Stage,
-    TrainingConfig,
-)
+from spann3r_ros.networks.registry import kind_of, trainable_kind
+from spann3r_ros.training.runs import chain_of, find_run, read_runs
+from spann3r_ros.training.training_config import LOSSES, PRECISIONS, Stage, TrainingConfig
 
 if TYPE_CHECKING:
     from spann3r_ros.training.rank import Rank
+    from spann3r_ros.training.runs import Run
 
 SUMMARY = 'train a network, or continue an earlier run of the same folder'
-FIRST = next(iter(BUNDLED_RUNS))
 CHAIN = 'bundled'
 # Settings that have an option of their name.
 GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision', 'adam_lr', 'muon_lr',
@@ -41,12 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='release the mean with the weights of another run')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
                         help='checkpoint to begin with, in a folder of its own')
-    parser.add_argument('--run', choices=[CHAIN, *RUNS],
-                        help="paper: the paper's losses and schedule; paper-v1.01: with sequences "
-                             'of ten frames; released: with the losses of its released code; the '
-                             f'others made the bundled model, all but the first, {FIRST}, start '
-                             f'from the release of the one before; {CHAIN}: all of these in a '
-                             'row, in folders of their own below the one given')
+    parser.add_argument('--run', metavar='NAME',
+                        help='the name of a file in models/training, without its number. paper: '
+                             "the paper's losses and schedule; paper-v1.01: with sequences of ten "
+                             'frames; released: with the losses of the released code; files with '
+                             'a number: the runs that made the bundled model, of which each '
+                             'begins with the release of the one before (default: the first); '
+                             f'{CHAIN}: all of these in a row, in folders of their own below the '
+                             'one given')
     parser.add_argument('--config', type=Path, metavar='FILE',
                         help="JSON file of settings, in place of a run's or the folder's own")
     parser.add_argument('--print-config', action='store_true',
@@ -96,11 +90,14 @@ def run(args: argparse.Namespace) -> int:
         release(args.folder, args.release, args.mean_with)
         return 0
     begun = read_run(args.folder)
-    config = read_config(args, args.run or FIRST, begun)
+    runs = read_runs()
+    first = chain_of(runs.values())[0]
+    named = find_run(runs, args.run) if args.run else first
+    config = read_config(args, named, begun)
     if args.print_config:
         print(json.dumps(config.to_dict(), indent=2))
         return 0
-    if not (begun or args.start_from or args.config or args.run in (None, FIRST)):
+    if not (begun or args.start_from or args.config or named is first):
         raise ValueError(f'--run {args.run}: expected --start-from FILE, which it continues')
     rank, device = set_up(args)
     trainer = Trainer(config, args.folder, rank, device)
@@ -117,16 +114,24 @@ def run_chain(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise ValueError(f'--run {CHAIN}: expected no --{name.replace("_", "-")}, which is '
                              f'for a run alone')
-    from spann3r_ros.training.chain import train_chain
+    from spann3r_ros.training.chain import stem_of, train_chain
     from spann3r_ros.training.loop import read_run
-    settle = partial(read_config, args)
+    runs = read_runs()
+    chain = {run.name: run for run in chain_of(runs.values())}
+    former_names = {name: run.former_name for name, run in chain.items() if run.former_name}
+
+    def settle(name: str, begun: TrainingConfig | None) -> TrainingConfig:
+        return read_config(args, chain[name], begun)
+
     if args.print_config:
-        print(json.dumps({name: settle(name, read_run(args.folder / name)).to_dict()
-                          for name in BUNDLED_RUNS}, indent=2))
+        stems = {name: stem_of(args.folder, name, former_names.get(name, name)) for name in chain}
+        print(json.dumps({name: settle(name, read_run(args.folder / stem)).to_dict()
+                          for name, stem in stems.items()}, indent=2))
         return 0
     rank, device = set_up(args)
-    last = train_chain(args.folder, BUNDLED_RUNS, settle, BUNDLED_MEANS, rank, device,
-                       args.save_every)
+    means = {name: run.mean_with for name, run in chain.items() if run.mean_with}
+    last = train_chain(args.folder, chain, settle, means, rank, device, args.save_every,
+                       former_names)
     if rank.index == 0:
         print(f'the bundled model: {last}')
     return 0
@@ -147,7 +152,7 @@ def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
     return rank, device
 
 
-def read_config(args: argparse.Namespace, name: str,
+def read_config(args: argparse.Namespace, named: Run,
                 begun: TrainingConfig | None) -> TrainingConfig:
     """Return the settings of a named run with what the arguments ask for.
 
@@ -157,7 +162,7 @@ def read_config(args: argparse.Namespace, name: str,
     if args.config:
         config = TrainingConfig.read(args.config)
     else:
-        config = begun or RUNS[name]
+        config = begun or named.config
     if args.steps is not None and config is not begun:
         config = config.lasting(args.steps)
     given = {item: value for item in GIVEN if (value := getattr(args, item)) is not None}
@@ -166,7 +171,8 @@ def read_config(args: argparse.Namespace, name: str,
             given[item] = tuple(getattr(args, item))
     if args.lengths:
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
-    if args.start_from and begun is None and (args.config or name in PAPER_RUNS):
-        from spann3r_ros.networks.spann3r.checkpoint import read_checkpoint
-        given['network'] = read_checkpoint(args.start_from)[0]
+    if args.start_from and begun is None and (args.config or named.position is None):
+        kind = trainable_kind(kind_of(args.start_from).name)
+        given['network_name'] = kind.name
+        given['network'] = kind.training().read_sizes(args.start_from)
     return replace(config, **given)
