@@ -143,9 +143,9 @@ class Session:
         return (f'{status.voxels} voxels, {status.keyframes} keyframes: let the camera go on from '
                 'where it looked last')
 
-    def look_again(self) -> None:
+    def match_soon(self) -> None:
         """Have the intake look again, after what else waits for the executor."""
-        self._tf.wake()
+        self._tf.call_soon()
 
     def image_failed(self, error: Exception) -> None:
         """Report an image or a mask that could not be used, or an image that got no pose."""

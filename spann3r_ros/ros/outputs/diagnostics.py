@@ -40,7 +40,7 @@ class Diagnostics:
         self._publisher = node.create_publisher(
             DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
         self._window: deque[tuple[float, Accounts]] = deque()
-        self._heard_sec = monotonic()
+        self._last_image_sec = monotonic()
         self._state = ''
 
     def publish(self, state: str, report: WorkerReport, mapping: MappingStatus,
@@ -73,14 +73,14 @@ class Diagnostics:
         now = monotonic()
         fresh = not self._window or accounts.received != self._window[-1][1].received
         if fresh or state != self._state:
-            self._heard_sec = now
+            self._last_image_sec = now
         self._state = state
         self._window.append((now, accounts))
         while len(self._window) > 2 and now - self._window[1][0] > WINDOW_SEC:
             self._window.popleft()
 
     def _input(self, state: str) -> Health:
-        silent_sec = monotonic() - self._heard_sec
+        silent_sec = monotonic() - self._last_image_sec
         if state != 'active':
             return Health(OK, state)
         if silent_sec > self._config.stale_after_sec:

@@ -134,19 +134,19 @@ class MapPublishers:
         self._changed = dict.fromkeys(self._changed, True)
         map_header = conversions.to_header(keyframe.stamp_ns, self._map_frame)
         image_header = conversions.to_header(keyframe.stamp_ns, keyframe.frame_id)
-        if _is_heard(self._points):
+        if _has_subscribers(self._points):
             self._points.publish(conversions.keyframe_cloud(
                 keyframe, map_header, self._max_cloud_bytes))
-        if _is_heard(self._confidence):
+        if _has_subscribers(self._confidence):
             self._confidence.publish(
                 conversions.to_float_image(keyframe.pointmap.confidence, image_header))
         if keyframe.pose is None:
             return
         self._poses.append(conversions.to_pose_stamped(keyframe.pose, self._map_frame))
         self._publish_pose(keyframe.pose)
-        if _is_heard(self._depth):
+        if _has_subscribers(self._depth):
             self._depth.publish(conversions.to_float_image(depth_of(keyframe), image_header))
-        if _is_heard(self._depth_info):
+        if _has_subscribers(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))
 
@@ -155,13 +155,13 @@ class MapPublishers:
         if pose.stamp_ns <= self._pose_stamp_ns or not self._pose.is_activated:
             return
         self._pose_stamp_ns = pose.stamp_ns
-        if _is_heard(self._pose):
+        if _has_subscribers(self._pose):
             self._pose.publish(conversions.to_pose_with_covariance(pose, self._map_frame))
         # What others told us is not told as if we had measured it.
         if not self._solved:
             return
         motion, child = self._follow(pose)
-        if _is_heard(self._odometry):
+        if _has_subscribers(self._odometry):
             self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
         self._roles.send(pose)
 
@@ -185,7 +185,7 @@ class MapPublishers:
 
     def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
         due = (publisher.is_activated and self._changed[publisher]
-               and (force or _is_heard(publisher)))
+               and (force or _has_subscribers(publisher)))
         if due:
             self._changed[publisher] = False
         return due
@@ -203,5 +203,5 @@ class MapPublishers:
         return publisher
 
 
-def _is_heard(publisher: LifecyclePublisher) -> bool:
+def _has_subscribers(publisher: LifecyclePublisher) -> bool:
     return publisher.is_activated and publisher.get_subscription_count() > 0

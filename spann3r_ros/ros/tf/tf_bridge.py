@@ -35,7 +35,7 @@ class TfBridge:
         self.tree = TransformTree(REPLAY_CACHE_SEC if replay else CACHE_SEC)
         self.roles = FrameRoles(config, self.tree, self._broadcast, self._warn)
         self._changed: Callable[[], None] | None = None
-        self._wake = node.create_guard_condition(self._run_changed)
+        self._guard_condition = node.create_guard_condition(self._run_changed)
         self._listening = listening
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(
             depth=BROADCAST_DEPTH))
@@ -46,15 +46,15 @@ class TfBridge:
         """Call a function, on the executor's thread, when TF has changed while it is wanted."""
         self._changed = changed
 
-        def wake() -> None:
+        def trigger_if_wanted() -> None:
             # Each wake costs the executor most of a millisecond.
             if wanted():
-                self._wake.trigger()
-        self.tree.changed = wake if changed else _ignore
+                self._guard_condition.trigger()
+        self.tree.changed = trigger_if_wanted if changed else _ignore
 
-    def wake(self) -> None:
+    def call_soon(self) -> None:
         """Call the function that listens soon, after what else waits for the executor."""
-        self._wake.trigger()
+        self._guard_condition.trigger()
 
     def is_published(self) -> bool:
         """Return whether anybody else publishes transforms, or did."""
@@ -66,7 +66,7 @@ class TfBridge:
         """Take subscriptions and publisher away from the node."""
         self.tree.changed = _ignore
         self._listening.unlisten(self._subscriptions)
-        self._node.destroy_guard_condition(self._wake)
+        self._node.destroy_guard_condition(self._guard_condition)
         self._node.destroy_publisher(self._publisher)
 
     def _run_changed(self) -> None:
