@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper on a camera or a bag, with RViz and recording when asked for.
+"""Starts the mapper on a camera or a bag, optionally with RViz and recording.
 
 ros2 launch spann3r_ros mapper.launch.py image_topic:=/camera/image_raw
 ros2 launch spann3r_ros mapper.launch.py image_topic:=/camera/image_raw bag:=/data/walk
@@ -19,16 +19,16 @@ SHARE = Path(get_package_share_directory('spann3r_ros'))
 FAST_DDS_PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 OUTPUTS = ('points', 'map_points', 'confidence', 'depth', 'depth/camera_info', 'pose', 'odometry',
            'path', 'status')
-# An empty value leaves the parameter as the file has it.
+# An empty value leaves the parameter at its value in params_file.
 OVERRIDES = {
     'checkpoint': 'weights (.safetensors or .pth)',
     'device': 'where the network runs: auto, cpu, cuda or cuda:N',
     'precision': 'how it computes: auto, fp32, tf32, bf16 or int8',
     'compile': 'true or false: compile the network',
     'cuda_graph': 'true or false: record the network once, on CUDA',
-    'mode': 'live (newest image wins) or replay (every image is used)',
+    'mode': 'live (a newer image replaces the waiting one) or replay (every image is used)',
     'image_transport': 'raw or compressed',
-    'pose_source': 'images (poses are solved) or tf (mapping only, with poses of others)',
+    'pose_source': 'images (poses are solved) or tf (mapping only, with poses from TF)',
     'map_frame': 'frame of the map; with pose_source tf the frame that the poses are in',
     'map_directory': 'folder of ~/save_map and ~/load_map',
     'autostart': 'true or false: configure and activate at start',
@@ -36,7 +36,7 @@ OVERRIDES = {
 ARGUMENTS = {
     'image_topic': ('image', 'images; with image_transport compressed without /compressed'),
     'camera_info_topic': ('', 'calibration; empty: camera_info beside the image topic'),
-    'mask_topic': ('mask', 'masks, when the parameter mask asks for them'),
+    'mask_topic': ('mask', 'masks, if the parameter mask is not none'),
     'params_file': (str(SHARE / 'config' / 'mapper.yaml'), 'parameters of the node'),
     **{name: ('', f'{doc}; empty: as in params_file') for name, doc in OVERRIDES.items()},
     'namespace': ('', 'namespace of the node'),

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every other folder builds on: types, transforms, cameras, images, files, settings."""
+"""The base of all other folders: types, transforms, cameras, images, files, settings."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as messages carry them, raw or compressed, to RGB arrays.
+"""Conversion of raw and compressed image messages to RGB arrays.
 
-A message is anything with the fields of sensor_msgs/Image or sensor_msgs/CompressedImage.
+A message is any object with the fields of sensor_msgs/Image or sensor_msgs/CompressedImage.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .types import FrameError
 MAX_PIXELS = 2**26
 MASK_ENCODINGS = ('mono8', '8UC1')
 JPEG, PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
-# Start-of-frame markers: all of C0..CF but the tables DHT, JPG and DAC.
+# Start-of-frame markers: C0 to CF without DHT, JPG and DAC.
 JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
 JPEG_START_OF_SCAN = 0xDA
@@ -42,7 +42,10 @@ class CompressedImage(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Layout of a raw image: channels of 8 or 16 bits, and OpenCV's way to RGB (None: as is)."""
+    """Layout of a raw image: channels of 8 or 16 bits, and OpenCV's conversion to RGB.
+
+    `to_rgb` is None for an image that is RGB already.
+    """
 
     channels: int
     bits: int
@@ -62,7 +65,7 @@ def _encodings() -> dict[str, Encoding]:
         table[f'bgr{bits}'] = Encoding(3, bits, cv2.COLOR_BGR2RGB)
         table[f'rgba{bits}'] = Encoding(4, bits, cv2.COLOR_RGBA2RGB)
         table[f'bgra{bits}'] = Encoding(4, bits, cv2.COLOR_BGRA2RGB)
-        # OpenCV names a pattern by the second row's second and third pixel.
+        # OpenCV names a Bayer pattern by the second and third pixel of the second row.
         table[f'bayer_rggb{bits}'] = Encoding(1, bits, cv2.COLOR_BayerBG2RGB)
         table[f'bayer_bggr{bits}'] = Encoding(1, bits, cv2.COLOR_BayerRG2RGB)
         table[f'bayer_gbrg{bits}'] = Encoding(1, bits, cv2.COLOR_BayerGR2RGB)
@@ -76,18 +79,22 @@ ENCODINGS = _encodings()
 def to_rgb(message: RawImage | CompressedImage) -> np.ndarray:
     """Return uint8 [height, width, 3]; it may share the message's memory.
 
-    Raises FrameError for an image that is malformed or of an encoding without colours.
+    Raises FrameError for an image that is malformed or whose encoding is unknown.
     """
     try:
         if hasattr(message, 'format'):
             return _decode(message)
         return _convert(message)
     except cv2.error as error:
-        raise FrameError(f'data: expected a decodable image, OpenCV says {error.err}') from error
+        raise FrameError(f'data: expected a decodable image, got from OpenCV: {error.err}'
+                         ) from error
 
 
 def to_mask(message: RawImage) -> np.ndarray:
-    """Return bool [height, width], true where a mono8 mask is not zero; FrameError otherwise."""
+    """Return bool [height, width], true where a mono8 mask is not zero.
+
+    Raises FrameError for a mask of another encoding or a malformed one.
+    """
     if message.encoding not in MASK_ENCODINGS:
         raise FrameError(f'mask encoding: expected one of {", ".join(MASK_ENCODINGS)}, '
                          f'got {message.encoding!r}')
@@ -96,7 +103,7 @@ def to_mask(message: RawImage) -> np.ndarray:
 
 
 def check_raw(message: RawImage) -> Encoding:
-    """Return the encoding of a raw image; FrameError for one that is malformed or unknown."""
+    """Return the encoding of a raw image; raise FrameError if it is malformed or unknown."""
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
         raise FrameError(f'encoding: expected one of {", ".join(sorted(ENCODINGS))}, '
@@ -152,7 +159,7 @@ def _decode(message: CompressedImage) -> np.ndarray:
         raise FrameError(f'data: expected JPEG or PNG, got {len(data)} bytes that begin with '
                          f'{data[:8].hex(" ") or "nothing"} (format {message.format!r})')
     _check_size(width, height)
-    # The calibration belongs to the stored pixels: a rotation noted by the camera is not applied.
+    # The calibration belongs to the pixels as stored. So a rotation in the EXIF data is ignored.
     image = cv2.imdecode(np.frombuffer(data, np.uint8),
                          cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None or image.shape[:2] != (height, width):
@@ -167,7 +174,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height); a file without its end marker is truncated and refused."""
+    """Return (width, height); raise FrameError for a file without its end marker (truncated)."""
     size, at = (0, 0), 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -178,7 +185,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if marker in JPEG_SIZE_MARKERS and at + 9 <= len(data):
             size = (int.from_bytes(data[at + 7:at + 9], 'big'),
                     int.from_bytes(data[at + 5:at + 7], 'big'))
-        # Within a scan 0xFF is always escaped: the first FF D9 behind it ends the image.
+        # Within a scan 0xFF is always escaped: the first FF D9 after its start ends the image.
         if marker == JPEG_START_OF_SCAN and data.find(b'\xff\xd9', at + 2 + length) >= 0:
             return size
         if marker == JPEG_START_OF_SCAN:
@@ -188,7 +195,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height); a file without its last chunk is truncated and refused."""
+    """Return (width, height); raise FrameError for a file without its last chunk (truncated)."""
     at = len(PNG)
     while at + 12 <= len(data):
         if data[at + 4:at + 8] == b'IEND':

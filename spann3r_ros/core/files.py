@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Atomic writing of files: no file is ever left half written."""
 from __future__ import annotations
 
 import os
@@ -10,23 +10,25 @@ from pathlib import Path
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Replace files: a reader or a power cut meets each old content or the new, never a part.
+    """Replace files; each file has its old or its new content at any time, never a part.
 
-    None is replaced before all are written: a full disk leaves all as they were, with OSError.
+    All new contents are written to temporary files before the first file is replaced. If that
+    fails, for example on a full disk, OSError is raised and no file has changed.
     """
-    aside: dict[Path, str] = {}
+    temporary: dict[Path, str] = {}
     try:
         for path, content in contents.items():
-            descriptor, aside[path] = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+            descriptor, temporary[path] = tempfile.mkstemp(
+                dir=path.parent, prefix=f'.{path.name}.')
             with os.fdopen(descriptor, 'wb') as file:
                 file.write(content)
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
-        for path, name in aside.items():
+        for path, name in temporary.items():
             os.replace(name, path)
     finally:
-        for name in aside.values():
+        for name in temporary.values():
             with suppress(FileNotFoundError):
                 os.unlink(name)
     for parent in {path.parent for path in contents}:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A keyframe and the points that its depth, camera and pose imply."""
+"""A keyframe, its depth and its points."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from .types import Pointmap, StampedPose
 class Keyframe:
     """A frame admitted to the map, after cropping to the network's input size.
 
-    `image` is uint8 [h, w, 3]; `pointmap.points` are in the map frame (REP-103, z up), NaN with
-    confidence 0 where the network gave none; with a pose they lie on the rays of their pixels.
-    `pose.world_from_camera` maps optical-frame points
-    to the map frame; `pose` is None when the pointmap admits no pose, never an identity.
+    `image` is uint8 [h, w, 3]. `pointmap.points` are in the map frame (REP-103, z up); they are
+    NaN, with confidence 0, where the network gave no point. With a pose they lie on the rays of
+    their pixels. `pose.world_from_camera` moves points from the optical frame to the map frame.
+    `pose` is None when it could not be solved; it is never a placeholder such as an identity.
     """
 
     stamp_ns: int
@@ -31,7 +31,7 @@ class Keyframe:
 
 
 def depth_of(keyframe: Keyframe) -> np.ndarray:
-    """Return z in the camera's optical frame [h, w] of a posed keyframe's points; NaN as there."""
+    """Return the depth [h, w] of a posed keyframe's points in the optical frame, or NaN."""
     camera_from_world = invert(keyframe.pose.world_from_camera)
     return transform_points(camera_from_world, keyframe.pointmap.points)[..., 2]
 
@@ -39,16 +39,16 @@ def depth_of(keyframe: Keyframe) -> np.ndarray:
 def on_rays(keyframe: Keyframe) -> Keyframe:
     """Return a posed keyframe whose points keep their depth, but lie on the rays of their pixels.
 
-    Cloud, depth image, intrinsics and pose then tell the same. What lies behind the camera, where
-    no ray leads, is taken out.
+    Cloud, depth image, intrinsics and pose are then consistent. Points behind the camera are
+    removed, since no ray reaches them.
     """
-    camera, there = keyframe.intrinsics, keyframe.pose.world_from_camera
+    camera, world_from_camera = keyframe.intrinsics, keyframe.pose.world_from_camera
     depth = depth_of(keyframe)[..., None]
-    ahead = depth > 0.0  # not NaN
+    ahead = depth > 0.0  # False for NaN
     columns, rows = pixel_grid(*depth.shape[:2]).astype(np.float32).T.reshape(2, *depth.shape)
     seen = np.concatenate([(columns - np.float32(camera.cx)) / np.float32(camera.fx),
                            (rows - np.float32(camera.cy)) / np.float32(camera.fy),
                            np.ones_like(depth)], axis=-1) * np.where(ahead, depth, np.nan)
     return replace(keyframe, pointmap=Pointmap(
-        transform_points(there, seen),
+        transform_points(world_from_camera, seen),
         np.where(ahead[..., 0], keyframe.pointmap.confidence, np.float32(0.0))))

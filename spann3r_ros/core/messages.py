@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What messages contain, read alike from ROS and from a bag without ROS.
+"""Contents of ROS messages, for messages from ROS and from a bag read without ROS.
 
-A message is anything with the fields of the ROS type that the function names.
+A message is any object with the fields of the ROS type that the function names.
 """
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CameraInfo(Protocol):
 
 
 def to_nanoseconds(stamp: Stamp) -> int:
-    """Return a stamp in nanoseconds; FrameError for one before zero or out of range."""
+    """Return a stamp in nanoseconds; raise FrameError if it is negative or out of range."""
     if stamp.sec < 0 or stamp.nanosec >= SECOND_NS:
         raise FrameError(f'stamp: expected sec >= 0 and nanosec < {SECOND_NS}, '
                          f'got {stamp.sec} and {stamp.nanosec}')
@@ -53,7 +53,7 @@ def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | Non
         return None
     coefficients = tuple(float(value) for value in info.d)
     distortion = None
-    # A NaN is not zero either: it is refused with the image.
+    # A NaN counts as a coefficient too: the image is then rejected.
     if not rectified and any(value != 0.0 for value in coefficients):
         distortion = Distortion(info.distortion_model, coefficients)
     return Intrinsics(fx, fy, cx, cy, int(info.width), int(info.height), distortion)

@@ -24,10 +24,11 @@ class Compute:
 class Estimate:
     """What a network estimates of one image.
 
-    `pointmap` is in the optical frame of the image `reference_id`, the first of the sequence or
-    of the pair. `final`: no later step changes it. `local` is the pointmap in the image's own
-    optical frame and `reference_from_camera` [4, 4] the camera's pose, rigid, in units of the
-    pointmap, both where the network estimates them apart; `descriptor` [n] describes the place.
+    `pointmap` is in the optical frame of the image `reference_id`, which is the first one of the
+    sequence or of the pair. `final` is true if no later step changes the estimate. `local` is the
+    pointmap in the image's own optical frame, and `reference_from_camera` [4, 4] the rigid pose of
+    the camera in units of the pointmap; both are None if the network does not estimate them.
+    `descriptor` [n] describes the place for recognition.
     """
 
     image_id: int
@@ -41,9 +42,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class NetworkStatus:
-    """Counters of a network's memory, and numbers of its own by name (`values`).
+    """Counters of a network's memory, and further numbers of this network by name (`values`).
 
-    `device_bytes` are weights and memory; `threads` is how many a CPU computes with, 0: unknown.
+    `device_bytes` counts weights and memory. `threads` is the number of CPU threads; 0: unknown.
     """
 
     tokens: int = 0
@@ -55,12 +56,12 @@ class NetworkStatus:
 
 
 class Network(Protocol):
-    """A streaming network over one sequence of images; it knows nothing of maps or ROS.
+    """A streaming network over one sequence of images; it depends neither on maps nor on ROS.
 
     Images are uint8 RGB [height, width, 3] of the size that `input_size` returned. The points of
     a sequence are in the optical frame (x right, y down, z forward) of its first image, in an
-    arbitrary unit. A step that fails leaves the sequence as it was: FrameError costs its image,
-    DeviceMemoryError says that only a reset helps.
+    arbitrary unit. A step that fails leaves the sequence unchanged. After FrameError only its
+    image is lost; after DeviceMemoryError the network must be reset.
     """
 
     name: str
@@ -71,15 +72,16 @@ class Network(Protocol):
         """Return (height, width) of the images to give for cameras of this width / height."""
 
     def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
-        """Take the next image; return the final estimates that it completes, oldest first.
+        """Process the next image; return the final estimates that it completes, oldest first.
 
-        They are of this image, of earlier ones, or none. `image_id` names the image in them.
+        They are of this image or of earlier ones; there may be none. `image_id` identifies the
+        image in its estimate.
         """
 
     def provisional(self) -> Estimate | None:
-        """Return an estimate of the newest image whose final one is still to come.
+        """Return an estimate of the newest image, if its final estimate is still to come.
 
-        None when there is no such image, or when memory does not suffice: it costs no image.
+        None when there is no such image, or when memory does not suffice; no image is lost then.
         """
 
     def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
@@ -89,16 +91,19 @@ class Network(Protocol):
         """
 
     def flush(self) -> list[Estimate]:
-        """Return the final estimates of the images that still wait for theirs."""
+        """Return the final estimates of the images that have none yet."""
 
     def reset(self) -> None:
-        """Forget every image: the next one begins a sequence."""
+        """Empty the memory: the next image begins a sequence."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return copies of all that lives between two steps."""
+        """Return copies of all arrays that the network keeps from one step to the next."""
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go on from what `state` returned; ValueError, and no change, where it does not fit."""
+        """Continue from what `state` returned.
+
+        Raises ValueError, and changes nothing, if the arrays do not fit this network.
+        """
 
     def status(self) -> NetworkStatus:
         """Return the counters."""
@@ -111,6 +116,7 @@ class ArrangingNetwork(Protocol):
     def arrange(self, images: np.ndarray) -> list[Estimate]:
         """Return the estimates of images uint8 [n, height, width, 3] in the order chosen.
 
-        `image_id` is an image's place in `images`; all are in the frame of the first one chosen.
-        The sequence is neither read nor changed. ValueError below two images.
+        `image_id` is the index of an image in `images`. All estimates are in the frame of the
+        first image chosen. The sequence is neither read nor changed. Raises ValueError for fewer
+        than two images.
         """

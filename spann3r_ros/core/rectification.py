@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking a lens' distortion out of an image."""
+"""Removal of lens distortion from an image."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -10,15 +10,15 @@ import numpy as np
 from .camera import Intrinsics
 from .types import FrameError
 
-# CameraInfo's models and how many coefficients OpenCV takes for each.
+# The distortion models of CameraInfo and the numbers of coefficients that OpenCV accepts for each.
 MODELS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
 
 
 class Rectifier:
-    """Takes images of one calibration to those of a pinhole camera of the same matrix.
+    """Turns images of one calibration into those of a pinhole camera with the same matrix.
 
-    `seen` [h, w] are the pixels that the lens has seen. FrameError for a model or a number of
-    coefficients that is not known.
+    `seen` [h, w] is true for the pixels of the result that lie inside the distorted image. Raises
+    FrameError for an unknown model or a wrong number of coefficients.
     """
 
     def __init__(self, intrinsics: Intrinsics) -> None:
@@ -31,13 +31,13 @@ class Rectifier:
         return cv2.remap(rgb, *self._maps, cv2.INTER_LINEAR)
 
     def move(self, mask: np.ndarray) -> np.ndarray:
-        """Return which pixels [h, w] of the result a mask of distorted ones admits in full."""
+        """Return bool [h, w]: the pixels of the result that a mask of distorted pixels covers."""
         moved = cv2.remap(mask.astype(np.uint8) * 255, *self._maps, cv2.INTER_LINEAR)
-        return moved == 255  # a pixel that is partly masked is masked
+        return moved == 255  # false for a pixel that is covered only in part
 
 
 def _maps(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
-    """Return OpenCV's maps."""
+    """Return the maps of x and y for `cv2.remap`."""
     distortion, size = intrinsics.distortion, (intrinsics.width, intrinsics.height)
     counts = MODELS.get(distortion.model)
     if counts is None:

@@ -27,11 +27,11 @@ def setting(
 
 
 def check_settings(config: object) -> None:
-    """Raise ValueError naming the first field of a dataclass that breaks its type or range."""
+    """Raise ValueError with the name of the first field that has a wrong type or value."""
     for item in fields(config):
         kind, value = _TYPES.get(str(item.type)), getattr(config, item.name)
         name = f'{type(config).__name__}.{item.name}'
-        # bool is an int to Python, but `stride: true` is a mistake
+        # In Python a bool is an int, but `stride: true` is a mistake.
         if kind and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
             raise ValueError(f'{name}: expected {item.type}, got {value!r}')
         if isinstance(value, float) and not math.isfinite(value):
@@ -46,21 +46,21 @@ def check_settings(config: object) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as its dataclass field declares it; groups are parted by dots in `name`."""
+    """One setting as its dataclass field declares it; dots in `name` separate its groups."""
 
     name: str
     default: Value
     metadata: Mapping[str, Any]
 
     def bounds_text(self) -> str:
-        """Return the bounds in brackets, or nothing."""
+        """Return the bounds in brackets, or an empty text if there are none."""
         if 'min' not in self.metadata:
             return ''
         return f' [{self.metadata["min"]}..{self.metadata["max"]}]'
 
 
 def list_settings(config: object, prefix: str = '') -> Iterator[Setting]:
-    """Yield every setting of a dataclass and of the dataclasses in it, in their order."""
+    """Yield every setting of a dataclass and of the dataclasses in it, in declaration order."""
     for item in fields(config):
         value = getattr(config, item.name)
         if is_dataclass(value):
@@ -70,7 +70,10 @@ def list_settings(config: object, prefix: str = '') -> Iterator[Setting]:
 
 
 def rebuild(config: T, values: Mapping[str, Value], prefix: str = '') -> T:
-    """Return a dataclass with the values that are given by name; ValueError as its own checks."""
+    """Return a copy of a dataclass with the values given by name.
+
+    Raises ValueError as the checks of the dataclass do.
+    """
     changes = {}
     for item in fields(config):
         default, name = getattr(config, item.name), prefix + item.name

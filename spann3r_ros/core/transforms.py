@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rigid transforms, map axes, and a camera's focal length from a pointmap.
+"""Rigid transforms, similarities, rotations and map axes.
 
-Transforms are 4x4 and named destination first: `a_from_b` takes points of frame b to frame a.
+Transforms are 4x4 and named destination first: `a_from_b` moves points of frame b to frame a.
 """
 from __future__ import annotations
 
-import logging
 import math
 
 import cv2
 import numpy as np
-
-logger = logging.getLogger(__name__)
 
 # REP-103: map x is the optical z, map y the negative optical x, map z the negative optical y.
 MAP_FROM_OPTICAL = np.array([
@@ -22,13 +19,15 @@ MAP_FROM_OPTICAL = np.array([
 ])
 MAP_FROM_OPTICAL.setflags(write=False)
 
-# A camera that looks this much along the vertical has no forward of its own: 10 degrees.
+# Cosine of 10 degrees. A camera that looks closer to the vertical has no usable forward direction.
 STEEP = 0.985
-def map_axes(up: np.ndarray | None) -> np.ndarray:
-    """Return `map_from_optical` [4, 4] that turns `up` [3] into z and forward, levelled, into x.
 
-    A camera that looks along `up` takes the side of its image that lies forward for x. None is
-    a level camera.
+
+def map_axes(up: np.ndarray | None) -> np.ndarray:
+    """Return `map_from_optical` [4, 4]: map z along `up` [3], map x along the horizontal forward.
+
+    Forward is the viewing direction. For a camera that looks nearly along `up` or against it,
+    forward is the direction of the image's upper or lower border. None means a level camera.
     """
     if up is None:
         return MAP_FROM_OPTICAL
@@ -68,7 +67,7 @@ def move_pose(similarity: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 
 def move_covariance(similarity: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Return a pose's covariance [6, 6] in the frame that a similarity [4, 4] leads to."""
+    """Return a pose's covariance [6, 6] after a similarity [4, 4] to another frame."""
     turn = np.zeros((6, 6))
     turn[:3, :3] = similarity[:3, :3]
     turn[3:, 3:] = similarity[:3, :3] / similarity_scale(similarity)
@@ -76,7 +75,7 @@ def move_covariance(similarity: np.ndarray, covariance: np.ndarray) -> np.ndarra
 
 
 def shift_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
-    """Return a pose's covariance [6, 6] for a point that is `lever` [3] away, in the same axes."""
+    """Return a pose's covariance [6, 6] moved to a point at the offset `lever` [3], same axes."""
     x, y, z = lever
     shift = np.eye(6)
     shift[:3, 3:] = [[0.0, z, -y], [-z, 0.0, x], [y, -x, 0.0]]
@@ -84,22 +83,22 @@ def shift_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
 
 
 def similarity_scale(similarity: np.ndarray) -> float:
-    """Return the factor by which a similarity [4, 4] stretches."""
+    """Return the scale factor of a similarity [4, 4]."""
     return float(np.linalg.norm(similarity[:3, 0]))
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """Return axis times angle [3] of a rotation matrix [3, 3]."""
+    """Return the rotation vector [3], axis times angle, of a rotation matrix [3, 3]."""
     vector = cv2.Rodrigues(rotation)[0][:, 0]
     if vector.any():
         return vector
-    # OpenCV rounds what is below 1e-5 to nothing.
+    # OpenCV returns zero for angles below 1e-5.
     return 0.5 * np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0],
                            rotation[1, 0] - rotation[0, 1]])
 
 
 def to_rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """Return the transform [4, 4] of a rotation, as a matrix [3, 3] or a vector [3]."""
+    """Return the rigid transform [4, 4] of a rotation, matrix [3, 3] or vector [3], and shift."""
     transform = np.eye(4)
     transform[:3, :3] = rotation if rotation.size == 9 else cv2.Rodrigues(rotation)[0]
     transform[:3, 3] = translation.reshape(3)
@@ -108,9 +107,9 @@ def to_rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
 
 def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (x, y, z, w), w >= 0, of a rotation matrix [3, 3]."""
-    # Plain numbers: numpy takes several times as long over so few.
+    # Python numbers: numpy takes several times as long for so few.
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(rotation, float).tolist()
-    # Four times the quaternion's product with itself: each row is a multiple of it.
+    # Four times the outer product of the quaternion with itself: each row is a multiple of it.
     rows = (
         (1.0 + xx - yy - zz, yx + xy, zx + xz, zy - yz),
         (yx + xy, 1.0 - xx + yy - zz, zy + yz, xz - zx),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that travel through the mapping layer; all arrays are numpy, all stamps integers."""
+"""Frames, pointmaps and poses; all arrays are numpy, all stamps are integers in nanoseconds."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from .camera import Intrinsics
 
 
 class FrameError(ValueError):
-    """A single frame cannot be used; the map is untouched and the next frame may follow."""
+    """A single frame cannot be used; the map is unchanged and the next frame may follow."""
 
 
 class DeviceMemoryError(FrameError):
-    """A step ran out of memory: the frame is lost, and what the network remembers has to go."""
+    """A step ran out of memory: the frame is lost, and the network's memory must be reset."""
 
 
 @dataclass(frozen=True)
 class Frame:
     """One stamped camera image; `rgb` is uint8 [height, width, 3].
 
-    `mask`, bool [height, width], says which pixels may enter the map; None: all. `up` [3] is the
-    direction against gravity in the optical frame; None: the camera is taken as level.
-    `world_from_camera` [4, 4] is the camera's pose in the map, in metres, where others know it;
-    None: it is solved. All frames of a map are of one kind.
+    `mask`, bool [height, width], is true for the pixels that may enter the map; None: all. `up`
+    [3] is the direction against gravity in the optical frame; None: the camera is level.
+    `world_from_camera` [4, 4] is the given pose of the camera in the map, in metres; None: the
+    pose is solved. Either all frames of a map have a given pose or none.
     """
 
     stamp_ns: int
@@ -52,9 +52,9 @@ def finite_points(points: np.ndarray) -> np.ndarray:
 
 
 def clean(pointmap: Pointmap, usable: np.ndarray | None = None) -> Pointmap:
-    """Return float32 with the point NaN and confidence 0 where not finite or not usable [h, w].
+    """Return a float32 pointmap without the points that are not finite or not `usable` [h, w].
 
-    Where nothing is to be cleaned, it shares the pointmap's memory.
+    These become NaN with confidence 0. If there are none, the result shares the pointmap's memory.
     """
     good = finite_points(pointmap.points) & np.isfinite(pointmap.confidence)
     if usable is not None:
@@ -67,7 +67,7 @@ def clean(pointmap: Pointmap, usable: np.ndarray | None = None) -> Pointmap:
 
 
 def check_confident(pointmap: Pointmap, least: float) -> None:
-    """Raise FrameError unless a point has a confidence of `least`, and above 0."""
+    """Raise FrameError unless some point has a confidence of at least `least` and above 0."""
     best = pointmap.confidence.max(initial=0.0)
     if best < least or best == 0.0:
         wanted = f'{least} or more' if least else 'above 0'
@@ -79,8 +79,8 @@ def check_confident(pointmap: Pointmap, least: float) -> None:
 class StampedPose:
     """Pose of the camera's optical frame in the map; transform [4, 4], destination first.
 
-    `covariance` [6, 6], where known, is that of the place (map units) and of the rotation
-    (radians) about the camera, x y z each, along the map's axes.
+    `covariance` [6, 6] is that of the position (map units) and of the rotation (radians, about the
+    camera), x y z each, along the map's axes; None if unknown.
     """
 
     stamp_ns: int

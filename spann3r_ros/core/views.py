@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a camera image to the network's input size, and the intrinsics that follow it."""
+"""Fitting of a camera image to the network's input, and the intrinsics of the result."""
 from __future__ import annotations
 
 import math
@@ -14,16 +14,16 @@ from .camera import Intrinsics
 from .rectification import Rectifier
 from .types import Frame, FrameError
 
-# The principal point must keep this share of the side on its narrow side.
+# Least distance of the principal point from each border of the image, as a share of the side.
 MIN_CENTRE_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """A network input: `image` uint8 [h, w, 3] and its intrinsics where the camera's are known.
+    """A network input: `image` uint8 [h, w, 3] and its intrinsics; None without calibration.
 
-    `usable`, bool [h, w], says which pixels may enter the map; None: all. `coverage` is the share
-    of the camera's image that the network gets to see, `window` where that lies in it.
+    `usable`, bool [h, w], is true for the pixels that may enter the map; None: all. `coverage` is
+    the share of the camera's image that the input shows, `window` the part of it.
     """
 
     image: np.ndarray
@@ -34,12 +34,13 @@ class Preprocessed:
 
 
 class CameraModel:
-    """How images of one calibration become inputs of one network.
+    """Fits images of one calibration to the input of one network.
 
     Rectification, window and valid pixels are computed once. The window is symmetric about the
-    principal point, or about the middle without intrinsics; with `letterbox` the whole image is
-    fitted in between black bars instead. Unless `exact`, the resize is several times as fast and
-    a few values differ, by one or two. FrameError for intrinsics that cannot be used.
+    principal point, or about the middle of the image without intrinsics. With `letterbox` the
+    whole image is fitted between black bars instead. If `exact` is false, the resize is several
+    times as fast, and a few values differ by one or two. Raises FrameError for intrinsics that
+    cannot be used.
     """
 
     def __init__(self, image_size: tuple[int, int], intrinsics: Intrinsics | None,
@@ -65,7 +66,7 @@ class CameraModel:
             self._valid.setflags(write=False)  # all views share it
 
     def fit(self, rgb: np.ndarray, mask: np.ndarray | None = None) -> Preprocessed:
-        """Return the network's input of an image [h, w, 3] and a mask bool [h, w]."""
+        """Return the network's input for an image [h, w, 3] and a mask bool [h, w]."""
         usable, window = self._valid, self._window
         if mask is not None:
             usable = self._shrink(mask if self._rectify is None
@@ -77,25 +78,26 @@ class CameraModel:
         return Preprocessed(image, self._intrinsics, usable, self._coverage, window)
 
     def _shrink(self, mask: np.ndarray) -> np.ndarray:
-        """Return which pixels of the network's input a mask admits in full."""
+        """Return the pixels of the network's input that a mask covers completely."""
         window = self._window
         part = Image.fromarray(mask[window.rows, window.columns].astype(np.uint8) * 255)
         part = np.asarray(part.resize(window.resized[::-1], Image.Resampling.BOX))
-        return window.place(part, self._size) == 255  # a pixel that is partly masked is masked
+        return window.place(part, self._size) == 255  # false for a pixel covered only in part
 
 
 @lru_cache(maxsize=8)
 def camera_model(image_size: tuple[int, int], intrinsics: Intrinsics | None,
                  input_size: tuple[int, int], letterbox: bool, exact: bool) -> CameraModel:
-    """Return the camera model of a calibration, the same one for the same arguments."""
+    """Return the camera model of a calibration; it is cached."""
     return CameraModel(image_size, intrinsics, input_size, letterbox, exact)
 
 
 def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,
                exact: bool = True) -> Preprocessed:
-    """Rectify, resize and crop an image to `size` (height, width), as the network was trained.
+    """Return a frame's image, rectified and fitted to `size` (height, width) as in the training.
 
-    See `CameraModel`. Raises FrameError for an image, mask or intrinsics that cannot be used.
+    `CameraModel` describes how. Raises FrameError for an image, mask or intrinsics that cannot be
+    used.
     """
     _check_image(frame.rgb)
     if frame.mask is not None:
@@ -111,9 +113,9 @@ def _resize_exactly(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize_fast(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    import torch  # takes seconds, and the exact way needs none of it
+    import torch  # imported here because it takes seconds, and `_resize_exactly` does not need it
 
-    # torch refuses negative strides, and warns about memory that it could not write to.
+    # torch does not accept negative strides, and it warns about read-only memory.
     image = torch.from_numpy(np.require(rgb, requirements='CW')).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(image, size, mode='lanczos', antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
@@ -121,10 +123,10 @@ def _resize_fast(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Window:
-    """Part of an image, the size (height, width) it is resized to, and where that comes to lie.
+    """Part of an image, the size (height, width) it is resized to, and its position in the result.
 
-    `corner` (y, x) is the resized part's pixel that becomes the result's first; negative ones
-    leave a bar.
+    `corner` (y, x) is the pixel of the resized part that becomes pixel (0, 0) of the result.
+    Negative values leave a black bar.
     """
 
     rows: slice
@@ -133,7 +135,7 @@ class Window:
     corner: tuple[int, int]
 
     def place(self, resized: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Return the result [size] of a resized part, with zeros in the bars."""
+        """Return the result, of `size` (height, width), for a resized part; zeros in the bars."""
         (y, x), (height, width) = self.corner, size
         inside = resized[max(y, 0):y + height, max(x, 0):x + width]
         top, left = max(-y, 0), max(-x, 0)
@@ -144,15 +146,15 @@ class Window:
         return placed
 
     def sample(self, whole: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Return the result [size] of an image whose values must not be mixed, such as depth."""
+        """Return the result for an image whose values must not be mixed, such as depth."""
         part = np.ascontiguousarray(whole[self.rows, self.columns])
-        # Plain INTER_NEAREST takes the pixel at the upper left, up to half a pixel away.
+        # INTER_NEAREST would take the pixel at the upper left, up to half a pixel away.
         return self.place(cv2.resize(part, self.resized[::-1],
                                      interpolation=cv2.INTER_NEAREST_EXACT), size)
 
     def follow(self, intrinsics: Intrinsics, size: tuple[int, int]) -> Intrinsics:
         """Return the intrinsics of the result."""
-        # Resizing keeps pixel areas: the outer edge of pixel 0, at -0.5, stays where it is.
+        # The outer edge of pixel 0 is at -0.5, before and after resizing.
         (y, x), (top, left) = self.factors, (self.rows.start, self.columns.start)
         return replace(
             intrinsics, fx=intrinsics.fx * x, fy=intrinsics.fy * y,
@@ -162,7 +164,7 @@ class Window:
 
     @property
     def factors(self) -> tuple[float, float]:
-        """Return how much the resize stretches (y, x)."""
+        """Return the scale factors (y, x) of the resize."""
         return (self.resized[0] / (self.rows.stop - self.rows.start),
                 self.resized[1] / (self.columns.stop - self.columns.start))
 
@@ -182,16 +184,16 @@ def _crop(whole: tuple[int, int], intrinsics: Intrinsics | None,
     rows = _window('height', height, centre[0])
     columns = _window('width', width, centre[1])
     length = (rows.stop - rows.start, columns.stop - columns.start)
-    # The term 1e-8 keeps the side that decides the scale from losing a pixel to the floor.
+    # Without the term 1e-8, rounding could make the side that determines the scale a pixel short.
     scale = max(size[0] / length[0], size[1] / length[1]) + 1e-8
     resized = (math.floor(length[0] * scale), math.floor(length[1] * scale))
-    # Python rounds half to even, and so does the rule.
+    # The network's training rounds half to even, as Python does.
     corner = (round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2))
     return Window(rows, columns, resized, corner)
 
 
 def _letterbox(whole: tuple[int, int], _: Intrinsics | None, size: tuple[int, int]) -> Window:
-    """Return the whole image, fitted into the result."""
+    """Return the window that shows the whole image in the result."""
     scale = min(size[0] / whole[0], size[1] / whole[1])
     resized = (max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale)))
     corner = (-((size[0] - resized[0]) // 2), -((size[1] - resized[1]) // 2))
@@ -199,7 +201,7 @@ def _letterbox(whole: tuple[int, int], _: Intrinsics | None, size: tuple[int, in
 
 
 def _window(side: str, length: int, centre: int) -> slice:
-    """Return the widest window of a side that is symmetric about `centre`."""
+    """Return the largest window along one side that is symmetric about `centre`."""
     reach = min(centre, length - centre)
     if reach <= length * MIN_CENTRE_SHARE:
         raise FrameError(f'image {side}: expected the principal point in the middle 60 % of '

@@ -1,5 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From frames to a map: the algorithm on one page."""
+"""The mapping algorithm: one frame after another, from images to keyframes and a voxel map.
+
+`process` takes a frame through these stages:
+
+1. fit the image to the network's input (`preprocess`) and decide whether it becomes a keyframe;
+2. run the network, which returns final estimates: of this frame, or of an earlier one if the
+   network has a lag (`_advance`);
+3. clean an estimate and solve the pose of its camera in the fragment (`_finish`, `_solve_pose`);
+4. filter the pose in the map with the one that tracked corners predict (`CameraTrack`), or take
+   the given pose (`KnownPoses`);
+5. move the points into the map and merge them into the voxels (`_add`);
+6. estimate the pose of the newest frame from its corners and its provisional pointmap
+   (`_solve_live_pose`).
+"""
 from __future__ import annotations
 
 import logging
@@ -29,14 +42,14 @@ from .mapping_state import MAP_LOADED, Admitted, MappingState
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
 from .storage.saved_map import SavedMap
-from .tracking.camera_track import CameraTrack, Solved, solved_in_map
+from .tracking.camera_track import CameraTrack, PoseMeasurement, measurement_in_map
 from .tracking.focal_length import estimate_intrinsics
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.measured_pose import measure_pose
 from .tracking.pnp import PoseError
 
-# The id of the last placed keyframe, seen again by a new fragment.
+# The image id of the last placed keyframe, which is also the first image of a new fragment.
 ANCHOR_ID = 0
 ASKED_FOR = 'asked for'
 
@@ -58,12 +71,12 @@ class Mapper:
         return list(self._state.trajectory)
 
     def process(self, frame: Frame) -> MapUpdate:
-        """Take one frame; return the keyframes that it completed and the live pose.
+        """Process one frame; return the keyframes that it completed and the live pose.
 
-        With known poses, keyframes are held back until the camera has moved far enough to measure
-        their scale. Raises FrameError for a frame that cannot be used, or whose step gave the
-        previous frame no usable point: the map is untouched and the next frame may follow. After
-        DeviceMemoryError the next frame begins a new fragment.
+        With known poses, keyframes wait until the camera has moved far enough to measure their
+        scale. Raises FrameError for a frame that cannot be used, or if the previous frame got no
+        usable points from this step. The map is then unchanged, and the next frame may follow.
+        After DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
         state.check_open(frame)
@@ -82,13 +95,13 @@ class Mapper:
             raise
 
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
-        """Let the next frame begin a fragment: the memory starts anew, the map goes on."""
+        """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
         self._state.restart_reason = reason
 
     def flush(self) -> MapUpdate:
-        """Close the fragment: the keyframes still to come, none if under two images came.
+        """Close the map and return the keyframes still to come; none if under two images came.
 
-        Until `reset`, `process` refuses further frames. Raises FrameError as `process` does.
+        `process` rejects further frames until `reset`. Raises FrameError as `process` does.
         """
         state, started = self._state, time.perf_counter()
         pending, state.pending = state.pending, {}
@@ -98,27 +111,28 @@ class Mapper:
         keyframes = [keyframe for estimate in estimates if estimate.image_id in pending
                      for keyframe in self._finish(pending[estimate.image_id], estimate)]
         if state.known_poses is not None:
-            state.known_poses.give_up()
+            state.known_poses.drop_waiting()
         return MapUpdate(keyframes=tuple(keyframes), inference_sec=inference_sec)
 
     def reset(self) -> None:
-        """Start a new, empty map: the next frame founds it."""
+        """Start a new, empty map with the next frame."""
         self._memory.reset(ASKED_FOR)
         self.voxel_map.clear()
         self._state = self._start(self._state.fragment.id + 1)
 
     def close(self) -> None:
-        """Give the network's memory back; nothing may follow."""
+        """Free the network's memory; the mapper cannot be used afterwards."""
         self._memory.release()
 
     def saved(self) -> SavedMap | None:
-        """Return all that `load` needs; None while there is nothing to go on from."""
+        """Return what `load` needs; None while no new fragment could be joined to the map."""
         return self._state.saved(self.voxel_map.rows())
 
     def load(self, saved: SavedMap) -> None:
-        """Go on with a saved map: the next frame begins a fragment, placed by its last keyframe.
+        """Continue a saved map: the next frame begins a fragment, placed by the last keyframe.
 
-        ValueError for a map that does not fit network or configuration; what is held then stays.
+        Raises ValueError for a map that does not fit the network or the configuration; the current
+        map is then unchanged.
         """
         height, width = saved.camera[1]
         size = self._memory.input_size(width / height)
@@ -156,14 +170,18 @@ class Mapper:
         return self._memory.input_size(width / height)
 
     def _begin_fragment(self) -> None:
-        """Forget, then see the last placed keyframe again and the frames still to refine."""
+        """Reset the network's memory; process the last placed keyframe and the pending frames.
+
+        The last placed keyframe becomes the first image of the new fragment and places it in the
+        map.
+        """
         state = self._state
         self._memory.reset(state.restart_reason,
                            recovery=state.restart_reason not in (ASKED_FOR, MAP_LOADED))
         state.fragment = Fragment(state.fragment.id + 1, state.fragment.scale)
         state.camera_track.begin_fragment()
         if state.known_poses is not None:
-            state.known_poses.give_up()
+            state.known_poses.drop_waiting()
             state.known_poses = KnownPoses()
         pending, state.pending = list(state.pending.values()), {}
         if state.anchor is not None:
@@ -173,6 +191,7 @@ class Mapper:
         state.restart_reason = ''
 
     def _advance(self, admitted: Admitted, started: float) -> MapUpdate:
+        """Run the network on a frame; finish the frames that its estimates are of."""
         state, frame = self._state, admitted.frame
         if not state.pending and not state.founded:
             state.fragment = replace(state.fragment, map_from_fragment=map_axes(frame.up))
@@ -194,7 +213,7 @@ class Mapper:
         return MapUpdate(False, keyframes, live_pose, inference_sec)
 
     def _settle(self, estimates: list[Estimate]) -> tuple[Keyframe, ...]:
-        """Place a fragment, or finish the frames, that final estimates are of."""
+        """Use final estimates: that of the anchor places the fragment, others finish a frame."""
         state, keyframes = self._state, []
         for estimate in estimates:
             if estimate.image_id == ANCHOR_ID:
@@ -204,21 +223,22 @@ class Mapper:
         return tuple(keyframes)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
-        """Join the fragment to the map; when that fails, the next frame begins another one."""
+        """Place the fragment in the map; if that fails, the next frame begins another one."""
         state = self._state
         try:
             similarity = place_after(state.anchor, pointmap, self._config.voxel_map.min_confidence)
         except AlignmentError:
             state.pending.clear()
-            state.restart_reason = 'the last fragment found no place'
+            state.restart_reason = 'the last fragment could not be placed in the map'
             raise
         state.fragment = replace(state.fragment, map_from_fragment=similarity)
 
     def _finish(self, admitted: Admitted, estimate: Estimate) -> tuple[Keyframe, ...]:
-        """Merge a frame's final estimate; a fragment whose first one is no good starts over."""
+        """Merge a frame's final estimate; if the map's first one is unusable, start again."""
         try:
             estimate = _cleaned(estimate, admitted)
-            # To begin with, a map needs points; later, a blank wall need not cost a camera's pose.
+            # The first keyframe of a map needs points that enter the map. Later a blank wall may
+            # have none of them, and its pose is solved from points of lower confidence.
             check_confident(estimate.pointmap, 0.0 if self._state.founded
                             else self._config.voxel_map.min_confidence)
             return self._merge(admitted, estimate)
@@ -232,7 +252,7 @@ class Mapper:
             raise
 
     def _merge(self, admitted: Admitted, estimate: Estimate) -> tuple[Keyframe, ...]:
-        """Add to the map what has a place in it now; return that."""
+        """Add to the map the keyframes that can be placed now; return them."""
         state = self._state
         state.intrinsics = (admitted.network_input.intrinsics or state.intrinsics
                             or estimate_intrinsics(estimate.local or estimate.pointmap))
@@ -247,31 +267,31 @@ class Mapper:
 
     def _place_by_solved_pose(self, admitted: Admitted, estimate: Estimate) -> Keyframe:
         state, frame, pointmap = self._state, admitted.frame, estimate.pointmap
-        solved, reason = self._solve_pose(frame, estimate, state.intrinsics)
-        placed = state.camera_track.place(frame.stamp_ns, solved)
-        points = transform_points(placed.correction @ state.fragment.map_from_fragment,
-                                  pointmap.points)
-        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, placed.pose,
+        measured, reason = self._solve_pose(frame, estimate, state.intrinsics)
+        filtered = state.camera_track.update(frame.stamp_ns, measured)
+        points = transform_points(
+            filtered.pointmap_correction @ state.fragment.map_from_fragment, pointmap.points)
+        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, filtered.pose,
                             admitted.network_input.image, state.intrinsics,
                             Pointmap(points, pointmap.confidence), state.fragment.id)
-        if placed.pose is None:
+        if filtered.pose is None:
             state.poses_failed += 1
             logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
         else:
             state.anchor = keyframe
-        state.camera_track.advance(keyframe)
+        state.camera_track.follow_keyframe(keyframe)
         return keyframe
 
     def _place_by_known_pose(self, admitted: Admitted,
                              estimate: Estimate) -> tuple[Keyframe, ...]:
         state, frame = self._state, admitted.frame
         try:
-            # Where the network puts this camera, so that its points can be taken along.
+            # The pose in the fragment is needed to move the points into the camera's frame.
             solution = measure_pose(estimate, state.intrinsics, self._config.pose)
         except PoseError:
             state.poses_failed += 1
-            if state.known_poses.miss():
-                # Nothing is lost by starting over: the next fragment finds its place by itself.
+            if state.known_poses.count_failure():
+                # A new fragment costs nothing here: its keyframes are placed by given poses.
                 self.new_fragment('the network lost the camera')
             raise
         pose = StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera)
@@ -296,25 +316,25 @@ class Mapper:
         if intrinsics is None:
             return None
         track, stamp_ns = self._state.camera_track, admitted.frame.stamp_ns
-        solved = None
-        if not track.knows(stamp_ns):
+        measured = None
+        if not track.prior_suffices(stamp_ns):
             provisional = self._memory.provisional()
             if provisional is not None:
-                solved, _ = self._solve_pose(admitted.frame, _cleaned(provisional, admitted),
-                                             intrinsics)
-        pose = track.look(stamp_ns, solved).pose
+                measured, _ = self._solve_pose(admitted.frame, _cleaned(provisional, admitted),
+                                               intrinsics)
+        pose = track.estimate(stamp_ns, measured).pose
         self._state.live_poses_failed += pose is None
         return pose
 
     def _solve_pose(self, frame: Frame, estimate: Estimate,
-                    intrinsics: Intrinsics) -> tuple[Solved | None, str]:
+                    intrinsics: Intrinsics) -> tuple[PoseMeasurement | None, str]:
         """Return the pose in the map that an estimate implies, or None and the reason."""
         try:
             solution = measure_pose(estimate, intrinsics, self._config.pose)
         except PoseError as error:
             return None, str(error)
-        return solved_in_map(frame.stamp_ns, frame.frame_id, solution,
-                             self._state.fragment.map_from_fragment), ''
+        return measurement_in_map(frame.stamp_ns, frame.frame_id, solution,
+                                  self._state.fragment.map_from_fragment), ''
 
 
 def _cleaned(estimate: Estimate, admitted: Admitted) -> Estimate:

@@ -24,23 +24,23 @@ class PoseConfig:
     """How the camera pose is solved from a pointmap."""
 
     min_confidence: float = setting(
-        0.001, 'Points at or below this confidence never vote for a pose', 0.0, 1.0)
+        0.001, 'Points at or below this confidence are not used for a pose', 0.0, 1.0)
     best_fraction: float = setting(
-        0.6, 'Share of the points that votes, most confident first; 1.0 lets all vote', 0.01, 1.0)
+        0.6, 'Share of the points used for a pose, most confident first; 1.0: all', 0.01, 1.0)
     max_points: int = setting(
-        2000, 'Most points a pose is solved from, drawn from the voting ones', 50, 1_000_000)
+        2000, 'Most points a pose is solved from, a random selection of these', 50, 1_000_000)
     ransac_iterations: int = setting(100, 'Most RANSAC rounds', 1, 100_000)
     max_reprojection: float = setting(
-        0.02, 'Farthest an inlier may fall from its pixel, as a share of the image width',
+        0.02, 'Largest reprojection error of an inlier, as a share of the image width',
         0.0005, 0.5)
     min_inlier_fraction: float = setting(
-        0.3, 'A pose that fewer of its points agree with is reported as failed', 0.0, 1.0)
+        0.3, 'A pose with a smaller share of inliers is reported as failed', 0.0, 1.0)
     track_corners: bool = setting(
-        True, 'Carry the path on by corners tracked from image to image, and move the points with '
-        'it; false: every pose is what its pointmap alone tells')
+        True, 'Filter the path with the motion of corners tracked from image to image, and move '
+        'the points with it; false: every pose comes from its pointmap alone')
     pointmap_weight: float = setting(
-        0.06, 'How much the pose of a pointmap counts against the tracked step: its points err '
-        'together, and for many frames on end', 1e-6, 1000.0)
+        0.06, 'Weight of the pose of a pointmap in the filter; far below 1, since the errors of '
+        'its points are equal, and last for many frames', 1e-6, 1000.0)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -54,10 +54,10 @@ class VoxelMapConfig:
         0.0, 'Edge of a voxel in map units; 0.0: 1 % of the median depth of the first keyframe',
         0.0, 1000.0)
     max_voxels: int = setting(
-        500_000, 'Most voxels kept; beyond, the least recently observed go, down to 90 %',
+        500_000, 'Most voxels kept; beyond, the least recently observed are removed, down to 90 %',
         100, 50_000_000)
     min_confidence: float = setting(
-        0.1, 'Points below this confidence stay out of the map', 0.0, 1.0)
+        0.1, 'Points below this confidence are left out of the map', 0.0, 1.0)
     min_observations: int = setting(
         1, 'Keyframes that must have seen a voxel before it is shown', 1, 1000)
 
@@ -67,7 +67,7 @@ class VoxelMapConfig:
 
 @dataclass(frozen=True)
 class MapperConfig:
-    """Everything the mapper can be told."""
+    """All settings of the mapper."""
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
@@ -76,8 +76,8 @@ class MapperConfig:
         'crop', 'crop: the network sees the middle of a wide image; letterbox: it sees the whole '
         'image, smaller', choices=('crop', 'letterbox'))
     resampling: str = setting(
-        'fast', 'exact: images are resized to the bit as for training; fast: several times as '
-        'fast, a few values differ, by one or two', choices=('fast', 'exact'))
+        'fast', 'exact: images are resized to the same bits as for training; fast: several times '
+        'as fast, a few values differ, by one or two', choices=('fast', 'exact'))
     live_pose: bool = setting(
         True, 'Also solve the pose of the newest frame, before its points are refined')
     path_max_size: int = setting(10_000, 'Most poses kept in the trajectory', 1, 10_000_000)

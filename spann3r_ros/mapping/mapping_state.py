@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mapper holds between two frames, but for the map and the network's memory."""
+"""The mapper's state between two frames, without the voxel map and the network's memory."""
 from __future__ import annotations
 
 import math
@@ -22,7 +22,7 @@ MAP_LOADED = 'a map was loaded'
 
 @dataclass(frozen=True)
 class Admitted:
-    """A frame given to the network under an id."""
+    """A frame that the keyframe gate admitted, with its network input and image id."""
 
     frame: Frame
     network_input: Preprocessed
@@ -31,18 +31,18 @@ class Admitted:
 
 @dataclass
 class MappingState:
-    """A reset makes a new one."""
+    """The mapper's state between two frames; a reset creates a new one."""
 
     gate: KeyframeGate
     camera_track: CameraTrack
     trajectory: deque[StampedPose]
     fragment: Fragment = field(default_factory=Fragment)
-    pending: dict[int, Admitted] = field(default_factory=dict)  # whose estimate is to come
-    image_ids: int = 0  # how many ids are given out
-    anchor: Keyframe | None = None  # the newest with a pose: a new fragment begins with it
+    pending: dict[int, Admitted] = field(default_factory=dict)  # final estimate still to come
+    image_ids: int = 0  # the number of ids used so far
+    anchor: Keyframe | None = None  # the newest one with a pose: first image of a new fragment
     known_poses: KnownPoses | None = None  # None: poses are solved
-    restart_reason: str = ''  # not empty: the next frame begins a fragment
-    camera: tuple[str, tuple[int, int]] | None = None  # its frame, its images' height and width
+    restart_reason: str = ''  # if not empty, the next frame begins a fragment
+    camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
     coverage: float = math.nan
     intrinsics: Intrinsics | None = None  # estimated, at the network's input size
     closed: bool = False
@@ -52,12 +52,12 @@ class MappingState:
 
     @property
     def founded(self) -> bool:
-        """Say whether a first pointmap was good enough to begin with."""
+        """Return whether the map has its first keyframe, placed or waiting for a scale."""
         waiting = self.known_poses is not None and self.known_poses.waiting > 0
         return self.keyframes > 0 or waiting
 
     def check_open(self, frame: Frame) -> None:
-        """Raise FrameError for a frame that this map does not take, or not any more."""
+        """Raise FrameError for a frame that does not fit the map, or if the map is closed."""
         if self.closed:
             raise FrameError('the map is closed by a flush: reset before further frames')
         check_known_pose(frame)
@@ -66,8 +66,8 @@ class MappingState:
         if (frame.world_from_camera is None) != (self.known_poses is None):
             raise FrameError('world_from_camera: expected a pose with every frame of a map, or '
                              'with none; reset to change that')
-        # One map is of one camera: the memory, the tracked corners and an estimated focal length
-        # assume so.
+        # A map has one camera: the network's memory, the tracked corners and an estimated focal
+        # length depend on it.
         frame_id, size = self.camera
         if frame.frame_id != frame_id:
             raise FrameError(f'frame_id: expected images of {frame_id!r} as before, got '
@@ -77,12 +77,12 @@ class MappingState:
                              f'{frame.rgb.shape[:2]}; reset to change the image size')
 
     def admit(self, frame: Frame, network_input: Preprocessed) -> Admitted:
-        """Return a frame with an id of its own."""
+        """Return a frame with the next image id."""
         self.image_ids += 1
         return Admitted(frame, network_input, self.image_ids)
 
     def take(self, admitted: Admitted) -> None:
-        """Note a frame that the network has taken."""
+        """Record a frame that the network has processed as pending."""
         self.pending[admitted.image_id] = admitted
         self.camera = admitted.frame.frame_id, admitted.frame.rgb.shape[:2]
         self.coverage = admitted.network_input.coverage
@@ -90,7 +90,7 @@ class MappingState:
             self.known_poses = KnownPoses()
 
     def saved(self, voxels: VoxelRows) -> SavedMap | None:
-        """Return what `resume` needs; None while there is no place to go on from."""
+        """Return what `resume` needs; None while no new fragment could be joined to the map."""
         posed = self.known_poses is not None
         if self.camera is None or self.intrinsics is None or (self.anchor is None and not posed):
             return None
@@ -98,7 +98,7 @@ class MappingState:
                         self.fragment.id, self.fragment.scale, self.keyframes)
 
     def resume(self, saved: SavedMap) -> None:
-        """Let the next frame begin a fragment of a saved map."""
+        """Take over a saved map, so that the next frame begins a fragment of it."""
         self.trajectory.extend(saved.trajectory)
         self.fragment = Fragment(saved.fragment_id, saved.scale)
         self.camera, self.intrinsics = saved.camera, saved.intrinsics
@@ -108,4 +108,4 @@ class MappingState:
         if saved.anchor is None:
             self.known_poses = KnownPoses()
         else:
-            self.camera_track.advance(saved.anchor)
+            self.camera_track.follow_keyframe(saved.anchor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mapper tells of itself."""
+"""The mapper's results and counters."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from .memory_manager import MemoryReport
 
 @dataclass(frozen=True)
 class MappingStatus:
-    """Where the mapper stands; counts are since the last reset, those of `memory` since the start.
+    """The mapper's counters since the last reset; those of `memory` are since the start.
 
-    `poses_failed` counts keyframes, `live_poses_failed` newest frames, that admitted no pose.
-    `coverage` is the share of the newest image that the network saw; NaN before the first.
+    `poses_failed` counts keyframes without a pose. `live_poses_failed` counts frames whose live
+    pose could not be estimated. `coverage` is the share of the newest image that the network sees;
+    it is NaN before the first image.
     """
 
     fragment_id: int
@@ -34,11 +35,11 @@ class MappingStatus:
 
 @dataclass(frozen=True)
 class MapUpdate:
-    """What processing one frame changed: finished keyframes, the live pose, or neither.
+    """The result of processing one frame: completed keyframes, the live pose, or neither.
 
-    `skipped` says that the keyframe gate refused the frame. `keyframes` is the *previous*
-    admitted frame (refined result), or those up to it that had to wait for a scale; `live_pose`
-    is the newest frame's (provisional result).
+    `skipped` is true if the keyframe gate rejected the frame. `keyframes` are those that the frame
+    completed: the *previous* admitted frame (refined result), and earlier ones that waited for a
+    scale. `live_pose` is the pose of the newest frame (provisional result).
     """
 
     skipped: bool = False

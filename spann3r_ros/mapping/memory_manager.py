@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The owner of a network's memory: what the network takes, when it forgets, and what it holds."""
+"""The owner of a network's memory: steps, resets and reports of what the memory holds."""
 from __future__ import annotations
 
 import logging
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """The network's counters and how often it was made to forget.
+    """The network's counters and the number of its resets.
 
-    `recoveries` counts the resets that nobody asked for: mapping went on after a failure.
+    `recoveries` counts the resets that no user requested: mapping went on after a failure.
     """
 
     network: str
@@ -27,9 +27,9 @@ class MemoryReport:
 
 
 class MemoryManager:
-    """Feeds a network and is the only one that makes it forget.
+    """Passes images to a network; no other part of the mapper resets the network.
 
-    It lives from configure to cleanup of the node: `release` gives the memory back.
+    It lives from configure to cleanup of the node; `release` frees the memory.
     """
 
     def __init__(self, network: Network) -> None:
@@ -49,22 +49,22 @@ class MemoryManager:
         return self._network.input_size(aspect)
 
     def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
-        """Give the next image; return the final estimates. Raises what `Network.step` raises."""
+        """Process the next image; return the final estimates. Raises as `Network.step` does."""
         return self._network.step(image, image_id)
 
     def provisional(self) -> Estimate | None:
-        """Return an estimate of the newest image whose final one is still to come, or None."""
+        """Return the provisional estimate of the newest image, or None if there is none."""
         return self._network.provisional()
 
     def flush(self) -> list[Estimate]:
-        """Return the estimates still to come, and forget the sequence, which ends here."""
+        """Return the estimates that are still to come; end the sequence and empty the memory."""
         try:
             return self._network.flush()
         finally:
             self._network.reset()
 
     def reset(self, reason: str, recovery: bool = False) -> None:
-        """Forget every image; `reason` goes to the log and the report."""
+        """Empty the memory; write `reason` to the log and to the report."""
         self._network.reset()
         self._resets += 1
         self._recoveries += recovery
@@ -72,10 +72,10 @@ class MemoryManager:
         logger.info('memory reset: %s', reason)
 
     def release(self) -> None:
-        """Forget the sequence for good: the node is cleaned up."""
+        """Empty the memory without a report, because the node is cleaned up."""
         self._network.reset()
 
     def report(self) -> MemoryReport:
-        """Return what is held now."""
+        """Return the current counters."""
         return MemoryReport(self._network.name, self._network.status(), self._resets,
                             self._recoveries, self._last_reset_reason)

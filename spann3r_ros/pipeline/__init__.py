@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything between a message and a mapper, without ROS: queues, worker, synchronisers, clock."""
+"""The way from messages to the mapper, without ROS: queues, worker, synchronisers, clocks."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording through the mapper as the node in replay mode runs it, without ROS."""
+"""Replay of a recording without ROS, with the same result as the node in replay mode."""
 from __future__ import annotations
 
 import logging
@@ -21,7 +21,7 @@ from .runner import Runner
 from .sync.camera_sync import Expected
 from .transform_tree import StampedTransform, TransformTree
 
-# Images that wait for the network are that much older than the newest transforms.
+# While images wait for the network, transforms that are newer by up to this much arrive.
 CACHE_SEC = 600.0
 # Most different warnings that a summary lists.
 MAX_WARNINGS = 100
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReplaySummary:
-    """What became of a recording, as `summary.json` has it.
+    """The results of a replay, as written to `summary.json`.
 
-    `frames` accounts for every image of the camera; `recovered` counts how often mapping went on
-    after a failure; `poses` are the frames of the map with a pose; `loops` is 0 as long as no
-    loop is ever closed; `sha256` is of the arrays of map and trajectory.
+    `frames` counts every image of the camera by its result. `recovered` counts how often mapping
+    went on after a failure. `poses` counts the keyframes with a pose. `loops` is always 0, because
+    loops are not closed yet. `sha256` contains hashes of the arrays of map and trajectory.
     """
 
     images: int
@@ -65,16 +65,16 @@ class Warnings(logging.Handler):
             self._counts[text] += 1
 
     def texts(self) -> list[str]:
-        """Return each text once, with how often it came."""
+        """Return each text once, with its number of occurrences."""
         return [text if count == 1 else f'{text} ({count} times)'
                 for text, count in self._counts.items()]
 
 
 class Replay:
-    """Feeds the messages of a recording to a runner; nothing is dropped for want of time.
+    """Passes the messages of a recording to a runner; no image is dropped for lack of time.
 
-    Messages have the fields of the ROS types; `expected` says what the recording has. All
-    methods are called on one thread, those of the reporter on the worker's.
+    Messages have the fields of the ROS types. `expected` describes what the recording contains.
+    The methods are called on one thread, those of a `Reporter` on the worker's.
     """
 
     def __init__(self, mapper: Mapper, config: NodeConfig, expected: Expected) -> None:
@@ -82,7 +82,7 @@ class Replay:
         self._config = replace(config, mode='replay')
         self._tree = TransformTree(CACHE_SEC)
         self._fragments: set[int] = set()
-        self._looks = 0
+        self._matches_due = 0
         self.defects: list[Exception] = []
         self._runner = Runner(mapper, blocking=True, reporter=self)
         self._runner.slot.open()
@@ -90,14 +90,14 @@ class Replay:
                               self, expected)
 
     def take(self, role: str, message: Any) -> None:  # noqa: ANN401
-        """Take a message: image, camera_info, mask, tf, tf_static or odometry."""
+        """Process a message; its role is image, camera_info, mask, tf, tf_static or odometry."""
         getattr(self, f'_take_{role}')(message)
-        while self._looks:
-            self._looks -= 1
+        while self._matches_due:
+            self._matches_due -= 1
             self._intake.match()
 
     def finish(self) -> None:
-        """End the recording: what waits goes on, the last keyframe joins the map."""
+        """End the recording: finish the waiting images and merge the last keyframe."""
         self._intake.drain()
         error = self._runner.flush()
         if error is not None:
@@ -118,27 +118,27 @@ class Replay:
             fragments=len(self._fragments), loops=0, threads=status.memory.status.threads,
             seconds=round(seconds, 3), sha256=product_hashes(self._mapper), warnings=warnings)
 
-    def look_again(self) -> None:
-        """Have the intake look again after this message."""
-        self._looks += 1
+    def match_soon(self) -> None:
+        """Have the intake check its waiting images after this message."""
+        self._matches_due += 1
 
     def image_failed(self, error: Exception) -> None:
         """Log an image or a mask that could not be used."""
         _log_failure('image refused', error)
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a new map: the next image is older than those before."""
+        """Begin a new map, because the next image is older than those before."""
         self._runner.call(lambda: self._tree.begin_again(stamp_ns))
         if not is_new:
             logger.warning('the stamps of the images jumped back: a new map begins')
             self._runner.reset(self._fragments.clear)
 
     def deliver(self, update: MapUpdate) -> None:
-        """Note the fragments of keyframes."""
+        """Record the fragments of the keyframes."""
         self._fragments.update(keyframe.fragment_id for keyframe in update.keyframes)
 
     def frame_settled(self) -> None:
-        """Nothing is published."""
+        """Do nothing: a replay publishes no status."""
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
         """Log a frame that the mapper could not use; anything but a FrameError is a defect."""
@@ -176,7 +176,7 @@ class Replay:
             self._tree.take(_stamped(transform, transform.child_frame_id,
                                      transform.transform.translation,
                                      transform.transform.rotation), static)
-        self._looks += self._intake.waits
+        self._matches_due += self._intake.waits
 
     def _take_tf_static(self, message: Any) -> None:  # noqa: ANN401
         self._take_tf(message, static=True)
@@ -185,7 +185,7 @@ class Replay:
         pose = message.pose.pose
         self._tree.take(_stamped(message, message.child_frame_id, pose.position,
                                  pose.orientation))
-        self._looks += self._intake.waits
+        self._matches_due += self._intake.waits
 
 
 def _stamp_ns(message: Any) -> int:  # noqa: ANN401

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's place in the tree of coordinate frames (REP-105): which edges are its own."""
+"""The edges of the transform tree that the node broadcasts (REP-105)."""
 from __future__ import annotations
 
 import logging
@@ -16,7 +16,7 @@ from .node_settings import NodeConfig
 from .odometer import Odometer
 from .transform_tree import TransformTree
 
-# Poses that wait for the robot's odometry to reach their stamp.
+# Most poses that wait for the robot's odometry at their stamp.
 MAX_WAITING = 50
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Edge:
-    """A transform [4, 4] of the tree: where the child's frame lies in the parent's."""
+    """A transform [4, 4] of the tree: the pose of the child's frame in the parent's."""
 
     parent: str
     child: str
@@ -32,11 +32,11 @@ class Edge:
 
 
 class FrameRoles:
-    """Turns camera poses into the edges that the parameter publish_tf asks for.
+    """Turns camera poses into the edges that the parameter publish_tf selects.
 
-    It never gives a frame a second parent: when the child of an edge has another one, the edge has
-    another publisher, or it would close a loop, `warn` gets the reason and the edge is left out.
-    `broadcast` gets the edges of one pose and their stamp.
+    An edge is not broadcast if its child has another parent, if it has another publisher, or if it
+    would close a loop; `warn` is then called with the reason. `broadcast` is called with the edges
+    of one pose and their stamp.
     """
 
     def __init__(self, config: NodeConfig, tree: TransformTree,
@@ -51,7 +51,7 @@ class FrameRoles:
         self._publish = config.publish_tf
 
     def base_in(self, optical_frame: str) -> np.ndarray | None:
-        """Return `optical_from_base` [4, 4] if the camera is known to be on the robot."""
+        """Return `optical_from_base` [4, 4]; None if TF does not connect camera and robot."""
         return self._tree.lookup(optical_frame, self._config.base_frame, None)
 
     def odometry_at(self, stamp_ns: int | None) -> np.ndarray | None:
@@ -59,7 +59,7 @@ class FrameRoles:
         return self._tree.lookup(self._config.odom_frame, self._config.base_frame, stamp_ns)
 
     def send(self, pose: StampedPose) -> None:
-        """Broadcast where a camera is, and what waited for the robot's odometry."""
+        """Broadcast the edges for a camera pose, and those that wait for the robot's odometry."""
         if pose.frame_id in ('', self._config.map_frame):
             self._warn(f'the images are in frame {pose.frame_id!r} of map frame '
                        f'{self._config.map_frame!r}; set the parameter optical_frame')
@@ -75,7 +75,7 @@ class FrameRoles:
         self.send_waiting()
 
     def send_waiting(self) -> None:
-        """Try again what could not be broadcast yet."""
+        """Broadcast the waiting poses whose odometry has come."""
         for _ in range(len(self._waiting)):
             pose = self._waiting.popleft()
             edges = self._edges(pose)
@@ -92,28 +92,32 @@ class FrameRoles:
             self._broadcast(edges, pose.stamp_ns)
 
     def clear_waiting(self) -> None:
-        """Forget poses of a map that is gone."""
+        """Drop the waiting poses, because their map was replaced."""
         self._waiting.clear()
 
     def _is_to_decide(self) -> bool:
-        """Return whether `auto` is still open, or open again: the robot has odometry after all."""
+        """Return whether `auto` must be decided: for the first time, or again.
+
+        It is decided again if the robot turns out to publish its own odometry.
+        """
         names = self._config
         return self._publish == 'auto' or (self._publish == 'base' and self._tree.is_foreign(
             names.odom_frame, names.base_frame))
 
     def _decide(self, pose: StampedPose) -> str:
-        """Return what `auto` means on this robot, as far as TF is known by now."""
+        """Return the role that `auto` means on this robot, by the transforms received so far."""
         if self.base_in(pose.frame_id) is None:
-            chosen, reason = 'camera', f'TF knows no {self._config.base_frame} with this camera'
+            chosen = 'camera'
+            reason = f'TF does not connect {self._config.base_frame} with this camera'
         elif self.odometry_at(None) is None:
-            chosen, reason = 'base', f'TF knows no {self._config.odom_frame}'
+            chosen, reason = 'base', f'TF has no frame {self._config.odom_frame}'
         else:
             chosen, reason = 'odom', 'the robot has odometry'
         logger.info('publish_tf: %s, since %s', chosen, reason)
         return chosen
 
     def _edges(self, pose: StampedPose) -> list[Edge] | None:
-        """Return what to broadcast for a pose; None while something is missing."""
+        """Return the edges to broadcast for a pose; None while a transform is missing."""
         names = self._config
         map_from_camera = pose.world_from_camera
         if self._publish == 'camera':
@@ -138,14 +142,14 @@ class FrameRoles:
         return Edge(edge.child, edge.parent, invert(edge.parent_from_child))
 
     def _fault(self, edge: Edge) -> str:
-        """Return why an edge must not be broadcast, or nothing."""
+        """Return the reason why an edge must not be broadcast, or an empty text."""
         others = self._tree.parents_of(edge.child) - {edge.parent}
         if others:
             return (f'{edge.child} has the parent {min(others)} already: no transform '
                     f'{edge.parent} -> {edge.child}')
         if self._tree.is_foreign(edge.parent, edge.child):
-            return (f'somebody else publishes {edge.parent} -> {edge.child}: no transform between '
-                    'them; set publish_tf to none, or stop the other and configure anew')
+            return (f'another node publishes {edge.parent} -> {edge.child}: no transform between '
+                    'them; set publish_tf to none, or stop the other node and configure again')
         if edge.child in self._tree.ancestors_of(edge.parent):
-            return f'{edge.parent} lies below {edge.child} already: no transform between them'
+            return f'{edge.parent} is below {edge.child} already: no transform between them'
         return ''

@@ -1,32 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time that images tell by their stamps: it goes forward, or has jumped back."""
+"""Checks that the stamps of the images increase, and detects a jump back."""
 from __future__ import annotations
 
 from spann3r_ros.core.types import FrameError
 
-# A stamp that is older by less is an image out of order, by more it is a bag that began again.
+# A stamp that is older by this or more means that a bag started again. A stamp that is older by
+# less belongs to an image out of order.
 JUMP_NS = 10**9
 CHOICES = ('reset', 'refuse')
 
 
 class ImageClock:
-    """Follows the stamps of one camera's images."""
+    """Keeps the newest stamp of one camera's images; `is_new` until a map has its first image."""
 
     def __init__(self) -> None:
         self._newest_ns: int | None = None
         self.is_new = True
 
     def begin_again(self) -> None:
-        """Follow the next stamp wherever it leads: another map begins, or has been loaded."""
+        """Accept any next stamp, because another map begins or was loaded."""
         self.is_new = True
 
     def follow(self, stamp_ns: int, may_jump: bool) -> bool:
-        """Take a stamp and say whether time has jumped back, by a second or more.
+        """Accept a stamp and return whether the stamps jumped back, by `JUMP_NS` or more.
 
-        A clock that `is_new` follows every step back, and says so.
-
-        Raises FrameError, and goes on from where it was, for a stamp that is not new and not a
-        jump either, and for a jump that it may not follow.
+        A clock that `is_new` accepts every step back and reports it as a jump. Raises FrameError,
+        and keeps the newest stamp, for a smaller step back, and for a jump if not `may_jump`.
         """
         newest_ns = self._newest_ns
         back = newest_ns is not None and stamp_ns <= newest_ns

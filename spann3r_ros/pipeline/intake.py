@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From decoded messages to frames in the slot, without ROS."""
+"""The intake: builds frames from decoded messages and puts them into the slot, without ROS."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,32 +21,35 @@ from .sync.pose_sync import PoseSync
 from .sync.wait_clock import WaitClock
 from .transform_tree import TransformTree
 
-# So many live images may wait for their masks, and as many for their poses.
+# Most images that wait in each of the queues: for a calibration, a mask, a pose.
 LIVE_ITEMS = 30
 REPLAY_ITEMS = 1000
-# Least time of images for which one of a replay waits for its calibration and for transforms.
-REPLAY_PATIENCE_SEC = 1.0
+# Least timeout, in image time, of a replay's wait for a calibration and for transforms.
+REPLAY_TIMEOUT_SEC = 1.0
 
 
 class IntakeListener(Protocol):
-    """What an intake reports to its owner, on the thread that feeds it."""
+    """What an intake reports to its owner, on the thread that calls the intake."""
 
     def image_failed(self, error: Exception) -> None:
-        """Report an image or a mask that could not be used, or an image that got no pose."""
+        """Handle an image or a mask that could not be used, or an image that got no pose."""
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a new map, unless the map `is_new`: the next image is older than those before."""
+        """Begin a new map because the stamps jumped back to `stamp_ns`.
 
-    def look_again(self) -> None:
-        """Call `match` soon, after what else waits."""
+        If `is_new`, the map has no image yet and can be kept.
+        """
+
+    def match_soon(self) -> None:
+        """Arrange a call of `Intake.match`, after the calls that already wait."""
 
 
 class Intake:
-    """Makes a frame of every image and what belongs to it; each ends in the slot or an account.
+    """Builds a frame from every image and its calibration, direction of gravity, mask and pose.
 
-    Images pass the rate limit and the image clock, then wait for calibration and gravity, mask
-    and pose, as the settings ask. While `enabled` is false every image is skipped. Not
-    thread-safe.
+    An image passes the rate limiter and the image clock. Then it waits for what the settings
+    require: calibration and gravity, mask, pose. Each image ends in the slot or is counted as
+    skipped, dropped or failed. While `enabled` is false every image is skipped. Not thread-safe.
     """
 
     def __init__(self, config: NodeConfig, slot: FrameSlot, clock: ImageClock,
@@ -64,14 +67,14 @@ class Intake:
         self._calibrations = Calibrations(config.camera_info_timeout_sec)
         self._posed = config.pose_source == 'tf'
         self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec, slot.put,
-                               self._drop, listener.image_failed, listener.look_again,
+                               self._drop, listener.image_failed, listener.match_soon,
                                self._wait_clock.now)
         self._masks = MaskSync(config.mask, bounds,
                                self._poses.take_frame if self._posed else slot.put, self._drop)
         self._cameras = CameraSync(
             self._calibrations, self._up_at, expected if replay else None,
-            max(REPLAY_PATIENCE_SEC, config.camera_info_timeout_sec), bounds,
-            self._masks.take_frame, listener.look_again, self._wait_clock.now)
+            max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec), bounds,
+            self._masks.take_frame, listener.match_soon, self._wait_clock.now)
 
     @property
     def waits(self) -> bool:
@@ -79,8 +82,8 @@ class Intake:
         return len(self._cameras) + len(self._poses) > 0
 
     def take_image(self, stamp_ns: int, frame_id: str, decode: Callable[[], np.ndarray]) -> None:
-        """Take an image; `decode` returns it, uint8 RGB [height, width, 3], or raises."""
-        self._wait_clock.hear(stamp_ns)
+        """Process an image; `decode` returns it, uint8 RGB [height, width, 3], or raises."""
+        self._wait_clock.note_message(stamp_ns)
         if not self.enabled or not self._limiter.admits(stamp_ns):
             self._slot.refuse(Outcome.SKIPPED)
             return
@@ -95,14 +98,14 @@ class Intake:
             if self._posed and frame_id in ('', self._config.map_frame):
                 raise FrameError(f'image: expected its frame, not {frame_id!r}, for a pose from '
                                  'TF; set the parameter optical_frame')
-        # Whatever a message does to its conversion costs this message only; it is reported.
+        # Whatever exception a malformed message causes, only this image fails, with a report.
         except Exception as error:
             self.refuse_image(error)
         else:
             self._cameras.take_frame(Frame(stamp_ns, frame_id, rgb))
 
     def refuse_image(self, error: Exception) -> None:
-        """Count an image that cannot be used as failed and report it; while paused, as skipped."""
+        """Count an unusable image as failed and report it; while not `enabled`, as skipped."""
         if not self.enabled:
             self._slot.refuse(Outcome.SKIPPED)
             return
@@ -110,31 +113,34 @@ class Intake:
         self._listener.image_failed(error)
 
     def refuse_mask(self, error: Exception) -> None:
-        """Report a mask that cannot be used; masks are not in the accounts."""
+        """Report an unusable mask; masks are not counted in the accounts."""
         self._listener.image_failed(error)
 
     def take_calibration(self, stamp_ns: int, intrinsics: Intrinsics | None) -> None:
-        """Take a calibration; None: the camera is not calibrated."""
-        self._wait_clock.hear()
+        """Process a calibration; None: the camera is not calibrated."""
+        self._wait_clock.note_message()
         self._calibrations.take(stamp_ns, intrinsics)
         self._cameras.match()
 
     def take_mask(self, stamp_ns: int, decode: Callable[[], np.ndarray]) -> None:
-        """Take a mask; `decode` returns it, bool [height, width], or raises."""
-        self._wait_clock.hear()
+        """Process a mask; `decode` returns it, bool [height, width], or raises."""
+        self._wait_clock.note_message()
         try:
             self._masks.take_mask(stamp_ns, decode())
-        # Whatever a mask does to its conversion costs this mask only.
+        # Whatever exception a malformed mask causes, only this mask is lost.
         except Exception as error:
             self.refuse_mask(error)
 
     def match(self) -> None:
-        """Look again at what waits: TF has new transforms, or time has passed."""
+        """Check the waiting images, because TF has new transforms or time has passed."""
         self._cameras.match()
         self._poses.match()
 
     def drain(self) -> None:
-        """Let all that waits go on with what is known, or drop it: the recording has ended."""
+        """Finish the waiting images with the data received so far, or drop them.
+
+        It is called at the end of a recording, when no more messages come.
+        """
         self._cameras.drain()
         while len(self._poses):
             before = len(self._poses)
@@ -145,7 +151,7 @@ class Intake:
         self._poses.drop_waiting()
 
     def drop_waiting(self) -> None:
-        """Drop what waits for a calibration, a mask or a pose."""
+        """Drop all images that wait for a calibration, a mask or a pose."""
         for _ in range(self._cameras.take_waiting()):
             self._drop()
         self._masks.drop_waiting()
@@ -158,6 +164,9 @@ class Intake:
         return self._tree.lookup(self._config.map_frame, frame.frame_id, frame.stamp_ns)
 
     def _up_at(self, optical_frame: str, stamp_ns: int | None) -> np.ndarray | None:
-        """Return the direction against gravity [3] if the robot's base is known; it is level."""
+        """Return the direction against gravity [3], which is the z axis of the robot's base.
+
+        None while TF does not connect the base with the camera.
+        """
         optical_from_base = self._tree.lookup(optical_frame, self._config.base_frame, stamp_ns)
         return None if optical_from_base is None else optical_from_base[:3, 2]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All settings of a run: the node's parameters, and what a replay reads from the node's YAML.
+"""All settings of a run: the parameters of the node, which a replay reads from the node's YAML.
 
-Names, defaults and bounds are those of the dataclasses; a network's settings stand under its name.
+Names, defaults and bounds come from the dataclasses. The settings of a network have its name as a
+prefix.
 """
 from __future__ import annotations
 
@@ -34,13 +35,13 @@ LINE_WIDTH = 99
 
 @dataclass(frozen=True)
 class DiagnosticsConfig:
-    """When /diagnostics warns."""
+    """Thresholds of the warnings in /diagnostics."""
 
     stale_after_sec: float = setting(
-        2.0, 'Warn when an active node has got no image for longer', 0.1, 3600.0)
+        2.0, 'Warn when an active node received no image for longer', 0.1, 3600.0)
     max_dropped_share: float = setting(
-        0.9, 'Warn when more of the images of the last seconds were dropped; live mode drops '
-        'what the device cannot keep up with', 0.0, 1.0)
+        0.9, 'Warn when a larger share of the images of the last seconds was dropped; live mode '
+        'drops images when the device is too slow for their rate', 0.0, 1.0)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -48,72 +49,73 @@ class DiagnosticsConfig:
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """What the node adds to the mapper's own configuration."""
+    """The settings of the node beside those of the mapper."""
 
     checkpoint: str = setting('', 'Weights, a .safetensors or .pth file; empty: the bundled model')
     device: str = setting('auto', 'Where the network runs: auto, cpu, cuda or cuda:N')
     precision: str = setting(
-        'auto', 'How the network computes. fp32; tf32: CUDA only, products at 10 bits; bf16: the '
-        'blocks in bfloat16, on a CPU that has it the convolutions of dense heads too; int8: CPU '
-        'only, the products of the linear layers in 8 bits, those convolutions as with bf16. '
-        'The last two are for large networks; all but fp32 cost accuracy. '
-        'auto: fp32 on a CPU, tf32 on CUDA',
+        'auto', 'How the network computes. fp32: float32; tf32: CUDA only, the factors of '
+        'products are rounded to 10 bits; bf16: the blocks in bfloat16, and on a CPU with '
+        'bfloat16 instructions also the convolutions of dense heads; int8: CPU only, the products '
+        'of the linear layers in 8 bits, those convolutions as with bf16. bf16 and int8 are for '
+        'large networks; all but fp32 reduce the accuracy. auto: fp32 on a CPU, tf32 on CUDA',
         choices=('auto', 'fp32', 'tf32', 'bf16', 'int8'))
     compile: bool = setting(
-        False, 'Compile the network, which takes a minute at configure and needs a C++ compiler')
+        False, 'Compile the network; this takes a minute at configure and needs a C++ compiler')
     cuda_graph: bool = setting(
         False, 'On CUDA, record a step once and replay it; never run on a device so far')
     mode: str = setting(
-        'live', 'live: the newest image wins; replay: every image is used, none is dropped',
-        choices=('live', 'replay'))
+        'live', 'live: a newer image replaces the waiting one, which is dropped; replay: every '
+        'image is used, none is dropped', choices=('live', 'replay'))
     image_transport: str = setting(
-        'raw', 'Type of the image topic; compressed listens to <image>/compressed',
+        'raw', 'Type of the image topic; compressed subscribes to <image>/compressed',
         choices=('raw', 'compressed'))
     mask: str = setting(
-        'none', 'Whether images are masked by the topic mask (mono8, 0: stays out of the map). '
-        "latest: by the newest mask; exact: by the mask of the image's stamp, which the image "
-        'waits for', choices=MASK_MODES)
+        'none', 'Whether images are masked by the topic mask (mono8; pixels with 0 are left out '
+        "of the map). latest: by the newest mask; exact: by the mask of the image's stamp, for "
+        'which the image waits', choices=MASK_MODES)
     time_jump: str = setting(
-        'reset', 'When the stamps of the images jump back by a second or more, as those of a bag '
-        'that is played again: begin a new map, or refuse the images', choices=TIME_JUMPS)
+        'reset', 'What happens when the stamps of the images jump back by a second or more, for '
+        'example when a bag is played again. reset: a new map begins; refuse: the images are '
+        'rejected', choices=TIME_JUMPS)
     pose_source: str = setting(
-        'images', "images: the camera's pose is solved; tf: it is what TF says at the image's "
-        'stamp (map_frame -> optical frame, from a localisation of your own): mapping only, in '
-        'metres, without odometry and broadcasts', choices=POSE_SOURCES)
+        'images', "images: the camera's pose is solved; tf: it is taken from TF at the image's "
+        'stamp (map_frame -> optical frame, published by a localisation of your own): mapping '
+        'only, in metres, without odometry and broadcasts', choices=POSE_SOURCES)
     pose_timeout_sec: float = setting(
         0.5, 'How long an image waits for its pose from TF; in live mode the newest 30 wait',
         0.0, 60.0)
     max_rate: float = setting(
-        0.0, 'Most images per second of image time that are taken; 0: all', 0.0, 1000.0)
+        0.0, 'Most images per second of image time that are used; 0: all', 0.0, 1000.0)
     image_rectified: bool = setting(
-        False, "Images come without distortion: camera_info's P is theirs, not K and D")
+        False, 'The images have no distortion: P of camera_info is their calibration, not K and D')
     camera_info_timeout_sec: float = setting(
-        1.0, 'Calibration is used when stamped this close to the image; 0: however old',
+        1.0, 'A calibration is used if its stamp is this close to the image; 0: no limit',
         0.0, 3600.0)
     map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
-    odom_frame: str = setting('odom', 'Frame of ~/odometry, in which nothing ever jumps')
+    odom_frame: str = setting('odom', 'Frame of ~/odometry, in which the pose never jumps')
     base_frame: str = setting(
-        'base_link', 'The robot; where TF connects it with the camera, the map is levelled by it')
+        'base_link', "The robot's base; if TF connects it with the camera, it levels the map")
     optical_frame: str = setting('', "Frame of the images; empty: the one in each image's header")
     publish_tf: str = setting(
-        'auto', 'odom: map -> odom, where the robot owns odom -> base; base: map -> odom -> base; '
-        'camera: map -> optical frame; none; auto: the first of these that TF, at the first pose, '
-        'leaves room for, and odom once there is odometry',
-        choices=('auto', 'odom', 'base', 'camera', 'none'))
+        'auto', 'odom: map -> odom, if the robot publishes odom -> base; base: map -> odom -> '
+        'base; camera: map -> optical frame; none; auto: camera if TF does not connect camera and '
+        'base at the first pose, base if the robot has no odometry, otherwise odom; base becomes '
+        'odom when odometry comes later', choices=('auto', 'odom', 'base', 'camera', 'none'))
     invert_tf: bool = setting(
-        False, 'Publish the inverse of each transform: the map then hangs below the robot')
+        False, 'Publish the inverse of each transform: the map is then a child of the robot')
     map_publish_period_sec: float = setting(
-        1.0, 'Least time between two messages on ~/map_points and ~/path, longer where telling '
-        'them would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0)
+        1.0, 'Least time between two messages on ~/map_points and ~/path; it is made longer if '
+        'publishing would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0)
     max_cloud_bytes: int = setting(
-        10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is sent thinned',
+        10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is thinned out',
         1000, 2**31 - 1)
     max_waiting_bytes: int = setting(
         256_000_000, 'Most bytes of images that wait for a mask, a pose or a calibration, and of '
-        'masks that wait for an image; beyond, the oldest go', 1_000_000, 2**40)
+        'masks that wait for an image; beyond, the oldest are dropped', 1_000_000, 2**40)
     map_directory: str = setting('~/.ros/spann3r_ros', 'Folder of ~/save_map and ~/load_map')
     autostart: bool = setting(
-        True, 'Configure and activate at start; false: leave it to a lifecycle manager')
+        True, 'Configure and activate at start; false: a lifecycle manager does it')
 
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
 
@@ -123,7 +125,7 @@ class NodeConfig:
             if not getattr(self, name):
                 raise ValueError(f'NodeConfig.{name}: expected a frame name, got an empty string')
         names = (self.map_frame, self.odom_frame, self.base_frame)
-        # Poses that come from TF may be in any frame; nothing is told of the others then.
+        # Poses from TF may be in any frame: the node does not publish the other frames then.
         if self.pose_source == 'images' and len(set(names)) < len(names):
             raise ValueError('map_frame, odom_frame, base_frame: expected different names, '
                              f'got {names}')
@@ -133,7 +135,7 @@ class NodeConfig:
 
     @property
     def compute(self) -> Compute:
-        """Return where and how the network computes."""
+        """Return the settings of the device and the precision."""
         return Compute(self.device, self.precision, self.compile, self.cuda_graph)
 
 
@@ -144,7 +146,7 @@ def default_networks() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that is set at one moment; `networks` has the settings of every kind by name."""
+    """All settings; `networks` has the settings of every registered network by its name."""
 
     node: NodeConfig = field(default_factory=NodeConfig)
     mapper: MapperConfig = field(default_factory=MapperConfig)
@@ -152,7 +154,7 @@ class Settings:
 
 
 def all_settings() -> list[Setting]:
-    """Return every setting at its default, in the order of the dataclasses."""
+    """Return every setting with its default, in the order of the dataclasses."""
     settings = Settings()
     found = [*list_settings(settings.node), *list_settings(settings.mapper)]
     for name, config in settings.networks.items():
@@ -161,7 +163,7 @@ def all_settings() -> list[Setting]:
 
 
 def from_values(values: Mapping[str, Value]) -> Settings:
-    """Build settings from values by name, the rest by default; ValueError names what is wrong."""
+    """Return settings with values given by name and defaults; raise ValueError for a wrong one."""
     values = {name: value for name, value in former_names(values)[0].items()}
     unknown = sorted(set(values) - {item.name for item in all_settings()})
     if unknown:
@@ -175,7 +177,7 @@ def from_values(values: Mapping[str, Value]) -> Settings:
 def former_names(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
     """Return values under their present names, and a warning for each former name.
 
-    ValueError for a setting under both of its names.
+    Raises ValueError for a setting that is given under both of its names.
     """
     prefixes = {f'{former}.': f'{name}.' for name, kind in network_kinds().items()
                 for former in kind.former_prefixes}
@@ -193,10 +195,10 @@ def former_names(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[st
 
 
 def read_yaml(path: Path, node_name: str = 'mapper') -> dict[str, Value]:
-    """Return the parameters of a ROS parameter file for a node of this name, flat, by name.
+    """Return the parameters in a ROS parameter file for a node of this name, by their full names.
 
-    Sections that match later override those that match before, as rcl has it. ValueError names
-    the file and what is wrong with it.
+    A later section that matches the node overrides an earlier one, the same as in rcl. Raises
+    ValueError with the file and its fault.
     """
     import yaml
     try:
@@ -218,9 +220,9 @@ def read_yaml(path: Path, node_name: str = 'mapper') -> dict[str, Value]:
 
 
 def parse_values(texts: Sequence[str]) -> dict[str, Value]:
-    """Return the values of texts NAME=VALUE, each read as the setting's type.
+    """Return the values of texts NAME=VALUE, each converted to the type of its setting.
 
-    ValueError for another text, an unknown name or a value of another type.
+    Raises ValueError for a text of another form, an unknown name or a value of another type.
     """
     known = {item.name: type(item.default) for item in all_settings()}
     values: dict[str, Value] = {}
@@ -253,10 +255,10 @@ def _flat(section: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Valu
 
 
 def to_yaml() -> str:
-    """Return `config/mapper.yaml`: every parameter, commented, at its default."""
+    """Return `config/mapper.yaml`: every parameter with a comment and its default."""
     lines = [
         '# SPDX-License-Identifier: Apache-2.0',
-        '# Every parameter of mapper_node at its default. Written from the dataclasses by',
+        '# Every parameter of mapper_node with its default. Generated from the dataclasses by',
         '#   python3 -m spann3r_ros.pipeline.node_settings > config/mapper.yaml',
         '/**:', '  ros__parameters:']
     opened: list[str] = []

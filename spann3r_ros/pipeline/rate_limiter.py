@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thinning a stream of frames by their stamps."""
+"""Limiting the rate of frames by their stamps."""
 from __future__ import annotations
 
 SECOND_NS = 10**9
@@ -13,7 +13,7 @@ class RateLimiter:
         self._due_ns: int | None = None
 
     def admits(self, stamp_ns: int) -> bool:
-        """Say whether a frame of this stamp may pass; time that jumps back starts anew."""
+        """Return whether a frame of this stamp may pass; if stamps jump back, begin again."""
         if not self._period_ns:
             return True
         due_ns = self._due_ns
@@ -21,7 +21,7 @@ class RateLimiter:
             due_ns = stamp_ns
         if stamp_ns < due_ns:
             return False
-        # The next one is due a period after this one was, so that the mean rate is kept; a
-        # frame more than a period late does not make up for what was missed.
+        # The next frame is due one period after this one was due, so that the mean rate is
+        # `max_rate`. After a gap of more than a period, missed frames are not made up for.
         self._due_ns = max(due_ns, stamp_ns - self._period_ns) + self._period_ns
         return True

@@ -20,16 +20,16 @@ Result = TypeVar('Result')
 class Runner:
     """Owns slot, worker and image clock of a mapper.
 
-    `blocking`: every frame is used and `slot.put` waits; else the newest frame wins. Methods are
-    called on the owner's thread, the reporter's on the worker's. What touches the mapper goes
-    through `call`.
+    If `blocking`, every frame is used and `slot.put` waits; otherwise the newest frame replaces
+    the waiting one. The methods are called on the owner's thread, those of the reporter on the
+    worker's. The mapper is used only by `call`.
     """
 
     def __init__(self, mapper: Mapper, blocking: bool, reporter: Reporter) -> None:
         self.mapper = mapper
         self.clock = ImageClock()
         self.slot = FrameSlot(blocking)
-        # Read by any thread: a status is a value.
+        # Any thread may read it: a status is immutable.
         self.map_status: MappingStatus = mapper.status()
         self._reporter = reporter
         self._worker = Worker(mapper.process, self.slot, reporter, self._note_status)
@@ -39,11 +39,11 @@ class Runner:
         return self._worker.call(function)
 
     def report(self) -> WorkerReport:
-        """Return accounts and timing; any thread."""
+        """Return accounts and timing; may be called from any thread."""
         return self._worker.report()
 
     def forget_waiting(self) -> None:
-        """Drop the waiting frame; the stamps of the images may begin anywhere."""
+        """Drop the waiting frame; the image clock then accepts any stamp."""
         self.slot.discard()
         self.clock.begin_again()
 
@@ -56,7 +56,7 @@ class Runner:
         self.call(reset)
 
     def load(self, saved: SavedMap, begun: Callable[[], None] = lambda: None) -> None:
-        """Go on with a saved map, then call `begun`; ValueError where it does not fit."""
+        """Continue a saved map, then call `begun`; raise ValueError if the map does not fit."""
         def load() -> None:
             self.mapper.load(saved)
             self._note_status()
@@ -64,9 +64,9 @@ class Runner:
         self.call(load)
 
     def flush(self) -> FrameError | None:
-        """End the recording and deliver the last keyframes; return what was wrong with them.
+        """End the recording and deliver the last keyframes; return their error, if any.
 
-        A recording without a keyframe has not begun, and does not end.
+        Without a keyframe this does nothing, and the map stays open.
         """
         return self.call(self.flush_now)
 
@@ -83,7 +83,7 @@ class Runner:
         return None
 
     def stop(self) -> None:
-        """End the thread after the frame in work, and give the network's memory back."""
+        """End the thread after the frame in progress, and free the network's memory."""
         self._worker.stop()
         self.mapper.close()
 
@@ -92,7 +92,7 @@ class Runner:
 
 
 class Collector:
-    """A reporter that keeps every update, in order, and what failed."""
+    """A reporter that keeps all updates, in order, and all failures."""
 
     def __init__(self, observe: Callable[[], object] = lambda: None) -> None:
         self.updates: list[MapUpdate] = []
@@ -121,10 +121,10 @@ class Collector:
 
 def run_frames(mapper: Mapper, frames: Iterable[Frame],
                observe: Callable[[], object] = lambda: None) -> Collector:
-    """Run a mapper over a recording, none of whose frames is dropped; return what came of it.
+    """Run a mapper over a recording without dropping a frame; return the updates and failures.
 
-    `observe` is called after each frame. A defect, anything but a FrameError of a frame, is
-    raised.
+    `observe` is called after each frame. An exception other than a FrameError of a frame is a
+    defect and is raised.
     """
     collector = Collector(observe)
     runner = Runner(mapper, blocking=True, reporter=collector)

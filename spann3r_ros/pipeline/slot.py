@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hand-off between the image callback and the worker, and the accounts of every frame."""
+"""The slot between the image callback and the worker, and the accounts of all frames."""
 from __future__ import annotations
 
 import math
@@ -18,7 +18,7 @@ WINDOW = 1000
 
 
 class Outcome(Enum):
-    """What became of a frame; the value is the name of its account."""
+    """The result of a frame; the value is the name of its count in `Accounts`."""
 
     PROCESSED = 'processed'
     SKIPPED = 'skipped'
@@ -28,7 +28,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Accounts:
-    """Frames counted at one instant."""
+    """The numbers of frames at one time."""
 
     received: int = 0
     processed: int = 0
@@ -39,7 +39,7 @@ class Accounts:
 
     @property
     def balanced(self) -> bool:
-        """Say whether every received frame is in exactly one of the other accounts."""
+        """Return whether every received frame is in exactly one of the other counts."""
         return self.received == (self.processed + self.skipped + self.dropped + self.failed
                                  + self.waiting)
 
@@ -55,7 +55,7 @@ class Timing:
 
     @classmethod
     def of(cls, values: deque[float]) -> Timing:
-        """Summarise durations, oldest first; p95 is the nearest-rank percentile."""
+        """Return the summary of durations, oldest first; p95 is the nearest-rank percentile."""
         if not values:
             return cls()
         ranked = sorted(values)
@@ -65,7 +65,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Command:
-    """A call that runs on the worker thread; `future` receives what it returns or raises."""
+    """A call that runs on the worker thread; `future` receives its result or its exception."""
 
     function: Callable[[], Any]
     future: Future
@@ -80,7 +80,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Work:
-    """What the worker takes at once: the waiting frame first, then the commands given since."""
+    """What the worker takes at one time: the waiting frame, and commands to run after it."""
 
     frame: Frame | None
     received_sec: float
@@ -88,12 +88,12 @@ class Work:
 
 
 class FrameSlot:
-    """One frame waits here for the worker; all counts change under one lock.
+    """Holds one frame that waits for the worker; all counts change under one lock.
 
     Live (`blocking=False`): a newer frame replaces the waiting one, which counts as dropped.
-    Replay (`blocking=True`): `put` waits until the slot is free, nothing is dropped. A closed slot
-    takes no frames: what waits, and what is still put, counts as dropped. Commands are taken
-    open or closed, until `stop`.
+    Replay (`blocking=True`): `put` waits until the slot is free, and no frame is dropped. A closed
+    slot accepts no frames: the waiting one, and those put later, count as dropped. Commands are
+    accepted, whether the slot is open or closed, until `stop`.
     """
 
     def __init__(self, blocking: bool) -> None:
@@ -107,19 +107,19 @@ class FrameSlot:
         self._stopped = False
 
     def open(self) -> None:
-        """Take frames from now on."""
+        """Accept frames from now on."""
         with self._changed:
             self._open = True
 
     def close(self) -> None:
-        """Drop the waiting frame, release a blocked `put` and take no more frames."""
+        """Drop the waiting frame, release a blocked `put` and accept no more frames."""
         with self._changed:
             self._open = False
             self._drop_waiting()
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Close for good: the worker ends, commands that did not run are cancelled."""
+        """Close for ever: the worker ends, and commands that did not run are cancelled."""
         self.close()
         with self._changed:
             self._stopped = True
@@ -129,7 +129,7 @@ class FrameSlot:
             self._changed.notify_all()
 
     def put(self, frame: Frame) -> None:
-        """Hand over a frame; in replay mode wait until the slot is free or closed."""
+        """Pass a frame to the worker; in replay mode wait until the slot is free or closed."""
         received_sec = monotonic()
         with self._changed:
             self._count(received=1, waiting=1)
@@ -143,12 +143,12 @@ class FrameSlot:
             self._changed.notify_all()
 
     def refuse(self, outcome: Outcome) -> None:
-        """Count a received frame that ends before it could wait."""
+        """Count a received frame that is not put into the slot."""
         with self._changed:
             self._count(received=1, **{outcome.value: 1})
 
     def settle(self, outcome: Outcome) -> None:
-        """Count the end of the frame that `take` gave."""
+        """Count the result of the frame that `take` returned."""
         with self._changed:
             self._count(waiting=-1, **{outcome.value: 1})
 
@@ -159,7 +159,7 @@ class FrameSlot:
             self._changed.notify_all()
 
     def submit(self, function: Callable[[], Any]) -> Future:
-        """Queue a call for the worker; it runs after the frame that waits now."""
+        """Queue a call for the worker, after the waiting frame; return its future."""
         command = Command(function, Future())
         with self._changed:
             if self._stopped:
@@ -169,7 +169,7 @@ class FrameSlot:
         return command.future
 
     def take(self) -> Work | None:
-        """Wait for a frame or commands and take them; None after `stop`."""
+        """Wait for a frame or commands and return them; return None after `stop`."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._frame is not None or self._commands or self._stopped)
@@ -182,7 +182,7 @@ class FrameSlot:
             return work
 
     def accounts(self) -> Accounts:
-        """Return the counts of this instant; they always balance."""
+        """Return the current counts; they always balance."""
         with self._changed:
             return self._accounts
 

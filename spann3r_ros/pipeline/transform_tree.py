@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of stamped transforms: look-up at a stamp, interpolation, and who published what.
+"""The tree of stamped transforms: look-up at a stamp, interpolation, and the publisher of an edge.
 
-Its rules are those of tf2: a transform between two stamps is interpolated, never extrapolated; a
-look-up without a stamp takes the newest time at which the whole chain is known.
+It has the rules of tf2. Between two stamps a transform is interpolated; it is never extrapolated.
+A look-up without a stamp uses the newest time at which the whole chain is known.
 """
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from spann3r_ros.core.transforms import to_rigid
 
-# Own broadcasts come back within moments: so many are told from those of others.
+# The node receives its own broadcasts after a short time. The newest ones are kept, to distinguish
+# them from those of other nodes.
 MAX_OWN = 500
-# Transforms this near to the first stamp of a new time belong to it.
+# After a jump back, transforms that are this close to the new stamp are kept.
 NEAR_NS = 5_000_000_000
-# What tf2 refused before time began again may have been of the new time: so many are kept.
+# Transforms of the new time often arrive before its first image. The newest transforms are kept
+# apart, so that they can be used after the jump.
 MAX_RECENT = 1000
-# How far the length of a quaternion may be from one, as tf2 has it.
+# Largest deviation of a quaternion's length from 1, the same as in tf2.
 MAX_DENORMALISED = 0.005
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StampedTransform:
-    """Where a child frame lies in its parent: translation [3], quaternion [4] (x, y, z, w)."""
+    """The pose of a child frame in its parent: translation [3], quaternion [4] (x, y, z, w)."""
 
     parent: str
     child: str
@@ -42,7 +44,7 @@ class StampedTransform:
 
     @property
     def is_sound(self) -> bool:
-        """Return whether the frames have names of their own and the numbers are a transform."""
+        """Return whether the names differ and the numbers are a valid transform."""
         return bool(self.parent and self.child and self.parent != self.child
                     and self.stamp_ns >= 0 and np.isfinite(self.translation).all()
                     # Also false for NaN.
@@ -51,7 +53,7 @@ class StampedTransform:
 
 @dataclass
 class _Edge:
-    """What is known of a frame in its parent, oldest first; one entry when static."""
+    """The known transforms from a frame to its parent, oldest first; one entry when static."""
 
     parent: str
     static: bool
@@ -72,7 +74,7 @@ class _Edge:
         del self.stamps[:old], self.transforms[:old]
 
     def at(self, stamp_ns: int) -> np.ndarray | None:
-        """Return `parent_from_child` [4, 4] at a stamp; None outside of what is known."""
+        """Return `parent_from_child` [4, 4] at a stamp; None outside the known stamps."""
         if self.static:
             return _matrix(self.transforms[-1])
         if not self.stamps[0] <= stamp_ns <= self.stamps[-1]:
@@ -89,9 +91,9 @@ class _Edge:
 
 
 class TransformTree:
-    """Transforms of the last `keep_sec`, and who ever was a frame's parent; thread-safe.
+    """Transforms of the last `keep_sec`, and all parents that a frame ever had; thread-safe.
 
-    `changed` is called, on the thread that brings it, when something new is known.
+    `changed` is called after each new transform, on the thread that added it.
     """
 
     def __init__(self, keep_sec: float) -> None:
@@ -106,7 +108,7 @@ class TransformTree:
         self.changed: Callable[[], None] = lambda: None
 
     def take(self, transform: StampedTransform, static: bool = False) -> None:
-        """Take a transform that is valid at its stamp, or always; an unsound one is refused."""
+        """Add a transform, valid at its stamp or always if `static`; reject an invalid one."""
         if not transform.is_sound:
             logger.warning('TF: expected two frames, a stamp from 0 on, finite numbers and a unit '
                            'quaternion, got %s', transform)
@@ -119,11 +121,11 @@ class TransformTree:
         self.changed()
 
     def lookup(self, target: str, source: str, stamp_ns: int | None) -> np.ndarray | None:
-        """Return `target_from_source` [4, 4] at a stamp, None: the newest; None if not known."""
+        """Return `target_from_source` [4, 4] at a stamp (None: the newest); None if not known."""
         with self._lock:
             ups, downs = self._ancestors(source), self._ancestors(target)
             common = next((name for name in ups if name in downs), None)
-            if common is None or not self._knows(target) or not self._knows(source):
+            if common is None or not self._is_known(target) or not self._is_known(source):
                 return None
             ups, downs = ups[:ups.index(common)], downs[:downs.index(common)]
             if stamp_ns is None:
@@ -136,28 +138,28 @@ class TransformTree:
         return np.linalg.inv(common_from_target) @ common_from_source
 
     def has_any(self) -> bool:
-        """Return whether anybody else ever published a transform."""
+        """Return whether another node ever published a transform."""
         with self._lock:
             return bool(self._foreign)
 
     def announce(self, parent: str, child: str, stamp_ns: int) -> None:
-        """Take note of a transform that this node is about to broadcast."""
+        """Record a transform that this node is about to broadcast."""
         with self._lock:
             self._own_edges.add((parent, child))
             self._own.append((parent, child, stamp_ns))
 
     def is_foreign(self, parent: str, child: str) -> bool:
-        """Return whether somebody else ever published this edge."""
+        """Return whether another node ever published this edge."""
         with self._lock:
             return (parent, child) in self._foreign
 
     def parents_of(self, frame: str) -> set[str]:
-        """Return the parents a frame was ever given."""
+        """Return all parents that a frame ever had."""
         with self._lock:
             return set(self._parents.get(frame, ()))
 
     def ancestors_of(self, frame: str) -> set[str]:
-        """Return all frames ever above a frame."""
+        """Return all frames that were ever above a frame."""
         found: set[str] = set()
         ahead = self.parents_of(frame)
         while ahead:
@@ -166,9 +168,10 @@ class TransformTree:
         return found
 
     def begin_again(self, stamp_ns: int) -> None:
-        """Forget all moving transforms but those about a stamp: time has jumped back to it.
+        """Remove the transforms that are not near this stamp, to which time has jumped back.
 
-        Those of the new time often come before its first image, too old then to be taken.
+        Static transforms are kept. Transforms of the new time often came before its first image
+        and were then too old to be added; they are added now.
         """
         with self._lock:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
@@ -189,12 +192,12 @@ class TransformTree:
         if edge not in self._own_edges or (*edge, transform.stamp_ns) not in self._own:
             self._foreign.add(edge)
 
-    def _knows(self, frame: str) -> bool:
+    def _is_known(self, frame: str) -> bool:
         return frame in self._edges or any(
             edge.parent == frame for edge in self._edges.values())
 
     def _ancestors(self, name: str) -> list[str]:
-        """Return a frame and those above it; a loop ends where it closes."""
+        """Return a frame and those above it; a loop is followed once."""
         chain = [name]
         while (edge := self._edges.get(chain[-1])) is not None and edge.parent not in chain:
             chain.append(edge.parent)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one thread that owns the model and the map."""
+"""The worker thread, which runs the network and the mapper."""
 from __future__ import annotations
 
 from collections import deque
@@ -21,21 +21,21 @@ class Reporter(Protocol):
     """What the worker reports to its owner, always on the worker thread."""
 
     def deliver(self, update: MapUpdate) -> None:
-        """Publish what a frame yielded; the frame is not settled yet."""
+        """Handle the results of a frame; the frame is not counted in the accounts yet."""
 
     def frame_settled(self) -> None:
-        """Take note that the accounts changed."""
+        """Handle a change of the accounts."""
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
-        """Report a frame the mapper could not use."""
+        """Handle a frame that the mapper could not use."""
 
     def report_failed(self, error: Exception) -> None:
-        """Take note that one of the methods above raised; the map has the frame's results."""
+        """Handle an exception of a method above; the results of the frame are in the map."""
 
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """Accounts and timing of one instant, and the newest processed frame's stamp."""
+    """Accounts and timing at one time, and the stamp of the newest processed frame."""
 
     accounts: Accounts
     latency: Timing
@@ -44,12 +44,12 @@ class WorkerReport:
 
 
 class Worker:
-    """Take frames from the slot, give them to `process`, hand the result to the reporter.
+    """Takes frames from the slot, passes them to `process` and the results to the reporter.
 
-    `settled` is called before the reporter learns that a frame is settled. An exception of
-    `process` ends its frame, one of the reporter is reported: never the thread.
-    From construction to `stop` the thread is the only one that may touch what `process` owns;
-    everyone else goes through `call`.
+    `settled` is called before `Reporter.frame_settled`. An exception of `process` fails its frame.
+    An exception of the reporter is passed to `Reporter.report_failed`. None of them ends the
+    thread. From construction to `stop` only this thread may use the objects that `process` uses;
+    other threads use them by `call`.
     """
 
     def __init__(self, process: Callable[[Frame], MapUpdate], slot: FrameSlot,
@@ -70,7 +70,7 @@ class Worker:
         return self._slot.submit(function).result()
 
     def stop(self) -> None:
-        """End the thread after the frame in work; the slot takes nothing any more."""
+        """End the thread after the frame in progress; the slot accepts nothing afterwards."""
         self._slot.stop()
         self._thread.join()
 
@@ -88,13 +88,13 @@ class Worker:
                 for command in work.commands:
                     command.run()
         finally:
-            # Should the thread ever end by a defect, callers get an error, not an endless wait.
+            # If a defect ends the thread, callers get an error instead of waiting for ever.
             self._slot.stop()
 
     def _handle(self, frame: Frame, received_sec: float) -> None:
         try:
             update = self._process(frame)
-        # An unexpected error costs its frame and is reported loudly; the next frame may be fine.
+        # An unexpected error fails its frame and is reported; the next frame may work.
         except Exception as error:
             self._slot.settle(Outcome.FAILED)
             self._report(self._reporter.frame_failed, frame, error)

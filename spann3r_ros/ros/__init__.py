@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle node; with `tools` the only importers of rclpy."""
+"""The lifecycle node. Only this package and `tools` import rclpy."""

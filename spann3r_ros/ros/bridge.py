@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that imports cv_bridge, whose compiled part has to fit numpy."""
+"""The only import of cv_bridge, whose compiled part must fit the version of numpy."""
 from __future__ import annotations
 
 import importlib
@@ -9,9 +9,9 @@ from types import ModuleType
 
 import numpy as np
 
-# A module that is built against numpy 2 names this module, one built against numpy 1 does not.
+# A library that is built against numpy 2 contains this name; one built against numpy 1 does not.
 NUMPY_2_CORE = b'numpy._core'
-# What an import that fails says of a build for numpy 1.
+# Error texts of an import that fails because of a build for numpy 1.
 MISFITS = ('_ARRAY_API not found', 'numpy.core.multiarray failed to import',
            'compiled using NumPy 1', 'cv_bridge_boost raised unreported exception')
 REMEDY = ('cv_bridge: expected one that is built for numpy {version}, got one for numpy 1 '
@@ -22,8 +22,8 @@ REMEDY = ('cv_bridge: expected one that is built for numpy {version}, got one fo
 def load_cv_bridge() -> ModuleType:
     """Return the module cv_bridge.
 
-    Raises ImportError with the remedy where it was built for numpy 1 and numpy 2 is installed.
-    Such a build often imports without an error, and ends the process at the first conversion.
+    Raises ImportError with the remedy if it was built for numpy 1 and numpy 2 is installed. Such a
+    build often imports without an error and then crashes the process at the first conversion.
     """
     spec = importlib.util.find_spec('cv_bridge')
     folders = spec.submodule_search_locations if spec else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between ROS messages and the mapper's values: stamps, calibration, clouds, poses."""
+"""Conversions between ROS messages and the mapper's values: stamps, calibration, clouds, poses."""
 from __future__ import annotations
 
 import numpy as np
@@ -40,7 +40,8 @@ POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'),
 FIELDS = [PointField(name=name, offset=offset, datatype=PointField.FLOAT32, count=1)
           for name, (_, offset) in POINT.fields.items()]
 
-# Fields of the status that the values by name replace; they go with the next release.
+# Deprecated fields of the status, which `network_values` replaces; to be removed in the next
+# release.
 FORMER_COUNTERS = ('working_frames', 'long_term_tokens', 'prunings')
 
 
@@ -74,7 +75,7 @@ def to_float_image(values: np.ndarray, header: Header) -> Image:
 def keyframe_cloud(keyframe: Keyframe, header: Header, max_bytes: int) -> PointCloud2:
     """Return a keyframe's points in the order of the image.
 
-    Where they would exceed `max_bytes`, those of every n-th row and column.
+    If the cloud would exceed `max_bytes`, only every n-th row and column is used.
     """
     height, width = keyframe.pointmap.confidence.shape
     stride = 1
@@ -86,7 +87,7 @@ def keyframe_cloud(keyframe: Keyframe, header: Header, max_bytes: int) -> PointC
 
 
 def map_cloud(cloud: VoxelCloud, header: Header, max_bytes: int) -> PointCloud2:
-    """Return the voxel map as an unordered cloud; every n-th voxel if it exceeds `max_bytes`."""
+    """Return the voxel map as an unordered cloud; every n-th voxel if it would be too large."""
     stride = max(1, -(-len(cloud) * POINT.itemsize // max_bytes))
     return to_cloud(cloud.points[None, ::stride], cloud.colors[None, ::stride],
                     cloud.confidence[None, ::stride], header)
@@ -102,7 +103,7 @@ def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
     packed[..., :3] = colors[..., ::-1]
     cloud['rgb'] = packed.view('<f4')[..., 0]
     cloud['confidence'] = confidence
-    # create_cloud takes the first axis for the columns, and no table without points.
+    # create_cloud takes the first axis as columns, and it does not accept an empty table [h, w].
     table = cloud.reshape(width, height) if height > 1 else cloud[0]
     message = point_cloud2.create_cloud(header, FIELDS, table)
     message.is_dense = bool(np.isfinite(points).all())
@@ -122,7 +123,7 @@ def to_pose_stamped(pose: StampedPose, map_frame: str) -> PoseStamped:
 
 
 def to_pose_with_covariance(pose: StampedPose, map_frame: str) -> PoseWithCovarianceStamped:
-    """Return a camera pose in the map, with its covariance where known, else zeros."""
+    """Return a camera pose in the map, with its covariance if known, else zeros."""
     message = PoseWithCovarianceStamped(header=to_header(pose.stamp_ns, map_frame))
     message.pose.pose = to_pose(pose.world_from_camera)
     if pose.covariance is not None:
@@ -141,7 +142,7 @@ def to_transform(parent_from_child: np.ndarray, stamp_ns: int, parent: str,
 
 
 def to_stamped_transform(message: TransformStamped) -> StampedTransform:
-    """Return a transform as the tree takes it, which checks it."""
+    """Return a transform for the transform tree, which validates it."""
     t, q, stamp = message.transform.translation, message.transform.rotation, message.header.stamp
     return StampedTransform(message.header.frame_id, message.child_frame_id,
                             stamp.sec * SECOND_NS + stamp.nanosec, (t.x, t.y, t.z),
@@ -149,7 +150,7 @@ def to_stamped_transform(message: TransformStamped) -> StampedTransform:
 
 
 def to_odometry(motion: Motion, odom_frame: str, child_frame: str) -> Odometry:
-    """Return odometry: the pose in `odom_frame`, the twist in the child's own axes."""
+    """Return an odometry message: the pose in `odom_frame`, the twist in the child's own axes."""
     message = Odometry(header=to_header(motion.stamp_ns, odom_frame), child_frame_id=child_frame)
     message.pose.pose = to_pose(motion.odom_from_base)
     message.pose.covariance = motion.covariance.reshape(-1)

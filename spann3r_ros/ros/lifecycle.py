@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lifecycle node that survives wrong requests and never fails in silence."""
+"""A lifecycle node that survives forbidden requests and logs every failure."""
 from __future__ import annotations
 
 import functools
@@ -14,13 +14,13 @@ Callback = Callable[..., TransitionCallbackReturn]
 
 
 class TransitionFailedError(Exception):
-    """A transition cannot be made, for a reason the user can mend; the state stays."""
+    """A transition failed for a reason that the user can correct; the state does not change."""
 
 
 def reported(callback: Callback) -> Callback:
-    """Wrap a transition callback so that what it raises is logged before rclpy swallows it.
+    """Return a transition callback that logs its exceptions, which rclpy would hide.
 
-    TransitionFailedError becomes FAILURE, everything else ERROR with its traceback.
+    TransitionFailedError becomes FAILURE; every other exception becomes ERROR with its traceback.
     """
     @functools.wraps(callback)
     def wrapper(node: LifecycleNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -36,10 +36,10 @@ def reported(callback: Callback) -> Callback:
 
 
 class RobustLifecycleNode(LifecycleNode):
-    """Answers a transition that is not allowed with `success=False`.
+    """Answers a request for a forbidden transition with `success=False`.
 
-    rclpy lets the error out of `spin` instead, which ends the process. The service callback has
-    no public name: `test_forbidden_transition_is_refused` tells when it changes.
+    In rclpy the error leaves `spin` instead and ends the process. The service callback has no
+    public name; if it changes, `test_forbidden_transition_is_refused` fails.
     """
 
     def _LifecycleNodeMixin__on_change_state(  # noqa: N802

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's logging, as the layers below use it, into the ROS log."""
+"""Forwards the logging of the other layers, by Python's logging module, to the ROS log."""
 from __future__ import annotations
 
 import logging
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-# What goes wrong frame by frame is told by each line of code this often.
+# A warning may occur in every frame. Each line of code logs one at most this often.
 WARNING_PERIOD_SEC = 2.0
 
 
 class RosLogHandler(logging.Handler):
-    """Hands records to a ROS logger at the nearest severity; warnings that repeat are thinned."""
+    """Passes records to a ROS logger at the nearest severity; leaves out repeated warnings."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class RosLogHandler(logging.Handler):
         if record.levelno == logging.WARNING and self._repeats(record):
             return
         text = self.format(record)
-        # A ROS logger ties each line of code that calls it to one severity.
+        # A ROS logger allows only one severity for each line of code that calls it.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:
@@ -43,7 +43,7 @@ class RosLogHandler(logging.Handler):
 
 
 def forward_logging(logger: RcutilsLogger) -> None:
-    """Send what this package logs from now on to a ROS logger, which filters by its own level."""
+    """Send the log records of this package to a ROS logger, which filters by its own level."""
     package = logging.getLogger('spann3r_ros')
     package.handlers = [RosLogHandler(logger)]
     package.setLevel(logging.DEBUG)

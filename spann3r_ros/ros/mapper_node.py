@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle node: images in, a growing map out."""
+"""The lifecycle node: it receives images and publishes a growing map."""
 from __future__ import annotations
 
 import gc
@@ -39,12 +39,12 @@ CreateNetwork = Callable[[str, Mapping[str, Any], Compute], Network]
 
 
 def load_network(checkpoint: str, settings: Mapping[str, Any], compute: Compute) -> Network:
-    """Open a checkpoint; ValueError or OSError says what is wrong with what was asked for."""
+    """Open a checkpoint; raise ValueError or OSError if checkpoint or settings are wrong."""
     return open_network(resolve_checkpoint(checkpoint), settings, compute)
 
 
 class MapperNode(RobustLifecycleNode):
-    """Lifecycle around a `Session`, and the services; everything runs on one executor thread.
+    """The lifecycle of a `Session`, and the services; all callbacks run on one executor thread.
 
     Raises ValueError and rclpy's ParameterException for parameters that are unknown or wrong.
     """
@@ -65,24 +65,24 @@ class MapperNode(RobustLifecycleNode):
         self.create_service(Trigger, '~/load_map', self._load_map)
 
     def autostart(self) -> None:
-        """Configure and activate if the parameters ask for it."""
+        """Configure and activate if the parameter `autostart` is true."""
         if not parameters.read(self).node.autostart:
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     def close(self) -> None:
-        """Stop the worker and take everything down, whatever the state."""
+        """Stop the worker and destroy the session, in any state."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
-        # Worker, session and mapper refer to each other; their memory is freed now, not some day.
+        # Worker, session and mapper refer to each other. Collecting them now frees their memory.
         del session
         gc.collect()
         free_device_memory()
 
     def destroy_node(self) -> None:
-        """End what listens beside the node, then the node."""
+        """Stop the thread that listens to TF, then destroy the node."""
         if self._listening is not None:
             self._listening.stop()
             self._listening = None
@@ -99,22 +99,22 @@ class MapperNode(RobustLifecycleNode):
             raise TransitionFailedError(str(error)) from error
         self._session = Session(self, settings, Mapper(network, settings.mapper),
                                 self._listening)
-        # Also: rclpy's first line of log takes a second when torch is loaded; no frame waits now.
+        # Once torch is loaded, the first log line of rclpy takes a second. Here no frame waits.
         height, width = network.input_size(aspect=1.0)
-        self.get_logger().info(f'configured: {settings.node.mode} mode, {network.name} sees '
-                               f'{width}x{height} pixels of a square image')
+        self.get_logger().info(f'configured: {settings.node.mode} mode, {network.name} has an '
+                               f'input of {width}x{height} pixels for a square image')
         return super().on_configure(state)
 
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let the publishers speak and take images."""
+        """Activate the publishers and accept images."""
         result = super().on_activate(state)
         self._session.activate()
         return result
 
     @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Take no more images; the map stays."""
+        """Accept no more images; keep the map."""
         self._session.deactivate()
         return super().on_deactivate(state)
 
@@ -132,7 +132,7 @@ class MapperNode(RobustLifecycleNode):
 
     @reported
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything, so that the node can be configured anew."""
+        """Free everything, so that the node can be configured again."""
         self.close()
         return super().on_error(state)
 
@@ -175,7 +175,7 @@ class MapperNode(RobustLifecycleNode):
             response.success = True
         except (MapEmptyError, OSError, ValueError) as error:
             response.message = f'{verb} failed: {error}'
-        # Out of a service callback an exception would end the process, without an answer.
+        # An exception that leaves a service callback would end the process without a response.
         except Exception as error:
             self.get_logger().error(f'{verb}: {traceback.format_exc()}')
             response.message = f'{verb} failed: {type(error).__name__}: {error}'
@@ -198,7 +198,7 @@ def _stop_on_signals() -> Event:
 def main(args: Sequence[str] | None = None,
          create_network: CreateNetwork = load_network) -> int:
     """Run the node until a signal; return the exit status."""
-    # rclpy's own handlers invalidate the context at once: the worker could not finish its frame.
+    # The handlers of rclpy invalidate the context at once; the worker could not finish its frame.
     stop = _stop_on_signals()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:

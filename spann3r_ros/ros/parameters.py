@@ -10,14 +10,14 @@ from rclpy.node import Node
 from spann3r_ros.core.settings import Setting, Value
 from spann3r_ros.pipeline.node_settings import Settings, all_settings, former_names, from_values
 
-# Declared by rclpy itself, or when a subscription with overridable QoS is created.
+# Parameters that rclpy declares itself, some of them for a subscription with overridable QoS.
 FOREIGN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
 
 
 def declare(node: Node) -> None:
-    """Declare every parameter; ValueError names those given from outside that do not exist.
+    """Declare every parameter; raise ValueError for given parameters that do not exist.
 
-    A value given under a former name of a parameter becomes its value, with a warning.
+    A value given under the former name of a parameter is used, with a warning.
     """
     given = {name: item.value for name, item in node._parameter_overrides.items()  # no public list
              if not name.startswith(FOREIGN)}
@@ -34,13 +34,13 @@ def declare(node: Node) -> None:
 
 
 def read(node: Node, changes: Mapping[str, Value] | None = None) -> Settings:
-    """Return the node's present settings with `changes` applied; ValueError says what is wrong."""
+    """Return the current settings with `changes`; raise ValueError for a wrong value."""
     values = {item.name: node.get_parameter(item.name).value for item in all_settings()}
     return from_values({**values, **(changes or {})})
 
 
 def descriptor(item: Setting) -> ParameterDescriptor:
-    """Return documentation and bounds as ROS shows them."""
+    """Return the documentation and bounds of a setting for ROS."""
     made = ParameterDescriptor(description=item.metadata['doc'])
     if 'choices' in item.metadata:
         made.additional_constraints = f'one of {item.metadata["choices"]}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lives from configure to cleanup: runner, inputs, outputs."""
+"""The session of the node from configure to cleanup: runner, inputs, outputs."""
 from __future__ import annotations
 
 import traceback
@@ -33,10 +33,10 @@ WARNING_PERIOD_SEC = 2.0
 
 
 class Session:
-    """Joins a runner with the node's topics; reports for the worker and for the intake.
+    """Connects a runner with the node's topics; receives the reports of worker and intake.
 
-    Public methods are called on the executor's thread. `deliver` and the methods after it run on
-    the worker's.
+    Public methods are called on the executor's thread. `deliver` and the public methods after it
+    are called on the worker's thread.
     """
 
     def __init__(self, node: LifecycleNode, settings: Settings, mapper: Mapper,
@@ -53,13 +53,13 @@ class Session:
         self._tf = TfBridge(node, settings.node, listening)
         self._publishers = MapPublishers(node, settings, self._tf.roles)
         self._diagnostics = Diagnostics(node, settings.node.diagnostics)
-        # Wall time: a paused or late /clock must not silence the status.
+        # Wall time: the status is published also while /clock stands still or has not started.
         self._timer = node.create_timer(STATUS_PERIOD_SEC, self._tick,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._runner = Runner(mapper, settings.node.mode == 'replay', self)
 
     def activate(self) -> None:
-        """Take images."""
+        """Subscribe to the inputs and accept images."""
         self._runner.slot.open()
         intake = Intake(self._settings.node, self._runner.slot, self._runner.clock,
                         self._tf.tree, self, self._expected())
@@ -70,7 +70,7 @@ class Session:
         self.publish_status()
 
     def deactivate(self) -> None:
-        """Take no more images, drop the waiting one, finish the one in work; the map stays."""
+        """Accept no more images, drop waiting ones, finish the one in progress; keep the map."""
         if self._intake is None:
             return
         self._tf.listen()
@@ -82,7 +82,7 @@ class Session:
         self.publish_status()
 
     def close(self) -> None:
-        """Undo the construction."""
+        """Stop the worker and destroy everything that the constructor created."""
         self.deactivate()
         self._node.destroy_timer(self._timer)
         self._runner.stop()
@@ -91,7 +91,7 @@ class Session:
         self._diagnostics.destroy()
 
     def reset(self) -> str:
-        """Begin a new map; waiting frames are dropped, the accounts go on. Return a message."""
+        """Begin a new map and drop the waiting frames; keep the accounts. Return a message."""
         self._forget_waiting()
         self._runner.reset(self._begin_map)
         self.publish_status()
@@ -103,7 +103,7 @@ class Session:
         return f'the next frame begins fragment {self._runner.map_status.fragment_id + 1}'
 
     def set_enabled(self, enabled: bool) -> str:
-        """Take images, or skip them until further notice, also over a pause of the lifecycle."""
+        """Accept images, or skip them until the next call; this survives a deactivation."""
         self._enabled = enabled
         if self._intake is not None:
             self._intake.enabled = enabled
@@ -111,11 +111,11 @@ class Session:
         return 'images are taken' if enabled else 'images are skipped'
 
     def save(self) -> str:
-        """Write map and trajectory into the map directory; return a message naming the files.
+        """Write map and trajectory into the map directory; return a message with the file names.
 
-        In replay mode this ends the recording: the frames that wait and the last keyframe join
-        the map first, and further frames are refused until a reset. Raises MapEmptyError, and
-        OSError when a file cannot be written (older files then stay as they were).
+        In replay mode this ends the recording: the waiting frames and the last keyframe are merged
+        first, and further frames are rejected until a reset. Raises MapEmptyError, and OSError
+        when a file cannot be written (older files are then unchanged).
         """
         if self._settings.node.mode == 'replay':
             if self._intake is not None:
@@ -129,10 +129,10 @@ class Session:
         return 'wrote ' + ' and '.join(map(str, paths))
 
     def load(self) -> str:
-        """Go on with the map that was saved last; waiting frames are dropped. Return a message.
+        """Continue the map that was saved last; drop the waiting frames. Return a message.
 
-        Raises ValueError for a file that is none of ours or does not fit, OSError for one that
-        cannot be read: the present map then stays.
+        Raises ValueError for a file that is no saved map or does not fit, and OSError for a file
+        that cannot be read; the current map is then kept.
         """
         path = self._map_directory() / SAVED_MAP
         saved = read_saved_map(path)
@@ -140,12 +140,12 @@ class Session:
         self._runner.load(saved, self._begin_map)
         self.publish_status()
         status = self._runner.map_status
-        return (f'{status.voxels} voxels, {status.keyframes} keyframes: let the camera go on from '
-                'where it looked last')
+        return (f'{status.voxels} voxels, {status.keyframes} keyframes: start the camera at its '
+                'last pose in this map, with the same view')
 
-    def look_again(self) -> None:
-        """Have the intake look again, after what else waits for the executor."""
-        self._tf.wake()
+    def match_soon(self) -> None:
+        """Have the intake check its waiting images, after the calls that the executor has now."""
+        self._tf.call_soon()
 
     def image_failed(self, error: Exception) -> None:
         """Report an image or a mask that could not be used, or an image that got no pose."""
@@ -153,9 +153,9 @@ class Session:
         self.publish_status()
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a new map after the frames that wait; transforms of the old time are void.
+        """Begin a new map after the waiting frames; remove the transforms of the old time.
 
-        A map that `is_new` has no images of the old time, and stays.
+        If `is_new`, the map has no image of the old time and is kept.
         """
         self._runner.call(lambda: self._tf.tree.begin_again(stamp_ns))
         if not is_new:
@@ -164,21 +164,21 @@ class Session:
             self._runner.reset(self._begin_map)
 
     def publish_status(self) -> None:
-        """Publish accounts, timing and memory; any thread."""
-        # Built under the lock: counts never run backwards on the topic.
+        """Publish accounts, timing and memory; may be called from any thread."""
+        # The message is built under the lock, so that no older one is published after a newer one.
         with self._status_lock:
             self._publishers.publish_status(to_status(
                 self._runner.report(), self._runner.map_status, self._state(), self._last_error,
                 self._settings.node.map_frame))
 
     def publish_diagnostics(self) -> None:
-        """Publish what robot monitors watch; any thread."""
+        """Publish /diagnostics; may be called from any thread."""
         with self._status_lock:
             self._diagnostics.publish(
                 self._state(), self._runner.report(), self._runner.map_status, self._health)
 
     def deliver(self, update: MapUpdate) -> None:
-        """Publish what a frame yielded."""
+        """Publish the results of a frame."""
         self._publishers.publish(update, self._voxel_map)
         if not update.skipped:
             self._health = Health()
@@ -188,7 +188,7 @@ class Session:
         self.publish_status()
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
-        """Warn about a frame the mapper could not use."""
+        """Log a warning about a frame that the mapper could not use."""
         self._note_failure(error)
 
     def report_failed(self, error: Exception) -> None:
@@ -201,7 +201,7 @@ class Session:
         return self._runner.mapper.voxel_map
 
     def _expected(self) -> Expected:
-        """Return whether a replay has calibrations and transforms to wait for: from publishers."""
+        """Return what a replay waits for: calibrations and transforms that have a publisher."""
         return Expected(lambda: self._node.count_publishers(
             self._node.resolve_topic_name('camera_info')) > 0, self._tf.is_published)
 
@@ -223,7 +223,7 @@ class Session:
                          throttle_duration_sec=WARNING_PERIOD_SEC)
         worse = level == ERROR and self._health.level != ERROR
         self._health = Health(level, self._last_error)
-        # An error shorter than the timer's period is published too.
+        # Published at once: before the next tick of the timer another frame may succeed.
         if worse:
             self.publish_diagnostics()
 
@@ -249,6 +249,6 @@ class Session:
     def _refresh(self) -> None:
         try:
             self._publishers.refresh(self._voxel_map)
-        # Nobody waits for this call's result.
+        # The future of this call is not read, so the error is reported here.
         except Exception as error:
             self.report_failed(error)

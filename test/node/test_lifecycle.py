@@ -33,7 +33,8 @@ EMPTY = {
     'enable': (True, 'images are taken')}
 MAPPED = {
     **EMPTY, 'save_map': (True, 'wrote map.ply and trajectory.tum and map.npz'),
-    'load_map': (True, 'n voxels, 3 keyframes: let the camera go on from where it looked last')}
+    'load_map': (True, 'n voxels, 3 keyframes: start the camera at its last pose in this map, '
+                       'with the same view')}
 
 
 def answers(peer: Peer, mapper: Mapper) -> dict[str, tuple[bool, str]]:

@@ -186,7 +186,7 @@ def test_an_edge_with_another_publisher_is_left_to_it(
         camera.send(orbit.image(index))
     peer.until_settled(8)
     robot.drive(8)
-    peer.until(lambda: 'somebody else publishes map -> odom' in mapper.log, 'the reason')
+    peer.until(lambda: 'another node publishes map -> odom' in mapper.log, 'the reason')
     assert max(to_ns(one.header.stamp) for one in robot.told() if one != other) < stamp_of(5)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path through rooms whose pointmaps err as a network's do: smoothly, anew in every frame."""
+"""The path through rooms whose pointmaps have a network's errors: smooth, new in every frame."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from spann3r_ros.evaluation.recorded_runs import run_recording, to_frames
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig
 from spann3r_ros.mapping.tracking import measured_pose
-from spann3r_ros.mapping.tracking.camera_track import CameraTrack, Solved
+from spann3r_ros.mapping.tracking.camera_track import CameraTrack, PoseMeasurement
 from spann3r_ros.mapping.tracking.corner_tracks import Tracks, find_corners, follow, to_gray
 from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
 
@@ -46,8 +46,8 @@ def erring(sequence: Sequence, seed: int = 0) -> list[Pointmap]:
     return made
 
 
-class Told(FakeNetwork):
-    """Answers with given pointmaps."""
+class GivenPointmaps(FakeNetwork):
+    """Returns given pointmaps."""
 
     def __init__(self, pointmaps: list[Pointmap]) -> None:
         super().__init__(96)
@@ -58,9 +58,9 @@ class Told(FakeNetwork):
 
 
 def mapped(sequence: Sequence, pointmaps: list[Pointmap], **changes: object) -> list:
-    """Return the keyframes and the live poses of a mapper that is told these pointmaps."""
+    """Return the keyframes and the live poses of a mapper whose network gives these pointmaps."""
     config = MapperConfig(pose=replace(PoseConfig(), **changes))
-    mapper = Mapper(Told(pointmaps), config)
+    mapper = Mapper(GivenPointmaps(pointmaps), config)
     updates = [mapper.process(Frame(10**9 + index, 'camera', image, sequence.intrinsics))
                for index, image in enumerate(sequence.images)]
     updates.append(mapper.flush())
@@ -75,7 +75,7 @@ def errors(poses: list[StampedPose], sequence: Sequence, first: int = 0) -> tupl
     return result.trajectory_error, result.translation
 
 
-def test_tracked_corners_carry_the_path(sequence: Sequence) -> None:
+def test_tracked_corners_reduce_the_errors_of_the_path(sequence: Sequence) -> None:
     pointmaps = erring(sequence)
     plain, _ = mapped(sequence, pointmaps, track_corners=False)
     carried, live = mapped(sequence, pointmaps)
@@ -89,28 +89,28 @@ def test_tracked_corners_carry_the_path(sequence: Sequence) -> None:
 
 
 @pytest.mark.parametrize('exact', [False, True])
-def test_provisional_pointmap_is_asked_where_it_would_pull(
+def test_provisional_pointmap_is_used_where_its_gain_is_large(
         exact: bool, sequence: Sequence, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, told = [], []
-    provisional = Told.provisional
-    monkeypatch.setattr(Told, 'provisional', lambda self: (
-        told.append(self), provisional(self))[1])
+    solved, provisionals = [], []
+    provisional = GivenPointmaps.provisional
+    monkeypatch.setattr(GivenPointmaps, 'provisional', lambda self: (
+        provisionals.append(self), provisional(self))[1])
     solve = measured_pose.solve_pose
     monkeypatch.setattr(measured_pose, 'solve_pose', lambda pointmap, *rest: (
-        asked.append(pointmap), solve(pointmap, *rest))[1])
+        solved.append(pointmap), solve(pointmap, *rest))[1])
     truth = [Pointmap(points.astype(np.float32), np.full(points.shape[:2], 0.9, np.float32))
              for points in sequence.points]
     _, live = mapped(sequence, truth if exact else erring(sequence))
     assert len(live) == FRAMES - 1
-    # The first image has no provisional pointmap to give.
+    # The first image has no provisional pointmap.
     if exact:
-        assert (len(asked), len(told)) == (2 * FRAMES - 1, FRAMES - 1)
+        assert (len(solved), len(provisionals)) == (2 * FRAMES - 1, FRAMES - 1)
     else:
-        assert FRAMES <= len(asked) < 1.3 * FRAMES
-        assert len(told) < 0.3 * FRAMES + 1
+        assert FRAMES <= len(solved) < 1.3 * FRAMES
+        assert len(provisionals) < 0.3 * FRAMES + 1
 
 
-def test_points_go_with_their_camera(sequence: Sequence) -> None:
+def test_points_move_with_their_camera(sequence: Sequence) -> None:
     pointmaps = erring(sequence)
     (plain, _), (carried, _) = (mapped(sequence, pointmaps, track_corners=track)
                                 for track in (False, True))
@@ -120,17 +120,17 @@ def test_points_go_with_their_camera(sequence: Sequence) -> None:
                for one, other in zip(plain, carried, strict=True)) > 0.03
 
 
-def test_exact_pointmaps_are_believed(sequence: Sequence) -> None:
+def test_exact_pointmaps_give_exact_poses(sequence: Sequence) -> None:
     exact = [Pointmap(points.astype(np.float32), np.full(points.shape[:2], 0.9, np.float32))
              for points in sequence.points]
     keyframes, live = mapped(sequence, exact)
     for poses, first in (([item.pose for item in keyframes], 0), (live, 1)):
         for pose, truth in zip(poses, sequence.poses[first:], strict=True):
-            off = MAP_FROM_OPTICAL @ truth - pose.world_from_camera
-            assert np.abs(off[:3, 3]).max() < 0.01 and np.abs(off[:3, :3]).max() < 0.005
+            error = MAP_FROM_OPTICAL @ truth - pose.world_from_camera
+            assert np.abs(error[:3, 3]).max() < 0.01 and np.abs(error[:3, :3]).max() < 0.005
 
 
-def test_without_corners_the_path_is_what_pointmaps_tell(sequence: Sequence) -> None:
+def test_without_corners_the_path_has_the_poses_of_the_pointmaps(sequence: Sequence) -> None:
     blank = replace(sequence, images=np.full_like(sequence.images, 90))
     (plain, _), (carried, live) = (mapped(blank, erring(sequence), track_corners=track)
                                    for track in (False, True))
@@ -140,7 +140,7 @@ def test_without_corners_the_path_is_what_pointmaps_tell(sequence: Sequence) -> 
     assert len(live) == FRAMES - 1
 
 
-def test_pose_of_a_frame_whose_pointmap_tells_none_comes_from_corners(
+def test_pose_of_a_frame_whose_pointmap_gives_none_comes_from_corners(
         sequence: Sequence) -> None:
     pointmaps = erring(sequence)
     shuffled = np.random.default_rng(0).permutation(pointmaps[8].points.reshape(-1, 3))
@@ -158,29 +158,31 @@ def test_pose_of_a_frame_whose_pointmap_tells_none_comes_from_corners(
     np.testing.assert_allclose(step, true_step, atol=0.03)
 
 
-def test_new_fragment_forgets_how_far_pointmaps_were_off() -> None:
+def test_new_fragment_resets_the_correction_of_pointmaps() -> None:
     track = CameraTrack(PoseConfig())
-    spread = 1e-4 * np.eye(6)
-    off = np.eye(4)
-    off[0, 3] = 1.0
+    covariance = 1e-4 * np.eye(6)
+    moved = np.eye(4)
+    moved[0, 3] = 1.0
 
-    def solved(stamp_ns: int, pose: np.ndarray) -> Solved:
-        return Solved(StampedPose(stamp_ns, 'camera', pose, spread), spread)
+    def measured(stamp_ns: int, pose: np.ndarray) -> PoseMeasurement:
+        return PoseMeasurement(StampedPose(stamp_ns, 'camera', pose, covariance), covariance)
 
-    track.place(1, solved(1, np.eye(4)))
-    track._predicted = StampedPose(2, 'camera', np.eye(4), spread)
-    placed = track.place(2, solved(2, off))
-    assert 0.0 < placed.pose.world_from_camera[0, 3] < 0.2
-    np.testing.assert_allclose(placed.correction @ off, placed.pose.world_from_camera)
-    assert track.look(3, solved(3, off)).pose.world_from_camera[0, 3] < 0.3
+    track.update(1, measured(1, np.eye(4)))
+    track._predicted = StampedPose(2, 'camera', np.eye(4), covariance)
+    filtered = track.update(2, measured(2, moved))
+    assert 0.0 < filtered.pose.world_from_camera[0, 3] < 0.2
+    np.testing.assert_allclose(filtered.pointmap_correction @ moved,
+                               filtered.pose.world_from_camera)
+    assert track.estimate(3, measured(3, moved)).pose.world_from_camera[0, 3] < 0.3
     track.begin_fragment()
-    assert track.look(3, solved(3, off)).pose.world_from_camera[0, 3] == pytest.approx(1.0)
+    found = track.estimate(3, measured(3, moved)).pose
+    assert found.world_from_camera[0, 3] == pytest.approx(1.0)
 
 
 def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
     pointmaps = erring(sequence)
     keyframes, _ = mapped(sequence, pointmaps)
-    run = run_recording(Told(pointmaps), to_frames(sequence.images, sequence.intrinsics))
+    run = run_recording(GivenPointmaps(pointmaps), to_frames(sequence.images, sequence.intrinsics))
     found, frames = run.poses
     assert frames == list(range(FRAMES))
     assert all(one is other for one, other in zip(run.pointmaps, pointmaps, strict=True))
@@ -192,7 +194,7 @@ def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
         alone, sequence.poses).translation
 
 
-def test_corners_keep_away_from_the_rim_of_a_mask(sequence: Sequence) -> None:
+def test_no_corner_is_near_the_border_of_a_mask(sequence: Sequence) -> None:
     gray = to_gray(sequence.images[0])
     usable = np.zeros(gray.shape, bool)
     usable[30:70, 30:70] = True
@@ -201,7 +203,7 @@ def test_corners_keep_away_from_the_rim_of_a_mask(sequence: Sequence) -> None:
     assert corners.min() >= 35 and corners.max() <= 64
 
 
-def test_tracks_follow_what_moves() -> None:
+def test_tracks_follow_a_shifted_image() -> None:
     rng = np.random.default_rng(0)
     canvas = np.repeat(np.repeat(rng.integers(0, 255, (30, 30), np.uint8), 6, 0), 6, 1)
     first, second = canvas[20:116, 20:116], canvas[18:114, 25:121]

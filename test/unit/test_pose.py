@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera's pose from rendered pointmaps, and whether it is as sure as it says."""
+"""A camera's pose from rendered pointmaps, and whether its covariance is that of its errors."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ def seen() -> tuple[np.ndarray, Pointmap]:
 
 
 def spoilt(pointmap: Pointmap, deviation: float, seed: int) -> Pointmap:
-    """Displace every patch as a whole, as a network errs."""
+    """Displace every patch as a whole, like the errors of a network."""
     cells = CAMERA.width // PATCH
     shift = np.random.default_rng(seed).normal(size=(cells, cells, 3)) * deviation
     shift = shift.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
@@ -56,7 +56,7 @@ def test_pose_needs_enough_points(seen: tuple[np.ndarray, Pointmap]) -> None:
                    PoseConfig(best_fraction=1.0))
 
 
-def test_points_on_one_line_fix_no_pose() -> None:
+def test_points_on_one_line_determine_no_pose() -> None:
     points = np.zeros((8, 8, 3), np.float32)
     points[..., 2] = 1.0 + np.arange(64).reshape(8, 8)
     with pytest.raises(PoseError, match='one line'):
@@ -97,7 +97,7 @@ def test_covariance_is_as_large_as_the_errors(
     assert ratio.max() < 2.0
 
 
-def test_less_support_means_larger_covariance(seen: tuple[np.ndarray, Pointmap]) -> None:
+def test_fewer_inliers_give_a_larger_covariance(seen: tuple[np.ndarray, Pointmap]) -> None:
     config = PoseConfig(best_fraction=1.0)
     pointmap = spoilt(seen[1], 0.005, 0)
     full = solve_pose(pointmap, CAMERA, config)
@@ -106,10 +106,10 @@ def test_less_support_means_larger_covariance(seen: tuple[np.ndarray, Pointmap])
     half = solve_pose(replace(pointmap, confidence=confidence), CAMERA, config)
     wrong = pointmap.points.copy()
     wrong[:, :20] += 1.0
-    fought = solve_pose(replace(pointmap, points=wrong), CAMERA, config)
-    assert full.support == pytest.approx(1.0, abs=0.05)
-    assert fought.support == pytest.approx(44 / 64, abs=0.05)
-    for weaker in (half, fought):
+    with_outliers = solve_pose(replace(pointmap, points=wrong), CAMERA, config)
+    assert full.inlier_share == pytest.approx(1.0, abs=0.05)
+    assert with_outliers.inlier_share == pytest.approx(44 / 64, abs=0.05)
+    for weaker in (half, with_outliers):
         assert (np.diag(weaker.covariance) > 1.2 * np.diag(full.covariance)).all()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every frame meets its pose from TF or is dropped with a reason."""
+"""Every frame gets its pose from TF or is dropped with a reason."""
 from __future__ import annotations
 
 import numpy as np
@@ -10,7 +10,7 @@ from spann3r_ros.pipeline.sync.pose_sync import PoseSync
 
 
 class Matched:
-    """A matcher on a clock of its own, and what came out of it."""
+    """A synchroniser with a test clock, and the frames that it passed on or dropped."""
 
     def __init__(self, capacity: int = 3, most_bytes: int = 10**9) -> None:
         self.out: list[int] = []
@@ -22,25 +22,25 @@ class Matched:
             lambda frame: np.eye(4) if frame.stamp_ns in self.known else None,
             QueueBounds(capacity, most_bytes), 0.5,
             self._take, self._drop, lambda error: self.reasons.append(str(error)),
-            self._again, lambda: self.now)
+            self._match_soon, lambda: self.now)
         self.calls = 0
 
     def image(self, *stamps: int) -> None:
         for stamp in stamps:
             self.matcher.take_frame(Frame(stamp, 'camera', np.zeros((2, 2, 3), np.uint8)))
 
-    def learn(self, *stamps: int) -> None:
+    def add_poses(self, *stamps: int) -> None:
         self.known.update(stamps)
-        self.look()
+        self.match()
 
-    def look(self) -> None:
-        """Look as often as the matcher asks for it."""
+    def match(self) -> None:
+        """Match as often as the synchroniser requests it."""
         self.calls = 1
         while self.calls:
             self.calls -= 1
             self.matcher.match()
 
-    def _again(self) -> None:
+    def _match_soon(self) -> None:
         self.calls += 1
 
     def _take(self, frame: Frame) -> None:
@@ -55,12 +55,12 @@ def test_frames_go_on_in_order_as_their_poses_come() -> None:
     matched = Matched()
     matched.image(1, 2)
     assert matched.out == []
-    matched.learn(1, 2, 3)
+    matched.add_poses(1, 2, 3)
     matched.image(3)
     assert (matched.out, matched.dropped) == ([1, 2, 3], 0)
 
 
-def test_one_look_hands_on_one_frame() -> None:
+def test_one_match_passes_on_one_frame() -> None:
     matched = Matched()
     matched.image(1, 2, 3)
     matched.known.update((1, 2, 3))
@@ -72,7 +72,7 @@ def test_one_look_hands_on_one_frame() -> None:
 def test_a_frame_whose_follower_has_a_pose_is_dropped() -> None:
     matched = Matched()
     matched.image(1, 2, 3)
-    matched.learn(2)
+    matched.add_poses(2)
     assert (matched.out, matched.dropped) == ([2], 1)
     assert 'a later image has one' in matched.reasons[0]
 
@@ -81,12 +81,12 @@ def test_patience_ends_but_not_while_frames_go_on() -> None:
     matched = Matched()
     matched.image(1, 2)
     matched.now += 0.4
-    matched.learn(1)
+    matched.add_poses(1)
     matched.now += 0.4
-    matched.look()
+    matched.match()
     assert (matched.out, matched.dropped) == ([1], 0)
     matched.now += 0.2
-    matched.look()
+    matched.match()
     assert (matched.out, matched.dropped) == ([1], 1)
     assert 'none came within 0.5 s' in matched.reasons[0]
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keyframes that share one memory, one origin and one scale; how one such run follows another."""
+"""Fragments, and the placement of a new one in the map by the last keyframe before it.
+
+The keyframes of a fragment share one network memory, one origin and one scale.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -12,8 +15,9 @@ from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.mapping.scale.map_scale import Scale
 
 MIN_SHARED_POINTS = 50
-# Depth ratios of one image in two fragments must agree this well, or no scale is believed.
+# A depth ratio agrees with the median if the logarithm of their quotient is below this.
 MAX_DISAGREEMENT = 0.1
+# Least share of the ratios that must agree.
 MIN_AGREEING = 0.5
 
 
@@ -23,7 +27,7 @@ class AlignmentError(FrameError):
 
 @dataclass(frozen=True)
 class Fragment:
-    """The run of keyframes being recorded; `map_from_fragment` [4, 4] is a similarity."""
+    """The fragment of the newest keyframes; `map_from_fragment` [4, 4] is a similarity."""
 
     id: int = 0
     scale: Scale = field(default_factory=Scale)
@@ -31,11 +35,12 @@ class Fragment:
 
 
 def place_after(anchor: Keyframe, pointmap: Pointmap, min_confidence: float) -> np.ndarray:
-    """Return `map_from_fragment` [4, 4] of a fragment that began with the image of a keyframe.
+    """Return `map_from_fragment` [4, 4] of a fragment whose first image is that of `anchor`.
 
-    The keyframe has a pose; `pointmap` is its image's in the new fragment. The camera is the same,
-    so place and rotation are known; the scale is the median ratio of depths. Raises AlignmentError
-    when there are too few points or their ratios disagree.
+    The anchor has a pose in the map. `pointmap` is the pointmap of its image in the new fragment.
+    The camera is the same, so position and rotation are those of the anchor. The scale is the
+    median ratio of the depths. Raises AlignmentError when there are too few points or too few
+    ratios agree.
     """
     depth, known = pointmap.points[..., 2], depth_of(anchor)
     shared = (pointmap.confidence >= min_confidence) & (

@@ -16,8 +16,12 @@ EVICTION_TARGET = 0.9
 # A key packs three signed 21-bit cell indices into one int64.
 KEY_BITS = 21
 KEY_REACH = 1 << (KEY_BITS - 1)
-# What a voxel sums up: x y z r g b of its points, times their weights; the weights; of each
-# keyframe that saw it the mean confidence; how many did. And, no sum, which of them did so last.
+# Columns of a voxel's row:
+#   0-5  sums of x y z r g b of its points, times their weights (the confidence)
+#   6    sum of the weights
+#   7    sum of the mean confidences, one for each keyframe that observed the voxel
+#   8    number of keyframes that observed it
+#   9    tick (keyframe number) of the last observation; not a sum
 COLUMNS = 10
 WEIGHT, CONFIDENCE, OBSERVATIONS, OBSERVED_AT = 6, 7, 8, 9
 
@@ -37,7 +41,7 @@ class VoxelCloud:
 
 @dataclass(frozen=True)
 class VoxelRows:
-    """All that a voxel map holds: `keys` int64 [n] and `sums` [n, 10] of voxels, oldest first."""
+    """All data of a voxel map: `keys` int64 [n] and `sums` [n, 10] of voxels, oldest first."""
 
     keys: np.ndarray
     sums: np.ndarray
@@ -60,19 +64,20 @@ class _Batch:
 class VoxelMap:
     """Voxels in preallocated rows, found through a sorted index of their keys.
 
-    Eviction: a keyframe that would carry the map past `max_voxels` first removes the voxels
-    observed least recently (of one age, those of least weight), down to 90 % of the bound, never
-    those it sees itself; if it alone has too many new ones, its most confident are kept.
+    Eviction: if the new voxels of a keyframe would exceed `max_voxels`, the least recently
+    observed voxels are removed first, down to 90 % of the bound. Of voxels of the same age, those
+    with the least weight are removed. Voxels that the keyframe observes are never removed. If the
+    new voxels still do not fit, the most confident of them are kept.
     """
 
     def __init__(self, config: VoxelMapConfig) -> None:
         self._config = config
-        # In float32 a view that never changes would push a sum off, always to the same side.
+        # float64: in float32 many equal terms are rounded to the same side, and the sum drifts.
         self._voxels = np.zeros((config.max_voxels, COLUMNS))
         self.clear()
 
     def clear(self) -> None:
-        """Forget every voxel, and an automatic voxel size with them."""
+        """Remove every voxel, and an automatic voxel size too."""
         self.voxel_size = self._config.voxel_size
         self.evicted = 0
         self._size = 0
@@ -88,12 +93,12 @@ class VoxelMap:
                   world_from_camera: np.ndarray | None = None) -> int:
         """Merge one keyframe's points [n, 3], colours uint8 [n, 3] and confidence [n].
 
-        `world_from_camera` [4, 4] says where their depth is measured from; None: the origin,
-        along x.
+        `world_from_camera` [4, 4] is the pose of the camera. If it is None, the camera is at the
+        origin and looks along x. Only an automatic voxel size depends on it.
 
         Points that are not finite, below `min_confidence` or more than a million voxels from the
-        origin are left out; returns how many were merged. The first call fixes an automatic voxel
-        size; FrameError if its points all lie at depth zero.
+        origin are left out. Returns the number of merged points. The first call fixes an automatic
+        voxel size; it raises FrameError if all its points lie at depth zero.
         """
         _check_shapes(points, colors, confidence)
         # A weight of zero would divide by zero; NaN fails both comparisons.
@@ -128,7 +133,10 @@ class VoxelMap:
         return VoxelRows(keys, self._voxels[:self._size].copy(), self.voxel_size, self._tick)
 
     def restore(self, rows: VoxelRows) -> None:
-        """Hold the voxels of another map; ValueError, and no change, where they do not fit."""
+        """Replace the voxels by those of another map.
+
+        Raises ValueError, and changes nothing, if they do not fit the configuration.
+        """
         n, wanted = len(rows.keys), self._config.voxel_size
         if rows.sums.shape != (n, COLUMNS) or rows.sums.dtype != self._voxels.dtype:
             raise ValueError(f'voxels: expected float64 [{n}, {COLUMNS}], got {rows.sums.dtype} '
@@ -147,16 +155,16 @@ class VoxelMap:
     def _gather(
         self, points: np.ndarray, colors: np.ndarray, confidence: np.ndarray
     ) -> tuple[_Batch, int]:
-        with np.errstate(over='ignore'):  # what overflows is out of reach
+        with np.errstate(over='ignore'):  # cells that overflow are left out below
             cells = np.floor(points / (self.voxel_size or 1.0))
         if np.abs(cells).max(initial=0.0) >= KEY_REACH:
             near = (np.abs(cells) < KEY_REACH).all(axis=1)
             points, colors, confidence = points[near], colors[near], confidence[near]
             cells = cells[near]
-        # numpy is slow at many rows of three: here and below one column at a time.
+        # numpy is slow at many rows of three: here and below it computes one column at a time.
         x, y, z = (cells[:, axis].astype(np.int64) + KEY_REACH for axis in range(3))
         keys = (x << 2 * KEY_BITS) | (y << KEY_BITS) | z
-        order = np.argsort(keys, kind='stable')  # the one that gains by neighbours' near order
+        order = np.argsort(keys, kind='stable')  # fast where neighbours are nearly in order
         keys = keys.take(order)
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         bounds = np.append(starts, len(keys))
@@ -164,7 +172,8 @@ class VoxelMap:
         for axis in range(3):
             values[:, axis], values[:, 3 + axis] = points[:, axis], colors[:, axis]
         values[:, WEIGHT] = 1.0
-        # Each row adds up the points of one voxel: faster than any reduction of numpy's.
+        # Each row of the sparse matrix adds up the points of one voxel. This is faster than any
+        # reduction in numpy.
         adding = csr_array((confidence.astype(np.float32).take(order), order, bounds),
                            (len(starts), len(keys)))
         sums = np.zeros((len(starts), COLUMNS))
@@ -197,7 +206,7 @@ class VoxelMap:
         voxels = self._voxels.take(rows, axis=0)
         voxels += batch.sums
         voxels[:, OBSERVED_AT] = self._tick
-        # As one item a row is written in half the time.
+        # A row that is written as one item takes half the time.
         row = np.dtype((np.void, voxels.itemsize * COLUMNS))
         self._voxels.view(row)[rows] = voxels.view(row)
 
@@ -214,7 +223,7 @@ class VoxelMap:
         self._size = size
 
     def _evict(self, fresh: int) -> None:
-        """Remove stale voxels so that `fresh` new ones bring the map to 90 % of the bound."""
+        """Remove the least recently observed voxels, so that `fresh` new ones fill 90 %."""
         target = int(EVICTION_TARGET * self._config.max_voxels)
         observed_at = self._voxels[:self._size, OBSERVED_AT]
         stale = np.flatnonzero(observed_at < self._tick)
@@ -242,14 +251,14 @@ class VoxelMap:
 
 
 def _spliced(values: np.ndarray, old: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-    """Return values where `old` [n] and the fresh ones elsewhere, each in their order."""
+    """Return `values` where `old` [n] is true and `fresh` elsewhere, both in their order."""
     both = np.empty(len(old), values.dtype)
     both[old], both[~old] = values, fresh
     return both
 
 
 def automatic_voxel_size(depths: np.ndarray) -> float:
-    """Return 1 % of the median of depths [n]; FrameError if that is 0."""
+    """Return 1 % of the median of depths [n]; raise FrameError if that is 0."""
     size = AUTOMATIC_SHARE * float(np.median(np.abs(depths)))
     if not np.isfinite(size) or size <= 0.0:
         raise FrameError(f'points: expected a median depth above zero, got voxel size {size}')

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the unit of the map is."""
+"""Estimation of the length of a map unit in metres."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known about the length of one map unit."""
+"""The length of one map unit in metres and its variance."""
 from __future__ import annotations
 
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """Metres per map unit; without a metric source the value means nothing."""
+    """Metres per map unit; `value` has no meaning while `metric` is false."""
 
     value: float = 1.0
     metric: bool = False

@@ -1,5 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The length of a network's unit in metres, by what known camera motion makes of its depths."""
+"""The length of a network's unit in metres, from the parallax between images of known pose.
+
+A corner is tracked from a first to a second image. With the motion (R, t) between the cameras, in
+metres, and its ray a in the first image, its depth Z in metres satisfies
+
+    b x (Z R a + t) = 0,
+
+where b is its ray in the second image. 1 / Z is the least-squares solution, and depth / Z is the
+number of units per metre, `depth` being the network's. The scale is the weighted median over all
+tracks of the newest comparisons.
+"""
 from __future__ import annotations
 
 import math
@@ -24,20 +34,21 @@ from spann3r_ros.mapping.tracking.focal_length import weighted_median
 from .map_scale import Scale
 
 SOURCE = 'poses'
-# Views that a new one may be compared with, how many of them it is, and comparisons that the scale
-# is taken from: few, so that it follows a network whose scale drifts.
+# Most views that are kept for comparison with a new one.
 VIEWS = 12
+# Most views that a new one is compared with.
 ATTEMPTS = 4
+# Newest comparisons that give the scale: few, so that it follows a network whose scale drifts.
 COMPARISONS = 12
-# Errors of the poses are common to a comparison's tracks: only several comparisons show them.
+# All tracks of one comparison have the pose errors in common. Several comparisons average them.
 MIN_COMPARISONS = 3
-# Median motion in the image, apart from the camera's turn, that two views need.
+# Least median motion of the tracks in the image, without the part that the rotation causes.
 MIN_PARALLAX_PIXELS = 1.5
-# A track that leaves the line where the motion must take it is none.
-MAX_MISS_PIXELS = 1.0
-# A network errs by patches: so many tracks count as one measurement.
+# A track is rejected if its end is farther than this from its epipolar line.
+MAX_EPIPOLAR_ERROR_PX = 1.0
+# The network's errors are nearly equal within a patch: so many tracks count as one measurement.
 TRACKS_PER_MEASUREMENT = 10
-# A relative deviation beyond this is no scale to build on.
+# A scale with a larger relative standard deviation is not used.
 MAX_DEVIATION = 0.08
 
 
@@ -53,24 +64,24 @@ class View:
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """Return pixels worth tracking, float32 [n, 1, 2]."""
+        """Return corners to track, float32 [n, 1, 2]."""
         return find_corners(self.gray)
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Units per metre by each track [n], and how much each has to say [n]."""
+    """Units per metre by each track [n], and the weights of the tracks [n]."""
 
     units_per_metre: np.ndarray
     weights: np.ndarray
 
     @property
-    def middle(self) -> float:
+    def median(self) -> float:
         return weighted_median(self.units_per_metre, self.weights)
 
 
 class ScaleFromParallax:
-    """Compares depths with those that corners, tracked between posed views, have by parallax."""
+    """Estimates the scale from two depths of the same corners: the network's and by parallax."""
 
     def __init__(self) -> None:
         self._views: list[View] = []
@@ -79,9 +90,12 @@ class ScaleFromParallax:
         self.scale = Scale()
 
     def add(self, view: View) -> None:
-        """Take a view; `scale` becomes metric, and follows, while its deviation is below 8 %."""
+        """Compare a view with earlier ones and estimate the scale anew.
+
+        `scale` changes only if its relative standard deviation is below `MAX_DEVIATION`.
+        """
         self._since += 1
-        # The longest way first: errors of the poses count least there.
+        # The oldest view first: a long motion makes the relative error of the poses small.
         for index in sorted({index * len(self._views) // ATTEMPTS for index in range(ATTEMPTS)}):
             comparison = _compare(self._views[index], view) if self._views else None
             if comparison is not None:
@@ -91,7 +105,8 @@ class ScaleFromParallax:
                 break
         self._views.append(view)
         if len(self._views) > VIEWS:
-            # Of a camera that moves too slowly, views from longer ago are kept.
+            # If the camera moves too slowly for a comparison, older views are kept: every second
+            # one is removed instead of the oldest.
             self._views = self._views[::2] if self._since >= VIEWS else self._views[1:]
 
     def _estimate(self) -> None:
@@ -99,44 +114,49 @@ class ScaleFromParallax:
             return
         values = np.concatenate([one.units_per_metre for one in self._comparisons])
         weights = np.concatenate([one.weights for one in self._comparisons])
-        middle = weighted_median(values, weights)
-        if middle <= 0.0:
+        median = weighted_median(values, weights)
+        if median <= 0.0:
             return
-        # For normal noise: 1.48 from median to deviation, 1.25 from mean to median.
-        spread = 1.48 * 1.25 * weighted_median(np.abs(values - middle), weights)
-        by_tracks = spread / math.sqrt(len(values) / TRACKS_PER_MEASUREMENT)
-        middles = np.array([one.middle for one in self._comparisons])
-        by_comparisons = 1.25 * middles.std(ddof=1) / math.sqrt(len(middles))
-        relative = max(by_tracks, by_comparisons) / middle
+        # For normal noise, 1.48 times the median absolute deviation is the standard deviation, and
+        # the standard error of a median is 1.25 times that of a mean.
+        deviation = 1.48 * 1.25 * weighted_median(np.abs(values - median), weights)
+        by_tracks = deviation / math.sqrt(len(values) / TRACKS_PER_MEASUREMENT)
+        medians = np.array([one.median for one in self._comparisons])
+        by_comparisons = 1.25 * medians.std(ddof=1) / math.sqrt(len(medians))
+        relative = max(by_tracks, by_comparisons) / median
         if relative < MAX_DEVIATION:
-            self.scale = Scale(1.0 / middle, True, (relative / middle)**2, SOURCE)
+            self.scale = Scale(1.0 / median, True, (relative / median)**2, SOURCE)
 
 
 def _compare(first: View, second: View) -> _Comparison | None:
-    """Return what the motion between two views tells of the first one's depths, if it does."""
+    """Return the comparison of the first view's depths with those by parallax to the second.
+
+    None when there are too few tracks or too little parallax.
+    """
     tracks = follow(first.gray, second.gray, first.corners)
     if len(tracks) < MIN_TRACKS:
         return None
     depth = at_pixels(first.depth, tracks.starts)
     second_from_first = invert(second.world_from_camera) @ first.world_from_camera
-    turned = rays(tracks.starts, first.intrinsics) @ second_from_first[:3, :3].T
+    rotated = rays(tracks.starts, first.intrinsics) @ second_from_first[:3, :3].T  # R a
     shift = second_from_first[:3, 3]
-    seen = rays(tracks.ends, second.intrinsics)
+    observed = rays(tracks.ends, second.intrinsics)
     focal = second.intrinsics.fx
     with np.errstate(divide='ignore', invalid='ignore'):
-        parallax = focal * (seen - turned / turned[:, 2:])[:, :2]
-    # A point at depth z is seen where z * turned + shift points: linear in the inverse depth.
-    across_turned, across_shift = np.cross(seen, turned), np.cross(seen, shift)
-    lever = (across_shift**2).sum(axis=1)
+        parallax = focal * (observed - rotated / rotated[:, 2:])[:, :2]
+    # b x R a + (b x t) / Z = 0: linear in the inverse depth.
+    cross_rotated, cross_shift = np.cross(observed, rotated), np.cross(observed, shift)
+    squared_baseline = (cross_shift**2).sum(axis=1)  # only the part across the ray counts
     with np.errstate(divide='ignore', invalid='ignore'):
-        inverse_depth = -(across_turned * across_shift).sum(axis=1) / lever
-    miss = focal * np.linalg.norm(
-        across_turned + inverse_depth[:, None] * across_shift, axis=1)
-    good = (depth > 0.0) & (turned[:, 2] > 0.0) & (lever > 0.0) & (miss < MAX_MISS_PIXELS)
+        inverse_depth = -(cross_rotated * cross_shift).sum(axis=1) / squared_baseline
+    epipolar_error = focal * np.linalg.norm(
+        cross_rotated + inverse_depth[:, None] * cross_shift, axis=1)
+    good = ((depth > 0.0) & (rotated[:, 2] > 0.0) & (squared_baseline > 0.0)
+            & (epipolar_error < MAX_EPIPOLAR_ERROR_PX))
     if good.sum() < MIN_TRACKS:
         return None
     if np.median(np.linalg.norm(parallax[good], axis=1)) < MIN_PARALLAX_PIXELS:
         return None
-    # A pixel's error counts the less the longer the lever. The depth must not weigh: a wrong one
-    # would vote for itself.
-    return _Comparison((depth * inverse_depth)[good], np.sqrt(lever[good]))
+    # The longer the baseline, the smaller the effect of a pixel's error. The weight must not
+    # depend on the network's depth: a depth that is too large would increase its own weight.
+    return _Comparison((depth * inverse_depth)[good], np.sqrt(squared_baseline[good]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps and trajectories on disk: binary PLY and TUM text, written whole or not at all."""
+"""Clouds as binary PLY and trajectories as TUM text; no file is left half written."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ def write_ply(path: Path | str, cloud: VoxelCloud) -> None:
 
 
 def encode_ply(cloud: VoxelCloud) -> bytes:
-    """Return the content of such a file."""
+    """Return a cloud as the content of a PLY file."""
     vertices = np.empty(len(cloud), VERTEX)
     for column, axis in enumerate('xyz'):
         vertices[axis] = cloud.points[:, column]
@@ -38,7 +38,7 @@ def encode_ply(cloud: VoxelCloud) -> bytes:
 
 
 def read_ply(path: Path | str) -> VoxelCloud:
-    """Read a cloud that `write_ply` wrote; ValueError names the file and what is wrong with it."""
+    """Return a cloud that `write_ply` wrote; raise ValueError with the file and its fault."""
     content = Path(path).read_bytes()
     header, end, body = content.partition(b'end_header\n')
     count = _vertex_count(header)
@@ -61,7 +61,7 @@ def write_tum(path: Path | str, poses: Iterable[StampedPose]) -> None:
 
 
 def encode_tum(poses: Iterable[StampedPose]) -> bytes:
-    """Return the content of such a file."""
+    """Return poses as the content of a TUM file."""
     lines = ['# timestamp tx ty tz qx qy qz qw']
     for pose in poses:
         quaternion = matrix_to_quaternion(pose.world_from_camera[:3, :3])
@@ -72,7 +72,7 @@ def encode_tum(poses: Iterable[StampedPose]) -> bytes:
 
 
 def read_tum(path: Path | str, frame_id: str = 'camera') -> list[StampedPose]:
-    """Read TUM lines as poses of camera `frame_id`; ValueError names the file and the line."""
+    """Return TUM lines as poses of camera `frame_id`; raise ValueError with the file and line."""
     poses = []
     for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
         words = line.split()

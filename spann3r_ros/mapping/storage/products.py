@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a map leaves on disk: cloud, trajectory, and all that going on with it needs."""
+"""The files of a map: cloud, trajectory, and what a mapper needs to continue the map."""
 from __future__ import annotations
 
 import hashlib
@@ -17,14 +17,15 @@ CLOUD, TRAJECTORY, SAVED_MAP = 'map.ply', 'trajectory.tum', 'map.npz'
 
 
 class MapEmptyError(RuntimeError):
-    """There is no map to save yet."""
+    """The map has no voxels to save."""
 
 
 def save_products(mapper: Mapper, directory: Path) -> list[Path]:
-    """Write a mapper's products into a directory, all or none; return their paths.
+    """Write the files of a map into a directory, all or none; return their paths.
 
-    A map without a place to go on from has no `map.npz`, and one of an earlier map goes. Raises
-    MapEmptyError, and OSError when a file cannot be written (older files then stay).
+    A map that no new fragment could be joined to has no `map.npz`; one of an earlier map is then
+    removed. Raises MapEmptyError, and OSError when a file cannot be written (older files are then
+    kept).
     """
     cloud = mapper.voxel_map.arrays()
     if not len(cloud):
@@ -36,13 +37,13 @@ def save_products(mapper: Mapper, directory: Path) -> list[Path]:
     if saved is not None:
         contents[directory / SAVED_MAP] = encode_saved_map(saved)
     write_files(contents)
-    if saved is None:  # an older one would be of another map than its companions
+    if saved is None:  # an older one belongs to another map than the new files
         (directory / SAVED_MAP).unlink(missing_ok=True)
     return list(contents)
 
 
 def product_hashes(mapper: Mapper) -> dict[str, str]:
-    """Return the SHA-256 of the map's and of the trajectory's arrays: no times, no paths."""
+    """Return the SHA-256 of the map's and of the trajectory's arrays, without times and paths."""
     cloud, path = mapper.voxel_map.arrays(), mapper.trajectory
     arrays = {
         'map': (cloud.points, cloud.colors, cloud.confidence),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a mapper needs to go on with a map later, as one file."""
+"""Everything that a mapper needs to continue a map later, as one file."""
 from __future__ import annotations
 
 import io
@@ -24,10 +24,10 @@ INTRINSICS = ('fx', 'fy', 'cx', 'cy', 'width', 'height')
 
 @dataclass(frozen=True)
 class SavedMap:
-    """A map and how it came about.
+    """A map and the mapper's state.
 
-    `anchor` is the newest keyframe with a pose, from which a fragment can go on; None in a map of
-    known poses. `camera` is its frame and its images' height and width.
+    `anchor` is the newest keyframe with a pose, by which a new fragment is placed; None in a map
+    with known poses. `camera` is its frame_id and the height and width of its images.
     """
 
     voxels: VoxelRows
@@ -60,7 +60,7 @@ def encode_saved_map(saved: SavedMap) -> bytes:
 
 
 def read_saved_map(path: Path | str) -> SavedMap:
-    """Read what `encode_saved_map` gave; ValueError names the file and what is wrong with it."""
+    """Read what `encode_saved_map` returned; raise ValueError with the file and its fault."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return _saved_map(json.loads(str(file['about'])), file)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the camera is."""
+"""Estimation of the camera's pose."""

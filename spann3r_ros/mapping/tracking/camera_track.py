@@ -1,9 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera's path: tracked corners carry it on, pointmaps steer it.
+"""The camera's path: a Kalman filter of tracked corners (prior) and pointmap poses (measurement).
 
-A pointmap tells where its camera is in the whole map, with an error of its own in every frame.
-Corners tracked from the last keyframe, at the depths that the network gave them there, tell the
-step between two frames much better, but not where a long way has led. A Kalman filter weighs them.
+Corners are tracked from the last keyframe to a frame. With the depths of the keyframe they give
+the motion between the two (`predict`). Its error is small, but it adds up along the path. The
+pointmap of the frame gives the pose in the whole map, with an error of its own in every frame.
+The filter joins both. The state is a pose (R, c) in the map with the covariance P [6, 6]: position
+in map units, then rotation in radians, both along the axes of the map.
+
+    prior       (R, c), P = P_last moved to c + covariance of the motion    `predict`
+    innovation  y = (c_z - c, log(R_z R^T)), with (R_z, c_z) the pointmap's pose
+    gain        K = P (P + R_shared / w)^-1
+    update      c + (K y)[:3],  exp((K y)[3:]) R,  P - K P
+
+R_shared is `PoseMeasurement.shared_covariance`: the measurement covariance if all points of the
+pointmap had one error in common. w is the parameter `pose.pointmap_weight`. A frame without a
+prior takes the pose of its pointmap, moved by the correction of the keyframe before it.
+
+The updated pose differs from the pose of the pointmap. The difference moves the points of the
+pointmap too: pointmap_correction = updated pose * inverse of the pointmap's pose.
 """
 from __future__ import annotations
 
@@ -27,88 +41,95 @@ from spann3r_ros.mapping.mapper_config import PoseConfig
 from .corner_tracks import MIN_TRACKS, Tracks, at_pixels, find_corners, follow, rays, to_gray
 from .pnp import PoseError, PoseSolution, fit_pose
 
-# Farthest a tracked corner may end from where the step takes it, as a share of the image width.
-MAX_TRACK_MISS = 0.01
-# Corners on one thing err together.
+# Largest residual of a tracked corner that is an inlier, as a share of the image width.
+MAX_TRACK_RESIDUAL = 0.01
+# Corners on one object have nearly the same error: so many count as one measurement.
 TRACKS_PER_MEASUREMENT = 10
-# A pointmap that would pull the path by less than this share need not be asked before it is final.
-LEAST_GAIN = 0.2
+# Below this mean gain a pointmap hardly changes the prior: a live pose is then the prior alone.
+MIN_GAIN = 0.2
 
 
 @dataclass(frozen=True)
-class Solved:
-    """What a pointmap tells of its camera's pose; `systematic` [6, 6] as in `PoseSolution`."""
+class PoseMeasurement:
+    """The pose of a pointmap's camera in the map; `shared_covariance` as in `PoseSolution`."""
 
     pose: StampedPose
-    systematic: np.ndarray
+    shared_covariance: np.ndarray
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A keyframe's pose, None where nothing tells it; `correction` [4, 4] moves its points.
+class FilteredPose:
+    """The pose of a keyframe in the map, None without prior and measurement.
 
-    `gain` in [0, 1] is how much its pointmap had to say.
+    `pointmap_correction` [4, 4] moves the points of its pointmap in the map. `mean_gain` in [0, 1]
+    is the mean of the gain's diagonal: how much the measurement changed the pose.
     """
 
     pose: StampedPose | None
-    correction: np.ndarray
-    gain: float = 1.0
+    pointmap_correction: np.ndarray
+    mean_gain: float = 1.0
 
 
-def solved_in_map(stamp_ns: int, frame_id: str, solution: PoseSolution,
-                  map_from_fragment: np.ndarray) -> Solved:
+def measurement_in_map(stamp_ns: int, frame_id: str, solution: PoseSolution,
+                       map_from_fragment: np.ndarray) -> PoseMeasurement:
     """Return a solution in a fragment as one in the map; `map_from_fragment` is a similarity."""
     pose = StampedPose(stamp_ns, frame_id,
                        move_pose(map_from_fragment, solution.fragment_from_camera),
                        move_covariance(map_from_fragment, solution.covariance))
-    return Solved(pose, move_covariance(map_from_fragment, solution.systematic))
+    return PoseMeasurement(pose, move_covariance(map_from_fragment, solution.shared_covariance))
 
 
 class CameraTrack:
-    """Follows one camera through the map, keyframe by keyframe; poses are in the map."""
+    """Estimates the poses of one camera in the map, keyframe by keyframe."""
 
     def __init__(self, config: PoseConfig) -> None:
         self._config = config
         self._last: Keyframe | None = None
-        self._correction = np.eye(4)
+        self._pointmap_correction = np.eye(4)
         self._predicted: StampedPose | None = None
-        self._gain = 1.0
+        self._mean_gain = 1.0
 
-    def knows(self, stamp_ns: int) -> bool:
-        """Return whether corners tell a frame's pose so well that a pointmap would hardly pull."""
-        return self.leads and self._prediction(stamp_ns) is not None
+    def prior_suffices(self, stamp_ns: int) -> bool:
+        """Return whether a frame has a prior that a pointmap would hardly change."""
+        return self.has_small_gain and self._prior(stamp_ns) is not None
 
     @property
-    def leads(self) -> bool:
-        """Say whether corners told the last pose so well that its pointmap hardly pulled."""
-        return self._gain < LEAST_GAIN
+    def has_small_gain(self) -> bool:
+        """Return whether the measurement of the last keyframe hardly changed its pose."""
+        return self._mean_gain < MIN_GAIN
 
-    def place(self, stamp_ns: int, solved: Solved | None) -> Placed:
-        """Return where a frame is, by what its pointmap tells, if it tells anything; go on so."""
-        placed = self.look(stamp_ns, solved)
-        self._correction, self._gain = placed.correction, placed.gain
-        return placed
+    def update(self, stamp_ns: int, measured: PoseMeasurement | None) -> FilteredPose:
+        """Return the pose of a keyframe; store its correction and gain for the next frames."""
+        filtered = self.estimate(stamp_ns, measured)
+        self._pointmap_correction = filtered.pointmap_correction
+        self._mean_gain = filtered.mean_gain
+        return filtered
 
-    def look(self, stamp_ns: int, solved: Solved | None) -> Placed:
-        """Return what `place` would for the pointmap of a frame, changing nothing."""
-        predicted = self._prediction(stamp_ns)
-        if solved is None:
-            return Placed(predicted, self._correction)
+    def estimate(self, stamp_ns: int, measured: PoseMeasurement | None) -> FilteredPose:
+        """Return the pose of a frame from its prior and its measurement; change nothing.
+
+        Without a measurement this is the prior, if the frame has one.
+        """
+        prior = self._prior(stamp_ns)
+        if measured is None:
+            return FilteredPose(prior, self._pointmap_correction)
         if not self._config.track_corners:
-            return Placed(solved.pose, self._correction)
-        pose, gain = self._weighed(predicted or self._carried(solved), solved)
-        return Placed(pose, pose.world_from_camera @ invert(solved.pose.world_from_camera), gain)
+            return FilteredPose(measured.pose, self._pointmap_correction)
+        pose, mean_gain = self._kalman_update(prior or self._prior_without_tracks(measured),
+                                              measured)
+        correction = pose.world_from_camera @ invert(measured.pose.world_from_camera)
+        return FilteredPose(pose, correction, mean_gain)
 
-    def advance(self, keyframe: Keyframe) -> None:
-        """Go on from a keyframe that was placed, with a pose or without."""
+    def follow_keyframe(self, keyframe: Keyframe) -> None:
+        """Track corners from this keyframe on; from none if it has no pose."""
         self._last = keyframe if keyframe.pose is not None else None
 
     def begin_fragment(self) -> None:
-        """Forget how far pointmaps are off: those of a new fragment lie where the path is."""
-        self._correction, self._gain = np.eye(4), 1.0
+        """Reset the correction: a new fragment is placed at the path, so its error is zero."""
+        self._pointmap_correction, self._mean_gain = np.eye(4), 1.0
 
     def predict(self, stamp_ns: int, image: np.ndarray, intrinsics: Intrinsics) -> None:
-        """Take for the pose of a frame what corners tell, tracked from the last keyframe to it."""
+        """Compute the prior of a frame from corners that are tracked from the last keyframe."""
         if self._last is None or not self._config.track_corners:
             return
         known = np.isfinite(self._last.pointmap.points[..., 2])
@@ -117,58 +138,68 @@ class CameraTrack:
         step = _step(self._last, tracks, intrinsics, self._config)
         if step is None:
             return
-        there = self._last.pose
-        where = there.world_from_camera @ step.fragment_from_camera
-        lever = where[:3, 3] - there.world_from_camera[:3, 3]
-        turn = to_rigid(there.world_from_camera[:3, :3], np.zeros(3))
+        last = self._last.pose
+        world_from_camera = last.world_from_camera @ step.fragment_from_camera
+        # A rotation error of the last pose becomes a position error at the end of the shift.
+        shift = world_from_camera[:3, 3] - last.world_from_camera[:3, 3]
+        rotation = to_rigid(last.world_from_camera[:3, :3], np.zeros(3))
         self._predicted = StampedPose(
-            stamp_ns, there.frame_id, where,
-            shift_covariance(there.covariance, lever) + move_covariance(turn, step.covariance))
+            stamp_ns, last.frame_id, world_from_camera,
+            shift_covariance(last.covariance, shift) + move_covariance(rotation, step.covariance))
 
-    def _prediction(self, stamp_ns: int) -> StampedPose | None:
+    def _prior(self, stamp_ns: int) -> StampedPose | None:
         known = self._predicted is not None and self._predicted.stamp_ns == stamp_ns
         return self._predicted if known else None
 
-    def _carried(self, solved: Solved) -> StampedPose:
-        """Return the pose of a frame without tracks: the step is what two pointmaps tell."""
-        covariance = solved.pose.covariance
+    def _prior_without_tracks(self, measured: PoseMeasurement) -> StampedPose:
+        """Return the measured pose, moved by the last correction, as the prior.
+
+        The motion is then the difference of two pointmap poses, and their covariances add up.
+        """
+        covariance = measured.pose.covariance
         if self._last is not None:
             covariance = covariance + self._last.pose.covariance
-        return replace(solved.pose, covariance=covariance, world_from_camera=(
-            self._correction @ solved.pose.world_from_camera))
+        return replace(measured.pose, covariance=covariance, world_from_camera=(
+            self._pointmap_correction @ measured.pose.world_from_camera))
 
-    def _weighed(self, predicted: StampedPose, solved: Solved) -> tuple[StampedPose, float]:
-        """Return the predicted pose, pulled towards the solved one, and by which share."""
-        one, other = predicted.world_from_camera, solved.pose.world_from_camera
-        off = np.concatenate([other[:3, 3] - one[:3, 3],
-                              rotation_vector(other[:3, :3] @ one[:3, :3].T)])
-        spread = predicted.covariance
-        gain = spread @ np.linalg.inv(spread + solved.systematic / self._config.pointmap_weight)
-        pull = gain @ off
-        covariance = spread - gain @ spread
+    def _kalman_update(self, prior: StampedPose,
+                       measured: PoseMeasurement) -> tuple[StampedPose, float]:
+        """Return the updated pose and the mean of the gain's diagonal."""
+        predicted, observed = prior.world_from_camera, measured.pose.world_from_camera
+        innovation = np.concatenate([
+            observed[:3, 3] - predicted[:3, 3],
+            rotation_vector(observed[:3, :3] @ predicted[:3, :3].T)])
+        measurement_covariance = measured.shared_covariance / self._config.pointmap_weight
+        gain = prior.covariance @ np.linalg.inv(prior.covariance + measurement_covariance)
+        correction = gain @ innovation
+        covariance = prior.covariance - gain @ prior.covariance
+        rotation = to_rigid(correction[3:], np.zeros(3))[:3, :3] @ predicted[:3, :3]
         pose = replace(
-            solved.pose,
-            world_from_camera=to_rigid(to_rigid(pull[3:], np.zeros(3))[:3, :3] @ one[:3, :3],
-                                       one[:3, 3] + pull[:3]),
-            covariance=0.5 * (covariance + covariance.T))  # rounding leaves it not symmetric
+            measured.pose,
+            world_from_camera=to_rigid(rotation, predicted[:3, 3] + correction[:3]),
+            covariance=0.5 * (covariance + covariance.T))  # rounding makes it slightly asymmetric
         return pose, float(np.trace(gain)) / 6.0
 
 
 def _step(last: Keyframe, tracks: Tracks, intrinsics: Intrinsics,
           config: PoseConfig) -> PoseSolution | None:
-    """Return the pose of the camera that corners were tracked to, in the last one's frame."""
+    """Return the pose of the camera that sees the ends of the tracks, in the last one's frame.
+
+    None when too few tracks have a usable depth, or when they admit no pose.
+    """
     camera_from_map = invert(last.pose.world_from_camera)
     points = at_pixels(last.pointmap.points, tracks.starts)
     depth = points @ camera_from_map[2, :3] + camera_from_map[2, 3]
     confidence = at_pixels(last.pointmap.confidence, tracks.starts)
-    good = (depth > 0.0) & (confidence > config.min_confidence)  # NaN is no depth either
+    good = (depth > 0.0) & (confidence > config.min_confidence)  # False for a depth of NaN
     if good.sum() < MIN_TRACKS:
         return None
     tracks = tracks.select(good)
-    # On the ray of its pixel: the pointmap's own error across would pass for motion.
-    seen = rays(tracks.starts, last.intrinsics) * depth[good, None]
+    # Points are put on the rays of their pixels. Otherwise an error of the pointmap across the ray
+    # would be taken for motion.
+    points = rays(tracks.starts, last.intrinsics) * depth[good, None]
     try:
-        return fit_pose(seen.T.copy(), tracks.ends.T.copy(), intrinsics, config, MAX_TRACK_MISS,
-                        len(tracks) / TRACKS_PER_MEASUREMENT)
+        return fit_pose(points.T.copy(), tracks.ends.T.copy(), intrinsics, config,
+                        MAX_TRACK_RESIDUAL, len(tracks) / TRACKS_PER_MEASUREMENT)
     except PoseError:
         return None

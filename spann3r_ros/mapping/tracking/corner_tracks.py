@@ -12,10 +12,10 @@ from spann3r_ros.core.camera import Intrinsics
 CORNERS = 150
 CORNER_QUALITY = 0.01
 WINDOW_PIXELS = 11
-# Fewer tell nothing of the camera.
+# Fewer tracks are not used for an estimate.
 MIN_TRACKS = 12
-# A track that does not lead back to where it began is none.
-MAX_MISS_PIXELS = 1.0
+# A track is rejected if tracking back from its end misses its start by more than this.
+MAX_RETURN_ERROR_PX = 1.0
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Tracks:
     ends: np.ndarray
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of tracks."""
         return len(self.starts)
 
     def select(self, which: np.ndarray) -> Tracks:
-        """Choose some, by bool [n] or indices."""
+        """Return the tracks chosen by a bool [n] or by indices."""
         return Tracks(self.starts[which], self.ends[which])
 
 
@@ -40,10 +40,10 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 
 
 def find_corners(gray: np.ndarray, usable: np.ndarray | None = None) -> np.ndarray:
-    """Return pixels worth following, float32 [n, 1, 2], whose surroundings are `usable` [h, w]."""
+    """Return corners to track, float32 [n, 1, 2]; the pixels around them are `usable` [h, w]."""
     mask = None
     if usable is not None and not usable.all():
-        # The rim of what is not usable is a corner of the mask, not of the world.
+        # The border of the mask would give corners that belong to no object.
         window = np.ones((WINDOW_PIXELS, WINDOW_PIXELS), np.uint8)
         mask = cv2.erode(usable.astype(np.uint8), window)
     found = cv2.goodFeaturesToTrack(gray, CORNERS, CORNER_QUALITY, WINDOW_PIXELS // 3, mask=mask)
@@ -51,25 +51,28 @@ def find_corners(gray: np.ndarray, usable: np.ndarray | None = None) -> np.ndarr
 
 
 def follow(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> Tracks:
-    """Follow corners [n, 1, 2] of a gray image [h, w] to a second one, there and back."""
+    """Return the tracks of corners [n, 1, 2] from a gray image [h, w] to a second one.
+
+    Each corner is tracked to the second image and back; a track that misses its start is rejected.
+    """
     if not len(corners):
         return Tracks(np.zeros((0, 2)), np.zeros((0, 2)))
     window = (WINDOW_PIXELS, WINDOW_PIXELS)
     ends, found, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None, winSize=window)
-    again, found_again, _ = cv2.calcOpticalFlowPyrLK(second, first, ends, None, winSize=window)
-    good = (found & found_again).ravel() == 1
-    good &= np.linalg.norm(again - corners, axis=-1).ravel() < MAX_MISS_PIXELS
+    returned, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, ends, None, winSize=window)
+    good = (found & found_back).ravel() == 1
+    good &= np.linalg.norm(returned - corners, axis=-1).ravel() < MAX_RETURN_ERROR_PX
     return Tracks(corners[good].reshape(-1, 2).astype(float),
                   ends[good].reshape(-1, 2).astype(float))
 
 
 def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Return the directions [n, 3] of pixels [n, 2], of depth one."""
+    """Return the points [n, 3] at depth one on the rays of pixels [n, 2]."""
     centre, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
     return np.column_stack([(pixels - centre) / focal, np.ones(len(pixels))])
 
 
 def at_pixels(values: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Return the values [h, w, ...] of the pixels [n, 2] nearest to some places."""
+    """Return the values [n, ...] of an image [h, w, ...] at the nearest pixels to [n, 2]."""
     columns, rows = np.rint(pixels).astype(int).T
     return values[rows, columns]

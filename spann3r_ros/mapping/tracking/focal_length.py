@@ -12,15 +12,16 @@ from spann3r_ros.core.types import FrameError, Pointmap
 logger = logging.getLogger(__name__)
 
 
-# Focal lengths are believed between these multiples of the longer side: 118 to 11 degrees.
+# Least and greatest credible focal length over the longer side: fields of view of 118 and 11 deg.
 FOCAL_BOUNDS = (0.3, 5.0)
 
 
 def estimate_focal(pointmap: Pointmap) -> float:
     """Return the focal length in pixels of a pointmap that is in its own camera's frame.
 
-    It minimises the confidence-weighted sum of radial reprojection errors: up to half the weight
-    may be wrong. Not clamped; raises FrameError when no point lies in front of the camera.
+    It minimises the confidence-weighted sum of radial reprojection errors, so outliers with up to
+    half of the weight are tolerated. The result is not clamped. Raises FrameError when no point
+    lies in front of the camera.
     """
     height, width = pointmap.confidence.shape
     centre = np.array([0.5 * (width - 1), 0.5 * (height - 1)])
@@ -47,12 +48,12 @@ def estimate_intrinsics(pointmap: Pointmap) -> Intrinsics:
     bounded = bound_focal(focal, height, width)
     if bounded != focal:
         logger.warning('estimated focal length %.1f px is not credible for %dx%d images: '
-                       'using %.1f px; give camera_info', focal, width, height, bounded)
+                       'using %.1f px; publish camera_info', focal, width, height, bounded)
     return centred_intrinsics(bounded, height, width)
 
 
 def bound_focal(focal: float, height: int, width: int) -> float:
-    """Return the focal length in pixels, held within `FOCAL_BOUNDS`."""
+    """Return the focal length in pixels, clamped to `FOCAL_BOUNDS`."""
     low, high = (bound * max(height, width) for bound in FOCAL_BOUNDS)
     return min(max(focal, low), high)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames become keyframes."""
+"""Selection of the frames that become keyframes."""
 from __future__ import annotations
 
 from spann3r_ros.mapping.mapper_config import KeyframeConfig
@@ -16,9 +16,10 @@ class KeyframeGate:
         self.skipped = 0
 
     def admits(self, stamp_ns: int) -> bool:
-        """Decide on the next frame and remember the decision.
+        """Return whether the next frame is admitted, and remember the decision.
 
-        A stamp before the last admitted one is a clock that jumped: its interval counts as kept.
+        A stamp before the last admitted one means that the clock jumped back: the interval is then
+        not checked.
         """
         self._since_admitted += 1
         last = self._admitted_stamp_ns

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mapping with cameras whose poses come from outside: the network gives the shape only."""
+"""Mapping with given camera poses: the network provides the depth only."""
 from __future__ import annotations
 
 import logging
@@ -14,9 +14,9 @@ from spann3r_ros.core.types import Frame, FrameError, Pointmap
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
 
-# Keyframes that wait for the camera to move, before which nothing tells the scale.
+# Most keyframes that wait until the camera has moved enough to measure the scale.
 MAX_WAITING = 50
-# Keyframes in a row whose camera the network misplaces beyond recognition.
+# After so many keyframes in a row without a pose in the fragment, a new fragment begins.
 MAX_FAILURES = 2
 RIGID_TOLERANCE = 1e-3
 
@@ -24,10 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 class KnownPoses:
-    """Places a fragment's keyframes where their cameras are known to stand, in metres.
+    """Places a fragment's keyframes by their given poses, in metres.
 
-    Each is placed by its own pose, so the map does not drift with the network. Until the camera
-    has moved enough to tell the fragment's scale, keyframes wait, the newest `MAX_WAITING`.
+    Each keyframe is placed by its own pose, so the map does not drift with the network. Keyframes
+    wait until the camera has moved enough to measure the fragment's scale. At most the newest
+    `MAX_WAITING` wait.
     """
 
     def __init__(self) -> None:
@@ -37,24 +38,27 @@ class KnownPoses:
 
     @property
     def waiting(self) -> int:
-        """Return how many keyframes wait for a scale."""
+        """Return the number of keyframes that wait for a scale."""
         return len(self._waiting)
 
     @property
     def scale(self) -> Scale:
-        """Return the map's scale: its unit is the metre once anything is placed."""
+        """Return the map's scale: 1, since all keyframes are placed in metres."""
         scale = self._scales.scale
         return replace(scale, value=1.0, variance=scale.variance / scale.value**2)
 
     def place(self, keyframe: Keyframe, fragment_from_camera: np.ndarray) -> list[Keyframe]:
-        """Take a keyframe whose points are in the fragment; return those that have a place now."""
+        """Take a keyframe and return those that can be placed now, with their points in the map.
+
+        The keyframe's points are in the fragment, where `fragment_from_camera` [4, 4] is its pose.
+        """
         self._failures = 0
         points = transform_points(invert(fragment_from_camera), keyframe.pointmap.points)
         keyframe = replace(keyframe, pointmap=replace(keyframe.pointmap, points=points))
         self._scales.add(View(keyframe.image, points[..., 2], keyframe.intrinsics,
                               keyframe.pose.world_from_camera))
         if len(self._waiting) == MAX_WAITING:
-            logger.warning('the camera does not move enough to tell the scale of what it sees: '
+            logger.warning('the camera does not move enough to measure the scale: '
                            'a keyframe is left out of the map')
         self._waiting.append(keyframe)
         if not self._scales.scale.metric:
@@ -63,16 +67,16 @@ class KnownPoses:
         self._waiting.clear()
         return placed
 
-    def miss(self) -> bool:
-        """Count a keyframe that cannot be taken along; return whether it was one too many."""
+    def count_failure(self) -> bool:
+        """Count a keyframe without a pose in the fragment; return whether the limit is reached."""
         self._failures += 1
         return self._failures >= MAX_FAILURES
 
-    def give_up(self) -> None:
-        """Leave out what still waits: the fragment ends."""
+    def drop_waiting(self) -> None:
+        """Leave the waiting keyframes out of the map, because the fragment ends."""
         if self._waiting:
             logger.warning('%d keyframes are left out of the map: the camera did not move enough '
-                           'to tell their scale', len(self._waiting))
+                           'to measure their scale', len(self._waiting))
         self._waiting.clear()
 
     def _placed(self, keyframe: Keyframe) -> Keyframe:

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A camera's pose and its covariance from one estimate of a network.
 
-Where the network measures no pose, it is solved from the pointmap (`pnp`). Where it does, its
-covariance comes from the residuals between its global points g and its local points l, moved by
-its pose (R, c): r = g - (c + R l). With the Jacobian J = [I, -[R l]x] of a moved point by a small
-shift and rotation of the camera, H = sum J^T J and M = sum J^T r r^T J, it is H^-1 M H^-1, scaled
-by the number of independent measurements as in `pnp`.
+If the network measures no pose, `pnp` solves it from the pointmap. If the network measures a pose
+(R, c), its covariance comes from the residuals between the global points g and the local points l:
+
+    r = g - (c + R l)
+    J = [I, -[R l]x]             Jacobian of c + R l by a small shift and rotation of the camera
+    H = sum J^T J                normal_matrix
+    M = sum J^T r r^T J          meat
+    P_shared = H^-1 M H^-1 n
+
+The covariance adds a floor to M and is divided by the number of independent measurements, as in
+`pnp`.
 """
 from __future__ import annotations
 
@@ -27,14 +33,14 @@ from .pnp import (
     solve_pose,
 )
 
-# A global point is an inlier within this share of its depth from the moved local one.
+# Largest residual of an inlier, as a share of its depth.
 MAX_RESIDUAL = 0.1
-# However well the two agree, a point is not measured better than this share of its depth.
+# Lower bound of a point's standard deviation, as a share of its depth.
 MIN_DEVIATION = 1e-3
 
 
 def measure_pose(estimate: Estimate, intrinsics: Intrinsics, config: PoseConfig) -> PoseSolution:
-    """Return the camera's pose in the fragment; PoseError when the estimate admits none."""
+    """Return the camera's pose in the fragment; raise PoseError if the estimate admits none."""
     if estimate.reference_from_camera is None:
         return solve_pose(estimate.pointmap, intrinsics, config)
     return assess_pose(estimate, intrinsics, config)
@@ -43,50 +49,51 @@ def measure_pose(estimate: Estimate, intrinsics: Intrinsics, config: PoseConfig)
 def assess_pose(estimate: Estimate, intrinsics: Intrinsics, config: PoseConfig) -> PoseSolution:
     """Return the pose that the network measured, with the covariance that its points imply.
 
-    Without local points these are the global ones' depths on the rays of their pixels. PoseError
-    when too few points agree with the pose.
+    Without local points, the depths of the global ones on the rays of their pixels are used.
+    Raises PoseError when too few points agree with the pose.
     """
     pose = estimate.reference_from_camera
-    voters = select_points(estimate.pointmap, config)
-    if len(voters) < MIN_POSE_POINTS:
-        raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {len(voters)}')
-    chosen = voters[draw_indices(len(voters), config.max_points)]
+    candidates = select_points(estimate.pointmap, config)
+    if len(candidates) < MIN_POSE_POINTS:
+        raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {len(candidates)}')
+    chosen = candidates[draw_indices(len(candidates), config.max_points)]
     points = estimate.pointmap.points.reshape(-1, 3)[chosen].astype(float)
-    seen = transform_points(invert(pose), points)
+    in_camera = transform_points(invert(pose), points)
     if estimate.local is None:
         pixels = pixel_grid(*estimate.pointmap.confidence.shape)[chosen]
-        local = rays(pixels, intrinsics) * seen[:, 2:]
+        local = rays(pixels, intrinsics) * in_camera[:, 2:]
     else:
         local = estimate.local.points.reshape(-1, 3)[chosen].astype(float)
-    turned = local @ pose[:3, :3].T
-    residuals = points - pose[:3, 3] - turned
-    depth = seen[:, 2]
+    rotated = local @ pose[:3, :3].T
+    residuals = points - pose[:3, 3] - rotated
+    depth = in_camera[:, 2]
     with np.errstate(invalid='ignore'):
         good = (depth > 0.0) & (np.linalg.norm(residuals, axis=1) <= MAX_RESIDUAL * depth)
     needed = max(MIN_POSE_POINTS, config.min_inlier_fraction * len(chosen))
     if good.sum() < needed:
         raise PoseError(f'pose: expected {needed:.0f} of {len(chosen)} points to agree with the '
                         f'measured pose, got {good.sum()}')
-    support = float(good.mean())
-    return _solution(pose, turned[good], residuals[good], depth[good], support,
-                     len(voters) / PIXELS_PER_MEASUREMENT)
+    inlier_share = float(good.mean())
+    return _solution(pose, rotated[good], residuals[good], depth[good], inlier_share,
+                     len(candidates) / PIXELS_PER_MEASUREMENT)
 
 
-def _solution(pose: np.ndarray, turned: np.ndarray, residuals: np.ndarray, depth: np.ndarray,
-              support: float, measurements: float) -> PoseSolution:
-    jacobians = np.zeros((len(turned), 3, 6))
+def _solution(pose: np.ndarray, rotated: np.ndarray, residuals: np.ndarray, depth: np.ndarray,
+              inlier_share: float, measurements: float) -> PoseSolution:
+    jacobians = np.zeros((len(rotated), 3, 6))
     jacobians[:, [0, 1, 2], [0, 1, 2]] = 1.0
-    x, y, z = turned.T
+    x, y, z = rotated.T
     jacobians[:, [0, 0, 1, 1, 2, 2], [4, 5, 3, 5, 3, 4]] = np.stack([z, -y, -z, x, y, -x], axis=1)
-    normal = np.einsum('nij,nik->jk', jacobians, jacobians)
-    pulls = np.einsum('nij,ni->nj', jacobians, residuals)
-    spread = np.linalg.inv(normal)
+    normal_matrix = np.einsum('nij,nik->jk', jacobians, jacobians)
+    gradients = np.einsum('nij,ni->nj', jacobians, residuals)
+    inverse = np.linalg.inv(normal_matrix)
     floor = np.einsum('nij,nik,n->jk', jacobians, jacobians, (MIN_DEVIATION * depth)**2)
 
-    def covariance(noise: np.ndarray, independent: float) -> np.ndarray:
-        found = spread @ noise @ spread * (len(turned) / independent)
-        return 0.5 * (found + found.T)
+    def sandwich(meat: np.ndarray, independent: float) -> np.ndarray:
+        covariance = inverse @ meat @ inverse * (len(rotated) / independent)
+        return 0.5 * (covariance + covariance.T)
 
-    noise = pulls.T @ pulls
-    return PoseSolution(pose, covariance(noise + floor, max(support * measurements - 3.0, 1.0)),
-                        covariance(noise, 1.0), support)
+    meat = gradients.T @ gradients
+    independent = max(inlier_share * measurements - 3.0, 1.0)
+    return PoseSolution(pose, sandwich(meat + floor, independent), sandwich(meat, 1.0),
+                        inlier_share)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What joins an image with its calibration, mask and pose."""
+"""Synchronisers: they join an image with its calibration, mask and pose."""

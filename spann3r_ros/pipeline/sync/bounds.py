@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much may wait in a queue."""
+"""Bounds of a queue."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from spann3r_ros.core.types import Frame
 
 @dataclass(frozen=True)
 class QueueBounds:
-    """Most items and most bytes that wait; one item may always wait, however large it is."""
+    """Most items and most bytes that wait; one item may always wait, whatever its size."""
 
     items: int
     bytes: int
 
     def exceeded(self, items: int, held_bytes: int) -> bool:
-        """Return whether the oldest of so many items, of so many bytes together, has to go."""
+        """Return whether so many items, of so many bytes in total, exceed the bounds."""
         return items > self.items or (items > 1 and held_bytes > self.bytes)
 
 

@@ -17,30 +17,30 @@ MAX_CALIBRATIONS = 1000
 
 
 class Calibrations:
-    """The calibrations that came, by stamp; None for a message of an uncalibrated camera."""
+    """The received calibrations and their stamps; None for one of an uncalibrated camera."""
 
     def __init__(self, timeout_sec: float) -> None:
         self._timeout_ns = round(timeout_sec * 1e9)
         self._items: deque[tuple[int, Intrinsics | None]] = deque(maxlen=MAX_CALIBRATIONS)
 
     def take(self, stamp_ns: int, intrinsics: Intrinsics | None) -> None:
-        """Take a calibration."""
+        """Store a calibration."""
         self._items.append((stamp_ns, intrinsics))
 
     @property
-    def came(self) -> bool:
-        """Return whether a calibration ever came."""
+    def any_received(self) -> bool:
+        """Return whether a calibration was ever received."""
         return bool(self._items)
 
     def reaches(self, stamp_ns: int) -> bool:
-        """Return whether a calibration of this stamp or a later one has come."""
+        """Return whether a calibration of this stamp or a later one was received."""
         return any(stamp >= stamp_ns for stamp, _ in reversed(self._items))
 
     def find(self, stamp_ns: int, size: tuple[int, int]) -> Intrinsics | None:
         """Return the calibration of an image of a size (height, width), or None.
 
-        It is the newest one not after the image, else the first one after it, if its stamp is
-        within the timeout (0: however old) and it is of that size.
+        It is the newest one not after the image, or else the first one after it. None if its stamp
+        is farther from the image's than the timeout (0: no limit), or if its size is another one.
         """
         earlier = max((item for item in self._items if item[0] <= stamp_ns),
                       key=lambda item: item[0], default=None)
@@ -53,7 +53,7 @@ class Calibrations:
         return intrinsics if (intrinsics.height, intrinsics.width) == size else None
 
     def begin_again(self, stamp_ns: int) -> None:
-        """Forget the calibrations of another time: it has jumped back to a stamp."""
+        """Remove the calibrations that are not near this stamp, to which time has jumped back."""
         kept = [item for item in self._items if not self._timeout_ns
                 or abs(item[0] - stamp_ns) <= self._timeout_ns]
         self._items.clear()
@@ -62,7 +62,7 @@ class Calibrations:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a replay waits for: whether calibrations and transforms come at all."""
+    """Whether a replay has calibrations, and whether it has transforms, to wait for."""
 
     calibration: Callable[[], bool]
     transforms: Callable[[], bool]
@@ -71,42 +71,42 @@ class Expected:
 class CameraSync:
     """Gives every frame its calibration and the direction against gravity, and passes it on.
 
-    Live (`expected` None) they are what is known when the image comes. In a replay an image waits
-    until a calibration of its stamp or a later one has come and TF knows how the camera is
-    mounted at its stamp, if they are expected, for `patience_sec` at most: what an image gets
-    does not depend on the order in which messages arrive. Where a wait was in vain, the next
-    images do not wait for the same. Since passing on may block, each look does so once at most;
-    `again` asks for the next look.
+    Live (`expected` is None), an image gets what was received before it. In a replay an image
+    waits until a calibration of its stamp or later was received, and until TF connects base and
+    camera at its stamp, if these are expected, but at most for `timeout_sec`. So the result does
+    not depend on the order of the messages. After a timeout the next images do not wait for the
+    same thing. `pass_on` may block, so `match` passes on at most one frame; it calls `match_soon`
+    if more are waiting.
     """
 
     def __init__(self, calibrations: Calibrations,
                  up_at: Callable[[str, int | None], np.ndarray | None],
-                 expected: Expected | None, patience_sec: float, bounds: QueueBounds,
-                 pass_on: Callable[[Frame], None], again: Callable[[], None],
+                 expected: Expected | None, timeout_sec: float, bounds: QueueBounds,
+                 pass_on: Callable[[Frame], None], match_soon: Callable[[], None],
                  clock: Callable[[], float]) -> None:
         self._calibrations = calibrations
         self._up_at = up_at
         self._expected = expected
-        self._patience_sec = patience_sec
+        self._timeout_sec = timeout_sec
         self._bounds = bounds
         self._pass_on = pass_on
-        self._again = again
+        self._match_soon = match_soon
         self._clock = clock
         self._waiting: deque[tuple[float, Frame]] = deque()
-        self._transforms_in_vain = False
-        self._calibration_in_vain = False
+        self._transforms_timed_out = False
+        self._calibration_timed_out = False
 
     def __len__(self) -> int:
-        """Return how many frames wait."""
+        """Return the number of waiting frames."""
         return len(self._waiting)
 
     def take_frame(self, frame: Frame) -> None:
-        """Pass the frame on, now or later."""
+        """Pass a frame on, now or later."""
         self._waiting.append((frame.stamp_ns * 1e-9, frame))
         self.match()
 
     def match(self) -> None:
-        """Pass on the next frame that has all it needs, or waited long enough."""
+        """Pass on the next frame if it has all that it needs, or has waited long enough."""
         if not self._waiting:
             return
         came_sec, frame = self._waiting[0]
@@ -114,23 +114,24 @@ class CameraSync:
         over = self._bounds.exceeded(
             len(self._waiting), sum(frame_bytes(item) for _, item in self._waiting))
         if needs_calibration or needs_transforms:
-            if self._clock() - came_sec <= self._patience_sec and not over:
+            if self._clock() - came_sec <= self._timeout_sec and not over:
                 return
-            self._calibration_in_vain |= needs_calibration and not self._calibrations.came
-            self._transforms_in_vain |= needs_transforms
+            self._calibration_timed_out |= (needs_calibration
+                                            and not self._calibrations.any_received)
+            self._transforms_timed_out |= needs_transforms
         self._waiting.popleft()
         self._pass_on(self._completed(frame))
         if self._waiting:
-            self._again()
+            self._match_soon()
 
     def drain(self) -> None:
-        """Pass on all frames with what is known: nothing more will come."""
+        """Pass on all frames with the data received so far, because no more will come."""
         while self._waiting:
             _, frame = self._waiting.popleft()
             self._pass_on(self._completed(frame))
 
     def take_waiting(self) -> int:
-        """Forget the frames that wait; return how many they were."""
+        """Remove the waiting frames; return their number."""
         count = len(self._waiting)
         self._waiting.clear()
         return count
@@ -139,11 +140,11 @@ class CameraSync:
         """Return whether a frame waits for its calibration, and whether for transforms."""
         if self._expected is None:
             return False, False
-        if self._calibrations.came:
-            self._calibration_in_vain = False
-        calibration = (not self._calibration_in_vain and self._expected.calibration()
+        if self._calibrations.any_received:
+            self._calibration_timed_out = False
+        calibration = (not self._calibration_timed_out and self._expected.calibration()
                        and not self._calibrations.reaches(frame.stamp_ns))
-        transforms = (not self._transforms_in_vain and self._expected.transforms()
+        transforms = (not self._transforms_timed_out and self._expected.transforms()
                       and self._up_at(frame.frame_id, frame.stamp_ns) is None)
         return calibration, transforms
 
@@ -152,6 +153,6 @@ class CameraSync:
         if up is None:
             up = self._up_at(frame.frame_id, None)
         else:
-            self._transforms_in_vain = False
+            self._transforms_timed_out = False
         return replace(frame, up=up, intrinsics=self._calibrations.find(
             frame.stamp_ns, frame.rgb.shape[:2]))

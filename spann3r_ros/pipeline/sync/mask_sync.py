@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins images with the masks that say which of their pixels may enter the map."""
+"""Joins images with the masks of the pixels that may enter the map."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ MODES = ('none', 'latest', 'exact')
 class MaskSync:
     """Gives every frame its mask and passes it on, in order of arrival.
 
-    `latest`: the newest mask is that of all further frames; before the first one they are
-    dropped. `exact`: a frame waits for the mask of its own stamp; it is dropped when a later
-    frame got its mask, or when more wait than the bounds allow. A frame never goes on unmasked.
+    `latest`: all frames get the newest mask; frames before the first mask are dropped. `exact`: a
+    frame waits for the mask of its own stamp; it is dropped when a later frame got its mask, or
+    when more frames wait than the bounds allow. No frame is passed on without a mask.
     """
 
     def __init__(self, mode: str, bounds: QueueBounds, pass_on: Callable[[Frame], None],
@@ -33,7 +33,7 @@ class MaskSync:
         self._latest: np.ndarray | None = None
 
     def take_frame(self, frame: Frame) -> None:
-        """Pass the frame on, with its mask, now or later."""
+        """Pass a frame on with its mask, now or later."""
         if self._mode == 'none':
             self._pass_on(frame)
         elif self._mode == 'exact':
@@ -45,7 +45,7 @@ class MaskSync:
             self._pass_on(replace(frame, mask=self._latest))
 
     def take_mask(self, stamp_ns: int, mask: np.ndarray) -> None:
-        """Take a mask, bool [height, width]."""
+        """Use a mask, bool [height, width], for the frames that wait or come later."""
         self._latest = mask
         if self._mode == 'exact':
             self._masks[stamp_ns] = mask

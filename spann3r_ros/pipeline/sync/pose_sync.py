@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins images with the camera poses that TF has for their stamps."""
+"""Joins images with the camera poses in TF at their stamps."""
 from __future__ import annotations
 
 from collections import deque
@@ -19,44 +19,44 @@ SOURCES = ('images', 'tf')
 class PoseSync:
     """Gives every frame its camera's pose and passes it on, in order of arrival.
 
-    `pose_of` returns where a frame's camera is, or None. A frame waits for its pose; it is dropped
-    when the next one has its pose already, after `patience_sec` in which no frame went on, or
-    when more wait than the bounds allow; `warn` gets the reason. A frame never goes on without a
-    pose. Since passing on may block, each look does so once at most; `again` asks for the next
-    look.
+    `pose_of` returns the pose of a frame's camera, or None while it is unknown. A frame waits for
+    its pose. It is dropped when the next frame has its pose already, when no frame was passed on
+    for `timeout_sec`, or when more frames wait than the bounds allow; `warn` is then called with
+    the reason. No frame is passed on without a pose. `pass_on` may block, so `match` passes on at
+    most one frame; it calls `match_soon` if more are waiting.
     """
 
     def __init__(self, pose_of: Callable[[Frame], np.ndarray | None], bounds: QueueBounds,
-                 patience_sec: float, pass_on: Callable[[Frame], None],
+                 timeout_sec: float, pass_on: Callable[[Frame], None],
                  drop: Callable[[], None], warn: Callable[[Exception], None],
-                 again: Callable[[], None],
+                 match_soon: Callable[[], None],
                  clock: Callable[[], float] = monotonic) -> None:
         self._pose_of = pose_of
         self._bounds = bounds
-        self._patience_sec = patience_sec
+        self._timeout_sec = timeout_sec
         self._pass_on = pass_on
         self._drop = drop
         self._warn = warn
-        self._again = again
+        self._match_soon = match_soon
         self._clock = clock
         self._waiting: deque[tuple[float, Frame]] = deque()
         self._passed_sec = float('-inf')
 
     def __len__(self) -> int:
-        """Return how many frames wait."""
+        """Return the number of waiting frames."""
         return len(self._waiting)
 
     def take_frame(self, frame: Frame) -> None:
-        """Pass the frame on, with its pose, now or later."""
+        """Pass a frame on with its pose, now or later."""
         self._waiting.append((self._clock(), frame))
         self.match()
 
     def match(self) -> None:
-        """Pass on the next frame whose pose has come, and drop those that waited in vain."""
+        """Pass on the next frame if its pose is known; drop frames that cannot get one."""
         while self._waiting:
             if self._pass_on_first():
                 if self._waiting:
-                    self._again()
+                    self._match_soon()
                 return
             held = sum(frame_bytes(frame) for _, frame in self._waiting)
             if len(self._waiting) > 1 and self._pose_of(self._waiting[1][1]) is not None:
@@ -64,8 +64,8 @@ class PoseSync:
             elif self._bounds.exceeded(len(self._waiting), held):
                 self._drop_first(f'{len(self._waiting)} images of {held} bytes wait')
             elif self._clock() - max(self._waiting[0][0],
-                                     self._passed_sec) > self._patience_sec:
-                self._drop_first(f'none came within {self._patience_sec:g} s')
+                                     self._passed_sec) > self._timeout_sec:
+                self._drop_first(f'none came within {self._timeout_sec:g} s')
             else:
                 return
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image messages to RGB arrays: raw ones of 8 bits by cv_bridge, the others by core's encodings.
 
-Both give the same values, so that a replay without ROS gives the same map. cv_bridge is not asked
-for 16 bits, which it rounds where core cuts, nor for compressed images, where it applies the
-camera's rotation and does not notice a truncated file.
+Both give the same values, so a replay without ROS gives the same map. cv_bridge is not used for 16
+bits, because it rounds values and core truncates them. It is not used for compressed images,
+because it applies the rotation in the EXIF data and accepts truncated files.
 """
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ BRIDGE, CvBridgeError = _cv_bridge.CvBridge(), _cv_bridge.CvBridgeError
 def to_rgb(message: Image | CompressedImage) -> np.ndarray:
     """Return uint8 [height, width, 3]; it may share the message's memory.
 
-    Raises FrameError for an image that is malformed or of an encoding without colours.
+    Raises FrameError for an image that is malformed or whose encoding is unknown.
     """
     if isinstance(message, CompressedImage):
         return encodings.to_rgb(message)
     encoding = encodings.check_raw(message)
-    # cv_bridge shifts rows of no whole number of pixels.
+    # cv_bridge shifts the rows if their step is not a whole number of pixels.
     if encoding.bits == 8 and message.step % encoding.channels == 0:
         try:
             return BRIDGE.imgmsg_to_cv2(
                 message, 'passthrough' if message.encoding == 'rgb8' else 'rgb8')
         except CvBridgeError:
-            pass  # an encoding that only core knows
+            pass  # an encoding that only core supports
     return encodings.to_rgb(message)

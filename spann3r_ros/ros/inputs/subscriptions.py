@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, calibration and masks from topics into an intake."""
+"""Subscriptions that pass images, calibrations and masks to an intake."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from spann3r_ros.pipeline.node_settings import NodeConfig
 from .images import to_rgb
 
 COMPRESSED = '/compressed'
-# In replay the slot holds the callback back; meanwhile the middleware keeps this many images.
+# In replay the callback blocks while the slot is full. The middleware keeps so many images then.
 REPLAY_DEPTH = 1000
 
 
 class InputSubscriptions:
-    """The subscriptions of an active node; every message goes into the intake."""
+    """The subscriptions of an active node; every message is passed to the intake."""
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, intake: Intake) -> None:
         self._node = node
@@ -39,11 +39,11 @@ class InputSubscriptions:
             if config.mask != 'none':
                 self._subscribe(Image, 'mask', self._take_mask)
         except Exception:
-            self.destroy()  # a QoS override may be wrong: the others would stay for good
+            self.destroy()  # after a wrong QoS override, those created before would remain
             raise
 
     def destroy(self) -> None:
-        """Take the subscriptions away from the node."""
+        """Destroy the subscriptions."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
@@ -54,7 +54,7 @@ class InputSubscriptions:
         return CompressedImage, topic if topic.endswith(COMPRESSED) else topic + COMPRESSED
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
-        # rclpy writes overrides into the profile: each subscription needs one of its own.
+        # rclpy writes overrides into the profile, so each subscription needs its own profile.
         if self._config.mode == 'replay':
             qos = QoSProfile(depth=REPLAY_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         else:
@@ -65,7 +65,7 @@ class InputSubscriptions:
 
     def _take_info(self, info: CameraInfo) -> None:
         stamp = info.header.stamp
-        # A calibration is used by its stamp: one out of range belongs to no image.
+        # A calibration with a stamp out of range needs no check: it is near to no image's stamp.
         self._intake.take_calibration(
             stamp.sec * 10**9 + stamp.nanosec, to_intrinsics(info, self._config.image_rectified))
 

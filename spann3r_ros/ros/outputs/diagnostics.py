@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the node fares, as /diagnostics tells robot monitors."""
+"""The state of the node for robot monitors, on /diagnostics."""
 from __future__ import annotations
 
 from collections import deque
@@ -16,22 +16,22 @@ from spann3r_ros.pipeline.slot import Accounts
 from spann3r_ros.pipeline.worker import WorkerReport
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-# Rates and shares are of so many seconds, or a little more.
+# Rates and shares are measured over this time, or a little more.
 WINDOW_SEC = 5.0
 
 
 @dataclass(frozen=True)
 class Health:
-    """What became of the newest settled frame: a level of DiagnosticStatus and a message."""
+    """The result of the newest settled frame: a level of DiagnosticStatus and a message."""
 
     level: bytes = OK
     message: str = ''
 
 
 class Diagnostics:
-    """Publishes three statuses: the images coming in, the load, the map.
+    """Publishes three statuses: the incoming images, the load, the map.
 
-    Not managed by the lifecycle: an inactive node says that it is. Not thread-safe.
+    It does not depend on the lifecycle: an inactive node publishes its state too. Not thread-safe.
     """
 
     def __init__(self, node: LifecycleNode, config: DiagnosticsConfig) -> None:
@@ -40,15 +40,15 @@ class Diagnostics:
         self._publisher = node.create_publisher(
             DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
         self._window: deque[tuple[float, Accounts]] = deque()
-        self._heard_sec = monotonic()
+        self._last_image_sec = monotonic()
         self._state = ''
 
     def publish(self, state: str, report: WorkerReport, mapping: MappingStatus,
                 health: Health) -> None:
-        """Publish the state of things; call it once a second at least."""
+        """Publish the three statuses; to be called at least once a second."""
         self._note(state, report.accounts)
         now = self._node.get_clock().now()
-        # Simulated time that has not begun is no time to stamp a message with.
+        # Zero is simulated time that has not started: no message can be stamped with it.
         if not now.nanoseconds or not self._publisher.get_subscription_count():
             return
         message = DiagnosticArray(status=[
@@ -66,26 +66,26 @@ class Diagnostics:
         self._publisher.publish(message)
 
     def destroy(self) -> None:
-        """Take the publisher away from the node."""
+        """Destroy the publisher."""
         self._node.destroy_publisher(self._publisher)
 
     def _note(self, state: str, accounts: Accounts) -> None:
         now = monotonic()
         fresh = not self._window or accounts.received != self._window[-1][1].received
         if fresh or state != self._state:
-            self._heard_sec = now
+            self._last_image_sec = now
         self._state = state
         self._window.append((now, accounts))
         while len(self._window) > 2 and now - self._window[1][0] > WINDOW_SEC:
             self._window.popleft()
 
     def _input(self, state: str) -> Health:
-        silent_sec = monotonic() - self._heard_sec
+        silent_sec = monotonic() - self._last_image_sec
         if state != 'active':
             return Health(OK, state)
         if silent_sec > self._config.stale_after_sec:
             return Health(WARN, f'no image for {silent_sec:.1f} s')
-        return Health(OK, 'images come in')
+        return Health(OK, 'images are received')
 
     def _rate(self) -> float:
         (start, first), (end, last) = self._window[0], self._window[-1]

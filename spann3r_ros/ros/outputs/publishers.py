@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything the mapper node publishes; what nobody hears is not even converted."""
+"""The publishers of the mapper node; a message without subscribers is not even built."""
 from __future__ import annotations
 
 from collections import deque
@@ -25,16 +25,17 @@ from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.ros import conversions
 
 STREAM_DEPTH = 5
-# Map and path grow: the longer telling them takes, the longer it rests.
+# Map and path grow, and so does the time to publish them. The pause between two messages is made
+# longer, so that publishing takes at most this share of the time.
 REFRESH_SHARE = 0.05
 
 
 class MapPublishers:
     """Created at configure, silent until the node is active, destroyed at cleanup.
 
-    All but `publish_status` belong to the worker thread. The map and the path are
-    latched and throttled; `refresh` catches up with what the throttle or a late listener left
-    open.
+    All methods but `publish_status` are called on the worker thread. The map and the path are
+    latched and throttled. `refresh` publishes them later if the throttle or a missing subscriber
+    prevented it.
     """
 
     def __init__(self, node: LifecycleNode, settings: Settings, roles: FrameRoles) -> None:
@@ -55,7 +56,7 @@ class MapPublishers:
         self._pose = self._stream(PoseWithCovarianceStamped, '~/pose')
         self._odometry = self._stream(Odometry, '~/odometry')
         self._path = self._latched(Path, '~/path')
-        # Not managed by the lifecycle: an inactive node still tells how it fares.
+        # Not managed by the lifecycle: an inactive node publishes its status too.
         self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
         self._poses: deque[PoseStamped] = deque(maxlen=settings.mapper.path_max_size)
         self._stamp_ns = 0
@@ -65,7 +66,7 @@ class MapPublishers:
         self._rest_sec = self._period_sec
 
     def publish(self, update: MapUpdate, voxel_map: VoxelMap) -> None:
-        """Publish what one frame changed."""
+        """Publish the results of one frame."""
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
         if update.live_pose is not None:
@@ -74,7 +75,10 @@ class MapPublishers:
             self.refresh(voxel_map)
 
     def refresh(self, voxel_map: VoxelMap, force: bool = False) -> None:
-        """Publish map and path if changed, due and heard; `force` needs only the change."""
+        """Publish map and path if they changed, are due and have subscribers.
+
+        With `force`, they are published if they changed.
+        """
         if self._pose.is_activated:
             self._roles.send_waiting()
         if not force and monotonic() - self._refreshed_sec < self._rest_sec:
@@ -98,12 +102,12 @@ class MapPublishers:
             self._rest_sec = max(self._period_sec, took_sec / REFRESH_SHARE)
 
     def pause(self, voxel_map: VoxelMap) -> None:
-        """Publish the last state of the map; poses that TF could not place yet are forgotten."""
+        """Publish the last state of the map; drop the poses that wait for TF."""
         self.refresh(voxel_map, force=True)
         self._roles.clear_waiting()
 
     def begin(self, voxel_map: VoxelMap, trajectory: Sequence[StampedPose] = ()) -> None:
-        """Publish another map and path, empty or loaded; odometry goes on without a jump."""
+        """Publish a new map and path, empty or loaded; the odometry does not jump."""
         self._roles.odometer.restart()
         self._roles.clear_waiting()
         self._poses.clear()
@@ -114,9 +118,10 @@ class MapPublishers:
         self.refresh(voxel_map, force=True)
 
     def publish_status(self, status: MapperStatus) -> None:
-        """Publish a status, active or not; before the first frame it bears the node's time.
+        """Publish a status, whether the node is active or not.
 
-        Without either time, as before a simulation's clock starts, there is none.
+        Before the first frame it has the node's time. While that is zero, before the clock of a
+        simulation starts, no status is published.
         """
         stamp_ns = to_nanoseconds(status.header.stamp) or self._now_ns()
         if stamp_ns and self._status.get_subscription_count():
@@ -124,7 +129,7 @@ class MapPublishers:
             self._status.publish(status)
 
     def destroy(self) -> None:
-        """Take every publisher away from the node."""
+        """Destroy every publisher."""
         for publisher in self._managed:
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._status)
@@ -134,39 +139,40 @@ class MapPublishers:
         self._changed = dict.fromkeys(self._changed, True)
         map_header = conversions.to_header(keyframe.stamp_ns, self._map_frame)
         image_header = conversions.to_header(keyframe.stamp_ns, keyframe.frame_id)
-        if _is_heard(self._points):
+        if _has_subscribers(self._points):
             self._points.publish(conversions.keyframe_cloud(
                 keyframe, map_header, self._max_cloud_bytes))
-        if _is_heard(self._confidence):
+        if _has_subscribers(self._confidence):
             self._confidence.publish(
                 conversions.to_float_image(keyframe.pointmap.confidence, image_header))
         if keyframe.pose is None:
             return
         self._poses.append(conversions.to_pose_stamped(keyframe.pose, self._map_frame))
         self._publish_pose(keyframe.pose)
-        if _is_heard(self._depth):
+        if _has_subscribers(self._depth):
             self._depth.publish(conversions.to_float_image(depth_of(keyframe), image_header))
-        if _is_heard(self._depth_info):
+        if _has_subscribers(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))
 
     def _publish_pose(self, pose: StampedPose) -> None:
-        # A keyframe's pose comes after the live pose of the same frame: one per stamp goes out.
+        # The pose of a keyframe follows the live pose of the same frame. One pose is published
+        # for each stamp.
         if pose.stamp_ns <= self._pose_stamp_ns or not self._pose.is_activated:
             return
         self._pose_stamp_ns = pose.stamp_ns
-        if _is_heard(self._pose):
+        if _has_subscribers(self._pose):
             self._pose.publish(conversions.to_pose_with_covariance(pose, self._map_frame))
-        # What others told us is not told as if we had measured it.
+        # A pose that was received from TF is not published again as an own measurement.
         if not self._solved:
             return
         motion, child = self._follow(pose)
-        if _is_heard(self._odometry):
+        if _has_subscribers(self._odometry):
             self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
         self._roles.send(pose)
 
     def _follow(self, pose: StampedPose) -> tuple[Motion, str]:
-        """Return the motion of the robot's base, or of the camera where TF knows no base."""
+        """Return the motion of the robot's base, or of the camera if TF has no base; its frame."""
         optical_from_base = self._roles.base_in(pose.frame_id)
         map_from_base, covariance, child = pose.world_from_camera, pose.covariance, pose.frame_id
         if optical_from_base is not None:
@@ -175,9 +181,9 @@ class MapPublishers:
                 lever = map_from_base[:3, 3] - pose.world_from_camera[:3, 3]
                 covariance = shift_covariance(covariance, lever)
             if not self._roles.odometer.has_begun:
-                there = self._roles.odometry_at(None)
-                if there is not None:
-                    self._roles.odometer.begin_at(there)
+                odom_from_base = self._roles.odometry_at(None)
+                if odom_from_base is not None:
+                    self._roles.odometer.begin_at(odom_from_base)
         return self._roles.odometer.move(pose.stamp_ns, map_from_base, covariance), child
 
     def _now_ns(self) -> int:
@@ -185,7 +191,7 @@ class MapPublishers:
 
     def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
         due = (publisher.is_activated and self._changed[publisher]
-               and (force or _is_heard(publisher)))
+               and (force or _has_subscribers(publisher)))
         if due:
             self._changed[publisher] = False
         return due
@@ -203,5 +209,5 @@ class MapPublishers:
         return publisher
 
 
-def _is_heard(publisher: LifecyclePublisher) -> bool:
+def _has_subscribers(publisher: LifecyclePublisher) -> bool:
     return publisher.is_activated and publisher.get_subscription_count() > 0

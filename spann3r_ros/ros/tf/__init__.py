@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms from and to /tf."""
+"""Transforms received from /tf and broadcast to it."""

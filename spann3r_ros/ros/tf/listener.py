@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds a transform tree from /tf and /tf_static on a thread of its own."""
+"""Fills a transform tree from /tf and /tf_static on a separate thread."""
 from __future__ import annotations
 
 import traceback
@@ -17,22 +17,23 @@ from spann3r_ros.ros.conversions import to_stamped_transform
 
 SPIN_SEC = 0.1
 WARNING_PERIOD_SEC = 10.0
-# Ten times what tf2 keeps: Python takes a message in about a millisecond.
+# Ten times the depth of tf2: Python needs about a millisecond for a message.
 DEPTH = 1000
 STATIC_DEPTH = 100
 
 
 class ListeningThread:
-    """Fills a tree from a node and a thread of its own, as tf2 does in C++.
+    """Fills a tree from a separate node on a separate thread, as tf2 does in C++.
 
-    An image may hold the main executor for as long as the network takes: transforms that are lost
-    meanwhile would be interpolated over, and nobody would know. It lives as long as the main node:
-    what a node leaves behind in the middleware would add up over the configurations.
+    An image may block the main executor for as long as the network takes. Transforms lost during
+    that time would be replaced by interpolation without a warning. This node lives as long as the
+    main one, because a destroyed node leaves memory behind in the middleware, each time the main
+    node is configured.
     """
 
     def __init__(self, node: Node) -> None:
         name = f'{node.get_name()}_tf_listener'
-        # The name counts for this node only; remappings of topics and namespace hold for both.
+        # The name is set for this node only; remappings of topics and namespace apply to both.
         self._node = rclpy.create_node(
             name, context=node.context, namespace=node.get_namespace(),
             cli_args=['--ros-args', '-r', f'__node:={name}'], enable_rosout=False,
@@ -44,7 +45,7 @@ class ListeningThread:
         self._thread.start()
 
     def listen(self, tree: TransformTree) -> list[Subscription]:
-        """Fill a tree until the subscriptions that come back are given to `unlisten`."""
+        """Fill a tree; return the subscriptions, which `unlisten` ends."""
         def take(message: TFMessage) -> None:
             for transform in message.transforms:
                 tree.take(to_stamped_transform(transform))
@@ -58,12 +59,12 @@ class ListeningThread:
                 self._node.create_subscription(TFMessage, '/tf_static', take_static, latched)]
 
     def unlisten(self, subscriptions: list[Subscription]) -> None:
-        """Take subscriptions away again."""
+        """Destroy the subscriptions that `listen` returned."""
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
 
     def stop(self) -> None:
-        """End the thread and take its node away."""
+        """End the thread and destroy its node."""
         self._stopping.set()
         self._thread.join()
         self._executor.shutdown()
@@ -74,8 +75,8 @@ class ListeningThread:
             try:
                 self._executor.spin_once(timeout_sec=SPIN_SEC)
             except ExternalShutdownException:
-                return  # nobody will ask any more
-            # Whatever is wrong with a transform costs this message only; it is reported.
+                return  # the context was shut down: no more transforms are needed
+            # A malformed transform must not end the thread: it is logged.
             except Exception:
-                self._node.get_logger().error(f'transform refused: {traceback.format_exc()}',
+                self._node.get_logger().error(f'transform rejected: {traceback.format_exc()}',
                                               throttle_duration_sec=WARNING_PERIOD_SEC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's transform tree, fed from TF, and its own edges broadcast to TF."""
+"""The node's transform tree, which is filled from TF, and the broadcasts of its own edges."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from .listener import ListeningThread
 
 WARNING_PERIOD_SEC = 10.0
 CACHE_SEC = 30.0
-# Images that wait for the network are that much older than the newest transforms.
+# While images wait for the network, transforms that are newer by up to this much arrive.
 REPLAY_CACHE_SEC = 600.0
 BROADCAST_DEPTH = 100
 
 
 class TfBridge:
-    """Joins a transform tree with /tf and /tf_static, both ways.
+    """Connects a transform tree with /tf and /tf_static, in both directions.
 
-    `tree` may be read on any thread; `roles` belongs to the worker's.
+    `tree` may be used on any thread; `roles` is used on the worker's.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig,
@@ -35,7 +35,7 @@ class TfBridge:
         self.tree = TransformTree(REPLAY_CACHE_SEC if replay else CACHE_SEC)
         self.roles = FrameRoles(config, self.tree, self._broadcast, self._warn)
         self._changed: Callable[[], None] | None = None
-        self._wake = node.create_guard_condition(self._run_changed)
+        self._guard_condition = node.create_guard_condition(self._run_changed)
         self._listening = listening
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(
             depth=BROADCAST_DEPTH))
@@ -43,30 +43,33 @@ class TfBridge:
 
     def listen(self, changed: Callable[[], None] | None = None,
                wanted: Callable[[], bool] = lambda: True) -> None:
-        """Call a function, on the executor's thread, when TF has changed while it is wanted."""
+        """Call `changed` on the executor's thread after new transforms, if `wanted` returns true.
+
+        Without arguments, stop calling it.
+        """
         self._changed = changed
 
-        def wake() -> None:
-            # Each wake costs the executor most of a millisecond.
+        def trigger_if_wanted() -> None:
+            # Each call costs the executor almost a millisecond.
             if wanted():
-                self._wake.trigger()
-        self.tree.changed = wake if changed else _ignore
+                self._guard_condition.trigger()
+        self.tree.changed = trigger_if_wanted if changed else _ignore
 
-    def wake(self) -> None:
-        """Call the function that listens soon, after what else waits for the executor."""
-        self._wake.trigger()
+    def call_soon(self) -> None:
+        """Call the function given to `listen`, after the calls that the executor has now."""
+        self._guard_condition.trigger()
 
     def is_published(self) -> bool:
-        """Return whether anybody else publishes transforms, or did."""
+        """Return whether another node publishes transforms, or ever did."""
         topics = ('/tf', '/tf_static')
         others = sum(self._node.count_publishers(topic) for topic in topics) - 1
         return others > 0 or self.tree.has_any()
 
     def destroy(self) -> None:
-        """Take subscriptions and publisher away from the node."""
+        """Destroy subscriptions and publisher."""
         self.tree.changed = _ignore
         self._listening.unlisten(self._subscriptions)
-        self._node.destroy_guard_condition(self._wake)
+        self._node.destroy_guard_condition(self._guard_condition)
         self._node.destroy_publisher(self._publisher)
 
     def _run_changed(self) -> None:
