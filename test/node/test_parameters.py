@@ -38,9 +38,10 @@ def test_yaml_file_is_what_the_dataclasses_say() -> None:
         'run: python3 -m spann3r_ros.pipeline.node_settings > config/mapper.yaml')
 
 
-def test_readme_has_the_table_of_parameters() -> None:
-    assert to_markdown() in (ROOT / 'README.md').read_text(), (
-        'update README.md from: python3 -m spann3r_ros.pipeline.node_settings --markdown')
+def test_document_has_the_table_of_parameters() -> None:
+    assert (ROOT / 'docs' / 'parameters.md').read_text().endswith('\n\n' + to_markdown()), (
+        'replace the table at the end of docs/parameters.md by the output of: '
+        'python3 -m spann3r_ros.pipeline.node_settings --markdown')
 
 
 def test_yaml_file_holds_every_parameter_at_its_default() -> None:
