@@ -11,7 +11,7 @@ from spann3r_ros.networks.spann3r.fast.inference import multiplies_in_eight_bits
 
 @pytest.fixture
 def eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let int8 run on a CPU that cuts sums of 8-bit products at 16 bits, as with AVX2 alone."""
+    """Let int8 run where sums of 8-bit products are cut at 16 bits: AVX-512 without VNNI."""
     def product(left: Tensor, right: Tensor) -> Tensor:
         return left.int() @ right.int()
 
