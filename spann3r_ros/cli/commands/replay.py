@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -53,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the bag and write the results; return the exit status."""
+    from spann3r_ros.core.files import write_json
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     from spann3r_ros.mapping.mapper import Mapper
     from spann3r_ros.mapping.storage.products import MapEmptyError, save_products
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             feed(replay, bag, args.quiet)
         replay.finish()
         summary = replay.summary(bag.count, time.perf_counter() - started, warnings.texts())
-        (args.output / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2) + '\n')
+        write_json(args.output / SUMMARY_FILE, asdict(summary))
         save_products(mapper, args.output)
     except MapEmptyError as error:
         print(f'spann3r replay: {error}; see {args.output / LOG}', file=sys.stderr)
