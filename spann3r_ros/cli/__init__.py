@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one small module per command."""
+"""The command line: one small module for each command."""

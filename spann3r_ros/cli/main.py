@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r COMMAND`: finds the command's module; heavy imports wait until it runs."""
+"""`spann3r COMMAND`: runs the module of the command, which imports large packages only then."""
 from __future__ import annotations
 
 import argparse
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         return args.execute(args)
-    # What the user can mend: a wrong value, a missing or unreadable file.
+    # Errors that the user can correct: a wrong value, a missing or unreadable file.
     except (ValueError, OSError) as error:
         print(f'spann3r: {error}', file=sys.stderr)
         return 1

@@ -25,9 +25,9 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare how a network computes, and the settings of every registered network.
+    """Declare device and precision, and the settings of every registered network.
 
-    A setting that two networks have bears the network's name.
+    If two networks have a setting of the same name, the name of the network precedes it.
     """
     add_compute_arguments(parser)
     settings = {(kind, item.name): item for kind, entry in network_kinds().items()
@@ -41,13 +41,13 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_compute(args: argparse.Namespace) -> Compute:
-    """Return where and how the network is to compute."""
+    """Return the settings of the device and the precision."""
     from spann3r_ros.core.network import Compute
     return Compute(args.device, args.precision, args.compile, getattr(args, 'cuda_graph', False))
 
 
 def read_settings(args: argparse.Namespace, kind: NetworkKind) -> Any:  # noqa: ANN401
-    """Return a network's settings; ValueError for one out of bounds or of another network."""
+    """Return a network's settings; raise ValueError for a value or network that does not fit."""
     values = {}
     for other in network_kinds().values():
         for item in list_settings(other.settings()):
@@ -62,14 +62,14 @@ def read_settings(args: argparse.Namespace, kind: NetworkKind) -> Any:  # noqa: 
 
 
 def open_network(args: argparse.Namespace) -> Network:
-    """Open the network of `args.checkpoint` as the arguments ask."""
+    """Open the network of `args.checkpoint` with the settings in `args`."""
     kind = kind_of(args.checkpoint)
     return kind.open(args.checkpoint, read_settings(args, kind), read_compute(args))
 
 
 @contextmanager
 def without_frame_warnings() -> Iterator[None]:
-    """Keep what goes wrong frame by frame off the screen: the commands' tables count it."""
+    """Do not show warnings about single frames; the tables of the commands count these frames."""
     mapping = logging.getLogger('spann3r_ros.mapping')
     before = mapping.level
     mapping.setLevel(logging.ERROR)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs beside the node: bag player and demo."""
+"""Programs that run beside the node: bag player and demo."""

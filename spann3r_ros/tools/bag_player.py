@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays a recorded camera, and what belongs to it, over DDS from a process of its own."""
+"""Publishes the images of a bag and their other messages over DDS, in a separate process."""
 from __future__ import annotations
 
 import argparse
@@ -35,24 +35,24 @@ KINDS = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, CAMERA_INFO: CameraInf
          TF_MESSAGE: TFMessage}
 SPIN_SEC = 0.05
 DEPTH = 10
-# What belongs to an image may be stamped later: it goes ahead of the images by so much.
+# An image may need messages that were recorded up to this much later. They are published first.
 LEAD_NS = 1_000_000_000
-# Transforms come many at once.
+# Many transforms are published in a short time.
 SIDE_DEPTH = 1000
 
 
 class SilenceError(RuntimeError):
-    """Nobody takes the images."""
+    """There is no subscriber, or the mapper processes no images."""
 
 
 @dataclass(frozen=True)
 class PlayOptions:
-    """How a bag is played: pace, and how long to bear with a silent consumer.
+    """The rate of playing a bag, and its timeout.
 
-    `rate` is a multiple of the recorded pace; 0 plays as fast as the mapper takes. `window` is
-    the most images the mapper may have open, by its status; 0 does without its status, and then a
-    listener that has not found the player yet, though the player has found it, misses the first
-    images.
+    `rate` is a multiple of the recorded rate; with 0 the mapper determines the rate. `window` is
+    the largest number of published images that the mapper, by its status, has not finished yet;
+    with 0 its status is not used, and a subscriber that has not discovered the player yet misses
+    the first images. Playing fails after `patience_sec` without progress.
     """
 
     rate: float = 1.0
@@ -66,14 +66,15 @@ class PlayOptions:
         if self.window < 0:
             raise ValueError(f'window: expected 0 or more images, got {self.window}')
         if not self.rate and not self.window:
-            # An acknowledgement says that an image arrived, seconds late, not that it was used.
+            # Without its status nothing shows that the mapper has used an image: an
+            # acknowledgement only means that the image arrived, and it comes seconds later.
             raise ValueError('window: expected 1 or more images with rate 0, got 0')
 
 
 def leading(bag: CameraBag, lead_ns: int = LEAD_NS) -> Iterator[tuple[bool, str, int, bytes]]:
-    """Yield (is an image, topic, time, serialised message); other messages lead the images.
+    """Yield (is an image, topic, time, serialised message), with images later than in the bag.
 
-    An image comes once all others that were recorded up to `lead_ns` after it have come.
+    An image follows all other messages that were recorded up to `lead_ns` after it.
     """
     images: deque[tuple[bool, str, int, bytes]] = deque()
     for connection, time_ns, data in bag.raw():
@@ -87,7 +88,7 @@ def leading(bag: CameraBag, lead_ns: int = LEAD_NS) -> Iterator[tuple[bool, str,
 
 
 class Player(Node):
-    """Publishes a bag's serialised messages as they are, reliably."""
+    """Publishes the serialised messages of a bag unchanged, with reliable QoS."""
 
     def __init__(self, bag: CameraBag, options: PlayOptions) -> None:
         super().__init__('bag_player')
@@ -112,20 +113,20 @@ class Player(Node):
             self.create_subscription(MapperStatus, options.status_topic, self._take_status, DEPTH)
 
     def play(self, progress: Callable[[], object] = lambda: None) -> int:
-        """Wait for a listener, publish everything and return the number of images sent.
+        """Wait for a subscriber, publish everything and return the number of images sent.
 
-        `progress` is called after each image. SilenceError when nobody listens, or the mapper
-        settles no image, for the patience of the options.
+        `progress` is called after each image. Raises SilenceError if there is no subscriber, or if
+        the mapper finishes no image, for `patience_sec`.
         """
-        self._wait(self._is_heard, f'no listener on {self._images.topic_name}')
+        self._wait(self._has_subscribers, f'no subscriber of {self._images.topic_name}')
         if self._options.window:
             self._settled_before = settled(self._status)
         sent, started_sec, first_ns = 0, monotonic(), None
-        # At the recorded pace everything goes out when it was recorded.
+        # At the recorded rate every message is published at its recorded time.
         for count, (is_image, topic, time_ns, data) in enumerate(leading(
                 self._bag, 0 if self._options.rate else LEAD_NS)):
             if not self._options.window and count and count % DEPTH == 0:
-                # Beyond its depth the middleware forgets what a slow listener has not taken.
+                # Beyond its depth the middleware forgets what a slow subscriber has not taken.
                 self._wait_received()
             if not is_image:
                 self._by_topic[topic].publish(data)
@@ -145,7 +146,7 @@ class Player(Node):
     def _take_status(self, status: MapperStatus) -> None:
         self._status = status
 
-    def _is_heard(self) -> bool:
+    def _has_subscribers(self) -> bool:
         infos = not self._options.window or all(
             one.get_subscription_count() for one in self._infos)
         active = not self._options.window or (
@@ -161,16 +162,16 @@ class Player(Node):
             rclpy.spin_once(self, timeout_sec=min(left_sec, SPIN_SEC))
 
     def _wait_settled(self, count: int) -> None:
-        """Wait until the mapper has settled so many images of this playing."""
+        """Wait until the mapper has finished `count` images of this bag."""
         self._wait(lambda: settled(self._status) - self._settled_before >= count,
-                   'the mapper has not settled an image')
+                   'the mapper has not finished an image')
 
     def _wait_received(self) -> None:
-        """Wait until every reliable listener has what was published."""
+        """Wait until every reliable subscriber has received what was published."""
         patience = Duration(seconds=self._options.patience_sec)
         for publisher in self._by_topic.values():
             if not publisher.wait_for_all_acked(patience):
-                raise SilenceError(f'a listener did not take its messages on '
+                raise SilenceError(f'a subscriber did not acknowledge its messages on '
                                    f'{publisher.topic_name} for {self._options.patience_sec:g} s')
 
     def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
@@ -182,13 +183,13 @@ class Player(Node):
 
 
 def settled(status: MapperStatus) -> int:
-    """Return how many images have met their end."""
+    """Return the number of images that the mapper has finished, with any result."""
     return (status.frames_processed + status.frames_skipped + status.frames_dropped
             + status.frames_failed)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the command line's values."""
+    """Return the values of the command line."""
     parser = argparse.ArgumentParser(prog='bag_player', description=__doc__)
     parser.add_argument('--bag', type=Path, required=True, help='rosbag2 folder or file')
     parser.add_argument('--topic', default='', help='image topic; default: the only one')
@@ -196,13 +197,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                         help='default: camera_info beside the image topic')
     parser.add_argument('--mask-topic', default='', help='masks to play; default: none')
     parser.add_argument('--rate', type=float, default=PlayOptions.rate, help=(
-        'multiple of the recorded pace; 0: as fast as the mapper takes (default: %(default)s)'))
+        'multiple of the recorded rate; 0: as fast as the mapper (default: %(default)s)'))
     parser.add_argument('--window', type=int, default=PlayOptions.window, help=(
-        'most images the mapper may have open; 0: do without its status (default: %(default)s)'))
+        'most published images that the mapper has not finished; 0: do not use its status '
+        '(default: %(default)s)'))
     parser.add_argument('--status', default=PlayOptions.status_topic,
                         help="the mapper's status topic (default: %(default)s)")
     parser.add_argument('--patience-sec', type=float, default=PlayOptions.patience_sec,
-                        help='give up on a silent consumer after this (default: %(default)s)')
+                        help='fail after so many seconds without progress (default: %(default)s)')
     parser.add_argument('--quiet', action='store_true', help='show no progress')
     return parser.parse_args(arguments)
 

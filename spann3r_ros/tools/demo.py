@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plays a bag into the mapper, each in its own process, and keeps the accounts.
+"""Runs the mapper and the bag player, each in its own process, and records counts and times.
 
-The two talk over DDS on this machine only, on a domain of their own. What came out lies in the
-output folder: map.ply, trajectory.tum, run.json, and a log of each process.
+The processes use a DDS domain of their own, on this machine only. The results are in the output
+folder: map.ply, trajectory.tum, run.json, and a log of each process.
 """
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 SPIN_SEC = 0.05
 ASK_SEC = 2.0
 STATUS_DEPTH = 100
-# Those of an earlier run must not pass for this one's.
+# Files of an earlier run are removed first, so that they are not taken for results of this one.
 PRODUCTS = ('map.ply', 'trajectory.tum', 'run.json', 'map.png')
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What is played, through what, and where the results go."""
+    """The bag, the mapper and the folder of the results."""
 
     bag: Path
     topic: str = ''
@@ -59,7 +59,7 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class DemoRun:
-    """What happened: accounts at the end, times, and what the mapper said about saving."""
+    """The results of a run: final counts, times, and the response to ~/save_map."""
 
     bag: str
     images: int
@@ -80,7 +80,7 @@ class DemoRun:
 
 
 class Watcher(Node):
-    """Hears every status of the mapper, in order."""
+    """Receives every status of the mapper, in order."""
 
     def __init__(self) -> None:
         super().__init__('demo')
@@ -89,8 +89,8 @@ class Watcher(Node):
         self.inference_sec: list[float] = []
         self.first_sec = self.last_sec = 0.0
         self.create_subscription(MapperStatus, '/mapper/status', self._take, STATUS_DEPTH)
-        # Endpoints are discovered in the order in which they are made: a mapper that answers the
-        # second knows the first.
+        # Endpoints are discovered in the order of their creation: once the mapper answers the
+        # second client, it has discovered the first one too.
         self._save = self.create_client(Trigger, '/mapper/save_map')
         self._get_state = self.create_client(GetState, '/mapper/get_state')
 
@@ -101,18 +101,18 @@ class Watcher(Node):
             self.first_sec = monotonic()
         if before is None or settled(status) > settled(before):
             self.last_sec = monotonic()
-        # With one image open at a time each processed one shows in a status of its own.
+        # Only one image is in the mapper at a time, so each processed image has its own status.
         if status.frames_processed > (before.frames_processed if before else 0):
             self.latencies_sec.append(status.latency_last_sec)
             self.inference_sec.append(status.inference_last_sec)
 
     def state(self, check: Callable[[], None], patience_sec: float) -> str:
-        """Return the mapper's lifecycle state; it answers once it has started itself.
+        """Return the mapper's lifecycle state; it responds after its automatic start.
 
-        It is asked again and again: the middleware drops the answer to a client that the server
-        has not discovered yet.
+        The request is repeated, because the middleware drops the response to a client that the
+        server has not discovered yet.
         """
-        wait(self, self._get_state.service_is_ready, patience_sec, 'no mapper came up', check)
+        wait(self, self._get_state.service_is_ready, patience_sec, 'no mapper was found', check)
         asked_sec, futures = -math.inf, []
 
         def answered() -> bool:
@@ -125,7 +125,7 @@ class Watcher(Node):
         return next(future.result() for future in futures if future.done()).current_state.label
 
     def save(self, check: Callable[[], None], patience_sec: float) -> Trigger.Response:
-        """Have the mapper flush and write its map; return its answer."""
+        """Request ~/save_map, which ends the recording and writes the map; return the response."""
         future = self._save.call_async(Trigger.Request())
         wait(self, future.done, patience_sec, 'the mapper did not save its map', check)
         return future.result()
@@ -133,7 +133,10 @@ class Watcher(Node):
 
 def wait(node: Node, condition: Callable[[], bool], patience_sec: float, complaint: str,
          check: Callable[[], None]) -> None:
-    """Spin until the condition holds; `check` may raise, ProcessError when patience ends."""
+    """Spin until the condition is true; raise ProcessError after `patience_sec`.
+
+    `check` is called repeatedly and may raise.
+    """
     deadline_sec = monotonic() + patience_sec
     while not condition():
         check()
@@ -143,10 +146,10 @@ def wait(node: Node, condition: Callable[[], bool], patience_sec: float, complai
 
 
 def play_through(options: DemoOptions, stop: Event) -> DemoRun:
-    """Play a bag through a mapper and return the accounts.
+    """Play a bag through a mapper and return the results.
 
-    BagError for a bag or topic that cannot be played, ProcessError when a process fails,
-    KeyboardInterrupt once `stop` is set.
+    Raises BagError for a bag or topic that cannot be played, ProcessError when a process fails,
+    and KeyboardInterrupt after `stop` was set.
     """
     with CameraBag(options.bag, TopicNames(options.topic)) as bag:
         images, image_topic = bag.count, bag.image.topic
@@ -180,9 +183,10 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
         state = watcher.state(check, options.patience_sec)
         if state != 'active':
             raise mapper.failure(f'is {state}, not active')
-        # The player starts only now: a status nobody hears yet takes a frame's latency with it.
+        # The player starts after the first status was received: a status that is missed would
+        # lose the latency of its frame.
         wait(watcher, lambda: watcher.last is not None, options.patience_sec,
-             'the mapper was silent', check)
+             'the mapper published no status', check)
         children.append(stack.enter_context(
             Child(player_command(options, image_topic, compressed), output / 'player.log')))
         follow(watcher, images, check, options.patience_sec)
@@ -192,7 +196,7 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
 
 def follow(watcher: Watcher, images: int, check: Callable[[], None],
            patience_sec: float) -> None:
-    """Show progress until every image has met its end; a lost one exhausts the patience."""
+    """Show progress until every image is finished; raise ProcessError if an image is lost."""
     with tqdm(total=images, unit='frame', desc='mapping') as bar:
         while settled(watcher.last) < images:
             done = settled(watcher.last)
@@ -203,7 +207,7 @@ def follow(watcher: Watcher, images: int, check: Callable[[], None],
 
 
 def mapper_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
-    """Return the mapper's arguments for the interpreter."""
+    """Return the arguments of the interpreter that run the mapper."""
     parameters = {
         'mode': 'replay', 'device': options.device, 'checkpoint': options.checkpoint,
         'map_directory': str(options.output.resolve()),
@@ -218,17 +222,17 @@ def mapper_command(options: DemoOptions, topic: str, compressed: bool) -> list[s
 
 
 def player_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
-    """Return the player's arguments for the interpreter."""
+    """Return the arguments of the interpreter that run the bag player."""
     command = [*PLAYER, '--bag', str(options.bag), '--topic', topic, '--rate', '0',
                '--window', '1', '--patience-sec', str(options.patience_sec), '--quiet']
     if compressed and not topic.endswith(COMPRESSED):
-        # Compressed images are heard where image_transport would put them.
+        # The mapper expects compressed images on the topic that image_transport would use.
         command += ['--ros-args', '-r', f'{topic}:={topic}{COMPRESSED}']
     return command
 
 
 def to_run(watcher: Watcher, bag: Path, images: int, answer: Trigger.Response) -> DemoRun:
-    """Return the accounts as they stand."""
+    """Return the results of the run."""
     last = watcher.last
     return DemoRun(
         bag=str(bag.resolve()), images=images, received=last.frames_received,
@@ -241,7 +245,7 @@ def to_run(watcher: Watcher, bag: Path, images: int, answer: Trigger.Response) -
 
 
 def parse(arguments: Sequence[str] | None) -> DemoOptions:
-    """Return the command line's options."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog='demo', description='Play a bag into the mapper.')
     parser.add_argument('--bag', type=Path, help='rosbag2 folder or file; default: bundled')
     parser.add_argument('--topic', default='', help='image topic; default: the only one')
@@ -251,7 +255,7 @@ def parse(arguments: Sequence[str] | None) -> DemoOptions:
                         help='folder of the results (default: %(default)s)')
     parser.add_argument('--params-file', type=Path, help="the mapper's parameters as YAML")
     parser.add_argument('--patience-sec', type=float, default=120.0, help=(
-        'give up when nothing happens for this long (default: %(default)s)'))
+        'fail after so many seconds without progress (default: %(default)s)'))
     args = parser.parse_args(arguments)
     bag = args.bag or share_directory() / 'bags' / 'demo_room'
     checkpoint = str(Path(args.checkpoint).resolve()) if args.checkpoint else ''
@@ -261,8 +265,10 @@ def parse(arguments: Sequence[str] | None) -> DemoOptions:
 
 @contextmanager
 def signals_noted() -> Iterator[Event]:
-    """Yield an event that SIGINT and SIGTERM set: an exception from a signal handler could hit
-    between the start of a process and the note of whom to end.
+    """Yield an event that SIGINT and SIGTERM set.
+
+    An exception from a signal handler could occur after a process was started and before it is
+    stored; the process would then never be stopped.
     """
     stop = Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -275,7 +281,7 @@ def signals_noted() -> Iterator[Event]:
 
 
 def main(arguments: Sequence[str] | None = None, mapper: tuple[str, ...] = MAPPER) -> Path:
-    """Run the demo and return the folder of its results; SystemExit says what went wrong."""
+    """Run the demo and return the folder of its results; raise SystemExit with the error."""
     options = replace(parse(arguments), mapper=mapper)
     try:
         with signals_noted() as stop:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that end with their owner, and a DDS domain of their own to talk on."""
+"""Child processes that end with their owner, and a DDS domain that only they use."""
 from __future__ import annotations
 
 import os
@@ -11,19 +11,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# Domains below 101 keep their ports under the system's own range.
+# The ports of domains below 101 are below the range of ports that the system assigns.
 DOMAINS = range(40, 100)
 DOMAIN_LOCK_PORT = 22_000
 STOP_SEC = 10.0
 
 
 class ProcessError(RuntimeError):
-    """A process cannot go on, or cannot be waited for; the message says why."""
+    """A process failed or did not finish in time; the message contains the reason."""
 
 
 @contextmanager
 def private_domain() -> Iterator[int]:
-    """Reserve a DDS domain no other demo on this machine has; yields its number."""
+    """Reserve a DDS domain that no other demo on this machine uses; yield its number."""
     start = os.getpid() % len(DOMAINS)
     for domain in (*DOMAINS[start:], *DOMAINS[:start]):
         with socket.socket() as lock:
@@ -37,13 +37,13 @@ def private_domain() -> Iterator[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return how much memory a process holds now (Linux)."""
+    """Return the resident memory of a process in bytes (Linux)."""
     pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE')
 
 
 class Child:
-    """A process in a group of its own whose output goes to a log; ended with the context."""
+    """A process in its own process group, with its output in a log; the context ends it."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self._log = log
@@ -55,32 +55,32 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """Return the exit status, None while it runs."""
+        """Return the exit status; None while the process runs."""
         return self._process.poll()
 
     @property
     def resident_bytes(self) -> int:
-        """Return how much memory the process holds now."""
+        """Return the resident memory of the process in bytes."""
         return resident_bytes(self._process.pid)
 
     def check(self) -> None:
-        """Raise ProcessError if the process has ended badly."""
+        """Raise ProcessError if the process has ended with an error."""
         if self.status:
             raise self.failure(f'ended with status {self.status}')
 
     def failure(self, what: str) -> ProcessError:
-        """Return an error that tells the end of the log."""
+        """Return an error that contains the end of the log."""
         tail = ''.join(f'\n  {line}' for line in self._log.read_text().splitlines()[-8:])
         return ProcessError(f'{self._name} {what}:{tail}')
 
     def stop(self) -> None:
-        """Ask the process to end, then insist; nothing of its group stays behind."""
-        for number, patience_sec in ((signal.SIGINT, STOP_SEC), (signal.SIGKILL, None)):
+        """End the process group by SIGINT, and by SIGKILL if that takes too long."""
+        for number, timeout_sec in ((signal.SIGINT, STOP_SEC), (signal.SIGKILL, None)):
             if self.status is not None:
                 return
             os.killpg(self._process.pid, number)
             try:
-                self._process.wait(patience_sec)
+                self._process.wait(timeout_sec)
             except subprocess.TimeoutExpired:
                 continue
 

@@ -152,7 +152,7 @@ def test_a_second_bag_continues_the_count(
 def test_silence_is_an_error(orbit: Orbit, tmp_path: Path) -> None:
     done = play('--bag', raw_bag(tmp_path / 'bag', orbit, 2), '--patience-sec', '0.3')
     assert done.returncode == 1
-    assert 'no listener on /camera/image_raw for 0.3 s' in done.stderr
+    assert 'no subscriber of /camera/image_raw for 0.3 s' in done.stderr
 
 
 def test_several_image_topics_are_listed(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_convert_never_overwrites(
     content = checkpoint.read_bytes()
     assert main(['convert', str(checkpoint), str(checkpoint)]) == 1
     assert checkpoint.read_bytes() == content
-    assert 'is there already' in capsys.readouterr().err
+    assert 'exists already' in capsys.readouterr().err
 
 
 def test_photos_go_into_the_bag_unchanged_and_in_order(tmp_path: Path) -> None:

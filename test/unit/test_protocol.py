@@ -247,7 +247,7 @@ def test_scene_that_fails_does_not_lose_the_others(
     assert distances['chamfer'] == pytest.approx(
         (distances['accuracy']['mean'] + distances['completion']['mean']) / 2)
     assert main([*arguments, str(tmp_path / 'nowhere/results.json')]) == 1
-    assert 'output: expected a file in a folder' in capsys.readouterr().err
+    assert 'output: expected a file in an existing folder' in capsys.readouterr().err
 
 
 def test_tuples_of_one_scene_are_run(checkpoint: Path, tmp_path: Path,

@@ -274,7 +274,7 @@ def test_fault_of_the_network_is_status_one_and_leaves_the_rest(
     assert status == 1
     assert summary['frames']['failed'] == 1 and summary['poses'] == 7
     assert 'RuntimeError: a defect' in (tmp_path / 'out' / 'replay.log').read_text()
-    assert '1 frames met a fault' in capsys.readouterr().err
+    assert '1 frames failed by a defect' in capsys.readouterr().err
 
 
 def test_recording_without_a_map_is_status_one(

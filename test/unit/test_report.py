@@ -136,7 +136,7 @@ def test_complete_run_has_no_fault() -> None:
 
 @pytest.mark.parametrize(('change', 'voxels', 'fault'), [
     ({'received': 59}, 5, '60 images in the bag, 59 received'),
-    ({'processed': 56}, 5, '60 frames received, 59 accounted for'),
+    ({'processed': 56}, 5, '60 frames received, 59 finished'),
     ({}, 0, 'the map is empty'),
     ({'saved': False, 'message': 'disk full'}, 0, 'no map: disk full'),
 ])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r ablate`: held-out rooms with and without each part of the memory."""
+"""`spann3r ablate`: scores on held-out rooms with and without each part of the memory."""
 from __future__ import annotations
 
 import argparse
@@ -22,8 +22,9 @@ SUMMARY = 'score a checkpoint on unseen rooms with and without each part of the 
 FRAMES = (60, 80, 200)
 HEADER = ('sequence', 'memory', 'accuracy', 'completion', 'point', 'ATE')
 NOTE = """\
-Scores as those of `spann3r evaluate`, +- standard error over the rooms. Below each memory: what
-leaving the part out adds in the same room, on average, +- its standard error; above 0 is worse."""
+The scores are those of `spann3r evaluate`, +- their standard error over the rooms. Below each
+memory: the mean increase in the same room when this part is left out, +- its standard error. An
+increase above 0 is worse."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
     parser.add_argument('--frames', type=int, nargs='+', default=FRAMES,
                         help='sequences of so many frames (default: %(default)s)')
-    parser.add_argument('--varied', action='store_true', help='rooms as `evaluate --varied` has')
+    parser.add_argument('--varied', action='store_true', help='the rooms of `evaluate --varied`')
     add_network_arguments(parser)
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r benchmark`, in short `spann3r-eval`: the paper's evaluation on recorded sequences."""
+"""`spann3r benchmark`, or `spann3r-eval`: the paper's evaluation on recorded sequences."""
 from __future__ import annotations
 
 import argparse
@@ -24,12 +24,12 @@ CLOUD_HEADER = ('scene', 'result', 'accuracy', 'median', 'completion', 'median',
 PATH_HEADER = ('scene', 'poses', 'path m', 'ATE m', 'RPE m', 'RPE deg', 'frames/s')
 CLOUD_NOTE = """\
 Depth shift and scale by medians in the first view's frame, then rigid point-to-point ICP.
-accuracy, completion: nearest distances in {unit}; normals: agreement, averaged over both ways.
+accuracy, completion: nearest distances in {unit}; normals: agreement, the mean of both directions.
 Chamfer: mean of mean accuracy and mean completion.
-frames/s: the time spent in the network, images and points in host memory, warming up included;
-the second head runs only where its result is used. The paper's, one figure for
-7-Scenes and NRGBD, Spann3R on an RTX 4090: not synchronised explicitly, both heads on every view.
-The paper's figures are of version 1.0; of 1.01 its authors report Chamfer distances."""
+frames/s: the time in the network, with images and points in host memory, including warm-up; the
+second head runs only where its result is used. The paper's is one figure for 7-Scenes and NRGBD,
+for Spann3R on an RTX 4090: not synchronised explicitly, both heads on every view.
+The paper's figures are for version 1.0; for 1.01 its authors report Chamfer distances."""
 PATH_NOTE = """\
 Camera poses by PnP from the pointmaps with the given intrinsics, after one similarity.
 ATE: RMS of positions; RPE: RMS of the motion between consecutive solved views."""
@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scene', action='append', metavar='NAME',
                         help='only this sequence, as named in the table; may be repeated')
     parser.add_argument('--every', type=int,
-                        help='take every n-th view (default: as in the paper)')
+                        help='use every n-th view (default: as in the paper)')
     parser.add_argument('--few-view', action='store_true',
-                        help='few views: of --tuples, on DTU of pair.txt')
+                        help='few views: those in --tuples, or on DTU those in pair.txt')
     parser.add_argument('--tuples', type=Path,
-                        help="file of few-view sequences: 'SCENE VIEW VIEW ...' a line")
+                        help="file of few-view sequences, each in a line 'SCENE VIEW VIEW ...'")
     parser.add_argument('--offline', action='store_true',
                         help='let the network choose the order of the views')
     add_network_arguments(parser)
@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'every: expected at least 1, got {args.every}')
     kind = kind_of(args.checkpoint)
     settings = read_settings(args, kind)
-    # Everything is looked at before the first long computation.
+    # All arguments are checked before the first long computation.
     if args.output and not args.output.parent.is_dir():
-        raise ValueError(f'output: expected a file in a folder that is there, got {args.output}')
+        raise ValueError(f'output: expected a file in an existing folder, got {args.output}')
     sequences = list(find_sequences(args))
     coverage = cover(args.layout, [sequence.name for sequence in sequences])
     for remark in coverage.remarks if coverage else ():
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             views = protocol.load_views(sequence, network.input_size(width / height))
             prediction = protocol.predict(network, views, args.offline)
             scores.append(score(sequence, views, prediction))
-        except ValueError as error:  # the others' hours are not lost for it
+        except ValueError as error:  # the other scenes, which may take hours, are still evaluated
             print(f'spann3r: {error}', file=sys.stderr)
             failed.append(sequence.name)
     if scores:
@@ -100,12 +100,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def is_few_view(args: argparse.Namespace) -> bool:
-    """Return whether few-view sequences are asked for."""
+    """Return whether the arguments select few-view sequences."""
     return args.few_view or args.tuples is not None
 
 
 def report(item: SceneScores | PathScores) -> dict[str, Any]:
-    """Return one scene's scores, fit for JSON."""
+    """Return the scores of one scene for JSON."""
     values = asdict(item)
     if 'clouds' in values:
         values['clouds']['chamfer'] = item.clouds.chamfer
@@ -113,7 +113,7 @@ def report(item: SceneScores | PathScores) -> dict[str, Any]:
 
 
 def find_sequences(args: argparse.Namespace) -> Iterator[RgbdSequence]:
-    """Yield the sequences that are asked for, reduced to the views that are used."""
+    """Yield the selected sequences with the views that are used."""
     from dataclasses import replace
 
     from spann3r_ros.datasets.folders import LAYOUTS as READERS
@@ -142,7 +142,7 @@ def find_sequences(args: argparse.Namespace) -> Iterator[RgbdSequence]:
 
 
 def print_clouds(scores: list[SceneScores], args: argparse.Namespace) -> None:
-    """Print each scene and the mean, beside what the paper reports."""
+    """Print each scene and the mean, with the figures of the paper."""
     from spann3r_ros.evaluation.paper import published
     from spann3r_ros.evaluation.paper.coverage import cover
     from spann3r_ros.evaluation.tables import format_table
@@ -172,7 +172,7 @@ def print_clouds(scores: list[SceneScores], args: argparse.Namespace) -> None:
 
 
 def published_rows(args: argparse.Namespace, digits: int) -> list[list[str]]:
-    """Return the rows of what the paper and its authors report for the whole data set."""
+    """Return the rows of figures that the paper and its authors report for the whole data set."""
     from spann3r_ros.evaluation.paper import published
     few = is_few_view(args)
     speeds = published.SPEEDS.get((args.layout, few), {})

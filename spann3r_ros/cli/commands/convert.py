@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r convert`: the official checkpoint as safetensors."""
+"""`spann3r convert`: writes an official checkpoint as a safetensors file."""
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-SUMMARY = 'turn an official .pth checkpoint into .safetensors'
+SUMMARY = 'convert an official .pth checkpoint to .safetensors'
 DTYPES = ('float16', 'bfloat16', 'float32')
 
 
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dtype', choices=DTYPES, default='float32',
                         help='precision of the stored weights (default: %(default)s)')
     parser.add_argument('--licence', '--license', default='', metavar='TEXT',
-                        help="licence note to store; default: the source's own, of a .pth the "
-                             "authors'")
+                        help='licence note to store; default: that of the source, and for a .pth '
+                             'that of its authors')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if args.target.suffix != '.safetensors':
         raise ValueError(f'target: expected a .safetensors file, got {args.target.name}')
     if args.target.exists():
-        raise FileExistsError(f'target: {args.target} is there already')
+        raise FileExistsError(f'target: {args.target} exists already')
     from spann3r_ros.networks.registry import kind_of
     kind = kind_of(args.source)
     if kind.files is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r evaluate`: held-out rooms beside trivial answers and reference figures."""
+"""`spann3r evaluate`: scores on held-out rooms, with trivial answers and reference figures."""
 from __future__ import annotations
 
 import argparse
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out.room_scores import TurnResult
     from spann3r_ros.evaluation.recorded_runs import RecordedRun
 
-SUMMARY = 'score a checkpoint on unseen procedural rooms, beside two trivial answers'
+SUMMARY = 'score a checkpoint on unseen procedural rooms, and two trivial answers beside it'
 HEADER = ('sequence', 'answer', 'solved', 'failed', 'accuracy', 'completion', 'point', 'normals',
           'rotation', 'position', 'ATE', 'RPE', 'RPE rot.')
 COLUMNS = ('accuracy', 'completion', 'point', 'normals', 'rotation_deg', 'position', 'trajectory',
@@ -33,11 +33,11 @@ accuracy, completion: mean nearest distance / mean of the room's two horizontal 
 point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
 position: of poses by PnP and tracked corners (median degrees; RMS / mean side). After one
 similarity: ATE / path length, RPE from frame to frame / mean step, and its rotation.
-solved: frames with a pose. failed: rooms without scores, which no mean has; "poses n more":
-further rooms of which no pose is known, which the means from rotation on lack.
-+-: standard error over the rooms. "as it is mapped": its points as the mapper moves them along
+solved: frames with a pose. failed: rooms without scores, which are in no mean; "poses n more":
+further rooms without a pose, which are not in the means from rotation on.
++-: standard error over the rooms. "as it is mapped": the points as the mapper moves them with
 that path, without those of low confidence.
-"true poses + median depth" is told the truth's poses."""
+"true poses + median depth" uses the true poses."""
 ANSWERS = {'mapped': 'as it is mapped', 'plane': 'plane, camera still',
            'median': 'median pointmap', 'posed_depth': 'true poses + median depth'}
 
@@ -50,17 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='only sequences of so many frames (default: all kinds)')
     parser.add_argument('--varied', action='store_true',
                         help='rooms with doors, seats and tables, other fields of view, dark '
-                             'corners, streaks; and a walk that wanders')
+                             'corners and streaks; and a path that wanders')
     add_network_arguments(parser)
     parser.add_argument('--cuda-graph', action='store_true', help='record its steps, on CUDA')
     parser.add_argument('--reference', type=Path,
-                        help='JSON file of figures to print beside, such as --output wrote for '
-                             'another checkpoint on the same rooms')
+                        help='JSON file of figures to compare with, for example one that --output '
+                             'wrote for another checkpoint on the same rooms')
     parser.add_argument('--name', help="the results' name in that file (default: the "
                                        "checkpoint's)")
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
     parser.add_argument('--picture', type=Path,
-                        help='PNG file: the first room of every kind beside the true one')
+                        help='PNG file: the mapped and the true first room of every kind')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -123,7 +123,7 @@ def table_rows(results: list[TurnResult], reference: Reference) -> list[list[str
 
 
 def accounts(result: TurnResult) -> tuple[str, str]:
-    """Return the share of poses that were solved, and how many rooms a mean lacks."""
+    """Return the share of poses that were solved, and the number of rooms missing in a mean."""
     solved = f'{100.0 * (1.0 - result.network_poses.unsolved):.1f} %'
     lacking = [f'{result.failed} of {result.rooms}']
     scored = result.rooms - result.failed
@@ -133,7 +133,7 @@ def accounts(result: TurnResult) -> tuple[str, str]:
 
 
 def cell(scores: dict[str, float], column: str) -> str:
-    """Return one value as text, a dash where there is none."""
+    """Return one value as text, or a dash if there is none."""
     if column not in scores:
         return '-'
     return f'{scores[column]:.1f} deg' if column.endswith('_deg') else f'{scores[column]:.3f}'

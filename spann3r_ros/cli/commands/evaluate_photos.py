@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r evaluate-photos`: photographs with known poses, and how well the path is told."""
+"""`spann3r evaluate-photos`: errors of the path estimated from photographs with known poses."""
 from __future__ import annotations
 
 import argparse
@@ -13,19 +13,19 @@ from spann3r_ros.core.files import write_json
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.photo_scores import PhotoScores
 
-SUMMARY = 'score the path that a checkpoint tells from photographs with known poses'
+SUMMARY = 'score the path that a checkpoint estimates from photographs with known poses'
 FORMAT = """\
 The cameras are a JSON object:
   width, height      of every photograph, in pixels
   fx, fy, cx, cy     in pixels; pixel centres lie at whole numbers
-  k1, k2, p1, p2, k3 lens distortion as OpenCV has it; 0 where left out
+  k1, k2, p1, p2, k3 lens distortion as in OpenCV; 0 where left out
   frames             in the order they were taken, each with
     image            file name in the folder
     camera_to_world  4x4, rows of numbers; camera axes x right, y down, z forward; any unit
 """
 NOTE = """\
-rotation: median angle, nothing aligned but the first camera. After one similarity: ATE / path
-length, RPE between consecutive solved frames / mean step, and its rotation."""
+rotation: median angle; only the first camera is aligned. After one similarity: ATE / path length,
+RPE between consecutive solved frames / mean step, and its rotation."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='JSON file of intrinsics and poses (default: cameras.json in the '
                              'folder)')
     parser.add_argument('--letterbox', action='store_true',
-                        help='show the network whole photographs, smaller, instead of the middle')
+                        help='use whole photographs, smaller, instead of their middle')
     add_network_arguments(parser)
     parser.add_argument('--output', type=Path, help='JSON file to write the results to')
     parser.add_argument('--picture', type=Path,
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table_rows(scores: PhotoScores, coverage: float) -> list[tuple[str, str]]:
-    """Return the rows of the table, fewer where there is no path."""
+    """Return the rows of the table; fewer without a path."""
     rows = [('photographs', str(scores.frames)),
             ('share of each that is seen', f'{100 * coverage:.0f} %'),
             ('poses solved', str(scores.solved))]

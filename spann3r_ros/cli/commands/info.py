@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r info`: what a checkpoint holds."""
+"""`spann3r info`: sizes, memory need and licence of a checkpoint."""
 from __future__ import annotations
 
 import argparse
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the checkpoint's facts, one a line."""
+    """Print the facts about the checkpoint, one in each line."""
     from spann3r_ros.networks.registry import kind_of
     kind = kind_of(args.checkpoint)
     facts: dict[str, object] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r make-demo-bag`: a walk through a procedural room, with ground truth."""
+"""`spann3r make-demo-bag`: writes a bag of a procedural room, with ground truth."""
 from __future__ import annotations
 
 import argparse
@@ -16,7 +16,7 @@ START_NS = 1_700_000_000_000_000_000
 
 @dataclass(frozen=True)
 class DemoRoom:
-    """The bundled recording; seeds lie apart from those of training and evaluation."""
+    """The bundled recording; its seeds are used neither in training nor in evaluation."""
 
     frames: int = 60
     size: int = 320
@@ -33,7 +33,7 @@ class DemoRoom:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     room = DemoRoom()
-    parser.add_argument('bag', type=Path, help='bag folder to make')
+    parser.add_argument('bag', type=Path, help='bag folder to write')
     parser.add_argument('--frames', type=int, default=room.frames, help='default: %(default)s')
     parser.add_argument('--size', type=int, default=room.size,
                         help='image side in pixels (default: %(default)s)')
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def render(room: DemoRoom) -> RoomBatch:
-    """Return one walked-through room; camera noise is left to JPEG."""
+    """Return the images of one room, without camera noise: JPEG adds its own errors."""
     from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
     config = RoomConfig(size=room.size, noise=0.0, gain=0.0, exposure=0.0)
     generator = RoomGenerator(config, room.seed, room.textures_seed)
@@ -64,7 +64,7 @@ def render(room: DemoRoom) -> RoomBatch:
 
 
 def write_bag(path: Path, storage: str, room: DemoRoom, batch: RoomBatch) -> None:
-    """Write images, calibration and truth; the world is z up, the room's corner its origin."""
+    """Write images, calibration and truth; the world has z up and its origin in a room corner."""
     import cv2
     import numpy as np
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r photos-to-bag`: a folder of JPEG files as a bag of compressed images."""
+"""`spann3r photos-to-bag`: writes a folder of JPEG files as a bag of compressed images."""
 from __future__ import annotations
 
 import argparse
 import time
 from pathlib import Path
 
-SUMMARY = 'make a bag of a folder of JPEG photographs, in the order of their names'
+SUMMARY = 'write a folder of JPEG photographs as a bag, in the order of their names'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('photos', type=Path, help='folder of .jpg or .jpeg files')
-    parser.add_argument('bag', type=Path, help='bag folder to make')
+    parser.add_argument('bag', type=Path, help='bag folder to write')
     parser.add_argument('--topic', default='/camera/image_raw/compressed',
                         help='default: %(default)s')
     parser.add_argument('--rate', type=float, default=10.0,
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the bag; the JPEG files go in as they are."""
+    """Write the bag with the unchanged JPEG files."""
     from tqdm import tqdm
 
     from spann3r_ros.datasets.bag_writer import BagWriter
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """Return the JPEG files of a folder by name; ValueError if there is none."""
+    """Return the JPEG files of a folder by name; raise ValueError if there is none."""
     photos = sorted(path for path in folder.glob('*') if path.suffix.lower() in ('.jpg', '.jpeg'))
     if not photos:
         raise ValueError(f'photos: expected .jpg or .jpeg files in {folder}, found none')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r replay`: a recorded bag through the mapper as the node runs it, without ROS."""
+"""`spann3r replay`: maps a recorded bag without ROS, with the same result as the node."""
 from __future__ import annotations
 
 import argparse
@@ -20,9 +20,9 @@ BAD_INPUT, FAULT = 2, 1
 LOG, SUMMARY_FILE = 'replay.log', 'summary.json'
 EPILOG = """\
 Writes map.ply, trajectory.tum, map.npz, replay.log and summary.json. Exit status: 0 with a map, 2
-for bad input, 1 for a fault or when no map came of it. The same bag and settings give the same
-map, bit by bit, on the same machine with the same number of threads; so does the node in replay
-mode."""
+for bad input, 1 for a fault or an empty map. The same bag and settings give the same map, bit by
+bit, on the same machine with the same number of threads; the node in replay mode gives that map
+too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--camera-info-topic', default='', metavar='TOPIC',
                         help='default: camera_info beside the image topic')
     parser.add_argument('--mask-topic', default='', metavar='TOPIC',
-                        help='where the parameter mask asks for masks; default: mask beside the '
-                             'image topic')
+                        help='masks, used if the parameter mask is not none; default: mask beside '
+                             'the image topic')
     parser.add_argument('--odometry-topic', default='', metavar='TOPIC',
-                        help='nav_msgs/Odometry to read as transforms, where TF lacks them')
+                        help='nav_msgs/Odometry to use as transforms, if they are not in TF')
     parser.add_argument('--params-file', type=Path, help="the node's parameters as YAML")
     parser.add_argument('--node-name', default='mapper',
-                        help='whose parameters in that file (default: %(default)s)')
+                        help='node that has the parameters in that file (default: %(default)s)')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='changes',
-                        help='a parameter, over the file; may be repeated')
+                        help='a parameter, which overrides the file; may be repeated')
     parser.add_argument('--checkpoint', help='weights; default: the parameter, or the bundled '
                                              'model')
     parser.add_argument('--device', help='auto, cpu, cuda or cuda:N; default: the parameter')
@@ -88,14 +88,14 @@ def run(args: argparse.Namespace) -> int:
         replay.close()
     print(conclusion(summary, args.output))
     if replay.defects:
-        print(f'spann3r replay: {len(replay.defects)} frames met a fault; see '
+        print(f'spann3r replay: {len(replay.defects)} frames failed by a defect; see '
               f'{args.output / LOG}', file=sys.stderr)
         return FAULT
     return 0
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
-    """Return the settings of file and arguments; ValueError names what is wrong."""
+    """Return the settings from file and arguments; raise ValueError for a wrong one."""
     from spann3r_ros.pipeline.node_settings import from_values, parse_values, read_yaml
     values = read_yaml(args.params_file, args.node_name) if args.params_file else {}
     values |= parse_values(args.changes)
@@ -106,7 +106,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 
 def set_up_logging(path: Path, warnings: logging.Handler) -> None:
-    """Send what the package logs to a file, warnings to their count and errors to the screen."""
+    """Write the package's log to a file; count the warnings and show the errors on the screen."""
     file, screen = logging.FileHandler(path, 'w'), logging.StreamHandler()
     file.setFormatter(logging.Formatter('%(levelname)s %(name)s: %(message)s'))
     screen.setLevel(logging.ERROR)
@@ -117,7 +117,7 @@ def set_up_logging(path: Path, warnings: logging.Handler) -> None:
 
 
 def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
-    """Give every message of a bag to a replay, with progress by images."""
+    """Pass every message of a bag to a replay; show the progress in images."""
     from tqdm import tqdm
 
     from spann3r_ros.datasets.bags import BagError
@@ -127,12 +127,12 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
                 replay.take(role, message)
                 bar.update(role == 'image')
         except BagError as error:
-            # What was read before the damage is a map all the same.
+            # The messages before the damaged part are mapped.
             logging.getLogger(__name__).warning('%s', error)
 
 
 def conclusion(summary: ReplaySummary, output: Path) -> str:
-    """Return one line for the screen."""
+    """Return the summary as one line for the screen."""
     frames = summary.frames
     return (f'{frames["processed"]} of {summary.images} images mapped in {summary.seconds:.1f} s: '
             f'{summary.poses} poses, {summary.voxels} voxels, {len(summary.warnings)} warnings; '

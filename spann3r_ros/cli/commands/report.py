@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r report`: the table and the picture of a finished run."""
+"""`spann3r report`: prints the table of a finished run and draws its map."""
 from __future__ import annotations
 
 import argparse
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print and draw; 0 only if every image is accounted for and the map is not empty."""
+    """Print and draw; return 0 only if every image was counted and the map is not empty."""
     from spann3r_ros.evaluation.tables import format_table
     run = json.loads((args.output / 'run.json').read_text())
     rows, voxels = run_rows(run), 0
@@ -77,7 +77,7 @@ def truth_rows(comparison: Comparison) -> list[tuple[str, str]]:
     rows = [('ATE (RMS of positions)', f'{comparison.trajectory_error:.3f} m '
                                        f'on {comparison.path_length:.1f} m'),
             ('rotation error, median', f'{comparison.rotation_deg:.1f} deg'),
-            ('map laid over the truth', f'one similarity, scale {comparison.alignment.scale:.2f}')]
+            ('map aligned to truth', f'one similarity, scale {comparison.alignment.scale:.2f}')]
     for name in ('accuracy', 'completion'):
         distances = getattr(comparison, name)
         if distances is not None:
@@ -87,13 +87,13 @@ def truth_rows(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def find_faults(run: dict[str, Any], voxels: int) -> list[str]:
-    """Return what keeps the run from being complete."""
+    """Return the reasons why the run is not complete."""
     ended = sum(run[name] for name in ('processed', 'skipped', 'dropped', 'failed'))
     faults = []
     if run['received'] != run['images']:
         faults.append(f'{run["images"]} images in the bag, {run["received"]} received')
     if ended != run['received']:
-        faults.append(f'{run["received"]} frames received, {ended} accounted for')
+        faults.append(f'{run["received"]} frames received, {ended} finished')
     if not run['saved']:
         faults.append(f'no map: {run["message"]}')
     elif not voxels:
