@@ -120,7 +120,7 @@ def test_scenes_come_in_the_order_of_their_names(tmp_path: Path) -> None:
 def test_missing_file_is_named(layout: str, lost: str, tmp_path: Path) -> None:
     WRITERS[layout](tmp_path, 3)
     (tmp_path / lost).unlink()
-    with pytest.raises(DatasetError, match=f'{lost}: expected, but it is not there'):
+    with pytest.raises(DatasetError, match=f'{lost}: expected, but it does not exist'):
         list(LAYOUTS[layout](tmp_path))
 
 
@@ -135,7 +135,7 @@ def test_image_of_which_nothing_is_left_is_named(layout: str, lost: str, named: 
     WRITERS[layout](tmp_path, 4)
     for path in list(tmp_path.glob(lost)):
         path.unlink()
-    with pytest.raises(DatasetError, match=f'{named}: expected, .*but it is not there'):
+    with pytest.raises(DatasetError, match=f'{named}: expected, .*but it does not exist'):
         list(LAYOUTS[layout](tmp_path))
 
 
@@ -160,7 +160,7 @@ def test_two_images_of_one_number_are_named(tmp_path: Path) -> None:
     write_dtu(tmp_path, 2)
     image = tmp_path / 'scan1/images/00000001.jpg'
     image.with_suffix('.png').write_bytes(image.read_bytes())
-    with pytest.raises(DatasetError, match='00000001.png: expected one image 1, there is also '
+    with pytest.raises(DatasetError, match='00000001.png: expected one image 1, got also '
                                            '00000001.jpg'):
         list(LAYOUTS['dtu'](tmp_path))
 
@@ -171,7 +171,7 @@ def test_scene_without_its_list_is_not_passed_over(layout: str, lost: str,
                                                    tmp_path: Path) -> None:
     WRITERS[layout](tmp_path, 2)
     (tmp_path / lost).rename(tmp_path / 'set-aside.txt')
-    with pytest.raises(DatasetError, match=f'{lost}: expected, but it is not there'):
+    with pytest.raises(DatasetError, match=f'{lost}: expected, but it does not exist'):
         list(LAYOUTS[layout](tmp_path))
 
 

@@ -17,7 +17,7 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
     TURNS,
     HeldOutConfig,
     Sequence,
-    TrivialAnswers,
+    TrivialPredictions,
     Turn,
     depth_images,
     draw_sequences,
@@ -170,7 +170,7 @@ def test_varied_rooms_differ_in_their_cameras_and_keep_their_geometry() -> None:
     sequences = list(draw_sequences(unseen_rooms(config, SIZE), config.rooms, Turn(3)))
     focal = [sequence.intrinsics.fx for sequence in sequences]
     assert max(focal) > 1.1 * min(focal)
-    trivial = TrivialAnswers(familiar_rooms(config, SIZE), 3, Turn(3))
+    trivial = TrivialPredictions(familiar_rooms(config, SIZE), 3, Turn(3))
     for sequence in sequences:
         rays = baselines.pixel_rays(sequence.intrinsics.matrix, SIZE, SIZE)
         depth = depth_images(sequence)

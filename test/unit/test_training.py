@@ -26,7 +26,7 @@ from spann3r_ros.networks.spann3r.training import default_sizes, split_parameter
 from spann3r_ros.networks.spann3r.unroll import unroll
 from spann3r_ros.networks.trainable import StoredPoints, Unrolled, move
 from spann3r_ros.rooms.draw import Draw
-from spann3r_ros.rooms.paths import placements, slips
+from spann3r_ros.rooms.paths import drifts, placements
 from spann3r_ros.training.loop import Trainer, read_run
 from spann3r_ros.training.objective import memory_supervision, sequence_objective
 from spann3r_ros.training.optimisers import orthogonalise
@@ -166,17 +166,17 @@ def test_placements_are_rigid_and_as_many_as_asked_for() -> None:
     assert torch.equal(placements(4, 0.0, Draw(3)), torch.eye(4).expand(4, 4, 4))
 
 
-def test_slips_grow_from_nothing_along_a_sequence() -> None:
-    slipped = slips(500, 9, 1.0, Draw(4))
-    torch.testing.assert_close(slipped[:, 0], torch.eye(4).expand(500, 4, 4))
-    scale = slipped[..., :3, :3].det() ** (1 / 3)
+def test_drift_grows_from_zero_along_a_sequence() -> None:
+    drifted = drifts(500, 9, 1.0, Draw(4))
+    torch.testing.assert_close(drifted[:, 0], torch.eye(4).expand(500, 4, 4))
+    scale = drifted[..., :3, :3].det() ** (1 / 3)
     assert 0.02 < float(scale[:, -1].std()) < 0.04  # 5 %, by up to all of it
-    ahead = slipped[..., :3, 2] / scale[..., None]
+    ahead = drifted[..., :3, 2] / scale[..., None]
     heading = torch.rad2deg(torch.atan2(ahead[..., 0], ahead[..., 2])).std(dim=0)
     assert 2.0 < float(heading[-1]) < 4.0
     assert float(heading[2] / heading[-1]) == pytest.approx(0.5, abs=0.1)  # root of a quarter
-    assert 0.04 < float(slipped[:, -1, :3, 3].std()) < 0.08
-    assert torch.equal(slips(2, 3, 0.0, Draw(4)), torch.eye(4).expand(2, 3, 4, 4))
+    assert 0.04 < float(drifted[:, -1, :3, 3].std()) < 0.08
+    assert torch.equal(drifts(2, 3, 0.0, Draw(4)), torch.eye(4).expand(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize('shape', [(2, 24, 96), (2, 96, 24), (1, 32, 32)])

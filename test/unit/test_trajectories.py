@@ -126,5 +126,5 @@ def test_path_errors_are_those_of_evo() -> None:
 
 
 def test_path_of_a_camera_that_stands_still_is_refused() -> None:
-    with pytest.raises(ValueError, match='expected points at two places'):
+    with pytest.raises(ValueError, match='expected at least two different points'):
         trajectories.path_errors(np.tile(np.eye(4), (3, 1, 1)), orbit(3))

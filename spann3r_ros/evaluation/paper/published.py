@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the paper reports, to print beside one's own (Wang and Agapito, 2024, tables 1 to 8).
+"""Results that the paper reports (Wang and Agapito, 2024, tables 1 to 8).
 
 Accuracy, completion (metres, DTU millimetres) and normal consistency, each mean and median.
 """
@@ -96,5 +96,5 @@ SCENES: dict[str, dict[str, Figures]] = {
     },
 }
 
-# Mean Chamfer distances of version 1.01, as its authors tell them.
+# Mean Chamfer distances of version 1.01, as published by its authors.
 CHAMFER_V101 = {'7scenes': .0255, 'nrgbd': .0437, 'dtu': 2.955}
