@@ -198,9 +198,9 @@ def test_command_prints_the_settings_of_all_runs(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', 'bundled', '--steps', '7',
                  '--print-config']) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert list(told) == CHAIN
-    assert {values['steps'] for values in told.values()} == {7}
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == CHAIN
+    assert {values['steps'] for values in printed.values()} == {7}
 
 
 @pytest.mark.parametrize('option', ['--start-from', '--config', '--release', '--seed'])

@@ -53,7 +53,7 @@ MEANS: dict[tuple[str, bool], dict[str, Figures]] = {
     },
 }
 
-# (layout, few views) -> method -> frames/s as printed; the paper tells none for DTU.
+# (layout, few views) -> method -> frames/s as printed; the paper has none for DTU.
 _SPEEDS = {'FrozenRecon': '<0.1', 'DUSt3R-224': '0.78', 'Spann3R': '65.49'}
 _FEW_VIEW_SPEEDS = {'DUSt3R': '0.48', 'DUSt3R-224': '1.42', 'Spann3R offline': '5.83',
                     'Spann3R': '72.04'}
