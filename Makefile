@@ -26,7 +26,7 @@ test-noble:  ## unit and parity tests with the library versions of Ubuntu 24.04,
 test-avx2: setup  ## what depends on the CPU, as with AVX2 and neither AVX-512 nor bfloat16
 	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(run) python -m pytest \
 	  test/unit/test_inference.py test/unit/test_static.py test/parity/test_recordings.py \
-	  -k 'bfloat16 or bits or narrow or tiny_capacity'
+	  -k 'bfloat16 or bits or int8 or rounding or tiny_capacity'
 
 test-full: setup  ## the tests with the full-size network
 	@$(run) python -m pytest -m full test/parity test/node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the camera of a rosbag2 recording and what belongs to it; needs no ROS."""
+"""Reading one camera of a rosbag2 recording, with its TF, masks and odometry; needs no ROS."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -21,15 +21,15 @@ Message = Any  # rosbags builds its message classes at run time
 
 
 class BagError(ValueError):
-    """A bag cannot be read, or not so; the message says why."""
+    """A bag cannot be read, or lacks a topic; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class TopicNames:
-    """Which topics to read; empty: the only image topic, and what stands beside it by its name.
+    """The topics to read; empty: the only image topic, and the topics in its namespace.
 
-    The calibration is expected in `camera_info` beside the image topic, masks in `mask`. Masks
-    and odometry are read only when asked for.
+    The calibration is expected in `camera_info` of the image's namespace, masks in `mask`. Masks
+    are read only with `masks`, odometry only with its topic's name.
     """
 
     image: str = ''
@@ -42,8 +42,8 @@ class TopicNames:
 class CameraBag:
     """An open bag and the topics of one camera; a context manager.
 
-    BagError for a missing or broken bag, for a topic that is not there, and for an image topic
-    that is not named when there are several; it lists those there are, with their counts.
+    BagError for a missing or broken bag, a missing topic, and several image topics of which none
+    is named; its message lists the image topics with their counts.
     """
 
     def __init__(self, path: Path, names: TopicNames | None = None) -> None:
@@ -76,7 +76,7 @@ class CameraBag:
         return self.image.msgtype == COMPRESSED_IMAGE
 
     def has(self, *roles: str) -> bool:
-        """Return whether the bag has messages of one of some roles."""
+        """Return whether the bag has messages of one of the roles."""
         return any(self.role(connection) in roles and connection.msgcount
                    for connection in self.connections)
 
@@ -88,7 +88,7 @@ class CameraBag:
         """Yield (connection, time of recording in ns, serialised message) in recorded order."""
         try:
             yield from self._reader.messages(self.connections)
-        # What a broken file makes of its reader has many types.
+        # The reader raises many types of exception for a broken file.
         except Exception as error:
             raise BagError(f'bag: {self.path} ends early: {error}') from error
 
@@ -109,11 +109,11 @@ class CameraBag:
     def _choose(self, names: TopicNames) -> Iterator[tuple[Connection, str]]:
         """Yield the connections to read and their roles."""
         yield self.image, 'image'
-        beside = base_topic(self.image.topic).rpartition('/')[0]
-        wanted = [('camera_info', names.camera_info, f'{beside}/camera_info', (CAMERA_INFO,)),
+        namespace = base_topic(self.image.topic).rpartition('/')[0]
+        wanted = [('camera_info', names.camera_info, f'{namespace}/camera_info', (CAMERA_INFO,)),
                   ('tf', '', TF, (TF_MESSAGE,)), ('tf_static', '', TF_STATIC, (TF_MESSAGE,))]
         if names.masks:
-            wanted.append(('mask', names.mask, f'{beside}/mask', (IMAGE,)))
+            wanted.append(('mask', names.mask, f'{namespace}/mask', (IMAGE,)))
         if names.odometry:
             wanted.append(('odometry', names.odometry, names.odometry, (ODOMETRY,)))
         for role, named, expected, kinds in wanted:
@@ -121,7 +121,7 @@ class CameraBag:
                      if one.topic == (named or expected) and one.msgtype in kinds]
             if named and not found:
                 raise BagError(f'topic: expected {kinds[0]} on {named}, {self.path} has none')
-            # Several recorders or publishers of one topic are several connections.
+            # A topic with several publishers has several connections.
             yield from ((one, role) for one in found)
 
 
@@ -143,5 +143,5 @@ def base_topic(topic: str) -> str:
 
 
 def info_topic(topic: str) -> str:
-    """Return where the calibration beside an image topic is expected."""
+    """Return the topic on which the calibration of an image topic is expected."""
     return base_topic(topic).rpartition('/')[0] + '/camera_info'

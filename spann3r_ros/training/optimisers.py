@@ -21,10 +21,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 def build_optimisers(model: nn.Module, config: TrainingConfig,
                      share: tuple[int, int]) -> tuple[optim.Optimizer, ...]:
-    """Return the optimisers of what is not frozen, their learning rate in `peak_lr`.
+    """Return the optimisers of the weights that are not frozen; `peak_lr` of a group is its rate.
 
-    `muon` is Muon for hidden matrices and AdamW without decay for the rest; `adamw` decays what
-    has two dimensions or more, as the paper does. `share` is this process among all, for Muon.
+    `muon` is Muon for hidden matrices and AdamW without weight decay for the rest; `adamw` has
+    weight decay for parameters of two dimensions or more, as in the paper. `share` is (index,
+    count) of the processes, for Muon.
     """
     hidden, rest = config.trainable.split_parameters(model)
     made: list[optim.Optimizer] = []
@@ -46,7 +47,7 @@ def build_optimisers(model: nn.Module, config: TrainingConfig,
 
 
 def restore(optimiser: optim.Optimizer, values: dict[str, Any]) -> None:
-    """Load an optimiser's momenta, but keep the rates that it was built with."""
+    """Load an optimiser's momenta; keep the learning rates that it was built with."""
     built = [{name: value for name, value in group.items() if name != 'params'}
              for group in optimiser.param_groups]
     optimiser.load_state_dict(values)
@@ -55,7 +56,7 @@ def restore(optimiser: optim.Optimizer, values: dict[str, Any]) -> None:
 
 
 def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Return the nearest semi-orthogonal matrices, roughly, of a stack [count, rows, columns]."""
+    """Return approximately the nearest semi-orthogonal matrices of [count, rows, columns]."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -67,10 +68,10 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon in fp32, where torch's own works in bf16: slow on CPUs without bf16 arithmetic.
+    """Muon in float32; torch's own uses bfloat16, which is slow on CPUs that emulate it.
 
-    The update is scaled to the root mean square of an Adam update, so the learning rate means
-    the same for both.
+    The update is scaled to the root mean square of an Adam update, so that learning rates are
+    comparable. Processes with equal gradients split the work: `share` is (index, count).
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95,
@@ -80,10 +81,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Apply one update from the gradients at hand.
-
-        Processes with equal gradients split the work: `share` is (this process, how many).
-        """
+        """Apply one update from the current gradients."""
         for group in self.param_groups:
             stacks: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group['params']:

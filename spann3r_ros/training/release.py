@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a training state into a checkpoint to ship."""
+"""Write a checkpoint from the state of a run."""
 from __future__ import annotations
 
 import json
@@ -19,9 +19,9 @@ ROOMS = 'procedurally generated rooms (spann3r_ros.rooms)'
 def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, str]:
     """Write the averaged weights of a run in fp16 and return the metadata stored with them.
 
-    With `other`, a checkpoint of the same sizes, it is the mean of both, under the licences of
-    both. Weights that began with others stay under the licence of those. Raises ValueError when
-    the folder has no state, CheckpointError when the two do not fit.
+    With `other`, a checkpoint of the same sizes, the weights are the mean of both and the licence
+    names both. A run that began with a checkpoint keeps the licence of it. Raises ValueError when
+    the folder has no state, CheckpointError when the sizes of the two differ.
     """
     if not (folder / STATE).is_file():
         raise ValueError(f'folder: expected a {STATE} in {folder}')
@@ -56,11 +56,11 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
 
 
 def add_history(metadata: dict[str, str], other: dict[str, str], name: str) -> None:
-    """Let metadata also tell what is known of other weights, from the file of that name."""
-    for key, joint in (('licence', ' and '), ('training_data', '; and ')):
-        told = metadata[key].split(joint)
-        for text in other.get(key, f'that of {name}').split(joint):
-            # Means of kindred weights would tell the same again.
-            if text not in told:
-                told.append(text)
-        metadata[key] = joint.join(told)
+    """Add the licence and the training data of other weights, from the file `name`, in place."""
+    for key, separator in (('licence', ' and '), ('training_data', '; and ')):
+        entries = metadata[key].split(separator)
+        for entry in other.get(key, f'that of {name}').split(separator):
+            # Weights with a common history share entries.
+            if entry not in entries:
+                entries.append(entry)
+        metadata[key] = separator.join(entries)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A share of the run with its mix of sequences.
+    """A part of the run, `share` of its steps, with its mix of sequences.
 
-    Each step draws one of `lengths` (frames per sequence) and fills about `frames_per_step`
-    frames with sequences of it; `motion` (start, end) scales the camera's motion range, and
-    sequences longer than 8 frames move less, so that they stay in the room.
+    Each step draws one of `lengths`, in frames, and fills about `frames_per_step` frames with
+    sequences of this length. `motion` (start, end) scales the range of the camera's motion; in
+    sequences longer than 8 frames it is reduced, so that the camera stays in the room.
     """
 
     share: float
@@ -133,8 +133,8 @@ class TrainingConfig:
         together = min(length for stage in self.stages for length in stage.lengths) * self.shards
         if self.losses == 'released' and self.frames_per_step < 2 * together:
             raise ValueError(f"shards: expected two sequences or more in each with the losses "
-                             f"'released', else they are the paper's, got {self.shards} with "
-                             f'{self.frames_per_step} frames a step')
+                             f"'released', which equal the paper's for one, got {self.shards} "
+                             f'with {self.frames_per_step} frames a step')
         for item in fields(self) if self.losses != 'rooms' else ():
             value = getattr(self, item.name)
             if item.name in ROOMS_LOSSES_ONLY and value != item.default:
@@ -147,17 +147,17 @@ class TrainingConfig:
         return trainable_kind(self.network_name).training()
 
     def lasting(self, steps: int) -> TrainingConfig:
-        """Return the same run in so many steps, of which the warm-up keeps its share."""
+        """Return the same run with another number of steps; the warm-up keeps its share."""
         return replace(self, steps=steps,
                        warmup_steps=max(1, round(self.warmup_steps * steps / self.steps)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
+        """Return plain values for JSON."""
         return {**asdict(self), 'network': self.network.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
-        """Build from plain values, the rest by default; ValueError for an unknown name."""
+        """Build from plain values, others by default; ValueError for an unknown name."""
         unknown = sorted(set(values) - {item.name for item in fields(cls)})
         if unknown:
             raise ValueError(f'training config: expected known fields only, got {unknown}')
@@ -174,7 +174,7 @@ class TrainingConfig:
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:
-        """Read a JSON file of fields; ValueError names the file and what is wrong."""
+        """Read a JSON file of fields; ValueError names the file and the bad field."""
         try:
             return cls.from_dict(json.loads(path.read_text()))
         except (ValueError, TypeError, KeyError) as error:

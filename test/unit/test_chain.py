@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundled model's runs one after another: what each begins with, and going on after a kill."""
+"""A chain of runs: the weights that each begins with, and resuming after a kill."""
 from __future__ import annotations
 
 import csv
@@ -40,7 +40,7 @@ walk(Path(sys.argv[1]), Rank.join(), shards=2)
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """Stands for the kill of the process."""
 
 
 def chain_runs(shards: int = 1) -> dict[str, TrainingConfig]:
@@ -73,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize('step', [1, 4, 8])
-def test_chain_killed_in_a_step_goes_on_to_the_same_weights(
+def test_chain_killed_in_a_step_resumes_to_the_same_weights(
         step: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = iter(range(1, 10))
     update = Trainer._update
@@ -93,7 +93,7 @@ def test_chain_killed_in_a_step_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize(('when', 'name'), [
     ('before', 'first'), ('after', 'first'), ('before', 'second'), ('before', 'third')])
-def test_chain_killed_between_runs_goes_on_to_the_same_weights(
+def test_chain_killed_between_runs_resumes_to_the_same_weights(
         when: str, name: str, whole: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     release = chain.release
@@ -120,7 +120,7 @@ def test_run_that_began_with_other_weights_is_refused(whole: Path, tmp_path: Pat
         walk(tmp_path / 'mixed')
 
 
-def test_chain_that_was_begun_under_former_names_goes_on_to_the_same_weights(
+def test_chain_that_was_begun_under_former_names_resumes_to_the_same_weights(
         whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / 'old')
     shutil.rmtree(tmp_path / 'old/third')
@@ -158,7 +158,7 @@ def test_run_begins_with_the_release_before_it_and_may_release_a_mean(
     assert frames == [18, 36, 54]
 
 
-def test_two_processes_walk_through_a_chain_together(tmp_path: Path) -> None:
+def test_two_processes_train_a_chain_together(tmp_path: Path) -> None:
     (tmp_path / 'walk.py').write_text(TWO_PROCESSES)
     subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
                     '--nproc_per_node', '2', tmp_path / 'walk.py', tmp_path / 'two'],
@@ -194,17 +194,17 @@ def test_command_trains_the_bundled_model_in_all_its_runs(
 
 
 @pytest.mark.usefixtures('tiny_runs')
-def test_command_tells_the_settings_of_all_runs(
+def test_command_prints_the_settings_of_all_runs(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', 'bundled', '--steps', '7',
                  '--print-config']) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert list(told) == CHAIN
-    assert {values['steps'] for values in told.values()} == {7}
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == CHAIN
+    assert {values['steps'] for values in printed.values()} == {7}
 
 
 @pytest.mark.parametrize('option', ['--start-from', '--config', '--release', '--seed'])
-def test_command_refuses_what_is_of_one_run(
+def test_command_refuses_options_of_a_single_run(
         option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', 'bundled', option, '3']) == 1
     assert f'--run bundled: expected no {option}' in capsys.readouterr().err

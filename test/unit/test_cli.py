@@ -56,7 +56,7 @@ def test_every_command_explains_itself(
     assert f'spann3r {command}' in capsys.readouterr().out
 
 
-def test_info_tells_sizes_and_licence(
+def test_info_prints_sizes_and_licence(
         checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['info', str(checkpoint)]) == 0
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layout for inference gives what the network gives; 8-bit products nearly so."""
+"""Packed layers give the results of the network; int8 is close to them."""
 from __future__ import annotations
 
 import copy
@@ -39,7 +39,7 @@ def walk(model: Spann3R, device: str = 'cpu') -> Tensor:
 
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
 @pytest.mark.parametrize('least_packed', [0, inference.LEAST_PACKED])
-def test_layout_changes_nothing_but_rounding(
+def test_packed_layers_change_rounding_only(
         head: str, least_packed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, 'LEAST_PACKED', least_packed)
     model = tiny_model(head=head)
@@ -52,7 +52,7 @@ def test_layout_changes_nothing_but_rounding(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize(('precision', 'off'), [('fp32', 1e-4), ('tf32', 0.01), ('bf16', 0.02)])
-def test_layout_on_cuda_gives_what_the_cpu_gives(precision: str, off: float) -> None:
+def test_packed_layers_on_cuda_give_the_results_of_the_cpu(precision: str, off: float) -> None:
     model = tiny_model()
     true, near = walk(model), walk(prepare(copy.deepcopy(model).cuda(), precision), 'cuda').cpu()
     assert ((near - true).norm(dim=-1) / true.norm(dim=-1)).median() < off
@@ -61,7 +61,7 @@ def test_layout_on_cuda_gives_what_the_cpu_gives(precision: str, off: float) -> 
 @pytest.mark.usefixtures('eight_bits')
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
 @pytest.mark.parametrize('has_bfloat16', [True, False])
-def test_eight_bits_are_near(
+def test_int8_is_close_to_float32(
         head: str, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # A CPU that does not multiply bfloat16 emulates it.
     monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda: has_bfloat16)
@@ -94,7 +94,7 @@ def test_eight_bit_product_is_exact_where_eight_bits_suffice() -> None:
 
 @pytest.mark.usefixtures('eight_bits')
 def test_tokens_are_rounded_one_by_one() -> None:
-    """A token of large numbers takes nothing from the precision of the others."""
+    """A token of large numbers does not reduce the precision of the others."""
     torch.manual_seed(0)
     linear = nn.Linear(64, 8)
     tokens = torch.randn(5, 64)
@@ -131,7 +131,7 @@ def test_eight_bits_are_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                              Compute('cuda:1', 'int8'))
 
 
-def test_cpu_that_cannot_do_it_falls_back_and_says_so(
+def test_cpu_without_correct_int8_falls_back_with_a_warning(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
         ) -> None:
     def saturating(left: Tensor, right: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def test_network_counts_the_weights_it_holds(
 
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
 @pytest.mark.parametrize('packs', [True, False])
-def test_bfloat16_is_near_and_keeps_memory_and_points_in_full(
+def test_bfloat16_is_close_and_keeps_memory_and_points_in_float32(
         head: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     packs = packs and inference.can_pack(torch.bfloat16) and inference.computes_in_bfloat16()
     monkeypatch.setattr(inference, 'can_pack', lambda *_: packs)
@@ -227,14 +227,14 @@ def test_bfloat16_is_an_ability_of_the_cpu(
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-def test_compiled_blocks_give_the_same(precision: str) -> None:
+def test_compiled_blocks_give_the_same_results(precision: str) -> None:
     model = tiny_model(head='linear')
     plain = prepare(copy.deepcopy(model), precision, pack=False)
     compiled = compile_blocks(prepare(model, precision, pack=False), backend='aot_eager')
     torch.testing.assert_close(walk(compiled), walk(plain), rtol=1e-3, atol=1e-4)
 
 
-def test_what_cannot_be_compiled_runs_as_it_is() -> None:
+def test_blocks_that_cannot_be_compiled_run_without_compilation() -> None:
     calls = []
 
     def broken(graph: nn.Module, inputs: list[Tensor]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Licence and training data stay with weights from conversion over fine-tuning to release."""
+"""Licence and training data are kept in conversion, fine-tuning and release."""
 from __future__ import annotations
 
 import json
@@ -28,7 +28,7 @@ def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 @pytest.fixture
 def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a file of the authors' layout and name, whose sizes alone are tiny."""
+    """Return a file in the authors' layout and with its name, of a tiny network."""
     read = checkpoint.read_checkpoint
     monkeypatch.setattr(checkpoint, 'read_checkpoint', lambda path: (
         SQUARE if path.suffix == '.pth' else read(path)[0], read(path)[1]))
@@ -69,7 +69,7 @@ def test_official_weights_need_no_conversion_to_keep_their_licence(
 
 
 @pytest.mark.parametrize('option', ['--license', '--licence'])
-def test_licence_noted_at_conversion_goes_before_the_authors(
+def test_licence_given_at_conversion_replaces_that_of_the_authors(
         option: str, official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     converted = tmp_path / 'converted.safetensors'
     assert main(['convert', str(official), str(converted), option, 'by agreement']) == 0
@@ -78,7 +78,7 @@ def test_licence_noted_at_conversion_goes_before_the_authors(
     assert facts_of(released, capsys)['licence'] == 'by agreement'
 
 
-def test_what_is_not_known_of_weights_is_said(
+def test_unknown_licence_and_data_are_reported_as_unknown(
         official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     renamed = official.rename(tmp_path / 'mine.pth')
     facts = facts_of(renamed, capsys)
@@ -95,7 +95,7 @@ def test_licence_in_the_old_spelling_is_read(tmp_path: Path) -> None:
     assert read_history(path) == {'licence': 'MIT'}
 
 
-def test_mean_of_weights_stands_under_the_licences_of_both(tmp_path: Path) -> None:
+def test_mean_of_weights_has_the_licences_of_both(tmp_path: Path) -> None:
     files = []
     for name, licence in (('one', 'CC BY-NC-SA 4.0'), ('two', 'MIT')):
         files.append(tmp_path / f'{name}.safetensors')

@@ -30,7 +30,7 @@ def entry(seed: int) -> MemoryEntry:
 
 
 def fill(memory: SpatialMemory, frames: range) -> SpatialMemory:
-    """Read and write unlike frames."""
+    """Read and write different frames."""
     for seed in frames:
         attention = memory.read(entry(1000 + seed).key)[1] if memory.tokens else None
         memory.write(attention, entry(seed))
@@ -47,7 +47,7 @@ def same(left: tuple, right: tuple) -> bool:
     return left[1] == right[1] and all(map(torch.equal, left[0], right[0]))
 
 
-def test_storage_stays_where_it_is_over_many_writes() -> None:
+def test_storage_keeps_its_address_over_many_writes() -> None:
     memory = SpatialMemory(PRUNING, TOKENS, WIDTH)
     memory.write(None, entry(0))
     tensors = (memory.raw_keys, memory.values, memory.count, memory.mass)
@@ -79,7 +79,7 @@ def test_long_term_memory_smaller_than_the_working_frames_is_refused() -> None:
         SpatialMemory(MemoryConfig(working_frames=5, long_term_tokens=19), TOKENS, WIDTH)
 
 
-def test_without_long_term_memory_the_newest_frames_slide_through() -> None:
+def test_without_long_term_memory_only_the_newest_frames_are_kept() -> None:
     config = MemoryConfig(working_frames=3, long_term_tokens=0)
     memory = fill(SpatialMemory(config, TOKENS, WIDTH), range(7))
     assert torch.equal(memory.raw_keys, torch.cat([entry(seed).raw_key for seed in (4, 5, 6)]))
@@ -107,7 +107,7 @@ def test_attention_of_a_read_counts_even_when_the_frame_is_rejected() -> None:
     assert (memory.tokens, memory.rejected_frames) == (2 * TOKENS, 1)
 
 
-def test_repeated_frame_is_rejected_and_an_unlike_one_admitted() -> None:
+def test_repeated_frame_is_rejected_and_a_different_one_admitted() -> None:
     memory = SpatialMemory(MemoryConfig(), TOKENS, WIDTH)
     assert memory.similarity(entry(0).raw_key) == -math.inf
     assert memory.admits(entry(0).raw_key)

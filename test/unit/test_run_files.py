@@ -63,6 +63,13 @@ def test_former_name_finds_its_run_with_a_warning(caplog: pytest.LogCaptureFixtu
     assert "run 'shown' is now called 'true_points_in_memory'" in caplog.text
 
 
+def test_command_accepts_the_former_name_of_a_run(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['train', str(tmp_path), '--run', 'shown', '--print-config']) == 0
+    settings = read_runs()['true_points_in_memory'].config.to_dict()
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(settings))
+
+
 def test_command_names_all_runs_when_one_is_unknown(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', 'curiculum', '--print-config']) == 1

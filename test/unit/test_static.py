@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step without decisions on the host gives what the ordinary one gives."""
+"""The step without control flow on the host equals the normal step."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from spann3r_ros.networks.spann3r.spann3r import NotFiniteError, Spann3R, StepOu
 from spann3r_ros.networks.spann3r.spann3r_network import Spann3RNetwork, open_network
 from spann3r_ros.networks.spann3r.streams import PlainStream
 
-# Two working frames and ten more: what eight frames protect leaves room for old tokens.
+# Two working frames and ten more: more than the eight frames that are protected.
 SMALL = MemoryConfig(working_frames=2, long_term_tokens=12 * TOKENS, similarity_threshold=0.98)
 
 
@@ -91,7 +91,7 @@ def read_whole_buffer(memory: SpatialMemory, query: Tensor) -> tuple[Tensor, Ten
 
 @pytest.mark.usefixtures('eight_bits')
 @pytest.mark.parametrize('precision', ['int8', 'bf16'])
-def test_static_stream_equals_the_step_of_a_narrow_network(
+def test_static_stream_equals_the_step_of_a_rounding_network(
         precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both round the same numbers to 8 bits, or to bfloat16, if they read memory alike.
 
@@ -110,7 +110,7 @@ def test_static_stream_equals_the_step_of_a_narrow_network(
             assert_same(stream, output)
 
 
-def test_points_that_are_not_finite_leave_everything_as_it_was(
+def test_points_that_are_not_finite_leave_the_state_unchanged(
         monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = tiny_model(), walk(12)
     state, stream = model.start(HEIGHT, WIDTH, SMALL), StaticStream(model, HEIGHT, WIDTH, SMALL)
@@ -146,7 +146,7 @@ def test_budget_below_the_working_frames_is_refused() -> None:
         StaticMemory(MemoryConfig(working_frames=2, long_term_tokens=11), TOKENS, 32)
 
 
-def test_graph_on_a_cpu_is_refused_and_the_network_goes_without(
+def test_graph_on_a_cpu_is_refused_and_the_network_runs_without(
         tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, images = tiny_model(), walk(6).numpy()
     with pytest.raises(ValueError, match='graph: expected a network on CUDA, got cpu'):

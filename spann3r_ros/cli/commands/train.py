@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from spann3r_ros.training.rank import Rank
     from spann3r_ros.training.runs import Run
 
-SUMMARY = 'train a network, or continue an earlier run of the same folder'
+SUMMARY = 'train a network, or resume the run in a folder'
 CHAIN = 'bundled'
-# Settings that have an option of their name.
+# Settings that have an option of the same name.
 GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision', 'adam_lr', 'muon_lr',
          'color_jitter')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('folder', type=Path, help='where state and curve are kept')
+    parser.add_argument('folder', type=Path, help='folder of the state and the curve')
     parser.add_argument('--release', type=Path, metavar='FILE',
-                        help='write the averaged weights to a .safetensors file instead')
+                        help='do not train; write the averaged weights to a .safetensors file')
     parser.add_argument('--mean-with', type=Path, metavar='CHECKPOINT',
-                        help='release the mean with the weights of another run')
+                        help='with --release: write the mean with the weights of this checkpoint')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
-                        help='checkpoint to begin with, in a folder of its own')
+                        help='checkpoint with which a new run begins')
     parser.add_argument('--run', metavar='NAME',
                         help='the name of a file in models/training, without its number. paper: '
                              "the paper's losses and schedule; paper-v1.01: with sequences of ten "
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              f'{CHAIN}: all of these in a row, in folders of their own below the '
                              'one given')
     parser.add_argument('--config', type=Path, metavar='FILE',
-                        help="JSON file of settings, in place of a run's or the folder's own")
+                        help='JSON file of settings, in place of those of --run and the folder')
     parser.add_argument('--print-config', action='store_true',
-                        help='print the settings as such a file and end')
+                        help='print the settings as such a file and exit')
     parser.add_argument('--save-every', type=int, default=100, metavar='STEPS',
                         help='default: %(default)s')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Declare what is asked for in place of a run's own settings."""
+    """Declare the options that replace settings of a run."""
     parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
                         help='train on recordings: 7scenes, nrgbd, dtu or tum; may be repeated')
     parser.add_argument('--frozen', action='append', metavar='PART',
@@ -65,23 +65,23 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--color-jitter', action=argparse.BooleanOptionalAction,
                         help='change the colours of recorded views at random')
     parser.add_argument('--adam-lr', type=float, metavar='RATE',
-                        help='learning rate of what AdamW trains, in the runs of the paper all')
+                        help='learning rate of AdamW, of all weights in the runs of the paper')
     parser.add_argument('--muon-lr', type=float, metavar='RATE',
-                        help='learning rate of what Muon trains')
+                        help='learning rate of Muon')
     parser.add_argument('--lengths', type=int, nargs='+', help='frames of the sequences')
     parser.add_argument('--losses', choices=LOSSES,
-                        help='released: mixes the sequences of a shard, so it wants few --shards')
+                        help='released: mixes the sequences of a shard, so use few --shards')
     parser.add_argument('--precision', choices=PRECISIONS)
     parser.add_argument('--steps', type=int,
-                        help='default: those of the run; the warm-up keeps its share of them')
+                        help='default: as in the run; the warm-up keeps its share')
     parser.add_argument('--frames-per-step', type=int)
     parser.add_argument('--shards', type=int,
-                        help='parts of a step, shared out among processes, one after another')
+                        help='parts of a step, distributed over the processes')
     parser.add_argument('--seed', type=int)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, continuing an earlier run of the folder, or release what it has learned."""
+    """Train or resume a run, or write its weights."""
     from spann3r_ros.training.loop import Trainer, read_run
     from spann3r_ros.training.release import release
     if args.run == CHAIN:
@@ -108,12 +108,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_chain(args: argparse.Namespace) -> int:
-    """Go through the runs of the bundled model, from where they stand."""
+    """Train or resume the runs of the bundled model."""
     for name in ('start_from', 'config', 'release', 'mean_with', 'data', 'frozen', 'frame_gap',
                  'color_jitter', 'adam_lr', 'muon_lr', 'lengths', 'losses', 'seed'):
         if getattr(args, name) is not None:
             raise ValueError(f'--run {CHAIN}: expected no --{name.replace("_", "-")}, which is '
-                             f'for a run alone')
+                             'for a single run')
     from spann3r_ros.training.chain import stem_of, train_chain
     from spann3r_ros.training.loop import read_run
     runs = read_runs()
@@ -138,7 +138,7 @@ def run_chain(args: argparse.Namespace) -> int:
 
 
 def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
-    """Prepare this process; return its place among all and its device."""
+    """Prepare this process; return its rank and its device."""
     import torch
 
     from spann3r_ros.networks.devices import resolve_device
@@ -154,10 +154,10 @@ def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
 
 def read_config(args: argparse.Namespace, named: Run,
                 begun: TrainingConfig | None) -> TrainingConfig:
-    """Return the settings of a named run with what the arguments ask for.
+    """Return the settings of a named run, changed by the arguments.
 
-    What they do not say is as in `begun`, the run that its folder holds, if there is one. Raises
-    ValueError for some that do not fit.
+    The unchanged settings are those of `begun`, the run in the folder, if there is one. ValueError
+    for settings that do not fit.
     """
     if args.config:
         config = TrainingConfig.read(args.config)
