@@ -55,10 +55,10 @@ class OrbitBag(BagWriter):
         self.write_camera_info(INFO_TOPIC, stamp_of(index) if stamp_ns is None else stamp_ns,
                                CAMERA)
 
-    def mask(self, index: int, value: int = 255) -> None:
-        """Mask the right half of an image."""
+    def mask(self, index: int, value: int = 255, columns: int = CAMERA.width // 2) -> None:
+        """Write a mask that keeps the left columns of an image."""
         mask = np.full((CAMERA.height, CAMERA.width), value, np.uint8)
-        mask[:, CAMERA.width // 2:] = 0
+        mask[:, columns:] = 0
         self._image(MASK_TOPIC, stamp_of(index), 'mono8', mask)
 
     def mount(self) -> None:

@@ -2,6 +2,7 @@
 """Reading one camera of a rosbag2 recording, with its TF, masks and odometry; needs no ROS."""
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.typesys import Stores, get_typestore
+
+from spann3r_ros.core.messages import LEAD_NS
 
 IMAGE, COMPRESSED_IMAGE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO, TF_MESSAGE = 'sensor_msgs/msg/CameraInfo', 'tf2_msgs/msg/TFMessage'
@@ -92,12 +95,32 @@ class CameraBag:
         except Exception as error:
             raise BagError(f'bag: {self.path} ends early: {error}') from error
 
+    def leading(self, lead_ns: int = LEAD_NS) -> Iterator[tuple[Connection, int, bytes]]:
+        """Yield as `raw` does, but images after all that was recorded up to `lead_ns` later.
+
+        An image may need messages that were recorded after it. All messages before a broken
+        place are yielded before BagError is raised.
+        """
+        images: deque[tuple[Connection, int, bytes]] = deque()
+        try:
+            for connection, time_ns, data in self.raw():
+                while images and images[0][1] + lead_ns < time_ns:
+                    yield images.popleft()
+                if self.role(connection) == 'image':
+                    images.append((connection, time_ns, bytes(data)))
+                else:
+                    yield connection, time_ns, bytes(data)
+        except BagError:
+            yield from images
+            raise
+        yield from images
+
     def messages(self) -> Iterator[tuple[str, Message]]:
-        """Yield (role, message) in recorded order.
+        """Yield (role, message) in the order in which the player publishes them: `leading`.
 
         Roles are image, camera_info, mask, tf, tf_static and odometry.
         """
-        for connection, _, data in self.raw():
+        for connection, _, data in self.leading():
             yield self.role(connection), self._types.deserialize_cdr(data, connection.msgtype)
 
     def __enter__(self) -> CameraBag:

@@ -122,6 +122,9 @@ class Replay:
         """Have the intake check its waiting images after this message."""
         self._matches_due += 1
 
+    def image_waits(self) -> None:
+        """Do nothing: a replay publishes no status."""
+
     def image_failed(self, error: Exception) -> None:
         """Log an image or a mask that could not be used."""
         _log_failure('image refused', error)
@@ -176,7 +179,7 @@ class Replay:
             self._tree.take(_stamped(transform, transform.child_frame_id,
                                      transform.transform.translation,
                                      transform.transform.rotation), static)
-        self._matches_due += self._intake.waits
+        self._matches_due += self._intake.waiting > 0
 
     def _take_tf_static(self, message: Any) -> None:  # noqa: ANN401
         self._take_tf(message, static=True)
@@ -185,7 +188,7 @@ class Replay:
         pose = message.pose.pose
         self._tree.take(_stamped(message, message.child_frame_id, pose.position,
                                  pose.orientation))
-        self._matches_due += self._intake.waits
+        self._matches_due += self._intake.waiting > 0
 
 
 def _stamp_ns(message: Any) -> int:  # noqa: ANN401

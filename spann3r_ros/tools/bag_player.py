@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -21,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 from tqdm import tqdm
 
+from spann3r_ros.core.messages import LEAD_NS
 from spann3r_ros.datasets.bags import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -34,9 +34,9 @@ from spann3r_ros.msg import MapperStatus
 KINDS = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, CAMERA_INFO: CameraInfo,
          TF_MESSAGE: TFMessage}
 SPIN_SEC = 0.05
+# The last images wait for data that may be on their way for this long, without a change.
+LAST_WAIT_SEC = 1.0
 DEPTH = 10
-# An image may need messages that were recorded up to this much later. They are published first.
-LEAD_NS = 1_000_000_000
 # Many transforms are published in a short time.
 SIDE_DEPTH = 1000
 
@@ -69,22 +69,6 @@ class PlayOptions:
             # Without its status nothing shows that the mapper has used an image: an
             # acknowledgement only means that the image arrived, and it comes seconds later.
             raise ValueError('window: expected 1 or more images with rate 0, got 0')
-
-
-def leading(bag: CameraBag, lead_ns: int = LEAD_NS) -> Iterator[tuple[bool, str, int, bytes]]:
-    """Yield (is an image, topic, time, serialised message), with images later than in the bag.
-
-    An image follows all other messages that were recorded up to `lead_ns` after it.
-    """
-    images: deque[tuple[bool, str, int, bytes]] = deque()
-    for connection, time_ns, data in bag.raw():
-        while images and images[0][2] + lead_ns < time_ns:
-            yield images.popleft()
-        if bag.role(connection) == 'image':
-            images.append((True, connection.topic, time_ns, bytes(data)))
-        else:
-            yield False, connection.topic, time_ns, bytes(data)
-    yield from images
 
 
 class Player(Node):
@@ -121,25 +105,25 @@ class Player(Node):
         self._wait(self._has_subscribers, f'no subscriber of {self._images.topic_name}')
         if self._options.window:
             self._settled_before = settled(self._status)
-        sent, started_sec, first_ns = 0, monotonic(), None
+        sent, started_sec, first_ns, last_ns = 0, monotonic(), None, 0
         # At the recorded rate every message is published at its recorded time.
-        for count, (is_image, topic, time_ns, data) in enumerate(leading(
-                self._bag, 0 if self._options.rate else LEAD_NS)):
+        for count, (connection, time_ns, data) in enumerate(self._bag.leading(
+                0 if self._options.rate else LEAD_NS)):
             if not self._options.window and count and count % DEPTH == 0:
                 # Beyond its depth the middleware forgets what a slow subscriber has not taken.
                 self._wait_received()
-            if not is_image:
-                self._by_topic[topic].publish(data)
+            if self._bag.role(connection) != 'image':
+                self._by_topic[connection.topic].publish(data)
                 continue
             first_ns = time_ns if first_ns is None else first_ns
             self._pace(started_sec, (time_ns - first_ns) * 1e-9)
             if self._options.window:
-                self._wait_settled(sent + 1 - self._options.window)
+                self._wait_window(sent, (time_ns - last_ns) * 1e-9)
             self._images.publish(data)
-            sent += 1
+            sent, last_ns = sent + 1, time_ns
             progress()
         if self._options.window:
-            self._wait_settled(sent)
+            self._wait_finished(sent)
         self._wait_received()
         return sent
 
@@ -161,10 +145,39 @@ class Player(Node):
         while (left_sec := due_sec - monotonic()) > 0.0:
             rclpy.spin_once(self, timeout_sec=min(left_sec, SPIN_SEC))
 
-    def _wait_settled(self, count: int) -> None:
-        """Wait until the mapper has finished `count` images of this bag."""
-        self._wait(lambda: settled(self._status) - self._settled_before >= count,
-                   'the mapper has not finished an image')
+    def _wait_window(self, sent: int, period_sec: float) -> None:
+        """Wait until the mapper has few enough of the images that were sent.
+
+        Images that wait for other data do not count, because their data may be recorded later. For
+        these, one more image is published each period, the time between the recorded images: so
+        messages that have been published arrive before the mapper stops to wait for them.
+        """
+        started_sec = monotonic()
+
+        def has_room() -> bool:
+            open_images = sent - self._finished()
+            if monotonic() - started_sec >= period_sec:
+                open_images -= self._status.images_waiting
+            return open_images < self._options.window
+
+        self._wait(has_room, 'the mapper has not finished an image')
+
+    def _wait_finished(self, sent: int) -> None:
+        """Wait until the mapper has finished all images, except those whose data do not come."""
+        changed_sec, last = monotonic(), None
+
+        def is_finished() -> bool:
+            nonlocal changed_sec, last
+            now = self._finished(), self._status.images_waiting
+            if now != last:
+                changed_sec, last = monotonic(), now
+            return now[0] >= sent or (sum(now) >= sent
+                                      and monotonic() - changed_sec > LAST_WAIT_SEC)
+
+        self._wait(is_finished, 'the mapper has not finished an image')
+
+    def _finished(self) -> int:
+        return settled(self._status) - self._settled_before
 
     def _wait_received(self) -> None:
         """Wait until every reliable subscriber has received what was published."""

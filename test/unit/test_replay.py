@@ -168,6 +168,61 @@ def test_images_without_their_pose_are_dropped_with_the_reason(
     assert any('a later image has one already' in text for text in summary['warnings'])
 
 
+@pytest.mark.parametrize('timeout_sec', [0.5, 10.0])
+def test_images_before_the_first_pose_are_dropped_whatever_the_timeout(
+        timeout_sec: float, tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.mount()
+        for index in range(20):
+            bag.raw(index)
+            if index >= 3:
+                bag.drive(index)
+    summary = replay(tmp_path / 'bag', '--set', 'pose_source=tf', '--set', 'map_frame=odom',
+                     '--set', f'pose_timeout_sec={timeout_sec}')
+    assert (summary['frames']['processed'], summary['frames']['dropped']) == (17, 3)
+    assert summary['warnings'] and 'TF has no pose' in summary['warnings'][0]
+
+
+def test_speed_of_the_network_does_not_change_which_images_wait_in_vain(
+        tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wall time, here running on by an hour with each look, has no part in a replay."""
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.mount()
+        for index in range(30):
+            bag.raw(index)
+            if index < 5 or index >= 22:
+                bag.drive(index)
+    poses = '--set', 'pose_source=tf', '--set', 'map_frame=odom'
+    usual = replay(tmp_path / 'bag', *poses, output='a')
+    hours = iter(range(10**9))
+    monkeypatch.setattr('spann3r_ros.pipeline.sync.wait_clock.monotonic',
+                        lambda: next(hours) * 3600.0)
+    slow = replay(tmp_path / 'bag', *poses, output='b')
+    assert usual['frames'] == slow['frames'] and usual['sha256'] == slow['sha256']
+    assert usual['frames']['dropped'] > 0
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_latest_mask_is_the_newest_that_is_not_after_the_image(
+        late: bool, tmp_path: Path, replay: Replay) -> None:
+    """Whether a mask is recorded before its image or after it, even long after it."""
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(8):
+            bag.raw(index)
+        bag.recorded_later_ns = 3 * 10**9 if late else 0
+        for index, columns in ((1, 30), (4, 60)):
+            bag.mask(index, columns=columns)
+    summary = replay(tmp_path / 'bag', '--set', 'mask=latest')
+    assert (summary['frames']['processed'], summary['frames']['dropped']) == (7, 1)
+    assert any('no mask for the image' in text for text in summary['warnings'])
+    with OrbitBag(tmp_path / 'exact') as bag:
+        for index in range(1, 8):
+            bag.raw(index)
+            bag.mask(index, columns=30 if index < 4 else 60)
+    exact = replay(tmp_path / 'exact', '--set', 'mask=exact', output='b')
+    assert exact['sha256'] == summary['sha256']
+
+
 def test_every_fate_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
         for index in range(12):
@@ -190,6 +245,22 @@ def test_calibrations_that_never_come_are_not_waited_for(tmp_path: Path, replay:
         for index in range(8):
             bag.raw(index)
     assert replay(tmp_path / 'bag')['frames']['processed'] == 8
+
+
+def test_one_calibration_at_the_start_serves_the_images_of_its_timeout(
+        tmp_path: Path, replay: Replay) -> None:
+    def bag(name: str, calibrated: range) -> Path:
+        with OrbitBag(tmp_path / name) as bag:
+            for index in range(20):
+                if index in calibrated:
+                    bag.info(index)
+                bag.raw(index)
+        return tmp_path / name
+    limit = '--set', 'camera_info_timeout_sec=100'
+    once, always = (replay(bag(name, calibrated), *limit, output=f'{name}_out')
+                    for name, calibrated in (('once', range(1)), ('always', range(20))))
+    assert once['frames']['processed'] == 20
+    assert once['sha256'] == always['sha256']
 
 
 def test_parameters_come_from_the_nodes_own_file(tmp_path: Path, replay: Replay) -> None:
@@ -304,4 +375,7 @@ def test_topics_stand_beside_the_images(tmp_path: Path) -> None:
         assert {(one.topic, bag.role(one)) for one in bag.connections} == {
             ('/camera/image_raw', 'image'), (INFO_TOPIC, 'camera_info'), ('/tf', 'tf'),
             ('/tf_static', 'tf_static'), ('/camera/mask', 'mask')}
-        assert [role for role, _ in bag.messages()][:3] == ['image', 'tf', 'camera_info']
+        roles = [role for role, _ in bag.messages()]
+        # An image comes after all that was recorded up to a second after it.
+        assert roles == ['tf', 'camera_info', 'mask', 'tf_static', 'tf', 'camera_info', 'mask',
+                         'image', 'image']
