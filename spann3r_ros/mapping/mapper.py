@@ -23,7 +23,7 @@ from dataclasses import replace
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, on_rays
 from spann3r_ros.core.network import Estimate, Network
-from spann3r_ros.core.transforms import map_axes, transform_points
+from spann3r_ros.core.transforms import map_axes, similarity_scale, transform_points
 from spann3r_ros.core.types import (
     DeviceMemoryError,
     Frame,
@@ -35,7 +35,7 @@ from spann3r_ros.core.types import (
 )
 from spann3r_ros.core.views import preprocess
 
-from .fragments.fragment import AlignmentError, Fragment, place_after
+from .fragments.fragment import AlignmentError, Fragment, can_place, place_after, place_with_scale
 from .layers.voxel_map import VoxelMap
 from .mapper_config import MapperConfig
 from .mapping_state import MAP_LOADED, Admitted, MappingState
@@ -52,6 +52,8 @@ from .tracking.pnp import PoseError
 # The image id of the last placed keyframe, which is also the first image of a new fragment.
 ANCHOR_ID = 0
 ASKED_FOR = 'asked for'
+# After so many fragments without a place, the next one gets the scale of the last one placed.
+MAX_FAILED_PLACEMENTS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -259,13 +261,22 @@ class Mapper:
                 errors.append(error)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
-        """Place the fragment in the map; if that fails, the next frame begins another one."""
+        """Place the fragment in the map; if that fails, the next frame begins another one.
+
+        The anchor is the same each time. After `MAX_FAILED_PLACEMENTS` the scale is not measured.
+        """
         state = self._state
         try:
             similarity = place_after(state.anchor, pointmap, self._config.voxel_map.min_confidence)
-        except AlignmentError:
-            state.restart_reason = 'the last fragment could not be placed in the map'
-            raise
+        except AlignmentError as error:
+            if state.placements_failed < MAX_FAILED_PLACEMENTS:
+                state.placements_failed += 1
+                state.restart_reason = 'the last fragment could not be placed in the map'
+                raise
+            logger.warning('fragment %d has the scale of the last one placed: %s',
+                           state.fragment.id, error)
+            similarity = place_with_scale(state.anchor, state.placed_scale)
+        state.placements_failed, state.placed_scale = 0, similarity_scale(similarity)
         state.fragment = replace(state.fragment, map_from_fragment=similarity)
 
     def _finish(self, admitted: Admitted, estimate: Estimate) -> None:
@@ -311,7 +322,7 @@ class Mapper:
         if filtered.pose is None:
             state.poses_failed += 1
             logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
-        else:
+        elif state.anchor is None or can_place(keyframe, self._config.voxel_map.min_confidence):
             state.anchor = keyframe
         state.camera_track.follow_keyframe(keyframe)
         return keyframe

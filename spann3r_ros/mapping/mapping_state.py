@@ -41,7 +41,9 @@ class MappingState:
     replays: dict[int, Admitted] = field(default_factory=dict)  # for the new fragment to process
     undelivered: list[Keyframe] = field(default_factory=list)  # in the map, but in no update yet
     image_ids: int = 0  # the number of ids used so far
-    anchor: Keyframe | None = None  # the newest one with a pose: first image of a new fragment
+    anchor: Keyframe | None = None  # the first image of a new fragment: `can_place`
+    placed_scale: float = 1.0  # map units per unit of the fragment placed last; 1: the first one
+    placements_failed: int = 0  # in a row
     known_poses: KnownPoses | None = None  # None: poses are solved
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
