@@ -19,6 +19,8 @@ MAP_FROM_OPTICAL = np.array([
 ])
 MAP_FROM_OPTICAL.setflags(write=False)
 
+# Largest difference of a rotation times its transpose from the identity.
+RIGID_TOLERANCE = 1e-3
 # Cosine of 10 degrees. A camera that looks closer to the vertical has no usable forward direction.
 STEEP = 0.985
 
@@ -48,6 +50,15 @@ def invert(transform: np.ndarray) -> np.ndarray:
     inverse[:3, :3] = rotation.T
     inverse[:3, 3] = -rotation.T @ transform[:3, 3]
     return inverse
+
+
+def is_rigid(transform: np.ndarray) -> bool:
+    """Return whether an array is a finite transform [4, 4] of a rotation and a shift."""
+    if transform.shape != (4, 4) or not np.isfinite(transform).all():
+        return False
+    rotation = transform[:3, :3]
+    return bool(np.allclose(rotation @ rotation.T, np.eye(3), atol=RIGID_TOLERANCE)
+                and np.linalg.det(rotation) > 0.0)
 
 
 def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
