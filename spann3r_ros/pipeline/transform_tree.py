@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
-from spann3r_ros.core.transforms import to_rigid
+from spann3r_ros.core.transforms import quaternion_to_matrix, slerp, to_rigid
 
 # The node receives its own broadcasts after a short time. The newest ones are kept, to distinguish
 # them from those of other nodes.
@@ -84,9 +83,8 @@ class _Edge:
             return _matrix(self.transforms[after])
         first, second = self.transforms[after - 1:after + 1]
         share = (stamp_ns - first.stamp_ns) / (second.stamp_ns - first.stamp_ns)
-        turns = Rotation.from_quat([first.quaternion, second.quaternion])
         place, next_place = np.array(first.translation), np.array(second.translation)
-        return to_rigid(Slerp([0.0, 1.0], turns)(share).as_matrix(),
+        return to_rigid(quaternion_to_matrix(slerp(first.quaternion, second.quaternion, share)),
                         place + share * (next_place - place))
 
 
@@ -214,5 +212,4 @@ class TransformTree:
 
 
 def _matrix(transform: StampedTransform) -> np.ndarray:
-    return to_rigid(Rotation.from_quat(transform.quaternion).as_matrix(),
-                    np.array(transform.translation))
+    return to_rigid(quaternion_to_matrix(transform.quaternion), np.array(transform.translation))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -29,8 +31,22 @@ from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.networks.registry import network_kinds
 
+ROOT = Path(__file__).parents[2]
 TOY_PACKAGE = Path(__file__).parents[1] / 'toy_package'
 Replay = Callable[..., dict[str, Any]]
+# Runs the command and prints the thread that imports torch.
+WATCHED_RUN = """
+import sys, threading
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'torch':
+            print('torch on', threading.current_thread().name)
+
+sys.meta_path.insert(0, Watch())
+from spann3r_ros.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +168,21 @@ def test_poses_of_a_localisation_come_from_tf_or_odometry(
     for pose, expected in zip(read_tum(tmp_path / 'out' / 'trajectory.tum'), bag.poses,
                               strict=False):
         np.testing.assert_allclose(pose.world_from_camera, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('resampling', ['fast', 'exact'])
+def test_torch_is_imported_before_the_worker_starts(
+        resampling: str, tmp_path: Path, weights: Path) -> None:
+    """A network without torch leaves its import to the resize, which runs on the worker."""
+    arguments = ['replay', robot_bag(tmp_path / 'bag', 8), '--topic', IMAGE_TOPIC, '--checkpoint',
+                 weights, '--output', tmp_path / 'out', '--quiet', '--set', 'pose_source=tf',
+                 '--set', 'map_frame=odom', '--set', f'resampling={resampling}']
+    done = subprocess.run(
+        [sys.executable, '-c', WATCHED_RUN, *map(str, arguments)], capture_output=True, text=True,
+        timeout=300, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{TOY_PACKAGE}'})
+    assert done.returncode == 0, done.stderr
+    threads = re.findall('torch on (.*)', done.stdout)
+    assert threads == (['MainThread'] if resampling == 'fast' else [])
 
 
 def test_images_without_their_pose_are_dropped_with_the_reason(

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the bag and write the results; return the exit status."""
+    from spann3r_ros.core.views import prepare_resize
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     from spann3r_ros.mapping.mapper import Mapper
     from spann3r_ros.mapping.storage.products import MapEmptyError, save_products
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f'spann3r replay: {error}', file=sys.stderr)
         return BAD_INPUT
+    prepare_resize(settings.mapper.resampling == 'exact')
     replay = Replay(mapper, settings.node, Expected(
         lambda: bag.has('camera_info'), lambda: bag.has('tf', 'tf_static', 'odometry')))
     started = time.perf_counter()
