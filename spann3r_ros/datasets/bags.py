@@ -2,7 +2,7 @@
 """Reads the camera of a rosbag2 recording and what belongs to it; needs no ROS."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,10 @@ class CameraBag:
         try:
             self._reader = Reader(path)
             self._reader.open()
-        except (ReaderError, OSError) as error:
-            raise BagError(f'bag: cannot read {path}: {error} (a recording that was cut off: try '
-                           '`ros2 bag reindex`, or `mcap recover`)') from error
+        # What a broken file makes of its reader has many types.
+        except Exception as error:
+            raise BagError(f'bag: cannot read {path}: {_line(error)} (a recording that '
+                           'was cut off: try `ros2 bag reindex`, or `mcap recover`)') from error
         try:
             self.image = choose_image(self._reader.connections, names.image, path)
             chosen = list(self._choose(names))
@@ -90,15 +91,30 @@ class CameraBag:
             yield from self._reader.messages(self.connections)
         # What a broken file makes of its reader has many types.
         except Exception as error:
-            raise BagError(f'bag: {self.path} ends early: {error}') from error
+            raise BagError(f'bag: {self.path} ends early: {_line(error)}') from error
 
-    def messages(self) -> Iterator[tuple[str, Message]]:
+    def messages(self, refuse: Callable[[str, BagError], None] | None = None
+                 ) -> Iterator[tuple[str, Message]]:
         """Yield (role, message) in recorded order.
 
-        Roles are image, camera_info, mask, tf, tf_static and odometry.
+        Roles are image, camera_info, mask, tf, tf_static and odometry. For a malformed message
+        `refuse` is called with the role and the error, and the next message follows; without
+        `refuse` the error is raised.
         """
-        for connection, _, data in self.raw():
-            yield self.role(connection), self._types.deserialize_cdr(data, connection.msgtype)
+        for connection, time_ns, data in self.raw():
+            role = self.role(connection)
+            try:
+                message = self._types.deserialize_cdr(data, connection.msgtype)
+            # What malformed bytes make of the deserialiser has many types.
+            except Exception as error:
+                refused = BagError(
+                    f'{connection.topic}: expected a {connection.msgtype}, cannot read the one '
+                    f'recorded at {time_ns} ns: {_line(error)}')
+                if refuse is None:
+                    raise refused from error
+                refuse(role, refused)
+            else:
+                yield role, message
 
     def __enter__(self) -> CameraBag:
         return self
@@ -123,6 +139,14 @@ class CameraBag:
                 raise BagError(f'topic: expected {kinds[0]} on {named}, {self.path} has none')
             # Several recorders or publishers of one topic are several connections.
             yield from ((one, role) for one in found)
+
+
+def _line(error: Exception) -> str:
+    """Return an error in one line, with its type where the text alone may say too little."""
+    text = ' '.join(str(error).split())
+    if text and isinstance(error, (ReaderError, OSError)):
+        return text
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 
 def choose_image(connections: Sequence[Connection], topic: str, path: Path) -> Connection:

@@ -18,6 +18,7 @@ from recorded_bags import (
     BASE_FROM_OPTICAL,
     IMAGE_TOPIC,
     INFO_TOPIC,
+    MASK_TOPIC,
     PERIOD_NS,
     OrbitBag,
     robot_bag,
@@ -244,6 +245,44 @@ def test_bag_that_breaks_off_gives_the_map_of_what_was_read(
     summary = replay(robot_bag(tmp_path / 'bag', 12))
     assert summary['images'] == 12 and 0 < summary['poses'] < 12
     assert any('ends early: Input/output error' in text for text in summary['warnings'])
+
+
+@pytest.mark.parametrize(('topic', 'failed'), [
+    (IMAGE_TOPIC, 1), (INFO_TOPIC, 0), (MASK_TOPIC, 0), ('/tf', 0)])
+def test_malformed_message_costs_only_itself(
+        topic: str, failed: int, tmp_path: Path, replay: Replay,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = Reader.messages, []
+
+    def halved(self: Reader, *arguments: object) -> Iterator:
+        for connection, time_ns, data in read(self, *arguments):
+            seen.append(connection.topic)
+            cut = connection.topic == topic and seen.count(topic) == 3
+            yield connection, time_ns, data[:len(data) // 2] if cut else data
+    monkeypatch.setattr(Reader, 'messages', halved)
+    summary = replay(robot_bag(tmp_path / 'bag', 8), '--set', 'mask=latest')
+    assert summary['frames'] == {'received': 8, 'processed': 8 - failed, 'skipped': 0,
+                                 'dropped': 0, 'failed': failed}
+    assert len(summary['warnings']) == 1
+    assert f'{topic}: expected a ' in summary['warnings'][0]
+
+
+@pytest.mark.parametrize(('kind', 'change'), [
+    ('metadata.yaml', lambda data: b'{{{'), ('metadata.yaml', lambda data: b''),
+    ('metadata.yaml', lambda data: b'- 1'),
+    # The encoding of a schema, in the summary at the end of the file.
+    ('*.mcap', lambda data: b'ros2m?g'.join(data.rsplit(b'ros2msg', 1))),
+    # A length in the index at the end of the file.
+    ('*.mcap', lambda data: data[:-218] + bytes([255]) + data[-217:])])
+def test_damaged_bag_is_bad_input_in_one_line(
+        kind: str, change: Callable[[bytes], bytes], tmp_path: Path, weights: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    bag = robot_bag(tmp_path / 'bag', 4)
+    file = next(bag.glob(kind))
+    file.write_bytes(change(file.read_bytes()))
+    assert main(['replay', str(bag), '--checkpoint', str(weights)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('spann3r replay: bag: cannot read')
 
 
 def test_recording_that_was_cut_off_is_bad_input_with_a_remedy(

@@ -124,8 +124,12 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
 
     from spann3r_ros.datasets.bags import BagError
     with tqdm(total=bag.count, unit='image', disable=quiet) as bar:
+        def refuse(role: str, error: BagError) -> None:
+            replay.refuse(role, error)
+            bar.update(role == 'image')
+
         try:
-            for role, message in bag.messages():
+            for role, message in bag.messages(refuse):
                 replay.take(role, message)
                 bar.update(role == 'image')
         except BagError as error:
