@@ -7,9 +7,10 @@ prefix.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from .sync.mask_sync import MODES as MASK_MODES
 from .sync.pose_sync import SOURCES as POSE_SOURCES
 
 LINE_WIDTH = 99
+# Parameters that rclpy declares itself, some of them for a subscription with overridable QoS.
+FOREIGN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
 
 
 @dataclass(frozen=True)
@@ -195,28 +198,53 @@ def former_names(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[st
 
 
 def read_yaml(path: Path, node_name: str = 'mapper') -> dict[str, Value]:
-    """Return the parameters in a ROS parameter file for a node of this name, by their full names.
+    """Return the parameters in a ROS parameter file for a node, by their full names.
 
-    A later section that matches the node overrides an earlier one, the same as in rcl. Raises
-    ValueError with the file and its fault.
+    `node_name` may begin with a namespace. Sections are matched as rcl does: `*` is one name, `**`
+    any number of them, namespaces may be nested, and a later section overrides an earlier one.
+    Parameters that rclpy declares itself are left out. Raises ValueError with the file and its
+    fault, also if no section is for the node.
     """
     import yaml
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path}: expected YAML: {error}') from error
+        raise ValueError(f'{path}: expected YAML: {" ".join(str(error).split())}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: expected a mapping of node names, '
                          f'got {type(content).__name__}')
     values: dict[str, Value] = {}
-    for pattern, section in content.items():
-        if pattern not in ('/**', '/*', node_name, f'/{node_name}', f'/**/{node_name}'):
-            continue
-        if not isinstance(section, dict) or not isinstance(
-                section.get('ros__parameters', {}), dict):
-            raise ValueError(f'{path}: {pattern}: expected a mapping with ros__parameters')
-        values |= _flat(section.get('ros__parameters', {}), '', path)
+    name, names, found = '/' + node_name.strip('/'), [], False
+    for pattern, parameters in _sections(content, '', path):
+        names.append(pattern)
+        if _matches(pattern, name):
+            found = True
+            values |= _flat(parameters, '', path)
+    if not found:
+        raise ValueError(f'{path}: expected a section for the node {name}, '
+                         f'got {", ".join(names) or "none"}')
     return values
+
+
+def _sections(content: Mapping[Any, Any], above: str,
+              path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the full name, which may contain wildcards, and the parameters of every section."""
+    for name, section in content.items():
+        full = f'{above}/{str(name).strip("/")}'
+        if not isinstance(section, dict) or not section or not isinstance(
+                section.get('ros__parameters', {}), dict):
+            raise ValueError(f'{path}: {full}: expected a mapping with ros__parameters')
+        if 'ros__parameters' in section:
+            yield full, section['ros__parameters']
+        yield from _sections({inner: value for inner, value in section.items()
+                              if inner != 'ros__parameters'}, full, path)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Return whether a section with this name is for the node with the full name `name`."""
+    wildcards = {'*': '/[^/]+', '**': '(/[^/]+)*'}
+    parts = [wildcards.get(part, '/' + re.escape(part)) for part in pattern[1:].split('/')]
+    return re.fullmatch(''.join(parts), name) is not None
 
 
 def parse_values(texts: Sequence[str]) -> dict[str, Value]:
@@ -244,6 +272,8 @@ def parse_values(texts: Sequence[str]) -> dict[str, Value]:
 def _flat(section: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for name, value in section.items():
+        if f'{prefix}{name}'.startswith(FOREIGN):
+            continue
         if isinstance(value, dict):
             found |= _flat(value, f'{prefix}{name}.', path)
         elif isinstance(value, (bool, int, float, str)):

@@ -234,6 +234,27 @@ def test_parameters_come_from_the_nodes_own_file(tmp_path: Path, replay: Replay)
                   output='b')['frames']['skipped'] == 0
 
 
+def test_parameters_of_a_node_in_a_namespace_are_read_with_its_name(
+        tmp_path: Path, replay: Replay) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text('robot:\n  mapper:\n    ros__parameters:\n      use_sim_time: true\n'
+                    '      keyframes: {stride: 3}\n')
+    summary = replay(robot_bag(tmp_path / 'bag', 9), '--params-file', str(file), '--node-name',
+                     'robot/mapper')
+    assert summary['frames']['skipped'] == 6
+
+
+def test_parameters_of_another_node_are_bad_input(
+        tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text('/robot/mapper: {ros__parameters: {mode: live}}\n'
+                    'mapper_node: {ros__parameters: {mode: live}}\n')
+    assert main(['replay', str(robot_bag(tmp_path / 'bag', 2)), '--topic', IMAGE_TOPIC,
+                 '--checkpoint', str(weights), '--params-file', str(file)]) == 2
+    assert 'a section for the node /mapper, got /robot/mapper, /mapper_node' in (
+        capsys.readouterr().err)
+
+
 def test_bag_that_breaks_off_gives_the_map_of_what_was_read(
         tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Reader.messages

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='nav_msgs/Odometry to read as transforms, where TF lacks them')
     parser.add_argument('--params-file', type=Path, help="the node's parameters as YAML")
     parser.add_argument('--node-name', default='mapper',
-                        help='whose parameters in that file (default: %(default)s)')
+                        help='whose parameters in that file; with its namespace, if it has one '
+                             '(default: %(default)s)')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='changes',
                         help='a parameter, over the file; may be repeated')
     parser.add_argument('--checkpoint', help='weights; default: the parameter, or the bundled '
