@@ -7,11 +7,13 @@ prefix.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from spann3r_ros.core.settings import (
     setting,
 )
 from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.networks.kind import NetworkKind
 from spann3r_ros.networks.registry import network_kinds
 
 from .image_clock import CHOICES as TIME_JUMPS
@@ -34,6 +37,8 @@ from .sync.pose_sync import SOURCES as POSE_SOURCES
 LINE_WIDTH = 99
 # Parameters that rclpy declares itself, some of them for a subscription with overridable QoS.
 FOREIGN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,13 +148,13 @@ class NodeConfig:
 
 
 def default_networks() -> dict[str, Any]:
-    """Return the default settings of every registered network, by its name."""
-    return {name: kind.settings() for name, kind in network_kinds().items()}
+    """Return the default settings of every network that can be set, by its name."""
+    return {kind.name: kind.settings() for kind in _kinds_with_settings()}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings; `networks` has the settings of every registered network by its name."""
+    """All settings; `networks` has those of every network that can be set, by its name."""
 
     node: NodeConfig = field(default_factory=NodeConfig)
     mapper: MapperConfig = field(default_factory=MapperConfig)
@@ -163,6 +168,26 @@ def all_settings() -> list[Setting]:
     for name, config in settings.networks.items():
         found += list_settings(config, f'{name}.')
     return found
+
+
+def _kinds_with_settings() -> list[NetworkKind]:
+    """Return the registered networks whose prefixes are not names of node or mapper settings."""
+    taken = {item.name.partition('.')[0] for config in (NodeConfig(), MapperConfig())
+             for item in list_settings(config)}
+    kinds = []
+    for kind in network_kinds().values():
+        clash = taken.intersection((kind.name, *kind.former_prefixes))
+        if clash:
+            _warn_without_settings(kind.name, min(clash))
+        else:
+            kinds.append(kind)
+    return kinds
+
+
+@cache
+def _warn_without_settings(name: str, prefix: str) -> None:
+    logger.warning('the settings of the network %s are left out: the node has parameters of the '
+                   'name %s; the network runs with its defaults', name, prefix)
 
 
 def from_values(values: Mapping[str, Value]) -> Settings:
@@ -182,7 +207,7 @@ def former_names(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[st
 
     Raises ValueError for a setting that is given under both of its names.
     """
-    prefixes = {f'{former}.': f'{name}.' for name, kind in network_kinds().items()
+    prefixes = {f'{former}.': f'{kind.name}.' for kind in _kinds_with_settings()
                 for former in kind.former_prefixes}
     present, warnings = {}, []
     for name, value in values.items():
