@@ -52,13 +52,14 @@ class PlayOptions:
     `rate` is a multiple of the recorded pace; 0 plays as fast as the mapper takes. `window` is
     the most images the mapper may have open, by its status; 0 does without its status, and then a
     listener that has not found the player yet, though the player has found it, misses the first
-    images.
+    images. When the images have a listener, the other topics get `others_sec` to find theirs.
     """
 
     rate: float = 1.0
     window: int = 0
     status_topic: str = '/mapper/status'
     patience_sec: float = 120.0
+    others_sec: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate <= 1000.0:
@@ -106,6 +107,9 @@ class Player(Node):
                 self._by_topic[connection.topic] = self.create_publisher(
                     KINDS[connection.msgtype], connection.topic, qos)
         self._images = self._by_topic[bag.image.topic]
+        # A static transform is kept for late listeners, the other messages are lost without one.
+        self._needing_listeners = [self._by_topic[topic] for topic in {
+            one.topic: None for one in bag.connections if bag.role(one) != 'tf_static'}]
         self._infos = [self._by_topic[one.topic] for one in bag.connections
                        if bag.role(one) == 'camera_info']
         if options.window:
@@ -118,6 +122,7 @@ class Player(Node):
         settles no image, for the patience of the options.
         """
         self._wait(self._is_heard, f'no listener on {self._images.topic_name}')
+        self._wait_others()
         if self._options.window:
             self._settled_before = settled(self._status)
         sent, started_sec, first_ns = 0, monotonic(), None
@@ -151,6 +156,16 @@ class Player(Node):
         active = not self._options.window or (
             self._status is not None and self._status.state == 'active')
         return active and infos and self._images.get_subscription_count() > 0
+
+    def _wait_others(self) -> None:
+        """Wait until every topic has a listener, but not for ever: some are of no interest."""
+        deadline_sec = monotonic() + self._options.others_sec
+        while silent := [one.topic_name for one in self._needing_listeners
+                         if not one.get_subscription_count()]:
+            if monotonic() > deadline_sec:
+                self.get_logger().info(f'nobody listens to {", ".join(silent)}')
+                return
+            rclpy.spin_once(self, timeout_sec=SPIN_SEC)
 
     def _pace(self, started_sec: float, recorded_sec: float) -> None:
         """Wait until the image is due."""
