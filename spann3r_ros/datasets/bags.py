@@ -58,7 +58,8 @@ class CameraBag:
             raise BagError(f'bag: cannot read {path}: {_line(error)} (a recording that '
                            'was cut off: try `ros2 bag reindex`, or `mcap recover`)') from error
         try:
-            self.image = choose_image(self._reader.connections, names.image, path)
+            self._images = choose_images(self._reader.connections, names.image, path)
+            self.image = self._images[0]
             chosen = list(self._choose(names))
         except BagError:
             self._reader.close()
@@ -69,7 +70,7 @@ class CameraBag:
     @property
     def count(self) -> int:
         """Return the number of images."""
-        return self.image.msgcount
+        return sum(one.msgcount for one in self._images)
 
     @property
     def is_compressed(self) -> bool:
@@ -124,7 +125,7 @@ class CameraBag:
 
     def _choose(self, names: TopicNames) -> Iterator[tuple[Connection, str]]:
         """Yield the connections to read and their roles."""
-        yield self.image, 'image'
+        yield from ((one, 'image') for one in self._images)
         beside = base_topic(self.image.topic).rpartition('/')[0]
         wanted = [('camera_info', names.camera_info, f'{beside}/camera_info', (CAMERA_INFO,)),
                   ('tf', '', TF, (TF_MESSAGE,)), ('tf_static', '', TF_STATIC, (TF_MESSAGE,))]
@@ -149,16 +150,17 @@ def _line(error: Exception) -> str:
     return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 
-def choose_image(connections: Sequence[Connection], topic: str, path: Path) -> Connection:
-    """Return the connection of the named image topic, or of the only one; else BagError."""
+def choose_images(connections: Sequence[Connection], topic: str, path: Path) -> list[Connection]:
+    """Return the connections of the named image topic, or of the only one; else BagError."""
     images = [one for one in connections if one.msgtype in (IMAGE, COMPRESSED_IMAGE)]
     listing = ', '.join(f'{one.topic} ({one.msgtype.rpartition("/")[2]}, {one.msgcount})'
                         for one in images) or 'none'
     chosen = [one for one in images if one.topic == topic] if topic else images
-    if len(chosen) != 1 or not chosen[0].msgcount:
+    kinds = {(one.topic, one.msgtype) for one in chosen}
+    if len(kinds) != 1 or not any(one.msgcount for one in chosen):
         wanted = f'images on {topic}' if topic else 'one image topic, or its name'
         raise BagError(f'topic: expected {wanted}; image topics in {path}: {listing}')
-    return chosen[0]
+    return chosen
 
 
 def base_topic(topic: str) -> str:

@@ -29,6 +29,7 @@ from synthetic import SyntheticScene
 
 from spann3r_ros.cli.main import main
 from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.datasets.bag_writer import LATCHED
 from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.networks.registry import network_kinds
 
@@ -321,6 +322,7 @@ def test_recording_that_was_cut_off_is_bad_input_with_a_remedy(
     ([], r'topic: expected one image topic, or its name; image topics in'),
     (['--topic', '/left', '--camera-info-topic', '/info'], 'has none'),
     (['--topic', '/left', '--set', 'mode=sideways'], 'mode: expected one of'),
+    (['--topic', '/left', '--mask-topic', '/mask'], 'mask-topic: expected a value of the param'),
     (['--topic', '/left', '--set', 'colour=red'], 'expected NAME=VALUE with the name'),
     (['--topic', '/left', '--set', 'max_rate=fast'], 'max_rate: expected a value of type float'),
     (['--topic', '/left', '--params-file', 'missing.yaml'], 'missing.yaml'),
@@ -338,6 +340,20 @@ def test_bad_input_is_one_line_and_status_two(
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith('spann3r replay: ')
     assert re.search(reason, lines[0])
+
+
+@pytest.mark.parametrize('topic', [IMAGE_TOPIC, ''])
+def test_images_of_two_connections_of_one_topic_are_all_read(
+        topic: str, tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.raw(0)
+        bag._connections['second'] = bag._writer.add_connection(
+            IMAGE_TOPIC, 'sensor_msgs/msg/Image', typestore=bag._types,
+            offered_qos_profiles=[LATCHED])
+        for index in range(1, 8):
+            bag.raw(index, topic='second' if index % 2 else IMAGE_TOPIC)
+    summary = replay(tmp_path / 'bag', topic=topic)
+    assert summary['images'] == summary['frames']['processed'] == 8
 
 
 def test_missing_bag_is_bad_input(tmp_path: Path, weights: Path,

@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.pipeline.sync.camera_sync import Expected
     try:
         settings = read_settings(args)
+        if args.mask_topic and settings.node.mask == 'none':
+            raise ValueError('mask-topic: expected a value of the parameter mask that uses masks, '
+                             "got 'none'; add --set mask=latest or mask=exact")
         bag = CameraBag(args.bag, TopicNames(args.topic, args.camera_info_topic, args.mask_topic,
                                              args.odometry_topic, settings.node.mask != 'none'))
         args.output.mkdir(parents=True, exist_ok=True)
