@@ -134,6 +134,25 @@ def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     return np.array([value / length for value in rows[largest]])
 
 
+def slerp(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """Return the unit quaternion [4] at a share of the shorter turn between two quaternions.
+
+    Share 0 is `first`, share 1 is `second` or its negative, which is the same rotation. Both may
+    have any length but zero.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    first, second = first / np.linalg.norm(first), second / np.linalg.norm(second)
+    if first @ second < 0.0:
+        second = -second
+    # The arc cosine of the product would lose half of the digits for small angles.
+    angle = 2.0 * math.atan2(np.linalg.norm(second - first), np.linalg.norm(second + first))
+    if angle < 1e-12:
+        return first
+    mixed = (math.sin((1.0 - share) * angle) * first
+             + math.sin(share * angle) * second) / math.sin(angle)
+    return mixed / np.linalg.norm(mixed)
+
+
 def quaternion_to_matrix(quaternion: np.ndarray) -> np.ndarray:
     """Return the rotation matrix [3, 3] of a quaternion (x, y, z, w) of any length but zero."""
     quaternion = np.asarray(quaternion, float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,13 @@ class CameraBag:
         try:
             self._reader = Reader(path)
             self._reader.open()
-        except (ReaderError, OSError) as error:
-            raise BagError(f'bag: cannot read {path}: {error} (a recording that was cut off: try '
-                           '`ros2 bag reindex`, or `mcap recover`)') from error
+        # What a broken file makes of its reader has many types.
+        except Exception as error:
+            raise BagError(f'bag: cannot read {path}: {_line(error)} (a recording that '
+                           'was cut off: try `ros2 bag reindex`, or `mcap recover`)') from error
         try:
-            self.image = choose_image(self._reader.connections, names.image, path)
+            self._images = choose_images(self._reader.connections, names.image, path)
+            self.image = self._images[0]
             chosen = list(self._choose(names))
         except BagError:
             self._reader.close()
@@ -71,7 +73,7 @@ class CameraBag:
     @property
     def count(self) -> int:
         """Return the number of images."""
-        return self.image.msgcount
+        return sum(one.msgcount for one in self._images)
 
     @property
     def is_compressed(self) -> bool:
@@ -93,7 +95,7 @@ class CameraBag:
             yield from self._reader.messages(self.connections)
         # The reader raises many types of exception for a broken file.
         except Exception as error:
-            raise BagError(f'bag: {self.path} ends early: {error}') from error
+            raise BagError(f'bag: {self.path} ends early: {_line(error)}') from error
 
     def leading(self, lead_ns: int = LEAD_NS) -> Iterator[tuple[Connection, int, bytes]]:
         """Yield as `raw` does, but images after all that was recorded up to `lead_ns` later.
@@ -115,13 +117,28 @@ class CameraBag:
             raise
         yield from images
 
-    def messages(self) -> Iterator[tuple[str, Message]]:
+    def messages(self, refuse: Callable[[str, BagError], None] | None = None
+                 ) -> Iterator[tuple[str, Message]]:
         """Yield (role, message) in the order in which the player publishes them: `leading`.
 
-        Roles are image, camera_info, mask, tf, tf_static and odometry.
+        Roles are image, camera_info, mask, tf, tf_static and odometry. For a malformed message
+        `refuse` is called with the role and the error, and the next message follows; without
+        `refuse` the error is raised.
         """
-        for connection, _, data in self.leading():
-            yield self.role(connection), self._types.deserialize_cdr(data, connection.msgtype)
+        for connection, time_ns, data in self.leading():
+            role = self.role(connection)
+            try:
+                message = self._types.deserialize_cdr(data, connection.msgtype)
+            # The deserialiser raises many types of exception for malformed bytes.
+            except Exception as error:
+                refused = BagError(
+                    f'{connection.topic}: expected a {connection.msgtype}, cannot read the one '
+                    f'recorded at {time_ns} ns: {_line(error)}')
+                if refuse is None:
+                    raise refused from error
+                refuse(role, refused)
+            else:
+                yield role, message
 
     def __enter__(self) -> CameraBag:
         return self
@@ -131,7 +148,7 @@ class CameraBag:
 
     def _choose(self, names: TopicNames) -> Iterator[tuple[Connection, str]]:
         """Yield the connections to read and their roles."""
-        yield self.image, 'image'
+        yield from ((one, 'image') for one in self._images)
         namespace = base_topic(self.image.topic).rpartition('/')[0]
         wanted = [('camera_info', names.camera_info, f'{namespace}/camera_info', (CAMERA_INFO,)),
                   ('tf', '', TF, (TF_MESSAGE,)), ('tf_static', '', TF_STATIC, (TF_MESSAGE,))]
@@ -148,16 +165,25 @@ class CameraBag:
             yield from ((one, role) for one in found)
 
 
-def choose_image(connections: Sequence[Connection], topic: str, path: Path) -> Connection:
-    """Return the connection of the named image topic, or of the only one; else BagError."""
+def _line(error: Exception) -> str:
+    """Return an error in one line, with its type where the text alone may say too little."""
+    text = ' '.join(str(error).split())
+    if text and isinstance(error, (ReaderError, OSError)):
+        return text
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def choose_images(connections: Sequence[Connection], topic: str, path: Path) -> list[Connection]:
+    """Return the connections of the named image topic, or of the only one; else BagError."""
     images = [one for one in connections if one.msgtype in (IMAGE, COMPRESSED_IMAGE)]
     listing = ', '.join(f'{one.topic} ({one.msgtype.rpartition("/")[2]}, {one.msgcount})'
                         for one in images) or 'none'
     chosen = [one for one in images if one.topic == topic] if topic else images
-    if len(chosen) != 1 or not chosen[0].msgcount:
+    kinds = {(one.topic, one.msgtype) for one in chosen}
+    if len(kinds) != 1 or not any(one.msgcount for one in chosen):
         wanted = f'images on {topic}' if topic else 'one image topic, or its name'
         raise BagError(f'topic: expected {wanted}; image topics in {path}: {listing}')
-    return chosen[0]
+    return chosen
 
 
 def base_topic(topic: str) -> str:

@@ -20,7 +20,8 @@ class NetworkKind:
     """One kind of network: its name, its settings, and how its checkpoints are opened.
 
     `settings` is a frozen dataclass of `core.settings.setting` fields, all with defaults; they
-    are declared under the prefix `name`. `former_prefixes` are read as well, with a warning.
+    are declared under the prefix `name`. `former_prefixes` are read as well, with a warning. A
+    prefix that the node or another network uses is refused.
     `open` takes a checkpoint, the settings and where to compute; it may import heavy modules.
     `vary` returns a network of the same weights with other settings. `ablations` are named changes
     of the settings, each of which leaves out a part of the memory.

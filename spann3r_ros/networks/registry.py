@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spann3r_ros import share_directory
+from spann3r_ros.core.settings import Value, list_settings, rebuild
 
 from .checkpoint_files import CheckpointError, CheckpointFile
 from .kind import NetworkKind
@@ -36,9 +38,8 @@ def network_kinds() -> Mapping[str, NetworkKind]:
     for point in entry_points(group=GROUP):
         try:
             kind = _loaded(point)
-            if kind.name in kinds:
-                raise ValueError(f'expected a new name, {kind.name!r} is taken')
-        # Whatever another package does at its import must not keep a robot from starting.
+            _check_prefixes(kind, kinds.values())
+        # Whatever another package registers must not keep a robot from starting.
         except Exception as error:
             logger.warning('the network of the entry point %s is left out: %s: %s', point.name,
                            type(error).__name__, error)
@@ -51,7 +52,23 @@ def _loaded(point: EntryPoint) -> NetworkKind:
     kind = point.load()
     if not isinstance(kind, NetworkKind):
         raise TypeError(f'expected a NetworkKind, got {kind!r}')
+    if not isinstance(kind.name, str) or not kind.name.isidentifier():
+        raise ValueError(f'expected an identifier as name, got {kind.name!r}')
+    if not is_dataclass(kind.settings):
+        raise TypeError(f'settings: expected a dataclass, got {kind.settings!r}')
+    for item in list_settings(rebuild(kind.settings(), {})):
+        if not isinstance(item.default, Value) or not isinstance(item.metadata.get('doc'), str):
+            raise TypeError(f'settings: {item.name}: expected a field of core.settings.setting '
+                            f'with a number, a text or a bool, got {item.default!r}')
     return kind
+
+
+def _check_prefixes(kind: NetworkKind, others: Iterable[NetworkKind]) -> None:
+    """Raise ValueError if a kind has a name or a former prefix of another kind."""
+    taken = {prefix for other in others for prefix in (other.name, *other.former_prefixes)}
+    for prefix in (kind.name, *kind.former_prefixes):
+        if prefix in taken:
+            raise ValueError(f'expected a new name, {prefix!r} is taken')
 
 
 def kind_of(path: Path) -> NetworkKind:
@@ -64,11 +81,23 @@ def kind_of(path: Path) -> NetworkKind:
             raise CheckpointError(f'checkpoint: expected one of the networks {sorted(kinds)}, '
                                   f'got {named!r} in {path}')
         return kinds[named]
-    fitting = [kind for kind in kinds.values() if kind.recognises(file)]
+    fitting = [kind for kind in kinds.values() if _recognises(kind, file)]
     if len(fitting) != 1:
         raise CheckpointError(f'checkpoint: expected a file of one of the networks '
                               f'{sorted(kinds)}, {path} fits {len(fitting)} of them')
     return fitting[0]
+
+
+def _recognises(kind: NetworkKind, file: CheckpointFile) -> bool:
+    try:
+        return kind.recognises(file)
+    except CheckpointError:
+        raise
+    # A defect of one network must not keep the others from opening their checkpoints.
+    except Exception as error:
+        logger.warning('the network %s cannot say whether %s is its own: %s: %s', kind.name,
+                       file.path, type(error).__name__, error)
+        return False
 
 
 def trainable_kind(name: str = '') -> NetworkKind:

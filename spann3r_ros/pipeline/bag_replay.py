@@ -96,6 +96,15 @@ class Replay:
             self._matches_due -= 1
             self._intake.match()
 
+    def refuse(self, role: str, error: ValueError) -> None:
+        """Count a malformed message if it is an image, and log it; its role is as in `take`."""
+        if role == 'image':
+            self._intake.refuse_image(FrameError(str(error)))
+        elif role == 'mask':
+            self._intake.refuse_mask(FrameError(str(error)))
+        else:
+            logger.warning('message refused: %s', error)
+
     def finish(self) -> None:
         """End the recording: finish the waiting images and merge the last keyframe."""
         self._intake.drain()

@@ -139,16 +139,20 @@ def run_frames(mapper: Mapper, frames: Iterable[Frame],
                observe: Callable[[], object] = lambda: None) -> Collector:
     """Run a mapper over a recording without dropping a frame; return the updates and failures.
 
-    `observe` is called after each frame. An exception other than a FrameError of a frame is a
+    An error at the end of the recording counts as one of the last frame. `observe` is called
+    after each frame. An exception other than a FrameError of a frame is a
     defect and is raised.
     """
     collector = Collector(observe)
     runner = Runner(mapper, blocking=True, reporter=collector)
     try:
         runner.slot.open()
+        frame = None
         for frame in frames:
             runner.slot.put(frame)
-        runner.flush()
+        error = runner.flush()
+        if error is not None:
+            collector.frame_failed(frame, error)
     finally:
         runner.stop()
     if collector.defects:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 
@@ -82,13 +83,17 @@ class Session:
         self.publish_status()
 
     def close(self) -> None:
-        """Stop the worker and destroy everything that the constructor created."""
-        self.deactivate()
-        self._node.destroy_timer(self._timer)
-        self._runner.stop()
-        self._publishers.destroy()
-        self._tf.destroy()
-        self._diagnostics.destroy()
+        """Stop the worker and destroy everything that the constructor created.
+
+        If one of the steps raises, for example the network's reset, the others are done as well.
+        """
+        with ExitStack() as steps:
+            steps.callback(self._diagnostics.destroy)
+            steps.callback(self._tf.destroy)
+            steps.callback(self._publishers.destroy)
+            steps.callback(self._runner.stop)
+            steps.callback(self._node.destroy_timer, self._timer)
+            self.deactivate()
 
     def reset(self) -> str:
         """Begin a new map and drop the waiting frames; keep the accounts. Return a message."""

@@ -52,13 +52,15 @@ class PlayOptions:
     `rate` is a multiple of the recorded rate; with 0 the mapper determines the rate. `window` is
     the largest number of published images that the mapper, by its status, has not finished yet;
     with 0 its status is not used, and a subscriber that has not discovered the player yet misses
-    the first images. Playing fails after `patience_sec` without progress.
+    the first images. When the images have a subscriber, the other topics get `others_sec` to find
+    theirs. Playing fails after `patience_sec` without progress.
     """
 
     rate: float = 1.0
     window: int = 0
     status_topic: str = '/mapper/status'
     patience_sec: float = 120.0
+    others_sec: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate <= 1000.0:
@@ -91,6 +93,9 @@ class Player(Node):
                 self._by_topic[connection.topic] = self.create_publisher(
                     KINDS[connection.msgtype], connection.topic, qos)
         self._images = self._by_topic[bag.image.topic]
+        # A static transform is kept for late listeners, the other messages are lost without one.
+        self._other_publishers = [self._by_topic[topic] for topic in {
+            one.topic: None for one in bag.connections if bag.role(one) != 'tf_static'}]
         self._infos = [self._by_topic[one.topic] for one in bag.connections
                        if bag.role(one) == 'camera_info']
         if options.window:
@@ -103,6 +108,7 @@ class Player(Node):
         the mapper finishes no image, for `patience_sec`.
         """
         self._wait(self._has_subscribers, f'no subscriber of {self._images.topic_name}')
+        self._wait_others()
         if self._options.window:
             self._settled_before = settled(self._status)
         sent, started_sec, first_ns, last_ns = 0, monotonic(), None, 0
@@ -136,6 +142,16 @@ class Player(Node):
         active = not self._options.window or (
             self._status is not None and self._status.state == 'active')
         return active and infos and self._images.get_subscription_count() > 0
+
+    def _wait_others(self) -> None:
+        """Wait until every topic has a subscriber, for at most `others_sec`."""
+        deadline_sec = monotonic() + self._options.others_sec
+        while silent := [one.topic_name for one in self._other_publishers
+                         if not one.get_subscription_count()]:
+            if monotonic() > deadline_sec:
+                self.get_logger().info(f'no subscriber of {", ".join(silent)}')
+                return
+            rclpy.spin_once(self, timeout_sec=SPIN_SEC)
 
     def _pace(self, started_sec: float, recorded_sec: float) -> None:
         """Wait until the image is due."""

@@ -72,9 +72,14 @@ class Line:
     def __init__(self, topic: str) -> None:
         self.topic_name = topic
         self.open = self.most_open = self.sent = 0
+        # How often it is asked for listeners before it has one; None: it never has.
+        self.asked_before: int | None = 0
 
     def get_subscription_count(self) -> int:
-        return 1
+        if self.asked_before is None:
+            return 0
+        self.asked_before -= 1
+        return int(self.asked_before < 0)
 
     def publish(self, data: bytes) -> None:
         self.sent += 1
@@ -114,6 +119,27 @@ def test_no_more_is_open_than_the_middleware_keeps(
     assert [line.sent for line in lines] == [3 * DEPTH + 2] * 2
     assert [line.open for line in lines] == [0, 0]
     assert max(line.most_open for line in lines) <= DEPTH
+
+
+def test_nothing_is_sent_before_every_topic_has_its_listener(
+        lines: list[Line], orbit: Orbit, tmp_path: Path) -> None:
+    with CameraBag(compressed_bag(tmp_path / 'bag', orbit, 2)) as bag:
+        player = Player(bag, PlayOptions(rate=1000.0, others_sec=DEADLINE_SEC))
+        info = next(line for line in lines if line.topic_name.endswith('camera_info'))
+        info.asked_before = 3
+        info.publish = lambda data, publish=info.publish: (
+            publish(data) if info.asked_before < 0 else pytest.fail('sent to nobody'))
+        assert player.play() == 2
+    assert info.sent == 2
+
+
+def test_topic_without_a_listener_does_not_stop_the_images(
+        lines: list[Line], orbit: Orbit, tmp_path: Path) -> None:
+    with CameraBag(compressed_bag(tmp_path / 'bag', orbit, 2)) as bag:
+        player = Player(bag, PlayOptions(rate=1000.0, others_sec=0.2))
+        info = next(line for line in lines if line.topic_name.endswith('camera_info'))
+        info.asked_before = None
+        assert player.play() == 2
 
 
 def test_listener_that_takes_nothing_is_an_error(
