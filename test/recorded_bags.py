@@ -65,6 +65,13 @@ class OrbitBag(BagWriter):
         """Say once and for all where the camera is on the robot."""
         self._transforms('/tf_static', stamp_of(0), 'base_link', OPTICAL_FRAME, BASE_FROM_OPTICAL)
 
+    def tilt(self, index: int, angle_deg: float) -> None:
+        """Write where the camera is on the robot at the time of an image, on a moving mount."""
+        mount = BASE_FROM_OPTICAL.copy()
+        mount[:3, :3] = mount[:3, :3] @ Rotation.from_euler(
+            'x', angle_deg, degrees=True).as_matrix()
+        self._transforms('/tf', stamp_of(index), 'base_link', OPTICAL_FRAME, mount)
+
     def drive(self, index: int, parent: str = 'odom') -> None:
         """Say where the robot is."""
         self._transforms('/tf', stamp_of(index), parent, 'base_link',

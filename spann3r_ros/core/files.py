@@ -7,9 +7,11 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
+SUFFIX = '.part'
 Content = bytes | Callable[[BinaryIO], object]
 
 
@@ -32,12 +34,13 @@ def write_files(contents: Mapping[Path, Content]) -> None:
         for path, content in contents.items():
             if path.exists() and not path.is_file():
                 with path.open('wb') as file:
-                    write_content(file, content)
+                    _write(file, content)
                 continue
+            _remove_leftovers(path)
             descriptor, temporary[path] = tempfile.mkstemp(
-                dir=path.parent, prefix=f'.{path.name}.')
+                dir=path.parent, prefix=f'.{path.name}.{os.getpid()}.', suffix=SUFFIX)
             with os.fdopen(descriptor, 'wb') as file:
-                write_content(file, content)
+                _write(file, content)
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
@@ -55,9 +58,26 @@ def write_files(contents: Mapping[Path, Content]) -> None:
             os.close(folder)
 
 
-def write_content(file: BinaryIO, content: Content) -> None:
-    """Write bytes to an open file, or let a function write them."""
+def _write(file: BinaryIO, content: Content) -> None:
     if isinstance(content, bytes):
         file.write(content)
     else:
         content(file)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of a path whose processes were killed."""
+    for file in path.parent.glob(f'.{escape(path.name)}.*{SUFFIX}'):
+        process = file.name.split('.')[-3]
+        if process.isdigit() and not _is_alive(int(process)):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # alive, of another user
+    return True

@@ -175,10 +175,12 @@ class Intake:
     def _pose_of(self, frame: Frame) -> np.ndarray | None:
         return self._tree.lookup(self._config.map_frame, frame.frame_id, frame.stamp_ns)
 
-    def _up_at(self, optical_frame: str, stamp_ns: int | None) -> np.ndarray | None:
+    def _up_at(self, optical_frame: str, stamp_ns: int, nearest: bool) -> np.ndarray | None:
         """Return the direction against gravity [3], which is the z axis of the robot's base.
 
-        None while TF does not connect the base with the camera.
+        None while TF does not connect the base with the camera, at the stamp or, if `nearest`, at
+        any time.
         """
-        optical_from_base = self._tree.lookup(optical_frame, self._config.base_frame, stamp_ns)
+        lookup = self._tree.lookup_nearest if nearest else self._tree.lookup
+        optical_from_base = lookup(optical_frame, self._config.base_frame, stamp_ns)
         return None if optical_from_base is None else optical_from_base[:3, 2]

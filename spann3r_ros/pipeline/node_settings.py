@@ -80,8 +80,9 @@ class NodeConfig:
         choices=('raw', 'compressed'))
     mask: str = setting(
         'none', 'Whether images are masked by the topic mask (mono8; pixels with 0 are left out '
-        "of the map). latest: by the newest mask; exact: by the mask of the image's stamp, for "
-        'which the image waits', choices=MASK_MODES)
+        "of the map). latest: by the newest mask, in replay mode the newest that is not after the "
+        "image; exact: by the mask of the image's stamp, for which the image waits",
+        choices=MASK_MODES)
     time_jump: str = setting(
         'reset', 'What happens when the stamps of the images jump back by a second or more, for '
         'example when a bag is played again. reset: a new map begins; refuse: the images are '

@@ -157,6 +157,18 @@ class TransformTree:
                 self._climb(chain, stamp_ns) for chain in chains)
         return np.linalg.inv(common_from_target) @ common_from_source
 
+    def lookup_nearest(self, target: str, source: str, stamp_ns: int) -> np.ndarray | None:
+        """Return as `lookup`, at the time nearest to a stamp at which the whole chain is known."""
+        with self._lock:
+            chains = self._chains(_bare(target), _bare(source), None)
+            edges = [edge for chain in chains or () for edge in map(self._edges.get, chain)
+                     if not edge.static]
+        if edges:
+            earliest, newest = (max(edge.stamps[0] for edge in edges),
+                                min(edge.stamps[-1] for edge in edges))
+            stamp_ns = min(max(stamp_ns, earliest), newest)
+        return self.lookup(target, source, stamp_ns)
+
     def has_any(self) -> bool:
         """Return whether another node ever published a transform."""
         with self._lock:

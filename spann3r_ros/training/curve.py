@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from spann3r_ros.core.files import write_files
 
 FIELDS = ('step', 'frames', 'seconds', 'length', 'loss', 'point_error', 'last_error',
           'attention_loss', 'gradient_norm', 'lr_scale')
@@ -32,5 +33,4 @@ def cut(path: Path, last_step: int) -> None:
     if not header.endswith('\n'):
         path.unlink()
         return
-    path.with_suffix('.part').write_text(''.join([header, *kept]))
-    os.replace(path.with_suffix('.part'), path)
+    write_files({path: ''.join([header, *kept]).encode()})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
+from spann3r_ros.core.files import write_files
 from spann3r_ros.networks.checkpoint_files import CheckpointError
 from spann3r_ros.networks.trainable import StoredPoints, move
 from spann3r_ros.rooms.draw import Draw
@@ -191,8 +192,7 @@ class Trainer:
             'sources': sources, 'config': json.dumps(self.config.to_dict()),
             'origin': self.origin,
         }
-        torch.save(state, path.with_suffix('.part'))
-        os.replace(path.with_suffix('.part'), path)
+        write_files({path: partial(torch.save, state)})
 
     def resume(self) -> bool:
         """Load the state of an earlier run in the same folder; return whether there was one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,3 +53,16 @@ def test_pipe_stays_a_pipe(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+
+
+def test_temporary_file_of_a_killed_process_is_removed_and_of_a_living_one_kept(
+        tmp_path: Path) -> None:
+    killed = subprocess.Popen(['true'])
+    killed.wait()
+    leftover, kept, other = (tmp_path / name for name in (
+        f'.a[1].pt.{killed.pid}.xyz.part', f'.a[1].pt.{os.getpid()}.xyz.part',
+        f'.b.pt.{killed.pid}.xyz.part'))
+    for file in (leftover, kept, other):
+        file.touch()
+    write_files({tmp_path / 'a[1].pt': b'content'})
+    assert sorted(tmp_path.iterdir()) == sorted([kept, other, tmp_path / 'a[1].pt'])

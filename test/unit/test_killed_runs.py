@@ -9,6 +9,7 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -55,10 +56,11 @@ class Killer:
 
 
 class HalfState(Killer):
-    def last(self, state: object, path: Path) -> None:
+    def last(self, state: object, file: BinaryIO) -> None:
         whole = io.BytesIO()
         self._original(state, whole)
-        path.write_bytes(whole.getvalue()[:len(whole.getvalue()) // 2])
+        file.write(whole.getvalue()[:len(whole.getvalue()) // 2])
+        file.flush()
 
 
 class HalfLine(Killer):
@@ -116,7 +118,7 @@ def assert_goes_on_to(whole: Path, folder: Path) -> None:
     one, two = (torch.load(path / 'state.pt', weights_only=True)['average']
                 for path in (whole, folder))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
-    assert not list(folder.glob('*.part'))
+    assert not list(folder.glob('.*.part'))
 
 
 @pytest.fixture(scope='module')

@@ -256,6 +256,20 @@ def test_latest_mask_is_the_newest_that_is_not_after_the_image(
     assert exact['sha256'] == summary['sha256']
 
 
+def test_image_before_the_first_mount_is_levelled_by_the_nearest(
+        tmp_path: Path, replay: Replay) -> None:
+    """Not by the newest, which depends on the order of the messages: the mount is moving."""
+    hashes = []
+    for name, count in (('short', 12), ('long', 20)):
+        with OrbitBag(tmp_path / name) as bag:
+            for index in range(12):
+                bag.raw(index)
+            for index in range(5, count):
+                bag.tilt(index, 3.0 * index)
+        hashes.append(replay(tmp_path / name, output=f'{name}_out')['sha256'])
+    assert hashes[0] == hashes[1]
+
+
 def test_every_fate_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
         for index in range(12):

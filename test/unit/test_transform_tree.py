@@ -187,3 +187,17 @@ def test_changes_are_reported_once_each(robot: TransformTree) -> None:
     robot.take(edge('base_link', 'lamp'), static=True)
     robot.take(edge('', 'lamp'))
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(('stamp_ns', 'expected'), [(0, 1.0), (15, 1.5), (50, 2.0)])
+def test_nearest_time_is_within_what_the_whole_chain_knows(
+        stamp_ns: int, expected: float) -> None:
+    tree = TransformTree(100.0)
+    tree.take(edge('base', 'mast', 10, (1, 0, 0)))
+    tree.take(edge('base', 'mast', 20, (2, 0, 0)))
+    tree.take(edge('base', 'mast', 90, (9, 0, 0)))
+    tree.take(edge('mast', 'camera', 5))
+    tree.take(edge('mast', 'camera', 20))
+    found = tree.lookup_nearest('base', '/camera', stamp_ns)
+    assert found[0, 3] == pytest.approx(expected)
+    assert tree.lookup_nearest('base', 'other', stamp_ns) is None

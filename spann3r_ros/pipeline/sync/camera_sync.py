@@ -61,7 +61,7 @@ class CameraSync:
     """
 
     def __init__(self, calibrations: Calibrations,
-                 up_at: Callable[[str, int | None], np.ndarray | None],
+                 up_at: Callable[[str, int, bool], np.ndarray | None],
                  expected: Expected | None, timeout_sec: float, bounds: QueueBounds,
                  pass_on: Callable[[Frame], None], drop: Callable[[], None],
                  match_soon: Callable[[], None], clock: WaitClock) -> None:
@@ -126,13 +126,13 @@ class CameraSync:
                        and self._expected.calibration()
                        and not self._calibrations.reaches(frame.stamp_ns))
         transforms = (not self._transforms_timed_out and self._expected.transforms()
-                      and self._up_at(frame.frame_id, frame.stamp_ns) is None)
+                      and self._up_at(frame.frame_id, frame.stamp_ns, False) is None)
         return calibration, transforms
 
     def _completed(self, frame: Frame) -> Frame:
-        up = self._up_at(frame.frame_id, frame.stamp_ns)
+        up = self._up_at(frame.frame_id, frame.stamp_ns, False)
         if up is None:
-            up = self._up_at(frame.frame_id, None)
+            up = self._up_at(frame.frame_id, frame.stamp_ns, True)
         else:
             self._transforms_timed_out = False
         return replace(frame, up=up, intrinsics=self._calibrations.find(
