@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r replay`: a bag without ROS, each image accounted for, the same map every time."""
+"""`spann3r replay`: each image of a bag is counted, and every run gives the same map."""
 from __future__ import annotations
 
 import json
@@ -168,7 +168,7 @@ def test_images_without_their_pose_are_dropped_with_the_reason(
     assert any('a later image has one already' in text for text in summary['warnings'])
 
 
-def test_every_fate_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
+def test_every_result_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
         for index in range(12):
             bag.raw(index)
@@ -298,7 +298,7 @@ def test_looped_bag_begins_a_new_map(tmp_path: Path, replay: Replay) -> None:
     assert any('jumped back: a new map begins' in text for text in summary['warnings'])
 
 
-def test_topics_stand_beside_the_images(tmp_path: Path) -> None:
+def test_default_topics_are_beside_the_image_topic(tmp_path: Path) -> None:
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     with CameraBag(robot_bag(tmp_path / 'bag', 2), TopicNames(IMAGE_TOPIC, masks=True)) as bag:
         assert {(one.topic, bag.role(one)) for one in bag.connections} == {
