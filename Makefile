@@ -6,10 +6,10 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint train evaluate bench bench-network bench-node bench-memory bench-packages bench-startup soak clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-memory bench-packages bench-startup soak clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup:  ## environment in .venv and the built package in install; seconds when they stand
 	@scripts/bootstrap.sh
@@ -19,6 +19,14 @@ demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into 
 
 test: setup  ## all tests except the full-size ones
 	@$(run) python -m pytest test/unit test/parity test/underlay test/node
+
+test-noble:  ## unit and parity tests with the library versions of Ubuntu 24.04, without ROS
+	@scripts/noble.sh python -m pytest test/unit test/parity
+
+test-avx2: setup  ## what depends on the CPU, as with AVX2 and neither AVX-512 nor bfloat16
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(run) python -m pytest \
+	  test/unit/test_inference.py test/unit/test_static.py test/parity/test_recordings.py \
+	  -k 'bfloat16 or bits or int8 or rounding or tiny_capacity'
 
 test-full: setup  ## the tests with the full-size network
 	@$(run) python -m pytest -m full test/parity test/node
@@ -35,13 +43,16 @@ evaluate: setup  ## score the bundled model on unseen rooms (a quarter of an hou
 	@$(run) scripts/spann3r evaluate models/rooms_small.safetensors \
 	  --reference models/held_out_reference.json --picture output/rooms.png
 
-bench: bench-network bench-node  ## the network, then the node (minutes, 12 GiB)
+bench: bench-bags bench-network bench-node  ## the network, then the node (minutes, 12 GiB)
 
 bench-node: setup  ## what the node costs apart from the network, PROFILE=1: and where
 	@$(run) python benchmarks/node_cost.py $(if $(PROFILE),--profile)
 
 bench-network: setup  ## the network beside a plain schedule and the machine's limit (minutes, 12 GiB)
 	@$(run) python benchmarks/network.py
+
+bench-bags: setup  ## how fast a replay reads bags (a minute)
+	@$(run) python benchmarks/bag_reading.py
 
 bench-memory: setup  ## what the network's memory costs as it grows (minutes, 10 GiB), FRAMES=
 	@$(run) python benchmarks/memory.py --frames $(or $(FRAMES),2000)
@@ -56,4 +67,4 @@ soak: setup  ## 10,000 frames through the live node (a quarter of an hour), FRAM
 	@$(run) python benchmarks/soak.py --frames $(or $(FRAMES),10000)
 
 clean:  ## remove the environment and what was built; keeps output
-	rm -rf .venv build install log .setup.lock
+	rm -rf .venv .venv-noble build install log .setup.lock .setup-noble.lock

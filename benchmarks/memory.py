@@ -9,7 +9,6 @@ the same from then on.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -27,6 +26,7 @@ from stopwatch import Stopwatch
 from torch import Tensor
 from tqdm import tqdm
 
+from spann3r_ros.core.files import write_json
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.networks.spann3r.config import MemoryConfig, scale_memory_budget
 from spann3r_ros.networks.spann3r.fast.static import StaticMemory
@@ -141,10 +141,9 @@ def main() -> int:
               [name, *(f'{1e3 * part:.1f}' for part in parts), f'{parts[-1] / parts[1]:.2f}']
               for name, parts in ages.items()]))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({
+    write_json(arguments.output, {
         'date': date.today().isoformat(), 'machine': platform.processor() or platform.machine(),
-        'cores': os.cpu_count(), 'frames': arguments.frames, 'sizes': sizes, 'ages': ages},
-        indent=1) + '\n')
+        'cores': os.cpu_count(), 'frames': arguments.frames, 'sizes': sizes, 'ages': ages})
     print(f'wrote {arguments.output}')
     return 0
 

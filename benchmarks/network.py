@@ -13,7 +13,6 @@ which the plain schedule always runs: "refined only".
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -33,6 +32,7 @@ from stopwatch import Stopwatch, machine_rates, round_products
 from torch import Tensor
 from tqdm import tqdm
 
+from spann3r_ros.core.files import write_json
 from spann3r_ros.evaluation.held_out.held_out_rooms import (
     HeldOutConfig,
     Turn,
@@ -52,10 +52,10 @@ WARM_UP = 3
 LAYOUTS = {'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
            'tf32': lambda model: prepare(model, 'tf32'),
            'bf16': lambda model: prepare(model, 'bf16'),
-           'compiled': lambda model: compile_blocks(prepare(model, lay_out=False)),
+           'compiled': lambda model: compile_blocks(prepare(model, pack=False)),
            'graph': lambda model: prepare(model, 'tf32'),
            'graph bf16': lambda model: prepare(model, 'bf16'),
-           'graph compiled': lambda model: compile_blocks(prepare(model, 'tf32', lay_out=False))}
+           'graph compiled': lambda model: compile_blocks(prepare(model, 'tf32', pack=False))}
 # Height and width of the images of the official sizes.
 NETWORKS = {'bundled': None, 'full': (224, 224), 'full 512x384': (384, 512)}
 BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'
@@ -239,10 +239,10 @@ def main() -> int:
         results.append(measure(name, arguments.frames, arguments.layouts, arguments.device))
         show(results[-1])
         # After each network: what is measured stays, whatever becomes of the next one.
-        arguments.output.write_text(json.dumps({
+        write_json(arguments.output, {
             'date': date.today().isoformat(),
             'machine': platform.processor() or platform.machine(), 'cores': os.cpu_count(),
-            'threads': torch.get_num_threads(), 'results': results}, indent=1) + '\n')
+            'threads': torch.get_num_threads(), 'results': results})
     print(f'wrote {arguments.output}')
     return 0
 

@@ -33,6 +33,7 @@ from spann3r_ros.msg import MapperStatus
 from std_srvs.srv import Trigger
 from tqdm import tqdm
 
+from spann3r_ros.core.files import write_json
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.tools.processes import Child
 
@@ -147,9 +148,9 @@ def main() -> int:
             profile = pstats.Stats(str(Path(name) / f'{size}.prof'))
             profile.sort_stats(arguments.sort).print_stats(arguments.top)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({
+    write_json(arguments.output, {
         'date': date.today().isoformat(), 'machine': platform.processor() or platform.machine(),
-        'cores': os.cpu_count(), 'results': results}, indent=1) + '\n')
+        'cores': os.cpu_count(), 'results': results})
     print(f'wrote {arguments.output}')
     return 0
 

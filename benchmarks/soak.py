@@ -8,7 +8,6 @@ tenth of the run; the exit status is 1 unless memory, map and accounts stayed wi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,8 +26,10 @@ from spann3r_ros.msg import MapperStatus
 from tqdm import tqdm
 
 from spann3r_ros import share_directory
+from spann3r_ros.core.files import write_json
+from spann3r_ros.datasets.bags import CameraBag
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.tools.bag_player import IMAGE_TYPES, ImageBag
+from spann3r_ros.tools.bag_player import KINDS
 from spann3r_ros.tools.processes import Child
 
 MEBIBYTE = 2**20
@@ -57,10 +58,10 @@ class Camera(BenchNode):
     def __init__(self, bag: Path) -> None:
         super().__init__('soak')
         self.balanced = True
-        with ImageBag(bag) as opened:
-            kind = IMAGE_TYPES[opened.image.msgtype]
-            images = [deserialize_message(data, kind)
-                      for connection, _, data in opened.messages() if connection is opened.image]
+        with CameraBag(bag) as opened:
+            kind = KINDS[opened.image.msgtype]
+            images = [deserialize_message(data, kind) for connection, _, data in opened.raw()
+                      if opened.role(connection) == 'image']
         self._images = [*images, *images[-2:0:-1]]
         topic = 'image/compressed' if 'Compressed' in kind.__name__ else 'image'
         self.transport = 'compressed' if 'Compressed' in kind.__name__ else 'raw'
@@ -165,7 +166,7 @@ def main() -> int:
         samples, camera = run(arguments.frames, Path(name))
     show(samples)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps([asdict(sample) for sample in samples]) + '\n')
+    write_json(arguments.output, [asdict(sample) for sample in samples])
     found = faults(samples, camera)
     print('\n'.join(found) or 'memory, map and accounts stayed within their bounds')
     return 1 if found else 0

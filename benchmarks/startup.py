@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import subprocess
@@ -34,6 +33,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from spann3r_ros.msg import MapperStatus
 
+from spann3r_ros.core.files import write_json
 from spann3r_ros.evaluation.held_out.held_out_rooms import (
     HeldOutConfig,
     Turn,
@@ -192,10 +192,10 @@ def main() -> int:
             for case, one in starts.items()]
     print(format_table(header, rows) + f'\nspann3r --help: {took:.2f} s')
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({
+    write_json(arguments.output, {
         'date': date.today().isoformat(), 'machine': platform.processor() or platform.machine(),
         'cores': os.cpu_count(), 'help_sec': took,
-        'starts': {case: asdict(one) for case, one in starts.items()}}, indent=1) + '\n')
+        'starts': {case: asdict(one) for case, one in starts.items()}})
     print(f'wrote {arguments.output}')
     return 0
 

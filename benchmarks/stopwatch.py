@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 MEBI = 2**20
+LONG_SEC = 0.1
 
 
 class Stopwatch:
@@ -52,23 +54,28 @@ def machine_rates(device: torch.device) -> dict[str, float]:
     """
     side = 2048 if device.type == 'cpu' else 8192
     left, right = torch.rand(2, side, side, device=device)
-    half_left, half_right = left.bfloat16(), right.bfloat16()
     source = torch.zeros(64 * MEBI, device=device)
     target = torch.empty_like(source)
-    operations = 2.0 * side**3
 
-    def rate(action: Callable[[], object]) -> float:
-        return operations / best_time(action, device)
+    def rate(left: Tensor, right: Tensor,
+             product: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> float:
+        # A CPU that emulates bfloat16 would take a minute for the largest.
+        for part in (side // 8, side // 4, side // 2, side):
+            pair = [matrix[:part, :part].contiguous() for matrix in (left, right)]
+            seconds = best_time(lambda pair=pair: product(*pair), device)
+            if seconds > LONG_SEC:
+                break
+        return 2.0 * part**3 / seconds
     rates = {'bytes': 2.0 * source.nbytes / best_time(lambda: target.copy_(source), device),
-             'bf16': rate(lambda: half_left @ half_right)}
+             'bf16': rate(left.bfloat16(), right.bfloat16())}
     if device.type == 'cpu':
         small = torch.randint(-127, 127, (side, side), dtype=torch.int8)
-        rates['int8'] = rate(lambda: torch._int_mm(small, small))
+        rates['int8'] = rate(small, small, torch._int_mm)
     else:
         round_products(True)
-        rates['tf32'] = rate(lambda: left @ right)
+        rates['tf32'] = rate(left, right)
     round_products(False)
-    return {'fp32': rate(lambda: left @ right), **rates}
+    return {'fp32': rate(left, right), **rates}
 
 
 def round_products(rounded: bool) -> None:

@@ -114,7 +114,7 @@ hash_files() { sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1; }
 environment_stamp() {
   echo "$home at $root"
   find scripts/requirements scripts/bootstrap.sh scripts/relocate_prefix.py underlay \
-    -type f -not -path '*/__pycache__/*' -print0 | hash_files
+    -type f -not -path '*/__pycache__/*' -not -name noble.txt -print0 | hash_files
 }
 
 # Python and data files are linked into the installation, so only their names are in the stamp.

@@ -45,7 +45,7 @@ class OrbitBag(BagWriter):
     def raw(self, index: int, stamp_ns: int | None = None, topic: str = IMAGE_TOPIC) -> None:
         rgb = self.picture(index)
         stamp_ns = stamp_of(index) if stamp_ns is None else stamp_ns
-        self._image(topic, stamp_ns, 'rgb8', rgb)
+        self.write_raw_image(topic, stamp_ns, rgb)
 
     def jpeg(self, index: int, topic: str = f'{IMAGE_TOPIC}/compressed') -> None:
         data = cv2.imencode('.jpg', self.picture(index)[..., ::-1])[1].tobytes()
@@ -55,10 +55,10 @@ class OrbitBag(BagWriter):
         self.write_camera_info(INFO_TOPIC, stamp_of(index) if stamp_ns is None else stamp_ns,
                                CAMERA)
 
-    def mask(self, index: int, value: int = 255) -> None:
-        """Mask the right half of an image."""
+    def mask(self, index: int, value: int = 255, columns: int = CAMERA.width // 2) -> None:
+        """Write a mask that keeps the left columns of an image."""
         mask = np.full((CAMERA.height, CAMERA.width), value, np.uint8)
-        mask[:, CAMERA.width // 2:] = 0
+        mask[:, columns:] = 0
         self._image(MASK_TOPIC, stamp_of(index), 'mono8', mask)
 
     def mount(self) -> None:
@@ -85,6 +85,10 @@ class OrbitBag(BagWriter):
                         covariance=np.zeros(36)), twist=self._new(
                         'geometry_msgs/msg/TwistWithCovariance', twist=twist,
                         covariance=np.zeros(36)))
+
+    def write_raw_image(self, topic: str, stamp_ns: int, rgb: np.ndarray) -> None:
+        """Write an RGB image uint8 [height, width, 3] without compression."""
+        self._image(topic, stamp_ns, 'rgb8', rgb)
 
     def _image(self, topic: str, stamp_ns: int, encoding: str, pixels: np.ndarray) -> None:
         height, width = pixels.shape[:2]

@@ -14,6 +14,8 @@ from .camera import Distortion, Intrinsics
 from .types import FrameError
 
 SECOND_NS = 10**9
+# An image of a recording is processed after all other messages recorded up to this much later.
+LEAD_NS = SECOND_NS
 
 
 class Stamp(Protocol):

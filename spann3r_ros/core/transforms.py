@@ -19,6 +19,8 @@ MAP_FROM_OPTICAL = np.array([
 ])
 MAP_FROM_OPTICAL.setflags(write=False)
 
+# Largest difference of a rotation times its transpose from the identity.
+RIGID_TOLERANCE = 1e-3
 # Cosine of 10 degrees. A camera that looks closer to the vertical has no usable forward direction.
 STEEP = 0.985
 
@@ -48,6 +50,15 @@ def invert(transform: np.ndarray) -> np.ndarray:
     inverse[:3, :3] = rotation.T
     inverse[:3, 3] = -rotation.T @ transform[:3, 3]
     return inverse
+
+
+def is_rigid(transform: np.ndarray) -> bool:
+    """Return whether an array is a finite transform [4, 4] of a rotation and a shift."""
+    if transform.shape != (4, 4) or not np.isfinite(transform).all():
+        return False
+    rotation = transform[:3, :3]
+    return bool(np.allclose(rotation @ rotation.T, np.eye(3), atol=RIGID_TOLERANCE)
+                and np.linalg.det(rotation) > 0.0)
 
 
 def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -121,6 +132,25 @@ def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
     if rows[largest][3] < 0.0:
         length = -length
     return np.array([value / length for value in rows[largest]])
+
+
+def slerp(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """Return the unit quaternion [4] at a share of the shorter turn between two quaternions.
+
+    Share 0 is `first`, share 1 is `second` or its negative, which is the same rotation. Both may
+    have any length but zero.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    first, second = first / np.linalg.norm(first), second / np.linalg.norm(second)
+    if first @ second < 0.0:
+        second = -second
+    # The arc cosine of the product would lose half of the digits for small angles.
+    angle = 2.0 * math.atan2(np.linalg.norm(second - first), np.linalg.norm(second + first))
+    if angle < 1e-12:
+        return first
+    mixed = (math.sin((1.0 - share) * angle) * first
+             + math.sin(share * angle) * second) / math.sin(angle)
+    return mixed / np.linalg.norm(mixed)
 
 
 def quaternion_to_matrix(quaternion: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 
 import cv2
 import numpy as np
@@ -90,6 +91,15 @@ def camera_model(image_size: tuple[int, int], intrinsics: Intrinsics | None,
                  input_size: tuple[int, int], letterbox: bool, exact: bool) -> CameraModel:
     """Return the camera model of a calibration; it is cached."""
     return CameraModel(image_size, intrinsics, input_size, letterbox, exact)
+
+
+def prepare_resize(exact: bool) -> None:
+    """Import what the resize of a `CameraModel` needs.
+
+    Call it before threads start. While one thread imports torch, scipy fails in the others.
+    """
+    if not exact:
+        import_module('torch')
 
 
 def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded sequences with depth and poses, in the layouts researchers keep them."""
+"""Reading and writing of recordings: RGB-D folders, photographs, bags."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the ground truth a bag carries beside its images; needs no ROS."""
+"""Reading the ground truth in a bag; needs no ROS."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ Message = Any  # rosbags builds its message classes at run time
 class Truth:
     """Ground truth of one recording, all in one z-up world frame.
 
-    `poses` are the optical frames at the images' stamps, `points` [n, 3] lie on the visible
-    surfaces, `outline` [k, 3] are the corners of the floor (none recorded: k = 0).
+    `poses` are those of the optical frame at the images' stamps, `points` [n, 3] are on the
+    visible surfaces, `outline` [k, 3] are the corners of the floor (none recorded: k = 0).
     """
 
     poses: list[StampedPose]
@@ -32,7 +32,7 @@ class Truth:
 
 
 def read_truth(path: Path, topics: TruthTopics | None = None) -> Truth | None:
-    """Return a bag's ground truth, or None if it carries no true poses."""
+    """Return a bag's ground truth; None without true poses."""
     topics = topics or TruthTopics()
     poses: list[StampedPose] = []
     clouds: list[np.ndarray] = [np.zeros((0, 3))]
@@ -53,9 +53,10 @@ def read_truth(path: Path, topics: TruthTopics | None = None) -> Truth | None:
 
 def to_pose(message: Message) -> StampedPose:
     """Return a PoseStamped as a stamped matrix."""
-    position, turn = message.pose.position, message.pose.orientation
+    position, rotation = message.pose.position, message.pose.orientation
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    matrix[:3, :3] = Rotation.from_quat(
+        [rotation.x, rotation.y, rotation.z, rotation.w]).as_matrix()
     matrix[:3, 3] = [position.x, position.y, position.z]
     stamp = message.header.stamp
     return StampedPose(stamp.sec * 10**9 + stamp.nanosec, message.header.frame_id, matrix)

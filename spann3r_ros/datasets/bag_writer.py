@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes rosbag2 bags of compressed images, with or without ground truth; needs no ROS."""
+"""Writing rosbag2 bags of compressed images, with or without ground truth; needs no ROS."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ LATCHED = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TR
 
 @dataclass(frozen=True)
 class TruthTopics:
-    """Where ground truth lies in a bag; poses and points share one z-up world frame."""
+    """Topics of the ground truth in a bag; poses and points are in one z-up world frame."""
 
     poses: str = '/ground_truth/pose'
     points: str = '/ground_truth/points'
@@ -40,9 +40,9 @@ class TruthTopics:
 
 
 class BagWriter:
-    """A bag under construction; a context manager, complete once left.
+    """A context manager that writes a bag; the bag is complete on exit.
 
-    ValueError for an unknown storage; FileExistsError if `path` is there already.
+    ValueError for an unknown storage; FileExistsError if `path` exists.
     """
 
     def __init__(self, path: Path, storage: str = 'mcap', world_frame: str = 'world',
@@ -50,7 +50,7 @@ class BagWriter:
         if storage not in STORAGES:
             raise ValueError(f'storage: expected one of {STORAGES}, got {storage!r}')
         if path.exists():
-            raise FileExistsError(f'bag: {path} is there already; name another or remove it')
+            raise FileExistsError(f'bag: {path} exists; name another or remove it')
         self._writer = Writer(path, version=METADATA_VERSION,
                               storage_plugin=StoragePlugin[storage.upper()])
         self._types = get_typestore(Stores.ROS2_JAZZY)

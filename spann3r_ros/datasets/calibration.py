@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera of a recording: its own, from calibration.txt, or the one its layout is known for."""
+"""The intrinsics of a recording: from its calibration.txt, else those of its data set."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from .rgbd import DatasetError, read_numbers
 Calibration = tuple[float, float, float, float]
 
 FILE = 'calibration.txt'
-# What the cameras of 7-Scenes and of TUM record; their focal lengths fit no other size.
+# The image size of 7-Scenes and TUM, for which their published focal lengths hold.
 KNOWN_SIZE = (640, 480)
 
 
@@ -19,8 +19,8 @@ def find_calibration(folders: list[Path], depth: Path, shape: tuple[int, int],
                      known: Calibration) -> Calibration:
     """Return fx, fy, cx and cy, in pixels, of the first folder's calibration.txt, or `known`.
 
-    DatasetError for a file that says something else, and where there is none for depth images
-    (`depth`, of `shape` (height, width)) that are not 640x480.
+    DatasetError for a file with other content, and without a file if the depth image (`depth`, of
+    `shape` (height, width)) is not 640x480.
     """
     for folder in folders:
         if (folder / FILE).exists():

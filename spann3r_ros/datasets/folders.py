@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of 7-Scenes, NRGBD, DTU and TUM RGB-D folders, as their distributors lay them out."""
+"""Readers of 7-Scenes, NRGBD, DTU and TUM RGB-D folders, in the layouts of their downloads."""
 from __future__ import annotations
 
 import re
@@ -25,10 +25,10 @@ from .rgbd import (
 
 SEVEN_SCENES_CAMERA = (525.0, 525.0, 320.0, 240.0)
 NRGBD_CAMERA = (554.2562584220408, 554.2562584220408, 320.0, 240.0)
-# Millimetres in TUM's 16 bit depth images are fifths; stamps of both cameras differ a little.
+# TUM's 16 bit depth images count fifths of a millimetre; the stamps of both cameras differ.
 TUM_DEPTH_PER_METRE = 5000.0
 TUM_STAMP_TOLERANCE_S = 0.02
-# By the number of TUM's camera in the folder's name; the lens's distortion is neglected.
+# By the number of TUM's camera in the folder's name; lens distortion is neglected.
 TUM_CAMERAS = {'1': (517.3, 516.5, 318.6, 255.3), '2': (520.9, 521.0, 325.1, 249.7),
                '3': (535.4, 539.2, 320.1, 247.6)}
 TUM_OTHER_CAMERA = (525.0, 525.0, 319.5, 239.5)
@@ -39,8 +39,8 @@ def seven_scenes(root: Path, split: str = 'Test') -> Iterator[RgbdSequence]:
     """Yield the sequences that each scene's TestSplit.txt (or TrainSplit.txt) names.
 
     SCENE/seq-NN/frame-NNNNNN.color.png, .depth.proj.png (registered to colour, millimetres) and
-    .pose.txt (world from camera). Another camera than theirs says its fx, fy, cx and cy in
-    calibration.txt, of the sequence or of the scene.
+    .pose.txt (world from camera). For another camera, calibration.txt of the sequence or of the
+    scene contains fx, fy, cx and cy.
     """
     for scene in _folders(root, f'*/{split}Split.txt', '*/seq-*'):
         file = require(scene / f'{split}Split.txt')
@@ -91,10 +91,10 @@ def nrgbd(root: Path) -> Iterator[RgbdSequence]:
 
 def _check_count(poses: Path, lines: int, colors: list[Path]) -> None:
     if lines > 4 * len(colors) and lines % 4 == 0:
-        # A scene is numbered from 0: one that begins later lacks its first image.
+        # Scenes are numbered from 0: if this one begins later, its first image is missing.
         lost = 0 if image_number(colors[0]) > 0 else image_number(colors[-1]) + 1
-        raise DatasetError(f'{renumbered(colors[0], lost)}: expected, since {poses} has '
-                           f'{lines // 4} poses for {len(colors)} images, but it is not there')
+        raise DatasetError(f'{renumbered(colors[0], lost)}: expected, as {poses} has '
+                           f'{lines // 4} poses for {len(colors)} images, but it does not exist')
     if lines != 4 * len(colors):
         raise DatasetError(f'{poses}: expected {4 * len(colors)} lines for {len(colors)} images, '
                            f'got {lines}')
@@ -107,7 +107,7 @@ def dtu(root: Path) -> Iterator[RgbdSequence]:
     binary_masks/NNNNNNNN.png; pair.txt, of a scan or of all, lists each view's neighbours.
     """
     for scan in _folders(root, 'scan*/images', 'scan*/depths'):
-        # Cameras are no companions: MVSNet's folders hold some that took no image.
+        # Camera files do not count: MVSNet's folders contain some without an image.
         colors = numbered_images(scan, ['images/*.jpg', 'images/*.png'],
                                  ['depths/*.npy', 'binary_masks/*.png'])
         views = []
@@ -125,8 +125,8 @@ def dtu(root: Path) -> Iterator[RgbdSequence]:
 def tum(root: Path) -> Iterator[RgbdSequence]:
     """Yield a sequence, or every one of a folder: rgb.txt, depth.txt and groundtruth.txt.
 
-    Colour, depth and pose belong together when their stamps differ by no more than 20 ms. A
-    camera that is not one of TUM's says its fx, fy, cx and cy in calibration.txt.
+    Colour, depth and pose are associated when their stamps differ by at most 20 ms. For a camera
+    that is not one of TUM's, calibration.txt contains fx, fy, cx and cy.
     """
     single = [root] if (root / 'rgb.txt').exists() else _folders(root, '*/rgb.txt')
     for folder in single:
@@ -172,9 +172,9 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _folders(root: Path, *patterns: str) -> list[Path]:
-    """Return the folders directly below a root in which one of the patterns finds something."""
+    """Return the folders directly below a root that contain a match of a pattern."""
     if not root.is_dir():
-        raise DatasetError(f'{root}: expected a folder, but it is not there')
+        raise DatasetError(f'{root}: expected a folder, but it does not exist')
     found = sorted({root / path.relative_to(root).parts[0]
                     for pattern in patterns for path in root.glob(pattern)})
     if not found:
@@ -203,7 +203,7 @@ def _read_mvs_camera(path: Path) -> tuple[np.ndarray, Calibration]:
 
 
 def _read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
-    """Return the neighbours of each view: a count, then two lines a view, with scores between."""
+    """Return the neighbours of each view; the file has a count, then two lines for each view."""
     lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
     try:
         return {int(lines[i][0]): tuple(map(int, lines[i + 1][1::2]))
@@ -213,7 +213,7 @@ def _read_pairs(path: Path) -> dict[int, tuple[int, ...]]:
 
 
 def _read_tum_list(path: Path) -> list[tuple[float, Path]]:
-    """Return (stamp in seconds, image) by stamp; every image is there."""
+    """Return (stamp in seconds, image) by stamp; DatasetError for a missing image."""
     rows = [line.split() for line in require(path).read_text().splitlines()
             if line.strip() and not line.startswith('#')]
     try:
@@ -238,7 +238,7 @@ def _nearest(stamps: np.ndarray, stamp: float) -> int | None:
 
 
 def _tum_pose(row: np.ndarray) -> np.ndarray:
-    """Return world from camera of stamp, position and quaternion (x, y, z, w)."""
+    """Return `world_from_camera` of stamp, position and quaternion (x, y, z, w)."""
     pose = np.eye(4)
     length = np.linalg.norm(row[4:])
     pose[:3, :3] = Rotation.from_quat(row[4:]).as_matrix() if length > 0.0 else np.nan

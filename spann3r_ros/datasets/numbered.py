@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images whose names bear their number, and what tells that one of them is missing."""
+"""Numbered images, and the detection of missing ones."""
 from __future__ import annotations
 
 import re
@@ -12,11 +12,10 @@ from .rgbd import DatasetError, image_number, require
 
 def numbered_images(folder: Path, patterns: Sequence[str],
                     companions: Sequence[str]) -> list[Path]:
-    """Return the images that patterns find below a folder, in the order of their numbers.
+    """Return the images below a folder that match the patterns, in the order of their numbers.
 
-    DatasetError names one that is missing: a companion, say a depth image, bears its number, or
-    the others are numbered in even steps that leave it out. Also for two of one number, and for
-    none at all.
+    DatasetError for a missing image: a companion, such as a depth image, has its number, or it is
+    a gap in the otherwise even numbering. Also for two images of one number, and for none.
     """
     images = _by_number(folder, patterns)
     if not images:
@@ -24,18 +23,18 @@ def numbered_images(folder: Path, patterns: Sequence[str],
     numbers = [image_number(path) for path in images]
     for (number, path), (next_number, other) in pairwise(zip(numbers, images, strict=True)):
         if number == next_number:
-            raise DatasetError(f'{other}: expected one image {number}, there is also {path.name}')
-    # Recordings thinned out evenly are whole; the smallest step is theirs.
+            raise DatasetError(f'{other}: expected one image {number}, got also {path.name}')
+    # A recording may contain every n-th image only; n is the smallest step.
     step = min((b - a for a, b in pairwise(numbers)), default=1)
-    due = set(range(numbers[0], numbers[-1], step))
-    due |= {image_number(path) for path in _by_number(folder, companions)}
-    for number in sorted(due.difference(numbers)):
+    expected = set(range(numbers[0], numbers[-1], step))
+    expected |= {image_number(path) for path in _by_number(folder, companions)}
+    for number in sorted(expected.difference(numbers)):
         require(renumbered(images[0], number))
     return images
 
 
 def renumbered(path: Path, number: int) -> Path:
-    """Return what an image of another number is called."""
+    """Return the path of the image with another number."""
     head, digits, tail = re.fullmatch(r'(.*?)(\d+)(\D*)', path.name).groups()
     width = len(digits) if digits.startswith('0') else 0
     return path.with_name(f'{head}{number:0{width}d}{tail}')

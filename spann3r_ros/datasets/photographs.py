@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs that one camera took, with known poses."""
+"""Photographs of one camera with known poses."""
 from __future__ import annotations
 
 import json
@@ -12,13 +12,13 @@ import numpy as np
 from spann3r_ros.core.camera import Distortion, Intrinsics
 
 DISTORTION = ('k1', 'k2', 'p1', 'p2', 'k3')
-# How far a rotation's rows may be from orthonormal: poses are written with few digits.
+# Tolerance of orthonormal rows in a rotation, as poses are written with few digits.
 ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """Files that one camera took, in order, and its poses `world_from_camera` [n, 4, 4]."""
+    """Image files of one camera, in order, and its poses `world_from_camera` [n, 4, 4]."""
 
     paths: tuple[Path, ...]
     intrinsics: Intrinsics
@@ -26,7 +26,7 @@ class Photographs:
 
 
 def read_photographs(folder: Path, cameras: Path) -> Photographs:
-    """Read which photographs of a folder have poses, and the camera; ValueError if that fails."""
+    """Read the photographs of a folder that have poses, and the camera; ValueError if bad."""
     content = json.loads(cameras.read_text())
     try:
         intrinsics = read_intrinsics(content)
@@ -45,7 +45,7 @@ def read_photographs(folder: Path, cameras: Path) -> Photographs:
 
 
 def read_intrinsics(content: dict[str, Any]) -> Intrinsics:
-    """Return the camera that a file's numbers describe; what is not said of a lens is 0."""
+    """Return the intrinsics in a file's content; missing distortion coefficients are 0."""
     coefficients = tuple(float(content.get(name, 0.0)) for name in DISTORTION)
     distortion = Distortion('plumb_bob', coefficients) if any(coefficients) else None
     return Intrinsics(*(float(content[name]) for name in ('fx', 'fy', 'cx', 'cy')),

@@ -17,15 +17,15 @@ from spann3r_ros.core.views import preprocess
 
 
 class DatasetError(ValueError):
-    """A folder is not laid out as expected; the message names the file and what is wrong."""
+    """A folder does not have the expected layout; the message names the file and the fault."""
 
 
 @dataclass(frozen=True)
 class ViewFiles:
-    """Where one view lies; `world_from_camera` [4, 4] is in the sequence's unit, optical axes.
+    """The files of one view; `world_from_camera` [4, 4] is in the sequence's unit, optical axes.
 
     `calibration` (fx, fy, cx, cy) is that of the depth image, in pixels. `position` counts the
-    images of the sequence from 0, also those before it that are no views for want of a pose.
+    images of the sequence from 0, including images that are no views as they have no pose.
     """
 
     color: Path
@@ -46,7 +46,7 @@ class PosedView:
     """One view at the network's input size.
 
     `image` uint8 [h, w, 3]; `points` float32 [h, w, 3] in the camera's optical frame, in the
-    sequence's unit; `valid` bool [h, w] says where there is depth.
+    sequence's unit; `valid` bool [h, w] marks the pixels with depth.
     """
 
     image: np.ndarray
@@ -65,14 +65,14 @@ class PosedView:
 class RgbdSequence:
     """Views of one scene in their order; lengths are in metres times `unit_per_metre`.
 
-    `read_depth` returns a depth image [height, width] with 0 where there is none.
+    `read_depth` returns a depth image [height, width]; 0 is no depth.
     """
 
     name: str
     views: tuple[ViewFiles, ...]
     read_depth: Callable[[Path], np.ndarray]
     unit_per_metre: float = 1.0
-    # MVSNet's lists, by image number: the others that see the same, best first.
+    # MVSNet's lists, by image number: other views of the same surface, best first.
     neighbours: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def select(self, indices: list[int]) -> RgbdSequence:
@@ -80,12 +80,12 @@ class RgbdSequence:
         return replace(self, views=tuple(self.views[index] for index in indices), neighbours={})
 
     def find(self, numbers: list[int]) -> list[int]:
-        """Return where in `views` images of these numbers are; DatasetError for a missing one."""
+        """Return the indices in `views` of image numbers; DatasetError for a missing one."""
         where = {view.number: index for index, view in enumerate(self.views)}
         for number in numbers:
             if number not in where:
                 raise DatasetError(f'{self.name}: expected an image {number} with a pose, '
-                                   f'there is none')
+                                   f'got none')
         return [where[number] for number in numbers]
 
     def image_size(self) -> tuple[int, int]:
@@ -94,17 +94,18 @@ class RgbdSequence:
         return height, width
 
     def load(self, index: int, size: tuple[int, int]) -> PosedView:
-        """Read one view and fit it to `size` (height, width); DatasetError if it cannot be.
+        """Read one view and fit it to `size` (height, width); DatasetError if it does not fit.
 
-        Colour takes the size of the depth image first. Both are cropped about the principal point
-        and resized, depth to the nearest pixel.
+        The colour image is first resized to the depth image. Both are then cropped about the
+        principal point and resized, depth with nearest-neighbour interpolation.
         """
         files = self.views[index]
         depth = self.read_depth(files.depth)
         if files.mask is not None:
             depth = depth * _read_mask(files.mask, depth.shape)
         height, width = depth.shape
-        color = read_image(files.color, cv2.IMREAD_COLOR_RGB)
+        # OpenCV 4.6 cannot decode to RGB at once.
+        color = cv2.cvtColor(read_image(files.color, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         if color.shape[:2] != depth.shape:
             color = cv2.resize(color, (width, height))
         camera = Intrinsics(*files.calibration, width=width, height=height)
@@ -135,7 +136,7 @@ def read_image(path: Path, flags: int) -> np.ndarray:
     data = np.frombuffer(require(path).read_bytes(), np.uint8)
     image = cv2.imdecode(data, flags) if data.size else None
     if image is None:
-        raise DatasetError(f'{path}: expected an image, cannot be decoded')
+        raise DatasetError(f'{path}: expected an image, got a file that cannot be decoded')
     return image
 
 
@@ -157,7 +158,7 @@ def read_depth_image(path: Path, per_metre: float) -> np.ndarray:
 def require(path: Path) -> Path:
     """Return a path that exists; DatasetError names it otherwise."""
     if not path.exists():
-        raise DatasetError(f'{path}: expected, but it is not there')
+        raise DatasetError(f'{path}: expected, but it does not exist')
     return path
 
 
@@ -186,9 +187,9 @@ def check_pose(path: Path, pose: np.ndarray) -> np.ndarray:
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Return where an object is, bool [shape], without the ten pixels along its outline.
+    """Return the mask of an object, bool [shape], eroded by ten pixels.
 
-    The pixels are those of `shape`, that of the depth image, whatever the mask's own size.
+    It is resized to `shape`, that of the depth image, before the erosion.
     """
     mask = (read_image(path, cv2.IMREAD_GRAYSCALE) > 127).astype(np.uint8)
     mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of pointmaps, clouds and trajectories against truth; a leaf nothing imports."""
+"""Measures of pointmaps, clouds and trajectories against ground truth."""

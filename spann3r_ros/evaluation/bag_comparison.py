@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a map and a trajectory compare with a recording's ground truth."""
+"""Errors of a map and a trajectory against a recording's ground truth."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ LEAST_POSES = 3
 
 
 class AlignmentError(ValueError):
-    """The trajectory cannot be laid over the truth."""
+    """The trajectory cannot be aligned to the truth."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Errors in the truth's unit; the map's scale and origin are arbitrary, so it is aligned.
 
-    `alignment` is one similarity for the whole map: the mean of all orientations gives its
-    rotation, the middle of the path its shift, and its scale is the one that brings map and true
-    points closest (camera centres give it where there are no true points). `trajectory_error`
-    is the usual ATE: camera centres after a least-squares similarity of their own.
+    `alignment` is one similarity for the whole map. Its rotation is the mean over all
+    orientations, its translation aligns the mean camera centres, and its scale minimises the
+    distance between map and true points (without true points: between camera centres).
+    `trajectory_error` is the usual ATE: camera centres after a least-squares similarity of theirs.
     `rotation_deg` is the median over poses; accuracy and completion are None without true points.
     """
 
@@ -47,7 +47,7 @@ class Comparison:
 
 
 def compare(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: Truth) -> Comparison:
-    """Return the errors of a map; poses belong together when their stamps are equal.
+    """Return the errors of a map; poses are associated by equal stamps.
 
     AlignmentError if fewer than three stamps are shared, or the camera never moved.
     """
@@ -92,9 +92,9 @@ def align_map(points: np.ndarray, true_points: np.ndarray, estimate: np.ndarray,
 
 
 def fit_surface_scale(points: np.ndarray, truth: np.ndarray) -> float:
-    """Return s that brings s * points [n, 3] closest to the surface that truth [m, 3] samples.
+    """Return s that minimises the distance of s * points [n, 3] to a surface, truth [m, 3].
 
-    Closest in the sum of mean accuracy and mean completion. It is sought within a factor of
+    The distance is the sum of mean accuracy and mean completion. The search is within a factor of
     eight of the ratio of median distances from the origin, which alone depends on sampling.
     """
     def distance(log_scale: float) -> float:
@@ -111,7 +111,7 @@ def fit_surface_scale(points: np.ndarray, truth: np.ndarray) -> float:
 
 
 def move_poses(alignment: Similarity, poses: np.ndarray) -> np.ndarray:
-    """Return poses [n, 4, 4] as seen from the alignment's target world."""
+    """Return poses [n, 4, 4] in the target world of an alignment."""
     moved = poses.copy()
     moved[:, :3, :3] = alignment.rotation @ poses[:, :3, :3]
     moved[:, :3, 3] = alignment.apply(poses[:, :3, 3])

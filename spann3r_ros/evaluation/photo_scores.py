@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs with known poses: what the mapper makes of them, and the errors of the path."""
+"""Mapping of photographs with known poses, and the errors of the path."""
 from __future__ import annotations
 
 import logging
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PhotoRun:
-    """What the mapper made of photographs, in the first camera's optical frame.
+    """The result of mapping photographs, in the first camera's optical frame.
 
-    `keyframes` [m] are those of the photographs that were mapped, their stamps the photographs'
-    numbers; `coverage` is the share of a photograph that the network saw; `truth` [n, 4, 4] are
-    the true poses of all.
+    `keyframes` [m] are of the photographs that were mapped; their stamps are the photographs'
+    numbers. `coverage` is the share of a photograph in the network's input; `truth` [n, 4, 4] are
+    the true poses of all photographs.
     """
 
     keyframes: list[Keyframe]
@@ -47,9 +47,9 @@ class PhotoRun:
 class PhotoScores:
     """Errors of the solved path; `rotation_deg` is the median angle with nothing aligned.
 
-    `path` holds errors after one similarity, in the truth's unit, steps between consecutive solved
-    frames; `still` is the trajectory error of a camera that never moves. All but the counts are
-    None where fewer than three frames could be solved.
+    `path` are errors after one similarity, in the truth's unit, with steps between consecutive
+    solved frames; `still` is the trajectory error of a camera that never moves. All but the counts
+    are None if fewer than three frames were solved.
     """
 
     frames: int
@@ -67,8 +67,8 @@ def read_frames(photographs: Photographs) -> Iterator[Frame]:
             raise ValueError(f'{path}: expected an image')
         camera = photographs.intrinsics
         if image.shape[:2] != (camera.height, camera.width):
-            raise ValueError(f'{path}: expected {camera.width}x{camera.height} pixels as the '
-                             f'camera has, got {image.shape[1]}x{image.shape[0]}')
+            raise ValueError(f'{path}: expected {camera.width}x{camera.height} pixels as in '
+                             f'the intrinsics, got {image.shape[1]}x{image.shape[0]}')
         yield Frame(index, 'camera', image[..., ::-1], camera)
 
 
@@ -89,7 +89,7 @@ def run_photographs(network: Network, photographs: Photographs, letterbox: bool 
 
 
 def score_photographs(run: PhotoRun) -> PhotoScores:
-    """Return the errors of a run; ValueError if the true camera stands still."""
+    """Return the errors of a run; ValueError if the true camera does not move."""
     found, frames = run.poses
     scores = PhotoScores(len(run.truth), len(frames))
     if scores.solved < 3:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings through the mapper, as the node runs it, with the network's estimates kept."""
+"""Mapping of recordings as in the node, with a record of the network's estimates."""
 from __future__ import annotations
 
 import time
@@ -23,9 +23,9 @@ OPTICAL_FROM_MAP = invert(MAP_FROM_OPTICAL)
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What became of a recording of n frames; stamps of keyframes are the numbers of frames.
+    """The result of mapping a recording of n frames; stamps of keyframes are frame numbers.
 
-    `pointmaps` [n] are the network's, `keyframes` are as the mapper placed them, both in the first
+    `pointmaps` [n] are those of the network, `keyframes` those of the mapper, both in the first
     camera's optical frame. `network_sec` is the time spent in the network.
     """
 
@@ -35,12 +35,12 @@ class RecordedRun:
 
     @property
     def poses(self) -> tuple[np.ndarray, list[int]]:
-        """Return first-camera-from-camera [m, 4, 4] of the frames with a pose, and which."""
+        """Return first-camera-from-camera [m, 4, 4] of frames with a pose, and their numbers."""
         return poses_of(self.keyframes)
 
 
 class RecordingNetwork:
-    """A network that passes every call on, keeps its final estimates and times itself."""
+    """A network that delegates to another one, and records its final estimates and its time."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -54,8 +54,8 @@ class RecordingNetwork:
         return self._network.input_size(aspect)
 
     def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
-        """Pass an image on; keep what comes back."""
-        return self._kept(lambda: self._network.step(image, image_id))
+        """Run a step; record its estimates."""
+        return self._record(lambda: self._network.step(image, image_id))
 
     def provisional(self) -> Estimate | None:
         """Return the network's provisional estimate."""
@@ -66,11 +66,11 @@ class RecordingNetwork:
         return self._network.pair(first, second)
 
     def flush(self) -> list[Estimate]:
-        """Flush the network; keep what comes back."""
-        return self._kept(self._network.flush)
+        """Flush the network; record its estimates."""
+        return self._record(self._network.flush)
 
     def reset(self) -> None:
-        """Have the network forget."""
+        """Reset the network."""
         self._network.reset()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ class RecordingNetwork:
         """Return the network's counters."""
         return self._network.status()
 
-    def _kept(self, call: Callable[[], list[Estimate]]) -> list[Estimate]:
+    def _record(self, call: Callable[[], list[Estimate]]) -> list[Estimate]:
         started = time.perf_counter()
         estimates = call()
         self.seconds += time.perf_counter() - started
@@ -96,10 +96,10 @@ class RecordingNetwork:
 def run_recording(network: Network, frames: Sequence[Frame],
                   config: MapperConfig | None = None,
                   observe: Callable[[], object] = lambda: None) -> RecordedRun:
-    """Run the mapper over frames whose stamps are their numbers from 0 on; all are used.
+    """Run the mapper on frames whose stamps are their numbers from 0; all are used.
 
-    `observe` is called after each frame. FrameError where the network did not estimate every
-    frame in one sequence.
+    `observe` is called after each frame. FrameError if the network did not estimate every frame in
+    one sequence.
     """
     recorder = RecordingNetwork(network)
     result = run_frames(Mapper(recorder, config), frames, observe)

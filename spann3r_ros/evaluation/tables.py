@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain-text tables for people."""
+"""Plain-text tables."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return aligned columns under a header: the first to the left, the others to the right."""
+    """Return aligned columns with a header: the first left-aligned, the others right-aligned."""
     lines = [list(header), *map(list, rows)]
     if any(len(line) != len(header) for line in lines):
         raise ValueError(f'rows: expected {len(header)} cells each, '

@@ -23,7 +23,7 @@ from dataclasses import replace
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, on_rays
 from spann3r_ros.core.network import Estimate, Network
-from spann3r_ros.core.transforms import map_axes, transform_points
+from spann3r_ros.core.transforms import map_axes, similarity_scale, transform_points
 from spann3r_ros.core.types import (
     DeviceMemoryError,
     Frame,
@@ -35,7 +35,7 @@ from spann3r_ros.core.types import (
 )
 from spann3r_ros.core.views import preprocess
 
-from .fragments.fragment import AlignmentError, Fragment, place_after
+from .fragments.fragment import AlignmentError, Fragment, can_place, place_after, place_with_scale
 from .layers.voxel_map import VoxelMap
 from .mapper_config import MapperConfig
 from .mapping_state import MAP_LOADED, Admitted, MappingState
@@ -52,6 +52,8 @@ from .tracking.pnp import PoseError
 # The image id of the last placed keyframe, which is also the first image of a new fragment.
 ANCHOR_ID = 0
 ASKED_FOR = 'asked for'
+# After so many fragments without a place, the next one gets the scale of the last one placed.
+MAX_FAILED_PLACEMENTS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +76,10 @@ class Mapper:
         """Process one frame; return the keyframes that it completed and the live pose.
 
         With known poses, keyframes wait until the camera has moved far enough to measure their
-        scale. Raises FrameError for a frame that cannot be used, or if the previous frame got no
-        usable points from this step. The map is then unchanged, and the next frame may follow.
-        After DeviceMemoryError the next frame begins a new fragment.
+        scale. Raises FrameError for a frame that cannot be used, or if an earlier frame got no
+        usable points from this step. The map is unchanged by these frames, and the next frame may
+        follow. The keyframes that the step completed come with the next update, or by
+        `take_keyframes`. After DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
         state.check_open(frame)
@@ -85,14 +88,19 @@ class Mapper:
                                    self._config.resampling == 'exact')
         if not state.gate.admits(frame.stamp_ns):
             return MapUpdate(skipped=True)
-        started = time.perf_counter()
+        started, errors = time.perf_counter(), []
         try:
             if state.restart_reason:
-                self._begin_fragment()
-            return self._advance(state.admit(frame, network_input), started)
+                self._begin_fragment(errors)
+            live_pose, inference_sec = self._advance(state.admit(frame, network_input), started,
+                                                     errors)
         except DeviceMemoryError:
             state.restart_reason = 'out of memory'
             raise
+        except FrameError as error:
+            errors.append(error)
+        _raise_first(errors)
+        return MapUpdate(False, state.take_keyframes(), live_pose, inference_sec)
 
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
@@ -101,18 +109,23 @@ class Mapper:
     def flush(self) -> MapUpdate:
         """Close the map and return the keyframes still to come; none if under two images came.
 
-        `process` rejects further frames until `reset`. Raises FrameError as `process` does.
+        `process` rejects further frames until `reset`. Raises FrameError as `process` does;
+        `take_keyframes` then returns the keyframes that came nevertheless.
         """
-        state, started = self._state, time.perf_counter()
-        pending, state.pending = state.pending, {}
+        state, started, errors = self._state, time.perf_counter(), []
         state.closed = True
         estimates = self._memory.flush()
         inference_sec = time.perf_counter() - started
-        keyframes = [keyframe for estimate in estimates if estimate.image_id in pending
-                     for keyframe in self._finish(pending[estimate.image_id], estimate)]
+        self._settle([one for one in estimates if one.image_id in state.pending], errors)
+        state.pending.clear()
         if state.known_poses is not None:
             state.known_poses.drop_waiting()
-        return MapUpdate(keyframes=tuple(keyframes), inference_sec=inference_sec)
+        _raise_first(errors)
+        return MapUpdate(keyframes=state.take_keyframes(), inference_sec=inference_sec)
+
+    def take_keyframes(self) -> tuple[Keyframe, ...]:
+        """Return the keyframes that are in no update, because `process` or `flush` raised."""
+        return self._state.take_keyframes()
 
     def reset(self) -> None:
         """Start a new, empty map with the next frame."""
@@ -169,11 +182,11 @@ class Mapper:
         height, width = frame.rgb.shape[:2]
         return self._memory.input_size(width / height)
 
-    def _begin_fragment(self) -> None:
+    def _begin_fragment(self, errors: list[FrameError]) -> None:
         """Reset the network's memory; process the last placed keyframe and the pending frames.
 
         The last placed keyframe becomes the first image of the new fragment and places it in the
-        map.
+        map. If memory runs out, the pending frames are processed with the next fragment.
         """
         state = self._state
         self._memory.reset(state.restart_reason,
@@ -183,15 +196,29 @@ class Mapper:
         if state.known_poses is not None:
             state.known_poses.drop_waiting()
             state.known_poses = KnownPoses()
-        pending, state.pending = list(state.pending.values()), {}
+        # A fragment that failed has replayed the oldest frames, but not all of them.
+        state.replays, state.pending = {**state.pending, **state.replays}, {}
         if state.anchor is not None:
-            self._settle(self._memory.step(state.anchor.image, ANCHOR_ID))
-        for admitted in pending:
-            self._advance(admitted, time.perf_counter())
+            self._settle(self._memory.step(state.anchor.image, ANCHOR_ID), errors)
+        while state.replays:
+            admitted = state.replays.pop(next(iter(state.replays)))
+            try:
+                self._advance(admitted, time.perf_counter(), errors)
+            except DeviceMemoryError:
+                state.replays = {admitted.image_id: admitted, **state.replays}
+                raise
+            except AlignmentError:
+                raise
+            except FrameError as error:
+                errors.append(error)
         state.restart_reason = ''
 
-    def _advance(self, admitted: Admitted, started: float) -> MapUpdate:
-        """Run the network on a frame; finish the frames that its estimates are of."""
+    def _advance(self, admitted: Admitted, started: float,
+                 errors: list[FrameError]) -> tuple[StampedPose | None, float]:
+        """Run the network on a frame; finish the frames that its estimates are of.
+
+        Returns the live pose and the time of inference in seconds.
+        """
         state, frame = self._state, admitted.frame
         if not state.pending and not state.founded:
             state.fragment = replace(state.fragment, map_from_fragment=map_axes(frame.up))
@@ -199,41 +226,60 @@ class Mapper:
         inference_sec = time.perf_counter() - started
         state.take(admitted)
         own = [one for one in estimates if one.image_id == admitted.image_id]
-        keyframes = self._settle([one for one in estimates if one not in own])
+        keyframes = state.keyframes
+        self._settle([one for one in estimates if one not in own], errors)
         if frame.world_from_camera is not None:
-            live_pose = StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera)
-            return MapUpdate(False, keyframes + self._settle(own), live_pose, inference_sec)
-        if keyframes or own:
+            self._settle(own, errors)
+            return (StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera),
+                    inference_sec)
+        if state.keyframes > keyframes or own:
             state.camera_track.predict(frame.stamp_ns, admitted.network_input.image,
                                        admitted.network_input.intrinsics or state.intrinsics)
-        keyframes += self._settle(own)
+        self._settle(own, errors)
         live_pose = None
-        if self._config.live_pose and estimates and admitted.image_id in state.pending:
+        if (self._config.live_pose and estimates and not errors
+                and admitted.image_id in state.pending):
             live_pose = self._solve_live_pose(admitted)
-        return MapUpdate(False, keyframes, live_pose, inference_sec)
+        return live_pose, inference_sec
 
-    def _settle(self, estimates: list[Estimate]) -> tuple[Keyframe, ...]:
-        """Use final estimates: that of the anchor places the fragment, others finish a frame."""
-        state, keyframes = self._state, []
+    def _settle(self, estimates: list[Estimate], errors: list[FrameError]) -> None:
+        """Use final estimates: that of the anchor places the fragment, others finish a frame.
+
+        The error of a frame is appended to `errors`. An error that ends the sequence is raised,
+        because the estimates after it have no place.
+        """
+        state = self._state
         for estimate in estimates:
             if estimate.image_id == ANCHOR_ID:
                 self._place_fragment(estimate.pointmap)
-            else:
-                keyframes += self._finish(state.pending.pop(estimate.image_id), estimate)
-        return tuple(keyframes)
+                continue
+            try:
+                self._finish(state.pending.pop(estimate.image_id), estimate)
+            except FrameError as error:
+                if not state.founded and not state.closed:
+                    raise
+                errors.append(error)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
-        """Place the fragment in the map; if that fails, the next frame begins another one."""
+        """Place the fragment in the map; if that fails, the next frame begins another one.
+
+        The anchor is the same each time. After `MAX_FAILED_PLACEMENTS` the scale is not measured.
+        """
         state = self._state
         try:
             similarity = place_after(state.anchor, pointmap, self._config.voxel_map.min_confidence)
-        except AlignmentError:
-            state.pending.clear()
-            state.restart_reason = 'the last fragment could not be placed in the map'
-            raise
+        except AlignmentError as error:
+            if state.placements_failed < MAX_FAILED_PLACEMENTS:
+                state.placements_failed += 1
+                state.restart_reason = 'the last fragment could not be placed in the map'
+                raise
+            logger.warning('fragment %d has the scale of the last one placed: %s',
+                           state.fragment.id, error)
+            similarity = place_with_scale(state.anchor, state.placed_scale)
+        state.placements_failed, state.placed_scale = 0, similarity_scale(similarity)
         state.fragment = replace(state.fragment, map_from_fragment=similarity)
 
-    def _finish(self, admitted: Admitted, estimate: Estimate) -> tuple[Keyframe, ...]:
+    def _finish(self, admitted: Admitted, estimate: Estimate) -> None:
         """Merge a frame's final estimate; if the map's first one is unusable, start again."""
         try:
             estimate = _cleaned(estimate, admitted)
@@ -241,18 +287,19 @@ class Mapper:
             # have none of them, and its pose is solved from points of lower confidence.
             check_confident(estimate.pointmap, 0.0 if self._state.founded
                             else self._config.voxel_map.min_confidence)
-            return self._merge(admitted, estimate)
+            self._merge(admitted, estimate)
         except FrameError:
             if not self._state.founded and not self._state.closed:
                 self._memory.reset('the first frame gave no usable pointmap', recovery=True)
                 self._state.pending.clear()
+                self._state.replays.clear()
                 self._state.camera = None
                 self._state.known_poses = None
                 self._state.intrinsics = None
             raise
 
-    def _merge(self, admitted: Admitted, estimate: Estimate) -> tuple[Keyframe, ...]:
-        """Add to the map the keyframes that can be placed now; return them."""
+    def _merge(self, admitted: Admitted, estimate: Estimate) -> None:
+        """Add to the map the keyframes that can be placed now."""
         state = self._state
         state.intrinsics = (admitted.network_input.intrinsics or state.intrinsics
                             or estimate_intrinsics(estimate.local or estimate.pointmap))
@@ -260,10 +307,8 @@ class Mapper:
             keyframes = (self._place_by_solved_pose(admitted, estimate),)
         else:
             keyframes = self._place_by_known_pose(admitted, estimate)
-        keyframes = tuple(one if one.pose is None else on_rays(one) for one in keyframes)
-        for keyframe in keyframes:
+        for keyframe in [one if one.pose is None else on_rays(one) for one in keyframes]:
             self._add(keyframe)
-        return keyframes
 
     def _place_by_solved_pose(self, admitted: Admitted, estimate: Estimate) -> Keyframe:
         state, frame, pointmap = self._state, admitted.frame, estimate.pointmap
@@ -277,7 +322,7 @@ class Mapper:
         if filtered.pose is None:
             state.poses_failed += 1
             logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
-        else:
+        elif state.anchor is None or can_place(keyframe, self._config.voxel_map.min_confidence):
             state.anchor = keyframe
         state.camera_track.follow_keyframe(keyframe)
         return keyframe
@@ -308,6 +353,7 @@ class Mapper:
             pointmap.points.reshape(-1, 3), keyframe.image.reshape(-1, 3),
             pointmap.confidence.reshape(-1), None if pose is None else pose.world_from_camera)
         self._state.keyframes += 1
+        self._state.undelivered.append(keyframe)
         if pose is not None:
             self._state.trajectory.append(pose)
 
@@ -339,3 +385,10 @@ class Mapper:
 
 def _cleaned(estimate: Estimate, admitted: Admitted) -> Estimate:
     return replace(estimate, pointmap=clean(estimate.pointmap, admitted.network_input.usable))
+
+
+def _raise_first(errors: list[FrameError]) -> None:
+    for error in errors[1:]:
+        logger.warning('frame refused: %s', error)
+    if errors:
+        raise errors[0]

@@ -38,8 +38,12 @@ class MappingState:
     trajectory: deque[StampedPose]
     fragment: Fragment = field(default_factory=Fragment)
     pending: dict[int, Admitted] = field(default_factory=dict)  # final estimate still to come
+    replays: dict[int, Admitted] = field(default_factory=dict)  # for the new fragment to process
+    undelivered: list[Keyframe] = field(default_factory=list)  # in the map, but in no update yet
     image_ids: int = 0  # the number of ids used so far
-    anchor: Keyframe | None = None  # the newest one with a pose: first image of a new fragment
+    anchor: Keyframe | None = None  # the first image of a new fragment: `can_place`
+    placed_scale: float = 1.0  # map units per unit of the fragment placed last; 1: the first one
+    placements_failed: int = 0  # in a row
     known_poses: KnownPoses | None = None  # None: poses are solved
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
@@ -88,6 +92,11 @@ class MappingState:
         self.coverage = admitted.network_input.coverage
         if admitted.frame.world_from_camera is not None and self.known_poses is None:
             self.known_poses = KnownPoses()
+
+    def take_keyframes(self) -> tuple[Keyframe, ...]:
+        """Return the keyframes that no update contains yet, oldest first; forget them."""
+        keyframes, self.undelivered = tuple(self.undelivered), []
+        return keyframes
 
     def saved(self, voxels: VoxelRows) -> SavedMap | None:
         """Return what `resume` needs; None while no new fragment could be joined to the map."""

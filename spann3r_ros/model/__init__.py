@@ -9,7 +9,7 @@ import warnings
 MOVED = {
     'backbone': 'spann3r.backbone', 'checkpoint': 'spann3r.checkpoint',
     'config': 'spann3r.config', 'graph': 'spann3r.fast.graph', 'heads': 'blocks.heads',
-    'inference': 'spann3r.fast.inference', 'laid_out': 'spann3r.fast.laid_out',
+    'inference': 'spann3r.fast.inference', 'laid_out': 'spann3r.fast.packed_layers',
     'layers': 'blocks.layers', 'memory': 'spann3r.memory', 'offline': 'spann3r.offline',
     'precision': 'blocks.precision', 'rope': 'blocks.rope', 'spann3r': 'spann3r.spann3r',
     'static': 'spann3r.fast.static', 'streams': 'spann3r.streams',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files whatever their network: a file is data and never code."""
+"""Reading checkpoint files of any network; no code in a file is run."""
 from __future__ import annotations
 
 import argparse
@@ -17,13 +17,13 @@ SUFFIXES = ('.pth', '.safetensors')
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint of a known network; the message says why."""
+    """A file is not a checkpoint of a registered network; the message gives the reason."""
 
 
 class CheckpointFile:
-    """What a checkpoint says of itself; nothing is read before it is asked for.
+    """The metadata and the tensor names of a checkpoint, each read at its first use.
 
-    CheckpointError for a file that is missing or broken.
+    CheckpointError for a missing file at once, for a broken one when it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class CheckpointFile:
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """Return the text metadata of a `.safetensors` file, nothing of any other."""
+        """Return the text metadata of a `.safetensors` file, an empty one of another file."""
         return read_metadata(self.path) if self.path.suffix == '.safetensors' else {}
 
     @cached_property
@@ -60,7 +60,7 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     """Return the tensors under `model` of a `.pth` file; no code in the file is run."""
     import torch
     try:
-        # Training scripts store their arguments beside the weights.
+        # Training scripts store their arguments in the same file.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content: Any = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The torch device that a name stands for, and what running out of its memory looks like."""
+"""Torch devices by name, and how they run out of memory."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import torch
 from spann3r_ros.core.types import DeviceMemoryError
 
 DEVICES = ('auto', 'cpu', 'cuda')
-# On a CPU torch raises a RuntimeError of this text.
+# On a CPU torch raises a RuntimeError with this text.
 CPU_OUT_OF_MEMORY = "can't allocate memory"
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the torch device of a name; 'auto' takes CUDA when there is one."""
+    """Return the torch device of a name; 'auto' is CUDA where available, else the CPU."""
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -25,14 +25,14 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in DEVICES:
         raise ValueError(f'device: expected one of {DEVICES} or cuda:N, got {name!r}')
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f'device: {name!r} asked for, but torch sees '
-                         f'{torch.cuda.device_count()} CUDA devices')
+        raise ValueError(f'device: expected one of the {torch.cuda.device_count()} CUDA devices '
+                         f'of this machine, got {name!r}')
     return device
 
 
 @contextmanager
 def out_of_memory_reported(device: torch.device) -> Iterator[None]:
-    """Turn every way in which a device runs out of memory into DeviceMemoryError."""
+    """Raise DeviceMemoryError for each exception by which torch reports a lack of memory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

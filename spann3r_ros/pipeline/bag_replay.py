@@ -96,6 +96,15 @@ class Replay:
             self._matches_due -= 1
             self._intake.match()
 
+    def refuse(self, role: str, error: ValueError) -> None:
+        """Count a malformed message if it is an image, and log it; its role is as in `take`."""
+        if role == 'image':
+            self._intake.refuse_image(FrameError(str(error)))
+        elif role == 'mask':
+            self._intake.refuse_mask(FrameError(str(error)))
+        else:
+            logger.warning('message refused: %s', error)
+
     def finish(self) -> None:
         """End the recording: finish the waiting images and merge the last keyframe."""
         self._intake.drain()
@@ -121,6 +130,9 @@ class Replay:
     def match_soon(self) -> None:
         """Have the intake check its waiting images after this message."""
         self._matches_due += 1
+
+    def image_waits(self) -> None:
+        """Do nothing: a replay publishes no status."""
 
     def image_failed(self, error: Exception) -> None:
         """Log an image or a mask that could not be used."""
@@ -176,7 +188,7 @@ class Replay:
             self._tree.take(_stamped(transform, transform.child_frame_id,
                                      transform.transform.translation,
                                      transform.transform.rotation), static)
-        self._matches_due += self._intake.waits
+        self._matches_due += self._intake.waiting > 0
 
     def _take_tf_static(self, message: Any) -> None:  # noqa: ANN401
         self._take_tf(message, static=True)
@@ -185,7 +197,7 @@ class Replay:
         pose = message.pose.pose
         self._tree.take(_stamped(message, message.child_frame_id, pose.position,
                                  pose.orientation))
-        self._matches_due += self._intake.waits
+        self._matches_due += self._intake.waiting > 0
 
 
 def _stamp_ns(message: Any) -> int:  # noqa: ANN401

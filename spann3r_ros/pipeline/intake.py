@@ -16,7 +16,7 @@ from .rate_limiter import RateLimiter
 from .slot import FrameSlot, Outcome
 from .sync.bounds import QueueBounds
 from .sync.camera_sync import Calibrations, CameraSync, Expected
-from .sync.mask_sync import MaskSync
+from .sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskOutlet, MaskSync
 from .sync.pose_sync import PoseSync
 from .sync.wait_clock import WaitClock
 from .transform_tree import TransformTree
@@ -24,7 +24,7 @@ from .transform_tree import TransformTree
 # Most images that wait in each of the queues: for a calibration, a mask, a pose.
 LIVE_ITEMS = 30
 REPLAY_ITEMS = 1000
-# Least timeout, in image time, of a replay's wait for a calibration and for transforms.
+# Least timeout, in image time, of a replay's wait for a calibration, a mask and for transforms.
 REPLAY_TIMEOUT_SEC = 1.0
 
 
@@ -32,7 +32,10 @@ class IntakeListener(Protocol):
     """What an intake reports to its owner, on the thread that calls the intake."""
 
     def image_failed(self, error: Exception) -> None:
-        """Handle an image or a mask that could not be used, or an image that got no pose."""
+        """Handle an image or a mask that could not be used, or an image without mask or pose."""
+
+    def image_waits(self) -> None:
+        """Handle that images wait for a calibration, for transforms, a mask or a pose."""
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
         """Begin a new map because the stamps jumped back to `stamp_ns`.
@@ -63,27 +66,31 @@ class Intake:
         replay = config.mode == 'replay'
         bounds = QueueBounds(REPLAY_ITEMS if replay else LIVE_ITEMS, config.max_waiting_bytes)
         self._limiter = RateLimiter(config.max_rate)
-        self._wait_clock = WaitClock(replay)
+        self._wait_clock = clock = WaitClock(replay)
         self._calibrations = Calibrations(config.camera_info_timeout_sec)
         self._posed = config.pose_source == 'tf'
         self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec, slot.put,
-                               self._drop, listener.image_failed, listener.match_soon,
-                               self._wait_clock.now)
-        self._masks = MaskSync(config.mask, bounds,
-                               self._poses.take_frame if self._posed else slot.put, self._drop)
+                               self._drop, listener.image_failed, listener.match_soon, clock)
+        pass_on = self._poses.take_frame if self._posed else slot.put
+        self._masks = self._mask_sync(MaskOutlet(
+            pass_on, self._drop, listener.image_failed, listener.match_soon), bounds)
         self._cameras = CameraSync(
             self._calibrations, self._up_at, expected if replay else None,
             max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec), bounds,
-            self._masks.take_frame, listener.match_soon, self._wait_clock.now)
+            pass_on if self._masks is None else self._masks.take_frame, self._drop,
+            listener.match_soon, clock)
+        # In the order in which an image passes them.
+        self._stages = [stage for stage in (self._cameras, self._masks, self._poses)
+                        if stage is not None]
 
     @property
-    def waits(self) -> bool:
-        """Return whether an image waits for a calibration or for a transform."""
-        return len(self._cameras) + len(self._poses) > 0
+    def waiting(self) -> int:
+        """Return how many images wait for a calibration, for transforms, a mask or a pose."""
+        return sum(map(len, self._stages))
 
     def take_image(self, stamp_ns: int, frame_id: str, decode: Callable[[], np.ndarray]) -> None:
         """Process an image; `decode` returns it, uint8 RGB [height, width, 3], or raises."""
-        self._wait_clock.note_message(stamp_ns)
+        self._wait_clock.note_image(stamp_ns)
         if not self.enabled or not self._limiter.admits(stamp_ns):
             self._slot.refuse(Outcome.SKIPPED)
             return
@@ -92,7 +99,10 @@ class Intake:
             is_new = self._clock.is_new
             if self._clock.follow(stamp_ns, self._config.time_jump == 'reset'):
                 self.drop_waiting()
+                self._wait_clock.begin_again(stamp_ns)
                 self._calibrations.begin_again(stamp_ns)
+                if self._masks is not None:
+                    self._masks.begin_again(stamp_ns)
                 self._listener.time_jumped(stamp_ns, is_new)
             frame_id = self._config.optical_frame or frame_id
             if self._posed and frame_id in ('', self._config.map_frame):
@@ -103,6 +113,8 @@ class Intake:
             self.refuse_image(error)
         else:
             self._cameras.take_frame(Frame(stamp_ns, frame_id, rgb))
+            if self.waiting:
+                self._listener.image_waits()
 
     def refuse_image(self, error: Exception) -> None:
         """Count an unusable image as failed and report it; while not `enabled`, as skipped."""
@@ -118,13 +130,13 @@ class Intake:
 
     def take_calibration(self, stamp_ns: int, intrinsics: Intrinsics | None) -> None:
         """Process a calibration; None: the camera is not calibrated."""
-        self._wait_clock.note_message()
         self._calibrations.take(stamp_ns, intrinsics)
         self._cameras.match()
 
     def take_mask(self, stamp_ns: int, decode: Callable[[], np.ndarray]) -> None:
         """Process a mask; `decode` returns it, bool [height, width], or raises."""
-        self._wait_clock.note_message()
+        if self._masks is None:
+            return
         try:
             self._masks.take_mask(stamp_ns, decode())
         # Whatever exception a malformed mask causes, only this mask is lost.
@@ -133,29 +145,29 @@ class Intake:
 
     def match(self) -> None:
         """Check the waiting images, because TF has new transforms or time has passed."""
-        self._cameras.match()
-        self._poses.match()
+        for stage in self._stages:
+            stage.match()
 
     def drain(self) -> None:
         """Finish the waiting images with the data received so far, or drop them.
 
         It is called at the end of a recording, when no more messages come.
         """
-        self._cameras.drain()
-        while len(self._poses):
-            before = len(self._poses)
-            self._poses.match()
-            if len(self._poses) == before:
-                break
-        self._masks.drop_waiting()
-        self._poses.drop_waiting()
+        for stage in self._stages:
+            stage.drain()
 
     def drop_waiting(self) -> None:
         """Drop all images that wait for a calibration, a mask or a pose."""
-        for _ in range(self._cameras.take_waiting()):
-            self._drop()
-        self._masks.drop_waiting()
-        self._poses.drop_waiting()
+        for stage in self._stages:
+            stage.drop_waiting()
+
+    def _mask_sync(self, outlet: MaskOutlet, bounds: QueueBounds) -> MaskSync | None:
+        if self._config.mask == 'none':
+            return None
+        if self._config.mask == 'exact':
+            return ExactMaskSync(outlet, bounds)
+        return LatestMaskSync(outlet, bounds, REPLAY_TIMEOUT_SEC,
+                              self._wait_clock if self._config.mode == 'replay' else None)
 
     def _drop(self) -> None:
         self._slot.refuse(Outcome.DROPPED)

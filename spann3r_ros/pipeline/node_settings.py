@@ -7,10 +7,13 @@ prefix.
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from spann3r_ros.core.settings import (
     setting,
 )
 from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.networks.kind import NetworkKind
 from spann3r_ros.networks.registry import network_kinds
 
 from .image_clock import CHOICES as TIME_JUMPS
@@ -31,6 +35,10 @@ from .sync.mask_sync import MODES as MASK_MODES
 from .sync.pose_sync import SOURCES as POSE_SOURCES
 
 LINE_WIDTH = 99
+# Parameters that rclpy declares itself, some of them for a subscription with overridable QoS.
+FOREIGN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,13 +148,13 @@ class NodeConfig:
 
 
 def default_networks() -> dict[str, Any]:
-    """Return the default settings of every registered network, by its name."""
-    return {name: kind.settings() for name, kind in network_kinds().items()}
+    """Return the default settings of every network that can be set, by its name."""
+    return {kind.name: kind.settings() for kind in _kinds_with_settings()}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings; `networks` has the settings of every registered network by its name."""
+    """All settings; `networks` has those of every network that can be set, by its name."""
 
     node: NodeConfig = field(default_factory=NodeConfig)
     mapper: MapperConfig = field(default_factory=MapperConfig)
@@ -160,6 +168,26 @@ def all_settings() -> list[Setting]:
     for name, config in settings.networks.items():
         found += list_settings(config, f'{name}.')
     return found
+
+
+def _kinds_with_settings() -> list[NetworkKind]:
+    """Return the registered networks whose prefixes are not names of node or mapper settings."""
+    taken = {item.name.partition('.')[0] for config in (NodeConfig(), MapperConfig())
+             for item in list_settings(config)}
+    kinds = []
+    for kind in network_kinds().values():
+        clash = taken.intersection((kind.name, *kind.former_prefixes))
+        if clash:
+            _warn_without_settings(kind.name, min(clash))
+        else:
+            kinds.append(kind)
+    return kinds
+
+
+@cache
+def _warn_without_settings(name: str, prefix: str) -> None:
+    logger.warning('the settings of the network %s are left out: the node has parameters of the '
+                   'name %s; the network runs with its defaults', name, prefix)
 
 
 def from_values(values: Mapping[str, Value]) -> Settings:
@@ -179,7 +207,7 @@ def former_names(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[st
 
     Raises ValueError for a setting that is given under both of its names.
     """
-    prefixes = {f'{former}.': f'{name}.' for name, kind in network_kinds().items()
+    prefixes = {f'{former}.': f'{kind.name}.' for kind in _kinds_with_settings()
                 for former in kind.former_prefixes}
     present, warnings = {}, []
     for name, value in values.items():
@@ -195,28 +223,53 @@ def former_names(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[st
 
 
 def read_yaml(path: Path, node_name: str = 'mapper') -> dict[str, Value]:
-    """Return the parameters in a ROS parameter file for a node of this name, by their full names.
+    """Return the parameters in a ROS parameter file for a node, by their full names.
 
-    A later section that matches the node overrides an earlier one, the same as in rcl. Raises
-    ValueError with the file and its fault.
+    `node_name` may begin with a namespace. Sections are matched as rcl does: `*` is one name, `**`
+    any number of them, namespaces may be nested, and a later section overrides an earlier one.
+    Parameters that rclpy declares itself are left out. Raises ValueError with the file and its
+    fault, also if no section is for the node.
     """
     import yaml
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path}: expected YAML: {error}') from error
+        raise ValueError(f'{path}: expected YAML: {" ".join(str(error).split())}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: expected a mapping of node names, '
                          f'got {type(content).__name__}')
     values: dict[str, Value] = {}
-    for pattern, section in content.items():
-        if pattern not in ('/**', '/*', node_name, f'/{node_name}', f'/**/{node_name}'):
-            continue
-        if not isinstance(section, dict) or not isinstance(
-                section.get('ros__parameters', {}), dict):
-            raise ValueError(f'{path}: {pattern}: expected a mapping with ros__parameters')
-        values |= _flat(section.get('ros__parameters', {}), '', path)
+    name, names, found = '/' + node_name.strip('/'), [], False
+    for pattern, parameters in _sections(content, '', path):
+        names.append(pattern)
+        if _matches(pattern, name):
+            found = True
+            values |= _flat(parameters, '', path)
+    if not found:
+        raise ValueError(f'{path}: expected a section for the node {name}, '
+                         f'got {", ".join(names) or "none"}')
     return values
+
+
+def _sections(content: Mapping[Any, Any], above: str,
+              path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the full name, which may contain wildcards, and the parameters of every section."""
+    for name, section in content.items():
+        full = f'{above}/{str(name).strip("/")}'
+        if not isinstance(section, dict) or not section or not isinstance(
+                section.get('ros__parameters', {}), dict):
+            raise ValueError(f'{path}: {full}: expected a mapping with ros__parameters')
+        if 'ros__parameters' in section:
+            yield full, section['ros__parameters']
+        yield from _sections({inner: value for inner, value in section.items()
+                              if inner != 'ros__parameters'}, full, path)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Return whether a section with this name is for the node with the full name `name`."""
+    wildcards = {'*': '/[^/]+', '**': '(/[^/]+)*'}
+    parts = [wildcards.get(part, '/' + re.escape(part)) for part in pattern[1:].split('/')]
+    return re.fullmatch(''.join(parts), name) is not None
 
 
 def parse_values(texts: Sequence[str]) -> dict[str, Value]:
@@ -244,6 +297,8 @@ def parse_values(texts: Sequence[str]) -> dict[str, Value]:
 def _flat(section: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for name, value in section.items():
+        if f'{prefix}{name}'.startswith(FOREIGN):
+            continue
         if isinstance(value, dict):
             found |= _flat(value, f'{prefix}{name}.', path)
         elif isinstance(value, (bool, int, float, str)):

@@ -32,7 +32,7 @@ class Runner:
         # Any thread may read it: a status is immutable.
         self.map_status: MappingStatus = mapper.status()
         self._reporter = reporter
-        self._worker = Worker(mapper.process, self.slot, reporter, self._note_status)
+        self._worker = Worker(self._process, self.slot, reporter, self._note_status)
 
     def call(self, function: Callable[[], Result]) -> Result:
         """Run a function on the worker thread, after the waiting frame; return what it returns."""
@@ -77,6 +77,7 @@ class Runner:
         try:
             self._reporter.deliver(self.mapper.flush())
         except FrameError as error:
+            self._deliver_rest()
             return error
         finally:
             self._note_status()
@@ -86,6 +87,21 @@ class Runner:
         """End the thread after the frame in progress, and free the network's memory."""
         self._worker.stop()
         self.mapper.close()
+
+    def _process(self, frame: Frame) -> MapUpdate:
+        try:
+            return self.mapper.process(frame)
+        except Exception:
+            self._deliver_rest()
+            raise
+
+    def _deliver_rest(self) -> None:
+        """Deliver the keyframes that came although a frame failed."""
+        if keyframes := self.mapper.take_keyframes():
+            try:
+                self._reporter.deliver(MapUpdate(keyframes=keyframes))
+            except Exception as error:
+                self._reporter.report_failed(error)
 
     def _note_status(self) -> None:
         self.map_status = self.mapper.status()
@@ -123,16 +139,20 @@ def run_frames(mapper: Mapper, frames: Iterable[Frame],
                observe: Callable[[], object] = lambda: None) -> Collector:
     """Run a mapper over a recording without dropping a frame; return the updates and failures.
 
-    `observe` is called after each frame. An exception other than a FrameError of a frame is a
+    An error at the end of the recording counts as one of the last frame. `observe` is called
+    after each frame. An exception other than a FrameError of a frame is a
     defect and is raised.
     """
     collector = Collector(observe)
     runner = Runner(mapper, blocking=True, reporter=collector)
     try:
         runner.slot.open()
+        frame = None
         for frame in frames:
             runner.slot.put(frame)
-        runner.flush()
+        error = runner.flush()
+        if error is not None:
+            collector.frame_failed(frame, error)
     finally:
         runner.stop()
     if collector.defects:

@@ -2,7 +2,9 @@
 """The tree of stamped transforms: look-up at a stamp, interpolation, and the publisher of an edge.
 
 It has the rules of tf2. Between two stamps a transform is interpolated; it is never extrapolated.
-A look-up without a stamp uses the newest time at which the whole chain is known.
+A frame that gets another parent keeps the former one up to the stamp of the new transform.
+A look-up without a stamp uses the newest time at which the whole chain is known. A slash at the
+beginning of a frame's name is ignored.
 """
 from __future__ import annotations
 
@@ -10,13 +12,12 @@ import logging
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
-from spann3r_ros.core.transforms import to_rigid
+from spann3r_ros.core.transforms import quaternion_to_matrix, slerp, to_rigid
 
 # The node receives its own broadcasts after a short time. The newest ones are kept, to distinguish
 # them from those of other nodes.
@@ -26,6 +27,9 @@ NEAR_NS = 5_000_000_000
 # Transforms of the new time often arrive before its first image. The newest transforms are kept
 # apart, so that they can be used after the jump.
 MAX_RECENT = 1000
+# An edge whose stamps step back by this much has jumped back in time. Images jump by a second or
+# more; an edge with a low rate shows a part of it. Less is the disorder of one publisher.
+JUMP_NS = 500_000_000
 # Largest deviation of a quaternion's length from 1, the same as in tf2.
 MAX_DENORMALISED = 0.005
 
@@ -53,9 +57,8 @@ class StampedTransform:
 
 @dataclass
 class _Edge:
-    """The known transforms from a frame to its parent, oldest first; one entry when static."""
+    """The known transforms from a frame to its parents, oldest first; one entry when static."""
 
-    parent: str
     static: bool
     stamps: list[int] = field(default_factory=list)
     transforms: list[StampedTransform] = field(default_factory=list)
@@ -73,20 +76,33 @@ class _Edge:
         old = bisect_left(self.stamps, self.stamps[-1] - keep_ns)
         del self.stamps[:old], self.transforms[:old]
 
-    def at(self, stamp_ns: int) -> np.ndarray | None:
-        """Return `parent_from_child` [4, 4] at a stamp; None outside the known stamps."""
+    def parent_at(self, stamp_ns: int | None) -> str | None:
+        """Return the parent at a stamp (None: the newest); None outside the known stamps."""
+        first = self.transforms[-1] if stamp_ns is None else self._around(stamp_ns)[0]
+        return None if first is None else first.parent
+
+    def _around(self, stamp_ns: int
+                ) -> tuple[StampedTransform | None, StampedTransform | None]:
+        """Return the transform at or before a stamp and the one after it, None if not needed."""
         if self.static:
-            return _matrix(self.transforms[-1])
+            return self.transforms[-1], None
         if not self.stamps[0] <= stamp_ns <= self.stamps[-1]:
-            return None
+            return None, None
         after = bisect_left(self.stamps, stamp_ns)
         if self.stamps[after] == stamp_ns:
-            return _matrix(self.transforms[after])
-        first, second = self.transforms[after - 1:after + 1]
+            return self.transforms[after], None
+        return self.transforms[after - 1], self.transforms[after]
+
+    def at(self, stamp_ns: int) -> np.ndarray | None:
+        """Return `parent_from_child` [4, 4] at a stamp; None outside the known stamps."""
+        first, second = self._around(stamp_ns)
+        if first is None:
+            return None
+        if second is None or second.parent != first.parent:
+            return _matrix(first)
         share = (stamp_ns - first.stamp_ns) / (second.stamp_ns - first.stamp_ns)
-        turns = Rotation.from_quat([first.quaternion, second.quaternion])
         place, next_place = np.array(first.translation), np.array(second.translation)
-        return to_rigid(Slerp([0.0, 1.0], turns)(share).as_matrix(),
+        return to_rigid(quaternion_to_matrix(slerp(first.quaternion, second.quaternion, share)),
                         place + share * (next_place - place))
 
 
@@ -105,10 +121,15 @@ class TransformTree:
         self._own: deque[tuple[str, str, int]] = deque(maxlen=MAX_OWN)
         self._foreign: set[tuple[str, str]] = set()
         self._recent: deque[StampedTransform] = deque(maxlen=MAX_RECENT)
+        # By edge: the newest stamp, and whether the edge jumped back since `begin_again`.
+        self._newest_ns: dict[tuple[str, str], int] = {}
+        self._jumped: set[tuple[str, str]] = set()
         self.changed: Callable[[], None] = lambda: None
 
     def take(self, transform: StampedTransform, static: bool = False) -> None:
         """Add a transform, valid at its stamp or always if `static`; reject an invalid one."""
+        transform = replace(transform, parent=_bare(transform.parent),
+                            child=_bare(transform.child))
         if not transform.is_sound:
             logger.warning('TF: expected two frames, a stamp from 0 on, finite numbers and a unit '
                            'quaternion, got %s', transform)
@@ -116,25 +137,24 @@ class TransformTree:
         with self._lock:
             self._note(transform)
             if not static:
-                self._recent.append(transform)
+                self._note_time(transform)
             self._set(transform, static)
         self.changed()
 
     def lookup(self, target: str, source: str, stamp_ns: int | None) -> np.ndarray | None:
         """Return `target_from_source` [4, 4] at a stamp (None: the newest); None if not known."""
+        target, source = _bare(target), _bare(source)
         with self._lock:
-            ups, downs = self._ancestors(source), self._ancestors(target)
-            common = next((name for name in ups if name in downs), None)
-            if common is None or not self._is_known(target) or not self._is_known(source):
-                return None
-            ups, downs = ups[:ups.index(common)], downs[:downs.index(common)]
-            if stamp_ns is None:
-                stamp_ns = min((self._edges[name].stamps[-1] for name in ups + downs
+            chains = self._chains(target, source, stamp_ns)
+            if chains is not None and stamp_ns is None:
+                stamp_ns = min((self._edges[name].stamps[-1] for name in chains[0] + chains[1]
                                 if not self._edges[name].static), default=0)
-            common_from_source = self._climb(ups, stamp_ns)
-            common_from_target = self._climb(downs, stamp_ns)
-        if common_from_source is None or common_from_target is None:
-            return None
+                # At this time a frame may have had another parent than now.
+                chains = self._chains(target, source, stamp_ns)
+            if chains is None or not self._is_known(target) or not self._is_known(source):
+                return None
+            common_from_target, common_from_source = (
+                self._climb(chain, stamp_ns) for chain in chains)
         return np.linalg.inv(common_from_target) @ common_from_source
 
     def has_any(self) -> bool:
@@ -144,6 +164,7 @@ class TransformTree:
 
     def announce(self, parent: str, child: str, stamp_ns: int) -> None:
         """Record a transform that this node is about to broadcast."""
+        parent, child = _bare(parent), _bare(child)
         with self._lock:
             self._own_edges.add((parent, child))
             self._own.append((parent, child, stamp_ns))
@@ -151,12 +172,12 @@ class TransformTree:
     def is_foreign(self, parent: str, child: str) -> bool:
         """Return whether another node ever published this edge."""
         with self._lock:
-            return (parent, child) in self._foreign
+            return (_bare(parent), _bare(child)) in self._foreign
 
     def parents_of(self, frame: str) -> set[str]:
         """Return all parents that a frame ever had."""
         with self._lock:
-            return set(self._parents.get(frame, ()))
+            return set(self._parents.get(_bare(frame), ()))
 
     def ancestors_of(self, frame: str) -> set[str]:
         """Return all frames that were ever above a frame."""
@@ -168,23 +189,39 @@ class TransformTree:
         return found
 
     def begin_again(self, stamp_ns: int) -> None:
-        """Remove the transforms that are not near this stamp, to which time has jumped back.
+        """Remove the transforms of the old time, because time has jumped back to this stamp.
 
-        Static transforms are kept. Transforms of the new time often came before its first image
-        and were then too old to be added; they are added now.
+        Static transforms are kept. Transforms of the new time often came before its first image:
+        those near the stamp that came since their edge itself jumped back are kept.
         """
         with self._lock:
+            kept = [one for one in self._recent if (one.parent, one.child) in self._jumped
+                    and abs(one.stamp_ns - stamp_ns) < NEAR_NS]
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
-            for transform in self._recent:
-                if abs(transform.stamp_ns - stamp_ns) < NEAR_NS:
-                    self._set(transform, static=False)
+            self._recent.clear()
+            self._newest_ns.clear()
+            self._jumped.clear()
+            for transform in kept:
+                self._note_time(transform)
+                self._set(transform, static=False)
 
     def _set(self, transform: StampedTransform, static: bool) -> None:
         edge = self._edges.get(transform.child)
         if edge is None or static or edge.static:
-            edge = self._edges[transform.child] = _Edge(transform.parent, static)
-        edge.parent = transform.parent
+            edge = self._edges[transform.child] = _Edge(static)
         edge.add(transform, self._keep_ns)
+
+    def _note_time(self, transform: StampedTransform) -> None:
+        """Keep a transform among the recent ones; forget those of before a jump of its edge."""
+        edge, stamp_ns = (transform.parent, transform.child), transform.stamp_ns
+        newest_ns = self._newest_ns.get(edge, stamp_ns)
+        if stamp_ns <= newest_ns - JUMP_NS:
+            self._jumped.add(edge)
+            newest_ns = stamp_ns
+            self._recent = deque((one for one in self._recent if (one.parent, one.child) != edge),
+                                 MAX_RECENT)
+        self._newest_ns[edge] = max(stamp_ns, newest_ns)
+        self._recent.append(transform)
 
     def _note(self, transform: StampedTransform) -> None:
         edge = transform.parent, transform.child
@@ -193,26 +230,41 @@ class TransformTree:
             self._foreign.add(edge)
 
     def _is_known(self, frame: str) -> bool:
-        return frame in self._edges or any(
-            edge.parent == frame for edge in self._edges.values())
+        return frame in self._parents or any(
+            frame in parents for parents in self._parents.values())
 
-    def _ancestors(self, name: str) -> list[str]:
-        """Return a frame and those above it; a loop is followed once."""
+    def _chains(self, target: str, source: str,
+                stamp_ns: int | None) -> tuple[list[str], list[str]] | None:
+        """Return the frames from each frame up to below the lowest common one; None without it.
+
+        The parents are those at a stamp (None: the newest ones).
+        """
+        downs, ups = self._ancestors(target, stamp_ns), self._ancestors(source, stamp_ns)
+        common = next((name for name in ups if name in downs), None)
+        if common is None:
+            return None
+        return downs[:downs.index(common)], ups[:ups.index(common)]
+
+    def _ancestors(self, name: str, stamp_ns: int | None) -> list[str]:
+        """Return a frame and those above it at a stamp; a loop is followed once."""
         chain = [name]
-        while (edge := self._edges.get(chain[-1])) is not None and edge.parent not in chain:
-            chain.append(edge.parent)
+        while (edge := self._edges.get(chain[-1])) is not None:
+            parent = edge.parent_at(stamp_ns)
+            if parent is None or parent in chain:
+                break
+            chain.append(parent)
         return chain
 
-    def _climb(self, names: list[str], stamp_ns: int) -> np.ndarray | None:
+    def _climb(self, names: list[str], stamp_ns: int) -> np.ndarray:
         transform = np.eye(4)
         for name in names:
-            step = self._edges[name].at(stamp_ns)
-            if step is None:
-                return None
-            transform = step @ transform
+            transform = self._edges[name].at(stamp_ns) @ transform
         return transform
 
 
+def _bare(frame: str) -> str:
+    return frame.removeprefix('/')
+
+
 def _matrix(transform: StampedTransform) -> np.ndarray:
-    return to_rigid(Rotation.from_quat(transform.quaternion).as_matrix(),
-                    np.array(transform.translation))
+    return to_rigid(quaternion_to_matrix(transform.quaternion), np.array(transform.translation))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Draw:
-    """Source of random tensors on the CPU; the same seed gives the same numbers in order."""
+    """A seeded source of random tensors on the CPU."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -20,5 +20,5 @@ class Draw:
         return torch.randn(*shape, generator=self.generator)
 
     def integers(self, bound: int, *shape: int) -> Tensor:
-        """Draw int64 numbers from 0 up to, not including, a bound."""
+        """Draw int64 numbers from 0 to bound - 1."""
         return torch.randint(bound, shape, generator=self.generator)

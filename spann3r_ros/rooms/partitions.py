@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walls with a doorway, which divide a room in two."""
+"""Walls with a doorway, which divide a room into two."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from torch import Tensor
 from .draw import Draw
 from .scenes import FACES, WALLS, Scenes
 
-# Around the camera's path a doorway is made so much wider, metres.
+# Margin of a doorway on both sides of the camera's path, metres.
 _SIDESTEP = 0.45
 
 
 def extend(room_size: Tensor, share: float, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Give a share of rooms of sizes [N, 3] a neighbour beyond their high end in x or y.
+    """Add a second room, beyond the high end in x or y, to a share of rooms of sizes [N, 3].
 
-    Returns the sizes of both together [N, 3] and where the wall between them stands [N, 2]:
-    its x or its y in metres, infinite where there is none.
+    Returns the sizes of both together [N, 3] and the position of the wall between them [N, 2]:
+    its x or its y in metres, infinite without a wall.
     """
     count = len(room_size)
     across = torch.eye(2, dtype=torch.bool)[draw.integers(2, count)]
@@ -30,9 +30,9 @@ def extend(room_size: Tensor, share: float, draw: Draw) -> tuple[Tensor, Tensor]
 def divide(
     scenes: Scenes, wall: Tensor, room_size: Tensor, origin: Tensor, textures: int, draw: Draw
 ) -> None:
-    """Put the walls of `extend` into scenes, in place; rooms span 0 to their size [N, 3].
+    """Add the walls of `extend` to scenes, in place; rooms span 0 to their size [N, 3].
 
-    A wall that cameras at `origin` [N, F, 3] pass gets a doorway as wide as their path.
+    The doorway of a wall that cameras at `origin` [N, F, 3] pass is wide enough for their path.
     """
     across = wall.isfinite()
     order = torch.where(across[:, :1], torch.tensor([0, 1]), torch.tensor([1, 0]))
@@ -60,14 +60,14 @@ def divide(
         centre = torch.cat((place, start + along, bottom + up), 1)
         turned = torch.cat((order, torch.full_like(order[:, :1], 2)), 1)
         scenes.centre[:, index] = centre.gather(1, turned)
-        there = across.any(1, keepdim=True) & (along > 0.01)
-        scenes.half[:, index] = half.gather(1, turned).where(there, -1.0)
+        present = across.any(1, keepdim=True) & (along > 0.01)
+        scenes.half[:, index] = half.gather(1, turned).where(present, -1.0)
     scenes.turn[:, WALLS] = torch.tensor([1.0, 0.0])
-    _paper(scenes, textures, draw)
+    _cover(scenes, textures, draw)
 
 
-def _paper(scenes: Scenes, textures: int, draw: Draw) -> None:
-    """Give each face of a wall one pattern, which runs on above the doorway and beside it."""
+def _cover(scenes: Scenes, textures: int, draw: Draw) -> None:
+    """Set one texture per face of a wall, continuous above and beside the doorway."""
     shape = (len(scenes.half), 1, FACES)
     scenes.texture[:, WALLS] = draw.integers(textures, *shape).int()
     scenes.tint[:, WALLS] = draw.uniform(0.55, 1.25, *shape, 3)

@@ -68,7 +68,7 @@ def turn(count: int, frames: int, degrees: float, path_step: float, draw: Draw) 
 
 
 def positions(walk: Walk, room_size: Tensor, config: PathConfig, draw: Draw) -> Tensor:
-    """Camera centres [B, F, 3] in the world, on an ellipse near the middle of each room [B, 3]."""
+    """Return camera centres [B, F, 3] in the world, on an ellipse in each room of size [B, 3]."""
     count = len(room_size)
     radius = room_size[:, :2] * draw.uniform(*config.radius, count, 2)
     centre = room_size[:, :2] * draw.uniform(0.43, 0.57, count, 2)
@@ -79,9 +79,9 @@ def positions(walk: Walk, room_size: Tensor, config: PathConfig, draw: Draw) -> 
 
 
 def world_from_camera(walk: Walk) -> Tensor:
-    """Rotations [B, F, 3, 3] from an optical camera to the world with z up.
+    """Return rotations [B, F, 3, 3] from an optical camera to the world with z up.
 
-    Yaw turns left from world x, pitch looks up, roll turns the image about its axis.
+    Yaw is to the left from world x, pitch upwards, roll about the optical axis.
     """
     cos_yaw, sin_yaw = walk.yaw.cos(), walk.yaw.sin()
     cos_pitch, sin_pitch = walk.pitch.cos(), walk.pitch.sin()
@@ -94,9 +94,9 @@ def world_from_camera(walk: Walk) -> Tensor:
 
 
 def placements(count: int, share: float, draw: Draw) -> Tensor:
-    """Draw poses [count, 4, 4] of an optical camera seen from an earlier one in the same room.
+    """Draw poses [count, 4, 4] of an optical camera in the frame of another one in the same room.
 
-    Any heading, some tilt, up to 2 m aside; `share` of them, the rest stays where it is.
+    A `share` of them has any heading, some tilt and an offset of up to 2 m; the rest is identity.
     """
     heading = draw.uniform(-math.pi, math.pi, count)
     pitch, roll = (draw.uniform(-limit, limit, count) for limit in (0.2, 0.1))
@@ -108,11 +108,11 @@ def placements(count: int, share: float, draw: Draw) -> Tensor:
     return torch.where(moved, result, torch.eye(4))
 
 
-def slips(count: int, frames: int, level: float, draw: Draw) -> Tensor:
-    """Draw similarities [count, frames, 4, 4] by which frames are misplaced in a map.
+def drifts(count: int, frames: int, level: float, draw: Draw) -> Tensor:
+    """Draw similarities [count, frames, 4, 4]: the pose errors of the frames of a drifting map.
 
-    Their spread grows with the root of time from nothing to at most `level` times 5 degrees of
-    heading, 2 of tilt, 5 % of scale and 0.1 m; how much differs from sequence to sequence.
+    Their standard deviation grows with the square root of time from 0 to at most `level` times 5
+    degrees of heading, 2 of tilt, 5 % of scale and 0.1 m; the final value is drawn per sequence.
     """
     time = torch.linspace(0, 1, frames).sqrt()
     spread = level * draw.uniform(0, 1, count, 1) * time
@@ -136,7 +136,7 @@ def _about(axis: int, angle: Tensor) -> Tensor:
 
 
 def _smooth(count: int, frames: int, draw: Draw) -> Tensor:
-    """Smooth random signals [count, frames] between -1 and 1."""
+    """Return smooth random signals [count, frames] in [-1, 1]."""
     time = torch.arange(frames, dtype=torch.float32)
     rate, phase = draw.uniform(0.1, 0.9, count, 2, 1), draw.uniform(0, 7, count, 2, 1)
     return torch.sin(rate * time + phase).mean(1)

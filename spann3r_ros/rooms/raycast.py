@@ -34,18 +34,18 @@ class Rays:
         return Rays(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def dot(self, vector: Tensor) -> Tensor:
-        """Products [N, H, W] of every ray with one camera-frame vector [N, 3] per frame."""
+        """Return the dot products [N, H, W] of every ray with one vector [N, 3] per camera."""
         across = self.columns * vector[:, 0:1] + vector[:, 2:3]
         down = self.rows * vector[:, 1:2]
         return across[:, None, :] + down[:, :, None]
 
     def square(self) -> Tensor:
-        """Squared lengths [N, H, W]."""
+        """Return the squared lengths [N, H, W]."""
         return (1 + self.columns.square())[:, None, :] + self.rows.square()[:, :, None]
 
 
 def in_view(scenes: Scenes, rays: Rays) -> Tensor:
-    """Solids that may be seen: bool [N, SOLIDS], judged by their bounding spheres."""
+    """Return which solids may be visible, bool [N, SOLIDS], by their bounding spheres."""
     x, y, z = ((scenes.centre - rays.origin[:, None]) @ rays.rotation).unbind(-1)
     radius = scenes.half.norm(dim=-1)
     seen = (z > -radius) & (scenes.half[..., 0] > 0)
@@ -57,7 +57,7 @@ def in_view(scenes: Scenes, rays: Rays) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """Solids as one camera per row sees them.
+    """Solids in the frame of one camera per row.
 
     `axes` [N, SOLIDS, 3, 3]: axes of the solids in the camera frame, one per row; `start`
     [N, SOLIDS, 3]: the camera in the frame of each solid; `light` [N, SOLIDS, 3] likewise.
@@ -71,7 +71,7 @@ class View:
 
     @classmethod
     def of(cls, scenes: Scenes, rays: Rays) -> 'View':
-        """Look at one scene per camera."""
+        """Return the view of one scene per camera."""
         cos, sin = scenes.turn.unbind(-1)
         zero, one = torch.zeros_like(cos), torch.ones_like(cos)
         rows = (cos, sin, zero, -sin, cos, zero, zero, zero, one)
@@ -87,11 +87,11 @@ class View:
 
 
 def cast(view: View, solids: list[int]) -> tuple[Tensor, Tensor]:
-    """Inverse depth [N, H, W] of the nearest surface and its index (int32) in SOLIDS x FACES.
+    """Return inverse depth [N, H, W] and index (int32, SOLIDS x FACES) of the nearest surface.
 
-    Looks only at the room and the given solids. The inverse depth is exact to a relative 2e-5:
-    its lowest bits carry the index of the surface while the nearest is searched, since choosing
-    by masks costs many times what maximum and minimum do.
+    Only the room and the given solids are intersected. The inverse depth has a relative error of
+    up to 2e-5: its lowest bits hold the index of the surface during the search, because a maximum
+    of tagged numbers is much faster than a selection by masks.
     """
     planes = _Planes(view)
     nearest = planes.room()
@@ -106,7 +106,7 @@ def cast(view: View, solids: list[int]) -> tuple[Tensor, Tensor]:
             leave = torch.maximum(leave, planes.leave(solid, 2))
         else:
             continue
-        # Leaving before entering is a miss: sink it below everything that is in front.
+        # A ray that leaves before it enters misses: its value falls below all that are hit.
         miss = torch.sub(enter, leave, out=leave).clamp_max_(0)
         nearest = torch.maximum(nearest, enter.add_(miss, alpha=_FAR))
     return nearest, nearest.view(torch.int32) & (_TAG_VALUES - 1)
@@ -121,9 +121,9 @@ def _tag(nearness: Tensor, surface: Tensor | int) -> Tensor:
 class _Planes:
     """Inverse depth of the planes that bound each solid.
 
-    Along a pixel grid the inverse depth of a plane is an affine function: one addition a pixel.
-    A ray is inside a convex solid from its last entry, through a plane that faces the camera, to
-    its first exit, through one that does not: from the least to the largest inverse depth.
+    The inverse depth of a plane is an affine function of the pixel: one addition per pixel. A ray
+    is inside a convex solid from its last entry, through a plane that faces the camera, to its
+    first exit, through a plane that does not: from the least to the largest inverse depth.
     """
 
     def __init__(self, view: View) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endless procedural rooms: image sequences with exact geometry, to train and evaluate on."""
+"""Procedural rooms: image sequences with exact geometry, for training and evaluation."""
 
 from dataclasses import dataclass, field
 
@@ -22,14 +22,14 @@ _LONGEST_STREAK = 0.25
 
 @dataclass(frozen=True)
 class RoomConfig:
-    """What the rooms, the camera and its motion are drawn from; metres, degrees, pixels.
+    """The distributions of rooms, camera and motion; metres, degrees, pixels.
 
-    Steps are per frame at full motion; ranges are (low, high). `partition_share` of the rooms
-    have a neighbour behind a wall with a doorway, `composite_share` a seat with a back, and as
-    many a table. `vignetting` is the most that corners are darker than the middle; `streak` the
-    longest smear of a moved camera, a share of the image's width. Where those four are 0, rooms
-    and images are those of the same seed without them. Raises ValueError if a size or the field
-    of view makes no image, or one of the four is out of bounds.
+    Steps are per frame at full motion; ranges are (low, high). A share `partition_share` of the
+    rooms has a second room behind a wall with a doorway, a share `composite_share` a seat with a
+    back, and the same share a table. `vignetting` is the largest loss of light in the corners,
+    `streak` the longest motion blur as a share of the image's width. With 0 these four do not
+    change the random numbers of the rest. Raises ValueError for a size, field of view or one of
+    these four that is out of bounds.
     """
 
     size: int = 96
@@ -87,10 +87,10 @@ class RoomBatch:
 
 
 class RoomGenerator:
-    """Source of batches; the same configuration and seeds give the same batches in order.
+    """A source of batches; equal configurations and seeds give equal batches in the same order.
 
-    `textures_seed` draws the bank of textures, `seed` everything else. Scenes and paths are drawn
-    on the CPU and so the same for every device.
+    `textures_seed` is for the bank of textures, `seed` for all else. Scenes and paths are drawn on
+    the CPU, so that they are equal for every device.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RoomGenerator:
         turn_deg_per_frame: float = 9.0,
         turn_path_step: float | None = None,
     ) -> RoomBatch:
-        """Draw new rooms and walk through them.
+        """Draw new rooms and camera paths, and render them.
 
         `motion` scales the steps and tilts of the `train` trajectory. `turn` yaws by
         `turn_deg_per_frame` and moves `turn_path_step` rad along the ellipse per frame (by
@@ -140,20 +140,20 @@ class RoomGenerator:
         rotation = paths.world_from_camera(walk)
         room_size, scenes = self._build(room_size, origin)
         near = torch.stack([distances(scenes, p) for p in origin.unbind(1)]).amin(0)
-        touched = near < self.config.clearance
-        touched[:, ROOM] = False
-        return self._render(scenes.without(touched), room_size, origin, rotation)
+        too_near = near < self.config.clearance
+        too_near[:, ROOM] = False
+        return self._render(scenes.without(too_near), room_size, origin, rotation)
 
     def state(self) -> Tensor:
-        """Return the random state, for a run that is to be resumed."""
+        """Return the random state, uint8."""
         return self._draw.generator.get_state()
 
     def restore(self, state: Tensor) -> None:
-        """Continue with the batches that followed `state`."""
+        """Continue with the batches that followed a saved state."""
         self._draw.generator.set_state(state)
 
     def _build(self, room_size: Tensor, origin: Tensor) -> tuple[Tensor, Scenes]:
-        """Furnish rooms [B, 3] that cameras walk at [B, F, 3]; return their outer sizes too."""
+        """Return outer sizes and scenes of rooms [B, 3] with cameras at [B, F, 3]."""
         textures, draw, share = self.config.textures, self._draw, self.config.partition_share
         wall = None
         if share:
@@ -211,9 +211,9 @@ class RoomGenerator:
 
 
 def _poses(origin: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Camera poses [B, F, 4, 4] in the first camera's frame, and its pose [B, 4, 4] in the world.
+    """Return poses [B, F, 4, 4] in the first camera's frame, and its pose [B, 4, 4] in the world.
 
-    From centres [B, F, 3] and rotations [B, F, 3, 3] in the world.
+    The arguments are centres [B, F, 3] and rotations [B, F, 3, 3] in the world.
     """
     count, frames = origin.shape[:2]
     first_from_world = rotation[:, :1].transpose(-1, -2)
@@ -226,7 +226,7 @@ def _poses(origin: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unproject(rays: Rays, poses: Tensor, depth: Tensor, points: Tensor) -> None:
-    """Write points [N, H, W, 3] at depths [N, H, W], in the frame that poses [N, 4, 4] map to."""
+    """Write points [N, H, W, 3] of depths [N, H, W], in the target frame of poses [N, 4, 4]."""
     for i in range(3):
         row = poses[:, i]
         points[..., i] = rays.dot(row[:, :3]).mul_(depth).add_(row[:, 3, None, None])

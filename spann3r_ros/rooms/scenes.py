@@ -9,14 +9,14 @@ from torch import Tensor
 
 from .draw import Draw
 
-# Solids are kept in this order, so that nothing has to store or test their kind.
+# The kind of a solid is given by its index.
 ROOM = slice(0, 1)
 BOXES = slice(1, 6)
 SPHERES = slice(6, 8)
 CYLINDERS = slice(8, 10)
 ROUND = slice(6, 10)
 FURNISHED = 10
-# Boxes that are no furniture: a wall through the room, left and right of its doorway and above.
+# The parts of a wall that divides a room: left and right of its doorway, and above it.
 WALLS = slice(10, 13)
 SOLIDS = 13
 # Low and high end of x, then of y, then of z. Round solids use the face pair of an axis alike.
@@ -25,13 +25,13 @@ FACES = 6
 
 @dataclass(frozen=True)
 class Scenes:
-    """Rooms and what stands in them, one row per scene or per frame; metres, world z up.
+    """Rooms and their solids, one row per scene or per frame; metres, world z up.
 
     `centre`, `half` float [N, SOLIDS, 3]: middle and half extents (a radius is a half extent);
     negative half extents remove a solid. `turn` [N, SOLIDS, 2]: cosine and sine of the rotation
     about z. `texture` int32 [N, SOLIDS, FACES]; `tiling` [N, SOLIDS, FACES, 4]: tiles per metre
     for u and v, offset in tiles for u and v; `tint` [N, SOLIDS, FACES, 3]. `light` [N, 3]: unit
-    vector towards the light; `ambient` [N]: share of light that comes from everywhere.
+    vector towards the light; `ambient` [N]: share of ambient light.
     """
 
     centre: Tensor
@@ -59,7 +59,7 @@ class Scenes:
 
 
 def distances(scenes: Scenes, points: Tensor) -> Tensor:
-    """Distances [N, SOLIDS] from points [N, 3] to each solid; to the walls for the room.
+    """Return distances [N, SOLIDS] from points [N, 3] to each solid; for the room, to its walls.
 
     Negative inside a solid (outside the room); infinite for removed solids.
     """
@@ -78,10 +78,10 @@ def distances(scenes: Scenes, points: Tensor) -> Tensor:
 
 
 def furnish(room_size: Tensor, textures: int, draw: Draw) -> Scenes:
-    """Draw rooms of given sizes [N, 3]: solids pushed towards the walls, some hung as pictures.
+    """Draw rooms of given sizes [N, 3]: solids near the walls, some of them pictures on a wall.
 
-    `textures` is the number of textures to choose from. Rooms span 0 to their size and have no
-    walls within.
+    `textures` is the number of textures in the bank. Rooms span 0 to their size and are not
+    divided.
     """
     count = len(room_size)
     picture = torch.zeros(count, FURNISHED, dtype=torch.bool)
@@ -105,11 +105,11 @@ def furnish(room_size: Tensor, textures: int, draw: Draw) -> Scenes:
     light /= light.norm(dim=-1, keepdim=True)
     ambient = draw.uniform(0.35, 0.8, count)
     half = torch.where(absent[..., None], -1.0, half)
-    solids = (_with_room_for_walls(x) for x in (centre, half, turn, texture, tiling, tint))
+    solids = (_append_absent_walls(x) for x in (centre, half, turn, texture, tiling, tint))
     return Scenes(*solids, light, ambient)
 
 
-def _with_room_for_walls(values: Tensor) -> Tensor:
+def _append_absent_walls(values: Tensor) -> Tensor:
     missing = values.new_full((len(values), SOLIDS - FURNISHED, *values.shape[2:]), -1)
     return torch.cat((values, missing), 1)
 
@@ -128,7 +128,7 @@ def _half_extents(picture: Tensor, draw: Draw) -> Tensor:
 def _centres(
     room_size: Tensor, half: Tensor, turn: Tensor, wall: Tensor, picture: Tensor, draw: Draw
 ) -> Tensor:
-    """Middles of the furniture [N, FURNISHED, 3], all of each inside its room."""
+    """Return the centres [N, FURNISHED, 3] of solids that are completely inside their room."""
     shape = picture.shape
     cos, sin = turn.abs().unbind(-1)
     extent = half.clone()
@@ -150,7 +150,7 @@ def _centres(
 def _surfaces(
     half: Tensor, picture: Tensor, textures: int, draw: Draw
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Texture, tiling and tint of every face: one for all faces of about half of the solids."""
+    """Return texture, tiling and tint of every face; on half of the solids all faces are alike."""
     count = len(half)
     shape = (count, FURNISHED, FACES)
     texture = draw.integers(textures, *shape)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imperfections of the camera that takes the pictures."""
+"""A camera model with random exposure, noise, vignetting and motion blur."""
 
 import math
 from dataclasses import dataclass, fields
@@ -18,9 +18,9 @@ _SHUTTER_STEPS = 7
 class Settings:
     """Grey levels of 255 for N frames: `gain` [N, 3, 1, 1], `offset` and `noise` [N, 1, 1, 1].
 
-    `grain` int64 [N] is where each frame's noise begins in the sensor's pool. `shade` [N, 1, H, W]
-    is the share of light that reaches each pixel, `smear` [N, K, K] what each pixel gathers from
-    its neighbours; both have N = 0 where the sensor has no such flaw.
+    `grain` int64 [N] is the start of each frame's noise in the sensor's pool. `shade` [N, 1, H, W]
+    is the share of light that reaches each pixel, `smear` [N, K, K] the kernel of the motion blur;
+    both have N = 0 for a sensor without this effect.
     """
 
     gain: Tensor
@@ -42,10 +42,10 @@ class Settings:
 class Sensor:
     """Camera with random exposure, white balance and pixel noise.
 
-    `exposure` and `balance` bound the logarithm of the gain, common to and by channel; most of
-    both is fixed for a sequence. `noise` bounds the deviation of the pixel noise, of full scale.
-    `vignetting` bounds the share of light that the corners of a sequence lack, `streak` the pixels
-    along which a frame is smeared.
+    `exposure` and `balance` bound the logarithm of the gain of all channels and of each channel;
+    both vary little within a sequence. `noise` bounds the standard deviation of the pixel noise,
+    as a share of full scale. `vignetting` bounds the loss of light in the corners, `streak` the
+    length of the motion blur in pixels.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Sensor:
         self._vignetting, self._streak = vignetting, streak
         self._draw = draw
         self._device = device
-        # Normal numbers for each pixel would cost as much as the scene: frames cut from a pool.
+        # Frames use parts of one pool: new numbers per pixel would cost as much as rendering.
         self._pool = draw.normal(_GRAIN_POOL).to(device)
 
     def settings(self, count: int, frames: int, size: int) -> Settings:
@@ -76,9 +76,9 @@ class Sensor:
         ).to(self._device)
 
     def expose(self, color: Tensor, settings: Settings) -> Tensor:
-        """Picture uint8 [N, 3, H, W] of colours [N, 3, H, W] in 0..1."""
+        """Return images uint8 [N, 3, H, W] of colours [N, 3, H, W] in 0..1."""
         if len(settings.smear):
-            color = _gather(color, settings.smear)
+            color = _blur(color, settings.smear)
         if len(settings.shade):
             color = color * settings.shade
         image = color * settings.gain + settings.offset
@@ -100,7 +100,7 @@ class Sensor:
         return shade.repeat_interleave(frames, 0)[:, None]
 
     def _smears(self, count: int, frames: int) -> Tensor:
-        """Kernels of straight streaks, most of them short and level, as of a camera that turns."""
+        """Return kernels of straight motion blur, mostly short and horizontal, as in a turn."""
         if not self._streak:
             return torch.empty(0)
         longest = self._streak * self._draw.uniform(0, 1, count, 1)
@@ -116,8 +116,8 @@ class Sensor:
         return torch.einsum('nit,njt->nij', rows, columns) / _SHUTTER_STEPS
 
 
-def _gather(color: Tensor, smear: Tensor) -> Tensor:
-    """Weigh each pixel's neighbourhood in [N, C, H, W] by a kernel [N, K, K] per image."""
+def _blur(color: Tensor, smear: Tensor) -> Tensor:
+    """Convolve images [N, C, H, W] with one kernel [N, K, K] per image."""
     count, channels, height, width = color.shape
     edge = smear.shape[-1] // 2
     padded = F.pad(color, (edge,) * 4, mode='replicate').view(1, -1, height + 2 * edge,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours of the surfaces that a camera sees."""
+"""Shading of visible surfaces: texture, tint and light."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .textures import TextureBank
 
 
 def shade(view: View, bank: TextureBank, depth: Tensor, surface: Tensor) -> Tensor:
-    """Colours [3, N, H, W] in 0..1 of the surfaces seen: texture, tint and directional light.
+    """Return the colours [3, N, H, W] in 0..1 of surfaces: texture, tint and directional light.
 
     `depth` [N, H, W] and `surface` int32 [N, H, W] come from the ray caster.
     """
@@ -37,10 +37,10 @@ def shade(view: View, bank: TextureBank, depth: Tensor, surface: Tensor) -> Tens
 
 
 def _surface_table(view: View, size: int) -> Tensor:
-    """What shading needs of each surface, [16, N * SOLIDS * FACES].
+    """Return the shading parameters of each surface, [16, N * SOLIDS * FACES].
 
     Texture u, v and brightness are affine in the camera-frame point, four numbers each; then tint
-    (3) and the part of the mip level that is the same all over the surface.
+    (3) and the part of the mip level that is constant on the surface.
     """
     scenes = view.scenes
     local = torch.cat((view.axes, view.start[..., None]), -1)
@@ -52,7 +52,7 @@ def _surface_table(view: View, size: int) -> Tensor:
     sign = torch.tensor([-1.0, 1.0], device=local.device).repeat(3)
     half, start = (x.repeat_interleave(2, -1) for x in (scenes.half, view.start))
     distance = (half - sign * start).abs()
-    # A round solid has no one distance from its surface: take that of a typical slant.
+    # The distance to the surface of a round solid varies: use that of a typical slant.
     distance[:, ROUND] = 0.7 * view.start[:, ROUND].norm(dim=-1, keepdim=True)
     rate = scenes.tiling[..., :2].amax(-1) * size
     level = rate.log2() - 0.5 * distance.clamp_min(0.05).log2()
@@ -61,7 +61,7 @@ def _surface_table(view: View, size: int) -> Tensor:
 
 
 def _light(view: View, local: Tensor) -> Tensor:
-    """Brightness [N, SOLIDS, FACES, 4] as an affine function of the camera-frame point."""
+    """Return the brightness [N, SOLIDS, FACES, 4], affine in the camera-frame point."""
     light = view.light
     sign = torch.tensor([-1.0, 1.0], device=light.device).repeat(3)
     facing = torch.zeros(*light.shape[:2], FACES, 4, device=light.device)

@@ -23,17 +23,17 @@ class TextureBank:
 
     @property
     def stride(self) -> int:
-        """Texels of one texture on all levels."""
+        """Return the number of texels of one texture on all levels."""
         return (4 * self.size**2 - 1) // 3
 
     def __len__(self) -> int:
         return len(self.texels) // self.stride
 
     def sample(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> list[Tensor]:
-        """Bilinear red, green and blue in 0..1 at the nearest mip level, wrapping around.
+        """Return red, green and blue in 0..1, bilinear at the nearest mip level, periodic.
 
-        `texture` int32, `u` and `v` in tiles and `level` are of one shape, which the three
-        channels get too. `level` is changed.
+        `texture` int32, `u` and `v` in tiles and `level` have one shape, which is that of each
+        channel. `level` is overwritten.
         """
         levels = self.size.bit_length() - 1
         size = level.round_().clamp_(0, levels).sub_(levels).neg_().exp2_()
@@ -46,11 +46,11 @@ class TextureBank:
         mask = size - 1
         columns = (left & mask, left.add_(1).bitwise_and_(mask))
         rows = [(side & mask).mul_(size).add_(start) for side in (top, top + 1)]
-        # Weights of the four texels in 256ths; cut, not rounded, so that none is negative.
+        # Weights of the four texels in 256ths, rounded down so that none is negative.
         both, right, below = ((w * 256).int() for w in (x * y, x, y))
         right, below = right.sub_(both), below.sub_(both)
         weights = (256 - both - right - below, right, below, both)
-        # Red and blue are summed in one number, 16 bits each.
+        # Red and blue are accumulated in one integer, 16 bits each.
         red_blue = green = 0
         places = [row + column for row in rows for column in columns]
         for place, weight in zip(places, weights, strict=True):
@@ -96,7 +96,7 @@ class _Canvas:
         self.radius = radius.clamp_min(1.0)
 
     def draw(self, family: Callable[['_Canvas'], Tensor]) -> Tensor:
-        """One texture [3, size, size]: a family's pattern with dirt, shade and grain on top."""
+        """Return a texture [3, size, size]: the pattern of a family with shade and grain."""
         image = family(self)
         shade = 1 + self.uniform(0.1, 0.55) * (self.noise(self.uniform(1.6, 2.6)) - 0.5)
         grain = self.uniform(0.0, 0.12) * (self.noise(self.uniform(0.0, 1.0)) - 0.5)
@@ -109,7 +109,7 @@ class _Canvas:
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
     def colors(self, count: int) -> Tensor:
-        """Colours [count, 3]: related hues half of the time, any colours otherwise."""
+        """Return colours [count, 3]: related hues with probability 1/2, else any colours."""
         colors = torch.rand(count, 3, generator=self.generator)
         if self.uniform(0, 1) < 0.5:
             base = torch.rand(3, generator=self.generator)
@@ -118,7 +118,7 @@ class _Canvas:
         return 0.06 + 0.9 * colors
 
     def noise(self, exponent: float) -> Tensor:
-        """Noise with a power-law spectrum, standard deviation a quarter, cut to 0..1."""
+        """Return noise of a power-law spectrum, standard deviation 1/4, clipped to 0..1."""
         white = torch.randn(self.size, self.size, generator=self.generator)
         spectrum = torch.fft.rfft2(white) * self.radius ** -exponent
         spectrum[0, 0] = 0
@@ -126,16 +126,16 @@ class _Canvas:
         return (0.5 + 0.25 * field / field.std().clamp_min(1e-9)).clamp(0, 1)
 
     def warped(self, amount: float) -> tuple[Tensor, Tensor]:
-        """Coordinates in tiles, bent by smooth noise; still periodic."""
+        """Return coordinates in tiles, displaced by smooth noise; they stay periodic."""
         dx, dy = self.noise(2.4) - 0.5, self.noise(2.4) - 0.5
         return self.x + amount * dx, self.y + amount * dy
 
     def mix(self, pattern: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """Blend of two colours [3] by a pattern."""
+        """Return the blend of two colours [3] by a pattern."""
         return first[:, None, None] + (second - first)[:, None, None] * pattern
 
     def palette(self, pattern: Tensor, count: int) -> Tensor:
-        """Pattern mapped through a smooth ramp of random colours."""
+        """Return the pattern mapped to a smooth ramp of random colours."""
         colors = self.colors(count)
         position = pattern * (count - 1)
         index = position.long().clamp(0, count - 2)
@@ -143,7 +143,7 @@ class _Canvas:
         return torch.lerp(colors[index], colors[index + 1], fraction).permute(2, 0, 1)
 
     def cells(self, column: Tensor, row: Tensor, columns: int, rows: int, count: int) -> Tensor:
-        """Random colour out of `count` for each cell of a periodic grid."""
+        """Return a random colour, one of `count`, for each cell of a periodic grid."""
         choice = torch.randint(count, (rows, columns), generator=self.generator)
         index = choice[row.long() % rows, column.long() % columns]
         return self.colors(count)[index].permute(2, 0, 1)

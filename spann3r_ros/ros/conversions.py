@@ -160,8 +160,8 @@ def to_odometry(motion: Motion, odom_frame: str, child_frame: str) -> Odometry:
     return message
 
 
-def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_error: str,
-              map_frame: str) -> MapperStatus:
+def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_waiting: int,
+              last_error: str, map_frame: str) -> MapperStatus:
     """Return the status message."""
     accounts, latency, inference = report.accounts, report.latency, report.inference
     memory, scale = mapping.memory.status, mapping.scale
@@ -170,6 +170,7 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, last_err
         frames_received=accounts.received, frames_processed=accounts.processed,
         frames_skipped=accounts.skipped, frames_dropped=accounts.dropped,
         frames_failed=accounts.failed, frames_waiting=accounts.waiting,
+        images_waiting=images_waiting,
         latency_last_sec=latency.last_sec, latency_mean_sec=latency.mean_sec,
         latency_p95_sec=latency.p95_sec, latency_max_sec=latency.max_sec,
         inference_last_sec=inference.last_sec,

@@ -22,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from spann3r_ros.core.network import Compute, Network
+from spann3r_ros.core.views import prepare_resize
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.storage.products import MapEmptyError
 from spann3r_ros.networks.registry import free_device_memory, open_network, resolve_checkpoint
@@ -97,6 +98,7 @@ class MapperNode(RobustLifecycleNode):
                 settings.node.checkpoint, settings.networks, settings.node.compute)
         except (ValueError, OSError) as error:
             raise TransitionFailedError(str(error)) from error
+        prepare_resize(settings.mapper.resampling == 'exact')
         self._session = Session(self, settings, Mapper(network, settings.mapper),
                                 self._listening)
         # Once torch is loaded, the first log line of rclpy takes a second. Here no frame waits.

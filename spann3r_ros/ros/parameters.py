@@ -8,10 +8,13 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from spann3r_ros.core.settings import Setting, Value
-from spann3r_ros.pipeline.node_settings import Settings, all_settings, former_names, from_values
-
-# Parameters that rclpy declares itself, some of them for a subscription with overridable QoS.
-FOREIGN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
+from spann3r_ros.pipeline.node_settings import (
+    FOREIGN,
+    Settings,
+    all_settings,
+    former_names,
+    from_values,
+)
 
 
 def declare(node: Node) -> None:

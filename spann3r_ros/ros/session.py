@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 
@@ -66,7 +67,7 @@ class Session:
         intake.enabled = self._enabled
         self._inputs = InputSubscriptions(self._node, self._settings.node, intake)
         self._intake = intake
-        self._tf.listen(intake.match, lambda: intake.waits)
+        self._tf.listen(intake.match, lambda: intake.waiting > 0)
         self.publish_status()
 
     def deactivate(self) -> None:
@@ -82,13 +83,17 @@ class Session:
         self.publish_status()
 
     def close(self) -> None:
-        """Stop the worker and destroy everything that the constructor created."""
-        self.deactivate()
-        self._node.destroy_timer(self._timer)
-        self._runner.stop()
-        self._publishers.destroy()
-        self._tf.destroy()
-        self._diagnostics.destroy()
+        """Stop the worker and destroy everything that the constructor created.
+
+        If one of the steps raises, for example the network's reset, the others are done as well.
+        """
+        with ExitStack() as steps:
+            steps.callback(self._diagnostics.destroy)
+            steps.callback(self._tf.destroy)
+            steps.callback(self._publishers.destroy)
+            steps.callback(self._runner.stop)
+            steps.callback(self._node.destroy_timer, self._timer)
+            self.deactivate()
 
     def reset(self) -> str:
         """Begin a new map and drop the waiting frames; keep the accounts. Return a message."""
@@ -147,6 +152,11 @@ class Session:
         """Have the intake check its waiting images, after the calls that the executor has now."""
         self._tf.call_soon()
 
+    def image_waits(self) -> None:
+        """Publish how many images wait, for a player that bounds the images in progress."""
+        if self._settings.node.mode == 'replay':
+            self.publish_status()
+
     def image_failed(self, error: Exception) -> None:
         """Report an image or a mask that could not be used, or an image that got no pose."""
         self._note_failure(error)
@@ -167,8 +177,10 @@ class Session:
         """Publish accounts, timing and memory; may be called from any thread."""
         # The message is built under the lock, so that no older one is published after a newer one.
         with self._status_lock:
+            intake = self._intake
             self._publishers.publish_status(to_status(
-                self._runner.report(), self._runner.map_status, self._state(), self._last_error,
+                self._runner.report(), self._runner.map_status, self._state(),
+                0 if intake is None else intake.waiting, self._last_error,
                 self._settings.node.map_frame))
 
     def publish_diagnostics(self) -> None:

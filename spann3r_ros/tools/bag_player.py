@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -21,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 from tqdm import tqdm
 
+from spann3r_ros.core.messages import LEAD_NS
 from spann3r_ros.datasets.bags import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -34,10 +34,9 @@ from spann3r_ros.msg import MapperStatus
 KINDS = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage, CAMERA_INFO: CameraInfo,
          TF_MESSAGE: TFMessage}
 SPIN_SEC = 0.05
-ACKNOWLEDGE_SEC = 10.0
+# The last images wait for data that may be on their way for this long, without a change.
+LAST_WAIT_SEC = 1.0
 DEPTH = 10
-# An image may need messages that were recorded up to this much later. They are published first.
-LEAD_NS = 1_000_000_000
 # Many transforms are published in a short time.
 SIDE_DEPTH = 1000
 
@@ -52,13 +51,16 @@ class PlayOptions:
 
     `rate` is a multiple of the recorded rate; with 0 the mapper determines the rate. `window` is
     the largest number of published images that the mapper, by its status, has not finished yet;
-    with 0 its status is not used. Playing fails after `patience_sec` without progress.
+    with 0 its status is not used, and a subscriber that has not discovered the player yet misses
+    the first images. When the images have a subscriber, the other topics get `others_sec` to find
+    theirs. Playing fails after `patience_sec` without progress.
     """
 
     rate: float = 1.0
     window: int = 0
     status_topic: str = '/mapper/status'
     patience_sec: float = 120.0
+    others_sec: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rate <= 1000.0:
@@ -69,22 +71,6 @@ class PlayOptions:
             # Without its status nothing shows that the mapper has used an image: an
             # acknowledgement only means that the image arrived, and it comes seconds later.
             raise ValueError('window: expected 1 or more images with rate 0, got 0')
-
-
-def leading(bag: CameraBag, lead_ns: int = LEAD_NS) -> Iterator[tuple[bool, str, int, bytes]]:
-    """Yield (is an image, topic, time, serialised message), with images later than in the bag.
-
-    An image follows all other messages that were recorded up to `lead_ns` after it.
-    """
-    images: deque[tuple[bool, str, int, bytes]] = deque()
-    for connection, time_ns, data in bag.raw():
-        while images and images[0][2] + lead_ns < time_ns:
-            yield images.popleft()
-        if bag.role(connection) == 'image':
-            images.append((True, connection.topic, time_ns, bytes(data)))
-        else:
-            yield False, connection.topic, time_ns, bytes(data)
-    yield from images
 
 
 class Player(Node):
@@ -107,6 +93,9 @@ class Player(Node):
                 self._by_topic[connection.topic] = self.create_publisher(
                     KINDS[connection.msgtype], connection.topic, qos)
         self._images = self._by_topic[bag.image.topic]
+        # A static transform is kept for late listeners, the other messages are lost without one.
+        self._other_publishers = [self._by_topic[topic] for topic in {
+            one.topic: None for one in bag.connections if bag.role(one) != 'tf_static'}]
         self._infos = [self._by_topic[one.topic] for one in bag.connections
                        if bag.role(one) == 'camera_info']
         if options.window:
@@ -119,26 +108,29 @@ class Player(Node):
         the mapper finishes no image, for `patience_sec`.
         """
         self._wait(self._has_subscribers, f'no subscriber of {self._images.topic_name}')
+        self._wait_others()
         if self._options.window:
             self._settled_before = settled(self._status)
-        sent, started_sec, first_ns = 0, monotonic(), None
+        sent, started_sec, first_ns, last_ns = 0, monotonic(), None, 0
         # At the recorded rate every message is published at its recorded time.
-        for is_image, topic, time_ns, data in leading(
-                self._bag, 0 if self._options.rate else LEAD_NS):
-            if not is_image:
-                self._by_topic[topic].publish(data)
+        for count, (connection, time_ns, data) in enumerate(self._bag.leading(
+                0 if self._options.rate else LEAD_NS)):
+            if not self._options.window and count and count % DEPTH == 0:
+                # Beyond its depth the middleware forgets what a slow subscriber has not taken.
+                self._wait_received()
+            if self._bag.role(connection) != 'image':
+                self._by_topic[connection.topic].publish(data)
                 continue
             first_ns = time_ns if first_ns is None else first_ns
             self._pace(started_sec, (time_ns - first_ns) * 1e-9)
             if self._options.window:
-                self._wait_settled(sent + 1 - self._options.window)
+                self._wait_window(sent, (time_ns - last_ns) * 1e-9)
             self._images.publish(data)
-            sent += 1
+            sent, last_ns = sent + 1, time_ns
             progress()
         if self._options.window:
-            self._wait_settled(sent)
-        else:
-            self._wait_received()
+            self._wait_finished(sent)
+        self._wait_received()
         return sent
 
     def _take_status(self, status: MapperStatus) -> None:
@@ -151,6 +143,16 @@ class Player(Node):
             self._status is not None and self._status.state == 'active')
         return active and infos and self._images.get_subscription_count() > 0
 
+    def _wait_others(self) -> None:
+        """Wait until every topic has a subscriber, for at most `others_sec`."""
+        deadline_sec = monotonic() + self._options.others_sec
+        while silent := [one.topic_name for one in self._other_publishers
+                         if not one.get_subscription_count()]:
+            if monotonic() > deadline_sec:
+                self.get_logger().info(f'no subscriber of {", ".join(silent)}')
+                return
+            rclpy.spin_once(self, timeout_sec=SPIN_SEC)
+
     def _pace(self, started_sec: float, recorded_sec: float) -> None:
         """Wait until the image is due."""
         if not self._options.rate:
@@ -159,16 +161,47 @@ class Player(Node):
         while (left_sec := due_sec - monotonic()) > 0.0:
             rclpy.spin_once(self, timeout_sec=min(left_sec, SPIN_SEC))
 
-    def _wait_settled(self, count: int) -> None:
-        """Wait until the mapper has finished `count` images of this bag."""
-        self._wait(lambda: settled(self._status) - self._settled_before >= count,
-                   'the mapper has not finished an image')
+    def _wait_window(self, sent: int, period_sec: float) -> None:
+        """Wait until the mapper has few enough of the images that were sent.
+
+        Images that wait for other data do not count, because their data may be recorded later. For
+        these, one more image is published each period, the time between the recorded images: so
+        messages that have been published arrive before the mapper stops to wait for them.
+        """
+        started_sec = monotonic()
+
+        def has_room() -> bool:
+            open_images = sent - self._finished()
+            if monotonic() - started_sec >= period_sec:
+                open_images -= self._status.images_waiting
+            return open_images < self._options.window
+
+        self._wait(has_room, 'the mapper has not finished an image')
+
+    def _wait_finished(self, sent: int) -> None:
+        """Wait until the mapper has finished all images, except those whose data do not come."""
+        changed_sec, last = monotonic(), None
+
+        def is_finished() -> bool:
+            nonlocal changed_sec, last
+            now = self._finished(), self._status.images_waiting
+            if now != last:
+                changed_sec, last = monotonic(), now
+            return now[0] >= sent or (sum(now) >= sent
+                                      and monotonic() - changed_sec > LAST_WAIT_SEC)
+
+        self._wait(is_finished, 'the mapper has not finished an image')
+
+    def _finished(self) -> int:
+        return settled(self._status) - self._settled_before
 
     def _wait_received(self) -> None:
-        """Wait until every subscriber has received all images."""
-        if not self._images.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_SEC)):
-            raise SilenceError('a subscriber did not acknowledge its images for '
-                               f'{ACKNOWLEDGE_SEC:g} s')
+        """Wait until every reliable subscriber has received what was published."""
+        patience = Duration(seconds=self._options.patience_sec)
+        for publisher in self._by_topic.values():
+            if not publisher.wait_for_all_acked(patience):
+                raise SilenceError(f'a subscriber did not acknowledge its messages on '
+                                   f'{publisher.topic_name} for {self._options.patience_sec:g} s')
 
     def _wait(self, condition: Callable[[], bool], complaint: str) -> None:
         deadline_sec = monotonic() + self._options.patience_sec

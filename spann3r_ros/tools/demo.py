@@ -26,6 +26,7 @@ from std_srvs.srv import Trigger
 from tqdm import tqdm
 
 from spann3r_ros import share_directory
+from spann3r_ros.core.files import write_json
 from spann3r_ros.datasets.bags import COMPRESSED, CameraBag, TopicNames, base_topic, info_topic
 from spann3r_ros.msg import MapperStatus
 
@@ -289,5 +290,5 @@ def main(arguments: Sequence[str] | None = None, mapper: tuple[str, ...] = MAPPE
         raise SystemExit(f'demo: {error}') from error
     except KeyboardInterrupt as error:
         raise SystemExit(130) from error
-    (options.output / 'run.json').write_text(json.dumps(asdict(run), indent=2) + '\n')
+    write_json(options.output / 'run.json', asdict(run))
     return options.output

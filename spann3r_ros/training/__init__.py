@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the bundled model on procedurally generated rooms."""
+"""Training of networks on procedurally generated rooms and on recordings."""

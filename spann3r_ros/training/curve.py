@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The curve of a run: a line of CSV for every step."""
+"""The training curve of a run: one line of CSV per step."""
 from __future__ import annotations
 
 import csv
@@ -12,7 +12,7 @@ FIELDS = ('step', 'frames', 'seconds', 'length', 'loss', 'point_error', 'last_er
 
 
 def append(path: Path, row: Mapping[str, float]) -> None:
-    """Write the line of one step, below a header."""
+    """Append the line of one step; a new file gets a header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open('a', newline='') as file:
@@ -23,7 +23,7 @@ def append(path: Path, row: Mapping[str, float]) -> None:
 
 
 def cut(path: Path, last_step: int) -> None:
-    """Drop the lines after a step, and what a killed process left half written."""
+    """Remove the lines after a step, and a line that a killed process left incomplete."""
     if not path.is_file():
         return
     header, *lines = path.read_text().splitlines(keepends=True) or ['']

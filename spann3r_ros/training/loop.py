@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from tqdm import tqdm
 
-from spann3r_ros.networks.spann3r.checkpoint import CheckpointError, load_model, read_history
-from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.unroll import Lesson, move, unroll
+from spann3r_ros.networks.checkpoint_files import CheckpointError
+from spann3r_ros.networks.trainable import StoredPoints, move
 from spann3r_ros.rooms.draw import Draw
-from spann3r_ros.rooms.paths import placements, slips
+from spann3r_ros.rooms.paths import drifts, placements
 
 from . import curve
 from .losses import confidence_alpha
 from .objective import Objective, paper_objective, sequence_objective
-from .optimisers import build_optimisers, freeze, restore
+from .optimisers import build_optimisers, restore
 from .rank import Rank
 from .schedule import Moment, learning_rate_scale, moment
 from .sources import TrainingBatch, open_sources
@@ -35,12 +34,12 @@ log = logging.getLogger(__name__)
 
 STATE = 'state.pt'
 CURVE = 'curve.csv'
-# Fields of an Objective; the curve has all but the first under the same names.
+# Fields of an Objective; all but the first are columns of the curve, under the same names.
 MEASURED = ('total', 'point_error', 'last_error', 'attention_loss')
 
 
 def read_run(folder: Path) -> TrainingConfig | None:
-    """Return the settings of the run that a folder holds, None without one."""
+    """Return the settings of the run in a folder; None without a run."""
     if not (folder / STATE).is_file():
         return None
     state = torch.load(folder / STATE, weights_only=True, map_location='cpu', mmap=True)
@@ -48,7 +47,7 @@ def read_run(folder: Path) -> TrainingConfig | None:
 
 
 class Trainer:
-    """Owns network, optimisers, data and schedule; `run` continues where the state stands."""
+    """The network, optimisers, data and schedule of a run, and its state."""
 
     def __init__(self, config: TrainingConfig, folder: Path, rank: Rank,
                  device: str = 'cpu') -> None:
@@ -62,9 +61,10 @@ class Trainer:
         if torch.device(device).type == 'cuda':
             torch.set_float32_matmul_precision('highest' if config.precision == 'fp32' else 'high')
         torch.manual_seed(config.seed)
-        self.model = Spann3R(config.network).to(device)
-        initialise(self.model)
-        freeze(self.model, config.frozen)
+        self.trainable = config.trainable
+        self.model = self.trainable.build(config.network).to(device)
+        self.trainable.initialise(self.model)
+        self.trainable.freeze(self.model, config.frozen)
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
         self.optimisers = build_optimisers(self.model, config, (rank.index, rank.count))
         self.sources = open_sources(
@@ -72,17 +72,17 @@ class Trainer:
         self.step = 0
         self.frames = 0
         self.seconds = 0.0
-        self.origin: dict[str, str] = {}  # what is known of the weights it began with
+        self.origin: dict[str, str] = {}  # history of the weights it began with
 
     def run(self, save_every_steps: int = 100) -> None:
-        """Train to the last step, saving the state atomically every so many steps."""
+        """Train to the last step; save the state, atomically, every `save_every_steps` steps."""
         progress = tqdm(total=self.config.steps, initial=self.step, unit='step',
                         disable=self.rank.index != 0, mininterval=10)
         while self.step < self.config.steps:
             row = self.advance()
             progress.update()
             progress.set_postfix(loss=f'{row["loss"]:.3f}', error=f'{row["point_error"]:.3f}')
-            # By steps, not by the clock: the processes must agree on the moment.
+            # By steps, not by the clock, so that all processes save after the same step.
             if self.step % save_every_steps == 0 or self.step == self.config.steps:
                 self.save()
 
@@ -103,7 +103,7 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         measured = torch.zeros(len(MEASURED), dtype=torch.float64)
         for shard, source in self.sources.items():
-            # All shards draw the same kind of sequence, each its own.
+            # All shards use the same length and kind of sequence, with different content.
             draw = random.Random(f'{config.seed} {self.step}')
             length = draw.choice(now.stage.lengths)
             batch_size = max(1, config.frames_per_step // length // config.shards)
@@ -118,7 +118,7 @@ class Trainer:
         if torch.isfinite(norm):
             self._update(scale)
         else:
-            log.warning('step %d: gradient norm is %s, update left out', self.step, norm)
+            log.warning('step %d: skipped the update, its gradient norm is %s', self.step, norm)
         self.step += 1
         self.frames += batch_size * length * config.shards
         total, *errors = measured.tolist()
@@ -130,29 +130,30 @@ class Trainer:
         config = self.config
         images = batch.images.float().div(127.5).sub(1.0)
         if config.attention_dropout:
-            torch.manual_seed(seed)  # of this step alone, so that a resumed run repeats it
+            torch.manual_seed(seed)  # depends on the step alone, so that a resumed run repeats it
         half = config.precision == 'bf16'
         if config.losses != 'rooms':
-            output = unroll(self.model, images, None, config.attention_dropout, half)
+            output = self.trainable.unroll(self.model, images, None, config.attention_dropout,
+                                           half)
             return paper_objective(output, batch.points, batch.valid,
                                    confidence_alpha(now.progress), config.losses == 'released')
-        lesson = self._lesson(batch.points, Draw(seed))
-        output = unroll(self.model, images, lesson, config.attention_dropout, half)
+        stored = self._stored_points(batch.points, Draw(seed))
+        output = self.trainable.unroll(self.model, images, stored, config.attention_dropout, half)
         return sequence_objective(output, batch.points, batch.valid, config.network.patch_size,
                                   config.alpha, config.attention_weight, config.plain_weight,
-                                  lesson.map_points)
+                                  stored.map_points)
 
-    def _lesson(self, points: Tensor, draw: Draw) -> Lesson:
+    def _stored_points(self, points: Tensor, draw: Draw) -> StoredPoints:
         count = len(points)
         map_from_first = placements(count, self.config.placed_share, draw).to(self.device)
-        shown = draw.uniform(0, 1, count) < self.config.shown_share
+        replaced = draw.uniform(0, 1, count) < self.config.shown_share
         map_points = move(map_from_first, points)
-        slipped = slips(*points.shape[:2], self.config.shown_slip, draw).to(self.device)
-        shown_points = move(slipped.flatten(0, 1), map_points.flatten(0, 1)).view_as(points)
-        return Lesson(map_from_first, map_points, shown_points, shown.to(self.device))
+        drifted = drifts(*points.shape[:2], self.config.shown_slip, draw).to(self.device)
+        moved = move(drifted.flatten(0, 1), map_points.flatten(0, 1)).view_as(points)
+        return StoredPoints(map_from_first, map_points, moved, replaced.to(self.device))
 
     def _share(self, measured: Tensor) -> Tensor:
-        """Add up gradients and measurements over all processes; return the latter."""
+        """Sum gradients and measurements over all processes; return the measurements."""
         if self.rank.count == 1:
             return measured
         gradients = [item.grad for item in self.model.parameters() if item.grad is not None]
@@ -171,19 +172,13 @@ class Trainer:
             for group in optimiser.param_groups:
                 group['lr'] = group['peak_lr'] * scale
             optimiser.step()
-        # A young average follows quickly, else it would remember the initial weights.
+        # A lower decay at first, so that the initial weights leave the average quickly.
         decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
         for key, value in self.model.state_dict().items():
             self.average[key].lerp_(value, 1.0 - decay)
 
-    def averaged_model(self) -> Spann3R:
-        """Return a copy of the network with the averaged weights, for evaluation and release."""
-        model = Spann3R(self.config.network)
-        model.load_state_dict(self.average)
-        return model.eval().requires_grad_(False)
-
     def save(self) -> None:
-        """Write one state for all processes aside, then move it into place; all must call."""
+        """Write the state of all processes to a temporary file and rename it; all must call."""
         sources = self._gather()
         if self.rank.index != 0:
             return
@@ -200,11 +195,12 @@ class Trainer:
         os.replace(path.with_suffix('.part'), path)
 
     def resume(self) -> bool:
-        """Load the state of an earlier run of the same folder, if there is one.
+        """Load the state of an earlier run in the same folder; return whether there was one.
 
-        What the curve holds beyond that state is dropped: those steps are made again. Raises
-        ValueError for another network, optimiser, frozen parts or number of shards than that run
-        had, other settings only warn; and when processes see different states.
+        Lines of the curve after that state are removed, as their steps are repeated. Raises
+        ValueError if the network, the optimiser, the frozen parts or the number of shards differ
+        from that run's, and if the processes find different states. Other settings that differ are
+        logged as a warning.
         """
         path = self.folder / STATE
         found = path.is_file()
@@ -232,23 +228,22 @@ class Trainer:
         steps = [torch.zeros(1, dtype=torch.int64) for _ in range(self.rank.count)]
         dist.all_gather(steps, torch.tensor([self.step]))
         if len({int(step) for step in steps}) > 1:
-            raise ValueError(f'{self.folder}: expected one folder that all processes share, they '
-                             f'find runs at the steps {[int(step) for step in steps]}')
+            raise ValueError(f'{self.folder}: expected one folder that all processes share, got '
+                             f'runs at the steps {[int(step) for step in steps]}')
 
     def _compare(self, before: dict[str, Any]) -> None:
-        # A field that was not there yet had what is the default since.
+        # A field that is missing in an old state had the value that is its default now.
         defaults = TrainingConfig().to_dict()
         now, before = (json.loads(json.dumps({**defaults, **values}))
                        for values in (self.config.to_dict(), before))
-        for name in ('network', 'optimiser', 'frozen', 'shards'):
+        for name in ('network_name', 'network', 'optimiser', 'frozen', 'shards'):
             if before[name] != now[name]:
                 raise ValueError(f'{self.folder}: expected the {name} that the run began with, '
                                  f'{before[name]}, got {now[name]}')
         changed = [f'{name} {before.get(name)} -> {value}' for name, value in now.items()
                    if before.get(name) != value]
         if changed:
-            log.warning('%s: goes on with other settings than before: %s', self.folder,
-                        ', '.join(changed))
+            log.warning('%s: resumed with changed settings: %s', self.folder, ', '.join(changed))
 
     def _gather(self) -> list[Tensor]:
         """Return the random states of all shards, in their order."""
@@ -264,15 +259,15 @@ class Trainer:
     def start_from(self, checkpoint: Path) -> None:
         """Begin with the weights of a checkpoint of the same sizes; CheckpointError otherwise.
 
-        Frames and seconds of the run it came from count on.
+        The counters of frames and seconds continue from those of the checkpoint.
         """
-        weights = load_model(checkpoint, self.device)
+        weights = self.trainable.load_model(checkpoint, self.device)
         if weights.config != self.config.network:
             raise CheckpointError(f'checkpoint: expected {self.config.network}, got '
                                   f'{weights.config}')
         self.model.load_state_dict(weights.state_dict())
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
-        history = read_history(checkpoint)
+        history = self.trainable.read_history(checkpoint)
         self.frames = int(history.get('training_frames', 0))
         self.seconds = float(history.get('training_seconds', 0.0))
         self.origin = {'licence': f'as that of {checkpoint.name}',
@@ -281,17 +276,5 @@ class Trainer:
 
 
 def digest(path: Path) -> str:
-    """Return what tells a file from others."""
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def initialise(model: Spann3R) -> None:
-    """Draw small initial weights: Xavier for matrices, tiny for outputs and positions."""
-    if model.config.learned_positions:
-        nn.init.normal_(model.dust3r.enc_pos_embed, std=0.02)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-            if name.endswith(('downstream_head1.proj', 'downstream_head2.proj')):
-                module.weight.data.mul_(0.1)

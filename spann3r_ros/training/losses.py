@@ -2,7 +2,7 @@
 """The paper's losses: confidence-weighted regression and a bound on the predicted scale.
 
 Both normalise pointmaps by their mean distance from the origin. The released training code
-deviates from the paper in batches of more than one sequence; `as_released` computes what it does.
+differs from the paper for batches of more than one sequence; `as_released` follows the code.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spann3r_ros.networks.spann3r.unroll import Unrolled
+from spann3r_ros.networks.trainable import Unrolled
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def normalisation_factor(points: Tensor, valid: Tensor, as_released: bool = Fals
     """Return each sequence's mean distance [batch] of its valid points from the origin.
 
     `points` [batch, frames, height, width, 3], `valid` [batch, frames, height, width] bool.
-    As released the sum over a sequence is divided by the valid pixels of the whole batch.
+    As released, the sum over a sequence is divided by the valid pixels of the whole batch.
     """
     distance = torch.where(valid, points.norm(dim=-1), 0.0).sum(dim=(1, 2, 3))
     count = valid.sum() if as_released else valid.sum(dim=(1, 2, 3))
@@ -48,9 +48,9 @@ def confidence_loss(predicted: Tensor, truth: Tensor, confidence: Tensor, valid:
 
 
 def scale_loss(predicted: Tensor, truth: Tensor, as_released: bool = False) -> Tensor:
-    """Return by how much the predicted factors [batch] exceed the true ones [batch], on average.
+    """Return the mean excess of the predicted factors [batch] over the true ones [batch].
 
-    As released only the sequences that exceed count, each compared with every true factor.
+    As released, the mean is over the exceeding sequences, each compared with every true factor.
     """
     if not as_released:
         return (predicted - truth).clamp(min=0.0).mean()
@@ -62,7 +62,7 @@ def scale_loss(predicted: Tensor, truth: Tensor, as_released: bool = False) -> T
 
 def paper_losses(output: Unrolled, points: Tensor, valid: Tensor, alpha: float,
                  as_released: bool = False) -> PaperLosses:
-    """Score a sequence's maps against true points [batch, frames, height, width, 3].
+    """Return the losses of a sequence's maps; true points [batch, frames, height, width, 3].
 
     True points are in the first camera's frame; `valid` [batch, frames, height, width] is bool.
     """
@@ -71,9 +71,9 @@ def paper_losses(output: Unrolled, points: Tensor, valid: Tensor, alpha: float,
     predicted_factor = normalisation_factor(torch.cat((reference, target[:, -1:]), dim=1), valid,
                                             as_released)
     true_factor = normalisation_factor(points, valid, as_released)
-    # Reference maps show all frames but the last, target maps all but the first.
-    predicted = torch.cat((reference, target), dim=1) / _spread(predicted_factor)
-    truth = torch.cat((points[:, :-1], points[:, 1:]), dim=1) / _spread(true_factor)
+    # Reference maps are of all frames but the last, target maps of all but the first.
+    predicted = torch.cat((reference, target), dim=1) / _per_sequence(predicted_factor)
+    truth = torch.cat((points[:, :-1], points[:, 1:]), dim=1) / _per_sequence(true_factor)
     mask = torch.cat((valid[:, :-1], valid[:, 1:]), dim=1)
     logits = torch.stack([item.logit for item in (*output.reference, *output.target)], dim=1)
     return PaperLosses(confidence_loss(predicted, truth, 1.0 + logits.exp(), mask, alpha),
@@ -81,9 +81,9 @@ def paper_losses(output: Unrolled, points: Tensor, valid: Tensor, alpha: float,
 
 
 def confidence_alpha(progress: float) -> float:
-    """Return the paper's alpha at a share of the training in [0, 1]: 0.4, late falling to 0.2."""
+    """Return the paper's alpha at a progress in [0, 1]: 0.4, in the second half falling to 0.2."""
     return 0.4 - 0.2 * max(0.0, 2.0 * progress - 1.0)
 
 
-def _spread(factor: Tensor) -> Tensor:
+def _per_sequence(factor: Tensor) -> Tensor:
     return factor[:, None, None, None, None]

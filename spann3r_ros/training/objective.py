@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is minimised: the paper's losses, or the bundled model's, in true units and with a teacher.
+"""The objectives of a run: the paper's losses, or those of the bundled model.
 
-The teacher of a memory read is the attention on patches of the same place.
+The latter regress points at the true scale and supervise the attention of memory reads.
 """
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from spann3r_ros.networks.blocks.heads import DensePrediction
-from spann3r_ros.networks.spann3r.unroll import Unrolled
+from spann3r_ros.networks.trainable import Unrolled
 
 from .losses import normalisation_factor, paper_losses
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Scalar losses of a batch; `total` is the one to minimise, the rest is for the log."""
+    """Scalars of a batch; `total` is minimised, the others are logged."""
 
     total: Tensor
     point_error: Tensor
@@ -32,13 +32,13 @@ def sequence_objective(output: Unrolled, points: Tensor, valid: Tensor, patch_si
                        map_points: Tensor | None = None) -> Objective:
     """Score predictions against true points [batch, frames, height, width, 3] where `valid`.
 
-    `points` are in the first camera's frame, `map_points` in the frame of the map that the
-    memory was told; None: they are the same.
+    `points` are in the first camera's frame, `map_points` in the frame of the stored map
+    (`StoredPoints`); None: both are the same.
 
     The regression is the paper's confidence loss on distances divided by the sequence's true
-    mean distance, not by the predicted one: the network learns the generator's scale. With
-    `plain_weight` the error itself is minimised, so weighted, and the confidence only learns to
-    tell it.
+    mean distance, not by the predicted one: the network learns the scale of the data. With
+    `plain_weight` above 0 the error itself is minimised, with this weight, and the confidence
+    loss only trains the confidence.
     """
     scale = normalisation_factor(points, valid)  # [batch]
     losses, errors = [], []
@@ -61,9 +61,9 @@ def sequence_objective(output: Unrolled, points: Tensor, valid: Tensor, patch_si
 
 def paper_objective(output: Unrolled, points: Tensor, valid: Tensor, alpha: float,
                     as_released: bool = False) -> Objective:
-    """Score predictions as the paper does, or as its released code; see `losses`.
+    """Score predictions by the paper's losses, or those of its released code; see `losses`.
 
-    The errors for the log are in units of the mean distance, predicted and true.
+    The logged errors are of points divided by their mean distance, predicted and true.
     """
     losses = paper_losses(output, points, valid, alpha, as_released)
     with torch.no_grad():
@@ -88,35 +88,35 @@ def _confidence_loss(error: Tensor, prediction: DensePrediction, valid: Tensor,
 
 def memory_supervision(attention: list[Tensor], points: Tensor, valid: Tensor, patch_size: int,
                        radius: float = 0.75) -> Tensor:
-    """Return the mean negative log attention that falls on patches of the same place.
+    """Return the mean negative log of the attention on memory patches of the same place.
 
-    A memory patch is the same place when its centre lies within `radius` patch footprints of
-    the query patch's centre in the world. Queries that see nothing known are left out, and
-    patches without a true point in their middle or at either edge.
+    A memory patch is of the same place when its true centre is within `radius` patch footprints
+    of the query patch's. Queries without such a patch are left out, and patches without a true
+    point at their centre, their left or their right edge.
     """
     if not attention:
         return points.new_zeros(())
     half = patch_size // 2
-    rows, there = points[:, :, half::patch_size], valid[:, :, half::patch_size]
+    rows, measured = points[:, :, half::patch_size], valid[:, :, half::patch_size]
     centres = rows[:, :, :, half::patch_size].flatten(2, 3)  # [batch, frames, tokens, 3]
     footprint = _footprint(rows, half, patch_size).flatten(2)
-    there = (there[..., half::patch_size] & there[..., 0::patch_size]
-             & there[..., patch_size - 1::patch_size]).flatten(2)
+    usable = (measured[..., half::patch_size] & measured[..., 0::patch_size]
+              & measured[..., patch_size - 1::patch_size]).flatten(2)
     losses = []
     for t, weights in enumerate(attention, start=1):
-        known = centres[:, :t].flatten(1, 2)  # [batch, t * tokens, 3]
-        near = torch.cdist(centres[:, t], known) < radius * footprint[:, t, :, None]
-        near &= there[:, :t].flatten(1, 2)[:, None] & there[:, t, :, None]
-        hit = (weights * near).sum(dim=-1).clamp(min=1e-6).log()
+        stored = centres[:, :t].flatten(1, 2)  # [batch, t * tokens, 3]
+        near = torch.cdist(centres[:, t], stored) < radius * footprint[:, t, :, None]
+        near &= usable[:, :t].flatten(1, 2)[:, None] & usable[:, t, :, None]
+        log_attention = (weights * near).sum(dim=-1).clamp(min=1e-6).log()
         seen = near.any(dim=-1)
-        losses.append(-(hit * seen).sum() / seen.sum().clamp(min=1))
+        losses.append(-(log_attention * seen).sum() / seen.sum().clamp(min=1))
     return torch.stack(losses).mean()
 
 
 def _footprint(rows: Tensor, half: int, patch_size: int) -> Tensor:
     """Return the width in metres of each patch [batch, frames, rows, columns].
 
-    The median-like minimum of left and right halves keeps depth edges from widening a patch.
+    It is twice the narrower half, so that a depth edge within a patch does not widen it.
     """
     centre = rows[..., half::patch_size, :]
     left = rows[..., 0::patch_size, :]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a training state into a checkpoint to ship."""
+"""Write a checkpoint from the state of a run."""
 from __future__ import annotations
 
 import json
@@ -7,13 +7,7 @@ from pathlib import Path
 
 import torch
 
-from spann3r_ros.networks.spann3r.checkpoint import (
-    CheckpointError,
-    load_model,
-    read_history,
-    save_model,
-)
-from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.checkpoint_files import CheckpointError
 
 from .loop import STATE
 from .training_config import TrainingConfig
@@ -25,18 +19,19 @@ ROOMS = 'procedurally generated rooms (spann3r_ros.rooms)'
 def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, str]:
     """Write the averaged weights of a run in fp16 and return the metadata stored with them.
 
-    With `other`, a checkpoint of the same sizes, it is the mean of both, under the licences of
-    both. Weights that began with others stay under the licence of those. Raises ValueError when
-    the folder has no state, CheckpointError when the two do not fit.
+    With `other`, a checkpoint of the same sizes, the weights are the mean of both and the licence
+    names both. A run that began with a checkpoint keeps the licence of it. Raises ValueError when
+    the folder has no state, CheckpointError when the sizes of the two differ.
     """
     if not (folder / STATE).is_file():
         raise ValueError(f'folder: expected a {STATE} in {folder}')
     state = torch.load(folder / STATE, weights_only=True, map_location='cpu')
     config = TrainingConfig.from_dict(json.loads(state['config']))
-    model = Spann3R(config.network)
+    trainable = config.trainable
+    model = trainable.build(config.network)
     model.load_state_dict(state['average'])
     if other is not None:
-        second = load_model(other)
+        second = trainable.load_model(other)
         if second.config != config.network:
             raise CheckpointError(f'{other}: expected {config.network}, got {second.config}')
         with torch.no_grad():
@@ -54,18 +49,18 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
     if not config.data:
         metadata['field_of_view_deg'] = str(config.field_of_view_deg)
     if other is not None:
-        add_history(metadata, read_history(other), other.name)
+        add_history(metadata, trainable.read_history(other), other.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(path, model, torch.float16, metadata)
+    trainable.save_model(path, model, torch.float16, metadata)
     return metadata
 
 
 def add_history(metadata: dict[str, str], other: dict[str, str], name: str) -> None:
-    """Let metadata also tell what is known of other weights, from the file of that name."""
-    for key, joint in (('licence', ' and '), ('training_data', '; and ')):
-        told = metadata[key].split(joint)
-        for text in other.get(key, f'that of {name}').split(joint):
-            # Means of kindred weights would tell the same again.
-            if text not in told:
-                told.append(text)
-        metadata[key] = joint.join(told)
+    """Add the licence and the training data of other weights, from the file `name`, in place."""
+    for key, separator in (('licence', ' and '), ('training_data', '; and ')):
+        entries = metadata[key].split(separator)
+        for entry in other.get(key, f'that of {name}').split(separator):
+            # Weights with a common history share entries.
+            if entry not in entries:
+                entries.append(entry)
+        metadata[key] = separator.join(entries)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run changes as it proceeds: stages, learning rates, steps of the camera."""
+"""The schedule of a run: stages, learning rates, motion of the camera."""
 from __future__ import annotations
 
 import math
@@ -13,9 +13,10 @@ COSINE_FLOOR = 0.02
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a run stands: its share in [0, 1), its stage, and the range of the camera's motion.
+    """The schedule at one step: progress in [0, 1), stage, and range of the camera's motion.
 
-    `motion` is of the stage, for rooms; `reach` in [0, 1] is of the whole run, for recordings.
+    `motion` follows the stage and is for rooms; `reach` in [0, 1] follows the whole run and is for
+    recordings.
     """
 
     progress: float
@@ -25,7 +26,7 @@ class Moment:
 
 
 def moment(config: TrainingConfig, step: int) -> Moment:
-    """Return where a run stands at a step."""
+    """Return the schedule of a run at a step."""
     progress = step / config.steps
     stage, position = locate_stage(config.stages, progress)
     motion = stage.motion[0] + position * (stage.motion[1] - stage.motion[0])
@@ -43,7 +44,7 @@ def locate_stage(stages: tuple[Stage, ...], progress: float) -> tuple[Stage, flo
 
 
 def interval_reach(progress: float) -> float:
-    """Return the share of the widest frame gap: up to all of it, at last half (Eq. 14-15)."""
+    """Return the share of the widest frame gap: rising to 1, then falling to 1/2 (Eq. 14-15)."""
     if progress < 0.75:
         return min(1.0, 2.0 * progress)
     return max(0.5, 1.0 - (progress - 0.75) / 0.25)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where training sequences come from: procedural rooms, or recorded folders of posed RGB-D."""
+"""Sources of training sequences: procedural rooms, or recorded folders of posed RGB-D."""
 from __future__ import annotations
 
 import os
@@ -35,7 +35,7 @@ class TrainingBatch:
     """B sequences of F frames.
 
     `images` uint8 [B, F, 3, H, W]; `points` float32 [B, F, H, W, 3] in metres in the frame of the
-    first camera; `valid` bool [B, F, H, W] says which of them are known.
+    first camera; `valid` bool [B, F, H, W] marks the pixels that have a point.
     """
 
     images: Tensor
@@ -44,22 +44,22 @@ class TrainingBatch:
 
 
 class Source(Protocol):
-    """Endless supply of batches, whose random state can be kept and restored."""
+    """An endless source of batches, whose random state can be saved and restored."""
 
     def batch(self, batch_size: int, frames: int, moment: Moment,
               draw: random.Random) -> TrainingBatch:
-        """Return new sequences; `draw` decides what all shards of a step have in common."""
+        """Return new sequences; `draw` is equal for all shards of a step."""
 
     def state(self) -> Tensor:
         """Return the random state, uint8."""
 
     def restore(self, state: Tensor) -> None:
-        """Continue with the batches that followed a state."""
+        """Continue with the batches that followed a saved state."""
 
 
 def open_sources(config: TrainingConfig, shards: Iterable[int],
                  device: str) -> dict[int, Source]:
-    """Return the source of each of some shards; ValueError or DatasetError for unfit data."""
+    """Return the source of each given shard; ValueError or DatasetError for bad data."""
     seeds = {shard: 1000 + config.seed + 7919 * shard for shard in shards}
     if config.data:
         recorded = Recordings(config)
@@ -67,7 +67,7 @@ def open_sources(config: TrainingConfig, shards: Iterable[int],
                 for shard, seed in seeds.items()}
     network = config.network
     if network.image_height != network.image_width:
-        raise ValueError(f'data: procedural rooms are square, the network takes '
+        raise ValueError(f'network: expected a square input for procedural rooms, got '
                          f'{network.image_height}x{network.image_width}')
     return {shard: RoomSource(config, seed, device) for shard, seed in seeds.items()}
 
@@ -75,7 +75,7 @@ def open_sources(config: TrainingConfig, shards: Iterable[int],
 def recorded_sequences(data: tuple[str, ...]) -> Iterator[RgbdSequence]:
     """Yield the sequences of all 'LAYOUT:FOLDER'; of 7-Scenes those of the training split.
 
-    Raises ValueError for another text, DatasetError for a folder that is not laid out so.
+    Raises ValueError for an unknown layout, DatasetError for a folder that does not have it.
     """
     for item in data:
         layout, _, folder = item.partition(':')
@@ -87,7 +87,7 @@ def recorded_sequences(data: tuple[str, ...]) -> Iterator[RgbdSequence]:
 
 
 class RoomSource:
-    """Procedural rooms; some steps walk steady turns, the others wander."""
+    """Procedural rooms; some steps have steady turns, in the others the camera wanders."""
 
     def __init__(self, config: TrainingConfig, seed: int, device: str) -> None:
         self._config = config
@@ -102,7 +102,7 @@ class RoomSource:
 
     def batch(self, batch_size: int, frames: int, moment: Moment,
               draw: random.Random) -> TrainingBatch:
-        """Return sequences of new rooms; long ones move less, so that they stay inside."""
+        """Return sequences of new rooms; in long ones the camera moves less, to stay inside."""
         turn = draw.choice((-1, 1)) * draw.uniform(*self._config.turn_range_deg)
         trajectory = 'turn' if draw.random() < self._config.turn_share else 'train'
         drawn = self._rooms.batch(batch_size, frames, moment.motion * min(1.0, 8 / frames) ** 0.5,
@@ -115,14 +115,14 @@ class RoomSource:
         return self._rooms.state()
 
     def restore(self, state: Tensor) -> None:
-        """Continue with the batches that followed a state."""
+        """Continue with the batches that followed a saved state."""
         self._rooms.restore(state)
 
 
 class Recordings:
     """Recorded sequences and the threads that read them, for all sources of a process.
 
-    ValueError for sequences shorter than the run asks for.
+    ValueError for recordings that are shorter than the run's longest sequence.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -136,9 +136,9 @@ class Recordings:
 
 
 class RecordedSource:
-    """Recorded sequences; frames lie up to so many views apart, forwards or backwards.
+    """Recorded sequences; consecutive frames are up to a gap of views apart, in either direction.
 
-    The farthest step grows and falls again as the run proceeds (paper, Eq. 14-15).
+    The gap grows and falls again as the run proceeds (paper, Eq. 14-15).
     """
 
     def __init__(self, recorded: Recordings, config: TrainingConfig, seed: int,
@@ -153,13 +153,13 @@ class RecordedSource:
 
     def batch(self, batch_size: int, frames: int, moment: Moment,
               draw: random.Random) -> TrainingBatch:
-        """Return sequences drawn from all recordings alike; DatasetError for a broken file."""
+        """Return sequences of recordings drawn uniformly; DatasetError for a broken file."""
         low, high = self._gap
         gap = int(low + moment.reach * (high - low))
         chosen = [self._choose(frames, gap) for _ in range(batch_size)]
-        asked = [(sequence, index, self._draw.uniform(-1.0, 1.0, 4).numpy())
-                 for sequence, indices in chosen for index in indices]
-        views = list(self._readers.map(lambda item: self._read(*item), asked))
+        requests = [(sequence, index, self._draw.uniform(-1.0, 1.0, 4).numpy())
+                    for sequence, indices in chosen for index in indices]
+        views = list(self._readers.map(lambda item: self._read(*item), requests))
         images, points, valid = [], [], []
         for number, (sequence, _) in enumerate(chosen):
             part = views[number * frames:(number + 1) * frames]
@@ -177,7 +177,7 @@ class RecordedSource:
         return self._draw.generator.get_state()
 
     def restore(self, state: Tensor) -> None:
-        """Continue with the batches that followed a state."""
+        """Continue with the batches that followed a saved state."""
         self._draw.generator.set_state(state)
 
     def _choose(self, frames: int, gap: int) -> tuple[RgbdSequence, list[int]]:

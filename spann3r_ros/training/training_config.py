@@ -1,35 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run consists of: network, data, stages, losses, optimiser."""
+"""The settings of a training run: network, data, stages, losses, optimiser."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spann3r_ros.networks.spann3r.config import Spann3RConfig
+from spann3r_ros.networks.registry import trainable_kind
+
+if TYPE_CHECKING:
+    from spann3r_ros.networks.trainable import NetworkSizes, Trainable
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A share of the run with its mix of sequences.
+    """A part of the run, `share` of its steps, with its mix of sequences.
 
-    Each step draws one of `lengths` (frames per sequence) and fills about `frames_per_step`
-    frames with sequences of it; `motion` (start, end) scales the camera's motion range, and
-    sequences longer than 8 frames move less, so that they stay in the room.
+    Each step draws one of `lengths`, in frames, and fills about `frames_per_step` frames with
+    sequences of this length. `motion` (start, end) scales the range of the camera's motion; in
+    sequences longer than 8 frames it is reduced, so that the camera stays in the room.
     """
 
     share: float
     lengths: tuple[int, ...]
     motion: tuple[float, float] = (1.0, 1.0)
-
-
-def small_network() -> Spann3RConfig:
-    """Return the sizes of the bundled network."""
-    return Spann3RConfig(
-        image_height=96, image_width=96, patch_size=12, encoder_width=192, encoder_depth=4,
-        encoder_heads=4, decoder_width=192, decoder_depth=3, decoder_heads=4, value_depth=2,
-        value_heads=4, head='linear', learned_positions=True)
 
 
 CURRICULUM = (
@@ -38,20 +33,6 @@ CURRICULUM = (
     Stage(0.20, (5, 8), (0.6, 0.6)),
     Stage(0.40, (5, 10, 24), (0.6, 0.6)),
 )
-# For weights that have the curriculum behind them: time belongs to what a map is made of.
-LONG_SEQUENCES = (
-    Stage(0.65, (5, 10, 16, 24), (0.6, 0.6)),
-    Stage(0.35, (5, 10, 24, 40), (0.6, 0.6)),
-)
-PLACED_SEQUENCES = (
-    Stage(0.35, (5, 8, 12), (0.8, 0.8)),
-    Stage(0.65, (5, 10, 16, 32), (0.8, 0.8)),
-)
-MIXED_SEQUENCES = (Stage(1.0, (5, 8, 12, 24), (0.8, 0.8)),)
-OTHER_LENGTHS = (Stage(1.0, (4, 6, 10, 16, 24), (0.8, 0.8)),)
-SHORT_AND_LONG = (Stage(1.0, (5, 5, 8, 12, 24), (0.8, 0.8)),)
-FULL_TURNS = (Stage(1.0, (5, 5, 8, 24, 40), (0.8, 0.8)),)
-
 
 LOSSES = ('rooms', 'paper', 'released')
 ROOMS_LOSSES_ONLY = ('alpha', 'attention_weight', 'placed_share', 'shown_share', 'shown_slip',
@@ -63,29 +44,37 @@ PRECISIONS = ('fp32', 'tf32', 'bf16')
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A whole run; equal configs and seeds give equal curves on equal hardware.
+    """The settings of a run; equal settings and seeds give equal curves on equal hardware.
 
-    `losses` are those of the paper, those its released code computes, which mix the sequences of a
-    shard, or those the bundled model is trained with. `data` are folders as 'LAYOUT:FOLDER', none:
-    procedural rooms. Every step is the mean over `shards`, drawn apart and shared out evenly among
-    processes: as many processes as there are shards, or fewer, give the same curve. `frozen` parts
-    of the network (see `optimisers.PARTS`) keep their weights. `frame_gap` is the widest step
-    between two views of a recording, in views, at the start and in the middle of a run.
+    `network_name` is a registered kind of network, empty: the first that can be trained. `network`
+    are its sizes, None: the default ones of that kind. `frozen` parts of it (`Trainable.PARTS`)
+    keep their weights.
 
-    The fields from `field_of_view_deg` to `textures` are those of `RoomConfig`.
-    `turn_share` of the steps walk steady level turns of `turn_range_deg` a frame, to either side;
-    the others wander. The best confidence C of a pixel with relative error e is alpha / e, so what
-    leaves the network, (C - 1) / C, tends to 1 - e / alpha. `placed_share` of the sequences begin
-    as if their first camera stood anywhere in the map: the network has to take the frame of its
-    answers from the memory, as it must in the later part of a long sequence. `shown_share` of them
-    store true points instead of predicted ones: finding the way in a map that is right is learned
-    apart from living with one's own errors. `shown_slip` misplaces their frames, more and more, in
-    what is stored but not in what is asked: to find the way in a map that has drifted.
-    `plain_weight` regresses the error itself, and the confidence learns beside it instead of
-    weighting it: large errors count in full.
+    `losses` are those of the bundled model ('rooms'), of the paper ('paper'), or of the paper's
+    code ('released'), which mix the sequences of a shard. `data` are folders as 'LAYOUT:FOLDER',
+    none: procedural rooms. `frame_gap` is the widest step between two views of a recording, in
+    views, at the start and in the middle of a run. Every step is the mean over `shards`, which are
+    drawn separately and distributed evenly over the processes: the curve does not depend on the
+    number of processes.
+
+    The fields from `field_of_view_deg` to `textures` are those of `RoomConfig`. A share
+    `turn_share` of the steps has steady level turns of `turn_range_deg` a frame, to either side;
+    in the other steps the camera wanders.
+
+    The losses 'rooms' use the following. The confidence C that minimises the loss of a pixel with
+    the relative error e is alpha / e; the network then returns (C - 1) / C = 1 - e / alpha. A
+    share `placed_share` of the sequences stores its first frame as if its camera stood anywhere in
+    the map: the network must take the frame of its predictions from the memory, as in the later
+    part of a long sequence. A share `shown_share` stores true points in place of predicted ones:
+    the network learns to localise in a correct map. `shown_slip` adds errors to these stored
+    points that grow along the sequence; the expected predictions stay the true ones: the network
+    learns to localise in a map that has drifted. With `plain_weight` above 0 the error itself is
+    minimised, with this weight, and the confidence no longer weights it: large errors count in
+    full.
     """
 
-    network: Spann3RConfig = field(default_factory=small_network)
+    network_name: str = ''
+    network: NetworkSizes | None = None
     losses: str = 'rooms'
     data: tuple[str, ...] = ()
     frame_gap: tuple[int, int] = (5, 30)
@@ -124,6 +113,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'network_name', trainable_kind(self.network_name).name)
+        if self.network is None:
+            object.__setattr__(self, 'network', self.trainable.default_sizes())
         for name, choices in (('losses', LOSSES), ('optimiser', OPTIMISERS), ('decay', DECAYS),
                               ('precision', PRECISIONS)):
             if getattr(self, name) not in choices:
@@ -141,33 +133,39 @@ class TrainingConfig:
         together = min(length for stage in self.stages for length in stage.lengths) * self.shards
         if self.losses == 'released' and self.frames_per_step < 2 * together:
             raise ValueError(f"shards: expected two sequences or more in each with the losses "
-                             f"'released', else they are the paper's, got {self.shards} with "
-                             f'{self.frames_per_step} frames a step')
+                             f"'released', which equal the paper's for one, got {self.shards} "
+                             f'with {self.frames_per_step} frames a step')
         for item in fields(self) if self.losses != 'rooms' else ():
             value = getattr(self, item.name)
             if item.name in ROOMS_LOSSES_ONLY and value != item.default:
                 raise ValueError(f"{item.name}: expected {item.default}, as only the losses "
                                  f"'rooms' use it, with the losses {self.losses!r}, got {value}")
 
+    @property
+    def trainable(self) -> Trainable:
+        """Return what trains this kind of network; importing it is heavy."""
+        return trainable_kind(self.network_name).training()
+
     def lasting(self, steps: int) -> TrainingConfig:
-        """Return the same run in so many steps, of which the warm-up keeps its share."""
+        """Return the same run with another number of steps; the warm-up keeps its share."""
         return replace(self, steps=steps,
                        warmup_steps=max(1, round(self.warmup_steps * steps / self.steps)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
-        return asdict(self)
+        """Return plain values for JSON."""
+        return {**asdict(self), 'network': self.network.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
-        """Build from plain values, the rest by default; ValueError for an unknown name."""
+        """Build from plain values, others by default; ValueError for an unknown name."""
         unknown = sorted(set(values) - {item.name for item in fields(cls)})
         if unknown:
             raise ValueError(f'training config: expected known fields only, got {unknown}')
         made = {name: tuple(value) if isinstance(value, list) else value
                 for name, value in values.items()}
         if 'network' in made:
-            made['network'] = Spann3RConfig.from_dict(made['network'])
+            kind = trainable_kind(made.get('network_name', ''))
+            made['network'] = kind.training().sizes_from_dict(made['network'])
         if 'stages' in made:
             made['stages'] = tuple(
                 Stage(item['share'], tuple(item['lengths']),
@@ -176,70 +174,8 @@ class TrainingConfig:
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:
-        """Read a JSON file of fields; ValueError names the file and what is wrong."""
+        """Read a JSON file of fields; ValueError names the file and the bad field."""
         try:
             return cls.from_dict(json.loads(path.read_text()))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f'{path}: {error}') from error
-
-
-# The runs that made the bundled model; each but the first began with what the one before released.
-BUNDLED_RUNS = {
-    'curriculum': TrainingConfig(shards=2),
-    'long': TrainingConfig(stages=LONG_SEQUENCES, steps=1925, shards=2, frames_per_step=96,
-                           decay_share=0.56, muon_lr=1.5e-3, adam_lr=7.5e-4, turn_share=0.4,
-                           seed=7),
-    'placed': TrainingConfig(stages=PLACED_SEQUENCES, steps=2000, shards=2, frames_per_step=96,
-                             warmup_steps=20, decay_share=1.0, muon_lr=1.5e-3, adam_lr=7.5e-4,
-                             turn_share=0.4, placed_share=0.6, seed=17),
-    'shown': TrainingConfig(stages=MIXED_SEQUENCES, steps=1500, shards=2, frames_per_step=96,
-                            warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
-                            turn_share=0.5, placed_share=0.5, shown_share=0.6, seed=37),
-    'own': TrainingConfig(stages=MIXED_SEQUENCES, steps=500, shards=2, frames_per_step=96,
-                          warmup_steps=10, decay_share=1.0, muon_lr=5e-4, adam_lr=2.5e-4,
-                          turn_share=0.5, placed_share=0.5, shown_share=0.3, seed=57),
-    'slipped': TrainingConfig(stages=MIXED_SEQUENCES, steps=1600, shards=2, frames_per_step=96,
-                              warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
-                              turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
-                              seed=67),
-    'again': TrainingConfig(stages=OTHER_LENGTHS, steps=1200, shards=2, frames_per_step=96,
-                            warmup_steps=20, decay_share=1.0, muon_lr=1.2e-3, adam_lr=6e-4,
-                            turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
-                            seed=77),
-    'plain': TrainingConfig(stages=MIXED_SEQUENCES, steps=300, shards=2, frames_per_step=96,
-                            warmup_steps=20, decay_share=1.0, muon_lr=4e-4, adam_lr=2e-4,
-                            turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
-                            plain_weight=4.0, seed=87),
-    'longer': TrainingConfig(stages=SHORT_AND_LONG, steps=1450, shards=2, frames_per_step=96,
-                             warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
-                             turn_share=0.5, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
-                             plain_weight=4.0, seed=97),
-    'turns': TrainingConfig(stages=FULL_TURNS, steps=1450, shards=2, frames_per_step=96,
-                            warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
-                            turn_share=0.6, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
-                            plain_weight=4.0, precision='bf16', seed=107),
-    'doors': TrainingConfig(stages=FULL_TURNS, steps=1300, shards=2, frames_per_step=96,
-                            warmup_steps=20, decay_share=1.0, muon_lr=7e-4, adam_lr=3.5e-4,
-                            turn_share=0.6, placed_share=0.5, shown_share=0.35, shown_slip=1.0,
-                            plain_weight=4.0, partition_share=0.4, composite_share=0.5,
-                            vignetting=0.4, streak=0.02, field_of_view_jitter_deg=12.0,
-                            precision='bf16', seed=117),
-}
-# Runs that release the mean of their weights and of what an earlier run released.
-BUNDLED_MEANS = {'again': 'slipped', 'turns': 'longer', 'doors': 'turns'}
-
-# The paper's own training, to go on with the authors' weights or others of their layout: 16
-# sequences a step, of five frames as in version 1.0.
-PAPER_RUN = TrainingConfig(
-    network=Spann3RConfig(), losses='paper', stages=(Stage(1.0, (5,)),), steps=20_000,
-    shards=16, frames_per_step=80, warmup_steps=1700, optimiser='adamw', decay='cosine',
-    decay_share=0.915, adam_lr=5e-5, weight_decay=0.05, attention_dropout=0.15,
-    precision='tf32')
-PAPER_RUNS = {
-    'paper': PAPER_RUN,
-    # Of the training of version 1.01 no more is known than the length of its sequences.
-    'paper-v1.01': replace(PAPER_RUN, stages=(Stage(1.0, (10,)),), frames_per_step=160),
-    # The released code mixes the sequences that a process has at once: four, as in its README.
-    'released': replace(PAPER_RUN, losses='released', shards=4),
-}
-RUNS = {**BUNDLED_RUNS, **PAPER_RUNS}

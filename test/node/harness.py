@@ -25,6 +25,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -36,7 +37,7 @@ from synthetic_mapper import CAMERA, FRAMES
 
 from spann3r_ros.tools.processes import resident_bytes
 
-DEADLINE_SEC = 60.0
+DEADLINE_SEC = 300.0  # only what has failed waits so long
 ANSWER_SEC = 2.0
 END_SEC = 10.0
 START_NS = 1_700_000_000_123_456_789
@@ -98,8 +99,7 @@ class Mapper:
     """The mapper's process; its output goes to `log`."""
 
     program = Path(__file__).with_name('synthetic_mapper.py')
-    remaps = ('image:=/camera/image_raw', 'camera_info:=/camera/camera_info',
-              'mask:=/camera/mask')
+    remaps = ('image:=/camera/image_raw', 'camera_info:=/camera/camera_info')
 
     def __init__(self, directory: Path, options: dict[str, Any] | None = None,
                  **parameters: Value) -> None:
@@ -169,6 +169,7 @@ class Peer:
         self._closing = Event()
         self._changed = Condition()
         self.received: dict[str, list[Message]] = defaultdict(list)
+        self.writers: dict[str, int] = defaultdict(int)  # found by `listen`, by topic
         # Created before the mapper: a server that has not discovered a client loses the response.
         self._clients = {service: self.node.create_client(kind, service)
                          for service, kind in SERVICES.items()}
@@ -186,8 +187,12 @@ class Peer:
     def listen(self, kind: type, topic: str, latched: bool = False) -> list[Message]:
         """Collect a topic's messages into the returned list."""
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        def count(matched: QoSSubscriptionMatchedInfo) -> None:
+            self.writers[topic] = matched.current_count
+
         self.node.create_subscription(kind, topic, lambda message: self._take(topic, message),
-                                      QoSProfile(depth=1000, durability=durability))
+                                      QoSProfile(depth=1000, durability=durability),
+                                      event_callbacks=SubscriptionEventCallbacks(matched=count))
         self._clients['/mapper/get_state'] = self.node.create_client(
             GetState, '/mapper/get_state')  # the last again, see `_meet`
         self.is_known = False

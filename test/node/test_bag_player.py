@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import DEADLINE_SEC, Mapper, Orbit, Peer, stamp_of, to_ns
+import rclpy
+from harness import DEADLINE_SEC, Mapper, Message, Orbit, Peer, stamp_of, to_ns
+from rclpy.duration import Duration
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from spann3r_ros.msg import MapperStatus
 
 from bags import compressed_bag, raw_bag
 from spann3r_ros.datasets.bag_writer import BagWriter
 from spann3r_ros.datasets.bags import BagError, CameraBag, TopicNames
-from spann3r_ros.tools.bag_player import PlayOptions
+from spann3r_ros.tools.bag_player import DEPTH, Player, PlayOptions, SilenceError
 
 Start = Callable[..., Mapper]
 
@@ -26,25 +31,123 @@ def play(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True, text=True, timeout=DEADLINE_SEC)
 
 
-@pytest.mark.parametrize(('write', 'kind', 'topic'), [
-    (raw_bag, Image, '/camera/image_raw'),
-    (compressed_bag, CompressedImage, '/camera/image_raw/compressed'),
+def tell_status(peer: Peer, images: list[Message], *topics: str) -> None:
+    """Count the images as a mapper does, from when these topics have their writers."""
+    publisher = peer.publisher(MapperStatus, '/peer/status')
+
+    def tell() -> None:
+        if all(peer.writers[topic] for topic in topics):
+            publisher.publish(MapperStatus(state='active', frames_processed=len(images)))
+    peer.node.create_timer(0.05, tell)
+
+
+def recorded_images(bag: Path, kind: type) -> list[Message]:
+    with CameraBag(bag) as recording:
+        return [deserialize_message(bytes(data), kind)
+                for one, _, data in recording.raw() if one.topic == recording.image.topic]
+
+
+@pytest.mark.parametrize(('write', 'kind', 'topic', 'infos_topics'), [
+    (raw_bag, Image, '/camera/image_raw', ()),
+    (compressed_bag, CompressedImage, '/camera/image_raw/compressed', ('/camera/camera_info',)),
 ])
 def test_every_image_arrives_as_recorded(
-        write: Callable[..., Path], kind: type, topic: str, peer: Peer, orbit: Orbit,
-        tmp_path: Path) -> None:
+        write: Callable[..., Path], kind: type, topic: str, infos_topics: tuple[str, ...],
+        peer: Peer, orbit: Orbit, tmp_path: Path) -> None:
     bag = write(tmp_path / 'bag', orbit, 20)
-    images, infos = peer.listen(kind, topic), peer.listen(CameraInfo, '/camera/camera_info')
-    done = play('--bag', bag, '--rate', '10')
+    images = peer.listen(kind, topic)
+    infos = [peer.listen(CameraInfo, name) for name in infos_topics]
+    tell_status(peer, images, topic, *infos_topics)
+    done = play('--bag', bag, '--rate', '10', '--window', '20', '--status', '/peer/status')
     assert done.returncode == 0, done.stderr
-    peer.until(lambda: len(images) == 20, 'all images')
     assert [to_ns(image.header.stamp) for image in images] == [stamp_of(i) for i in range(20)]
-    with CameraBag(bag) as recording:
-        recorded = [deserialize_message(bytes(data), kind)
-                    for one, _, data in recording.raw() if one.topic == topic]
-    assert images == recorded
-    if kind is CompressedImage:
-        peer.until(lambda: len(infos) == 20, 'all calibrations')
+    assert images == recorded_images(bag, kind)
+    for one in infos:
+        peer.until(lambda one=one: len(one) == 20, 'all calibrations')
+
+
+class Line:
+    """A publisher whose listener takes a message only when it is waited for."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic_name = topic
+        self.open = self.most_open = self.sent = 0
+        # How often it is asked for listeners before it has one; None: it never has.
+        self.asked_before: int | None = 0
+
+    def get_subscription_count(self) -> int:
+        if self.asked_before is None:
+            return 0
+        self.asked_before -= 1
+        return int(self.asked_before < 0)
+
+    def publish(self, data: bytes) -> None:
+        self.sent += 1
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+
+    def wait_for_all_acked(self, patience: Duration) -> bool:
+        self.open = 0
+        return True
+
+
+@pytest.fixture
+def lines(domain: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Line]]:
+    """Return the publishers of the players that a test makes."""
+    made: list[Line] = []
+
+    create = Player.create_publisher
+
+    def make(self: Player, kind: type, topic: str, qos: QoSProfile,
+             **options: object) -> Line | Publisher:
+        if not topic.startswith('/camera'):  # what every node has
+            return create(self, kind, topic, qos, **options)
+        assert qos.reliability == ReliabilityPolicy.RELIABLE and qos.depth >= DEPTH
+        made.append(Line(topic))
+        return made[-1]
+
+    rclpy.init()
+    monkeypatch.setattr(Player, 'create_publisher', make)
+    yield made
+    rclpy.shutdown()
+
+
+def test_no_more_is_open_than_the_middleware_keeps(
+        lines: list[Line], orbit: Orbit, tmp_path: Path) -> None:
+    with CameraBag(compressed_bag(tmp_path / 'bag', orbit, 3 * DEPTH + 2)) as bag:
+        assert Player(bag, PlayOptions(rate=1000.0)).play() == 3 * DEPTH + 2
+    assert [line.sent for line in lines] == [3 * DEPTH + 2] * 2
+    assert [line.open for line in lines] == [0, 0]
+    assert max(line.most_open for line in lines) <= DEPTH
+
+
+def test_nothing_is_sent_before_every_topic_has_its_listener(
+        lines: list[Line], orbit: Orbit, tmp_path: Path) -> None:
+    with CameraBag(compressed_bag(tmp_path / 'bag', orbit, 2)) as bag:
+        player = Player(bag, PlayOptions(rate=1000.0, others_sec=DEADLINE_SEC))
+        info = next(line for line in lines if line.topic_name.endswith('camera_info'))
+        info.asked_before = 3
+        info.publish = lambda data, publish=info.publish: (
+            publish(data) if info.asked_before < 0 else pytest.fail('sent to nobody'))
+        assert player.play() == 2
+    assert info.sent == 2
+
+
+def test_topic_without_a_listener_does_not_stop_the_images(
+        lines: list[Line], orbit: Orbit, tmp_path: Path) -> None:
+    with CameraBag(compressed_bag(tmp_path / 'bag', orbit, 2)) as bag:
+        player = Player(bag, PlayOptions(rate=1000.0, others_sec=0.2))
+        info = next(line for line in lines if line.topic_name.endswith('camera_info'))
+        info.asked_before = None
+        assert player.play() == 2
+
+
+def test_listener_that_takes_nothing_is_an_error(
+        lines: list[Line], orbit: Orbit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Line, 'wait_for_all_acked', lambda self, patience: False)
+    with CameraBag(raw_bag(tmp_path / 'bag', orbit, 2)) as bag, \
+            pytest.raises(SilenceError, match='/camera/image_raw for 7 s'):
+        Player(bag, PlayOptions(rate=1000.0, patience_sec=7.0)).play()
 
 
 def test_window_bounds_the_open_images(

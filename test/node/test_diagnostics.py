@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count, pairwise
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from harness import Camera, Mapper, Orbit, Peer
@@ -41,8 +42,16 @@ def test_missing_images_are_a_warning_until_one_comes(
     monitor = Monitor(peer, 'input')
     start(mode='replay', **{'diagnostics.stale_after_sec': 1.5})
     assert 'no image for' in monitor.until(WARN).message
-    camera.send(orbit.image(0))
-    monitor.until(WARN, OK)
+    images = count()
+
+    def have_come() -> bool:
+        index = next(images)
+        camera.send(orbit.image(index))
+        peer.until_settled(index + 1)
+        return (WARN, OK) in pairwise(monitor.levels())
+
+    # A busy machine may be silent for so long again before it says that an image came.
+    peer.until(have_come, 'levels WARN, OK')
 
 
 def test_an_inactive_node_reports_its_state_and_does_not_warn(peer: Peer, start: Start) -> None:
@@ -84,8 +93,7 @@ def test_many_dropped_images_are_a_warning(
         'diagnostics.max_dropped_share': 0.5})
     monitor.until(OK)
     camera.send(*(orbit.image(index) for index in range(30)))
-    status = monitor.until(OK, WARN)
-    assert 'of the images are dropped' in status.message
+    assert 'of the images are dropped' in monitor.until(OK, WARN).message
+    status = monitor.until(OK, WARN, OK)
     values = {pair.key: pair.value for pair in status.values}
     assert int(values['dropped']) > 15
-    monitor.until(OK, WARN, OK)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's tables of topics and services are those of the running node."""
+"""The tables of topics and services in docs/interface.md are those of the running node."""
 from __future__ import annotations
 
 import re
@@ -11,18 +11,19 @@ from harness import Mapper, Peer
 
 Start = Callable[..., Mapper]
 Graph = dict[str, str]
-README = (Path(__file__).parents[2] / 'README.md').read_text()
+INTERFACE = (Path(__file__).parents[2] / 'docs' / 'interface.md').read_text()
 # Every node's, and every lifecycle node's.
 COMMON = re.compile(
     r'/rosout|/parameter_events|/clock|/mapper/(transition_event|get_state|change_state'
     r'|get_available_(states|transitions)|get_transition_graph|.*parameter.*'
     r'|get_type_description)')
-REMAPPED = {'/image': '/camera/image_raw', '/camera_info': '/camera/camera_info'}
+REMAPPED = {'/image': '/camera/image_raw', '/camera_info': '/camera/camera_info',
+            '/mask': '/camera/mask'}
 
 
 def table(head: str) -> Graph:
-    """Return name -> type, without its package, of the README's table that begins with `head`."""
-    rows = README[README.index(f'| {head} | type | |'):].split('\n\n')[0].splitlines()[2:]
+    """Return name -> type, without its package, of the table that begins with `head`."""
+    rows = INTERFACE[INTERFACE.index(f'| {head} | type | |'):].split('\n\n')[0].splitlines()[2:]
     found = {}
     for row in rows:
         names, kinds = (re.findall(r'`([^`]+)`', cell) for cell in row.split('|')[1:3])
@@ -42,7 +43,7 @@ def graph(pairs: list[tuple[str, list[str]]]) -> Graph:
     ('input', 'get_subscriber_names_and_types_by_node'),
     ('output', 'get_publisher_names_and_types_by_node'),
     ('service', 'get_service_names_and_types_by_node')])
-def test_readme_lists_topics_and_services_of_the_node(
+def test_document_lists_topics_and_services_of_the_node(
         head: str, ask: str, peer: Peer, start: Start) -> None:
     expected = table(head)
     assert len(expected) >= 3
@@ -51,4 +52,4 @@ def test_readme_lists_topics_and_services_of_the_node(
     peer.until(lambda: peer.state() == 'active', 'the node to be active')
     peer.until(lambda: graph([pair for node in nodes
                               for pair in getattr(peer.node, ask)(node, '/')]) == expected,
-               f'{expected}, the {head}s of the README')
+               f'{expected}, the {head}s of docs/interface.md')

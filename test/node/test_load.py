@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from harness import START_NS, Camera, Mapper, Orbit, Peer, balanced, raw_image, to_ns
 from spann3r_ros.msg import MapperStatus
+
+from spann3r_ros.pipeline.worker import WINDOW
 
 Start = Callable[..., Mapper]
 RATE_HZ = 30
@@ -40,10 +41,10 @@ def test_a_slow_network_gets_the_newest_images_and_reports_the_true_latency(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     arrived_sec: dict[int, float] = {}
 
-    def note(pose: PoseWithCovarianceStamped) -> None:
-        arrived_sec.setdefault(to_ns(pose.header.stamp), time.monotonic())
+    def note(status: MapperStatus) -> None:
+        arrived_sec.setdefault(to_ns(status.header.stamp), time.monotonic())
 
-    peer.node.create_subscription(PoseWithCovarianceStamped, '/mapper/pose', note, 1000)
+    peer.node.create_subscription(MapperStatus, '/mapper/status', note, 1000)
     start({'delay_sec': NETWORK_SEC}, **LIVE)
     statuses = peer.statuses()
     sent_sec = play(camera, orbit, LONG_SEC)
@@ -51,16 +52,18 @@ def test_a_slow_network_gets_the_newest_images_and_reports_the_true_latency(
 
     assert all(balanced(one) for one in statuses)
     assert last.frames_failed == last.frames_skipped == 0
-    assert LONG_SEC <= last.frames_processed < 1.1 * LONG_SEC / NETWORK_SEC
+    # However busy the machine is, the network has taken its time for each that it processed.
+    took_sec = time.monotonic() - min(sent_sec.values())
+    assert 2 <= last.frames_processed <= took_sec / NETWORK_SEC
     assert last.frames_dropped == len(sent_sec) - last.frames_processed
+    assert to_ns(last.header.stamp) == max(sent_sec)
     reported = latencies(statuses)
-    measured = {stamp: arrived_sec[stamp] - sent_sec[stamp] for stamp in reported
-                if stamp in arrived_sec}
-    assert len(measured) > 0.8 * last.frames_processed
-    ratio = np.median([reported[stamp] / measured[stamp] for stamp in measured])
-    assert 0.9 < ratio < 1.1
-    mean = np.mean(list(reported.values()))
-    assert last.latency_mean_sec == pytest.approx(mean, rel=0.1)
+    assert reported
+    for stamp, latency_sec in reported.items():
+        assert NETWORK_SEC <= latency_sec <= arrived_sec[stamp] - sent_sec[stamp]
+    assert NETWORK_SEC <= last.latency_mean_sec <= last.latency_max_sec
+    if len(reported) == last.frames_processed <= WINDOW:
+        assert last.latency_mean_sec == pytest.approx(np.mean(list(reported.values())))
 
 
 def latencies(statuses: list[MapperStatus]) -> dict[int, float]:

@@ -6,6 +6,8 @@ import ast
 from pathlib import Path
 
 import pytest
+import rclpy
+import rclpy.node
 import yaml
 
 from spann3r_ros.networks.registry import network_kinds
@@ -38,9 +40,10 @@ def test_yaml_file_is_generated_from_the_dataclasses() -> None:
         'run: python3 -m spann3r_ros.pipeline.node_settings > config/mapper.yaml')
 
 
-def test_readme_has_the_table_of_parameters() -> None:
-    assert to_markdown() in (ROOT / 'README.md').read_text(), (
-        'update README.md from: python3 -m spann3r_ros.pipeline.node_settings --markdown')
+def test_document_has_the_table_of_parameters() -> None:
+    assert (ROOT / 'docs' / 'parameters.md').read_text().endswith('\n\n' + to_markdown()), (
+        'replace the table at the end of docs/parameters.md by the output of: '
+        'python3 -m spann3r_ros.pipeline.node_settings --markdown')
 
 
 def test_yaml_file_holds_every_parameter_at_its_default() -> None:
@@ -94,6 +97,52 @@ def test_yaml_of_the_node_is_read_without_ros(tmp_path: Path) -> None:
     assert read_yaml(file) == {'mode': 'replay', 'pose.max_points': 99,
                                'spann3r.working_frames': 3}
     assert from_values(read_yaml(ROOT / 'config' / 'mapper.yaml')) == Settings()
+
+
+def section(name: str, value: int = 1) -> str:
+    return f'"{name}":\n  ros__parameters: {{pose: {{max_points: {value}}}}}\n'
+
+
+def parameters_of_node(file: Path, node_name: str) -> dict[str, object]:
+    """Return what rclpy reads for a node of this full name."""
+    namespace, _, name = node_name.rpartition('/')
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', '--params-file', str(file)])
+    try:
+        node = rclpy.node.Node(name, namespace=namespace, context=context)
+        found = {name: item.value for name, item in node._parameter_overrides.items()}
+        node.destroy_node()
+    finally:
+        context.try_shutdown()
+    return found
+
+
+@pytest.mark.parametrize('node_name', ['/mapper', '/robot/mapper', '/a/b/mapper'])
+@pytest.mark.parametrize('text', [
+    *map(section, ('/**', '**', '/*', '*', 'mapper', '/mapper', '/**/mapper', '**/mapper',
+                   '/*/mapper', '/robot/mapper', 'robot/mapper', '/robot/*', '/robot/**', '/*/*',
+                   '/**/robot', 'other', '/robot')),
+    'robot:\n  mapper:\n    ros__parameters: {pose: {max_points: 1}}\n',
+    'a:\n  b:\n    mapper:\n      ros__parameters: {pose: {max_points: 1}}\n',
+    '/**:\n  mapper:\n    ros__parameters: {pose: {max_points: 1}}\n',
+    section('/**/mapper') + section('/mapper', 2) + section('/**', 3),
+    section('/**', 3) + section('/*/mapper', 4) + section('/mapper', 2)])
+def test_sections_are_matched_as_rclpy_does(text: str, node_name: str, tmp_path: Path) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text(text)
+    expected = parameters_of_node(file, node_name)
+    if expected:
+        assert read_yaml(file, node_name) == expected
+    else:
+        with pytest.raises(ValueError, match=f'a section for the node {node_name}, got /'):
+            read_yaml(file, node_name)
+
+
+def test_parameters_of_rclpy_itself_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    use_sim_time: true\n    mode: replay\n'
+                    '    qos_overrides:\n      /image: {subscription: {some: [1]}}\n')
+    assert read_yaml(file) == {'mode': 'replay'}
 
 
 @pytest.mark.parametrize(('text', 'reason'), [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from spann3r_ros.ros.conversions import POINT
 
 Start = Callable[..., Mapper]
 SCENE = SyntheticScene()
+# For images whose pose comes: how late it may be is the machine's affair.
+PATIENT_SEC = 50.0
 
 
 def points_of(clouds: list[PointCloud2]) -> np.ndarray:
@@ -30,7 +33,8 @@ def points_of(clouds: list[PointCloud2]) -> np.ndarray:
 def test_the_map_is_in_the_frame_of_the_poses(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     # The network drifts by a metre and a half along the way, and does not measure in metres.
-    start({'drift': 0.05, 'unit': 2.5}, autostart=False, mode='replay', pose_source='tf')
+    start({'drift': 0.05, 'unit': 2.5}, autostart=False, mode='replay', pose_source='tf',
+          pose_timeout_sec=PATIENT_SEC)
     clouds = peer.listen(PointCloud2, '/mapper/points')
     poses = peer.listen(PoseWithCovarianceStamped, '/mapper/pose')
     odometry = peer.listen(Odometry, '/mapper/odometry')
@@ -62,7 +66,7 @@ def test_the_map_is_in_the_frame_of_the_poses(
 
 def test_images_wait_for_their_poses(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
-    start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=50.0)
+    start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=PATIENT_SEC)
     peer.statuses()
     robot.begin()
     camera.send(*(orbit.image(index) for index in range(8)))
@@ -76,7 +80,8 @@ def test_images_wait_for_their_poses(
 def test_transforms_are_received_while_images_block_the_node(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     """A slow network, and many more transforms than the node's executor could receive."""
-    start({'delay_sec': 0.2}, autostart=False, mode='replay', pose_source='tf')
+    start({'delay_sec': 0.2}, autostart=False, mode='replay', pose_source='tf',
+          pose_timeout_sec=PATIENT_SEC)
     paths = peer.listen(Path, '/mapper/path', latched=True)
     peer.statuses()
     robot.begin()
@@ -96,7 +101,8 @@ def test_transforms_are_received_while_images_block_the_node(
 def test_a_bag_that_begins_again_finds_its_first_pose(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     """Transforms of the new time come before its first image; none may be lost."""
-    mapper = start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=3.0)
+    mapper = start(autostart=False, mode='replay', pose_source='tf',
+                   pose_timeout_sec=PATIENT_SEC)
     peer.statuses()
     robot.begin()
     camera.connect()
@@ -113,7 +119,7 @@ def test_a_bag_that_begins_again_finds_its_first_pose(
 
 def test_a_reset_drops_the_images_that_wait(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
-    start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=50.0)
+    start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=PATIENT_SEC)
     peer.statuses()
     robot.begin()
     camera.send(*(orbit.image(index) for index in range(3)))
@@ -141,7 +147,8 @@ def test_an_image_that_names_no_camera_is_refused(
 
 def test_a_map_in_the_frame_of_odometry(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
-    start(autostart=False, mode='replay', pose_source='tf', map_frame='odom')
+    start(autostart=False, mode='replay', pose_source='tf', map_frame='odom',
+          pose_timeout_sec=PATIENT_SEC)
     clouds = peer.listen(PointCloud2, '/mapper/points')
     peer.statuses()
     robot.begin()
@@ -163,12 +170,19 @@ def test_images_without_a_pose_are_dropped_and_reported(
     status = peer.until_settled(4)
     assert status.frames_dropped == 4
     assert f"no pose of '{OPTICAL_FRAME}'" in status.last_error
-    for index in range(4, 9):
+    indices = count(4)
+
+    def have_passed() -> bool:
+        index = next(indices)
         robot.localise(index)
         robot.drive(index)
         camera.send(orbit.image(index))
-    status = peer.until_settled(9)
-    assert (status.frames_dropped, status.frames_processed) == (4, 5)
+        return peer.until_settled(index + 1).frames_processed >= 5
+
+    # On a busy machine a pose may come too late, too.
+    peer.until(have_passed, 'five images with a pose')
+    status = peer.statuses()[-1]
+    assert status.frames_dropped + status.frames_processed == status.frames_received
     assert all(map(balanced, peer.statuses()))
 
 

@@ -28,7 +28,7 @@ from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.ros.conversions import POINT
 
 Start = Callable[..., Mapper]
-CLOUD_DTYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<u4'),
+CLOUD_DTYPE = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'),
                         ('confidence', '<f4')])
 
 
@@ -100,7 +100,7 @@ def test_compressed_images_are_mapped_and_a_truncated_one_is_refused(
 
 def test_live_overload_drops_the_oldest_and_counts_all(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
-    start({'delay_sec': 0.05}, **{
+    start({'delay_sec': 0.5}, **{
         'qos_overrides./camera/image_raw.subscription.reliability': 'reliable',
         'qos_overrides./camera/image_raw.subscription.depth': 100})
     peer.statuses()
@@ -113,7 +113,7 @@ def test_live_overload_drops_the_oldest_and_counts_all(
     assert all(balanced(one) for one in peer.statuses())
     # The newest frame is never the one that is dropped.
     assert to_ns(status.header.stamp) == stamp_of(49)
-    assert status.latency_last_sec >= status.inference_last_sec >= 0.05
+    assert status.latency_last_sec >= status.inference_last_sec >= 0.5
     assert status.latency_max_sec >= status.latency_p95_sec >= status.latency_mean_sec / 2
 
 

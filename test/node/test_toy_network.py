@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,14 @@ from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 ROOT = Path(__file__).parents[2]
 TOY_PACKAGE = ROOT / 'test' / 'toy_package'
 COUNT = 12
+LONG = 30
 
 
 class ToyMapper(Mapper):
     """The installed executable, with the toy network on its Python path."""
 
     program = ROOT / 'scripts' / 'mapper_node'
+    remaps = (*Mapper.remaps, 'mask:=/camera/mask')
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +95,64 @@ def test_node_in_replay_mode_gives_the_same_map_as_replay(
     points = read_ply(tmp_path / 'out' / 'map.ply').points
     errors = SyntheticScene().distances(transform_points(world_from_map, points))
     assert np.quantile(errors, 0.95) < 0.04
+
+
+def one_calibration(bag: OrbitBag, index: int) -> None:
+    if not index:
+        bag.info(index)
+    bag.raw(index)
+
+
+def masks_with_a_gap(bag: OrbitBag, index: int) -> None:
+    bag.raw(index)
+    if index not in (3, 4, 5, 6, 7, 8, LONG - 1):
+        bag.mask(index)
+
+
+def changing_masks(bag: OrbitBag, index: int) -> None:
+    bag.raw(index)
+    if index % 3 == 1:
+        bag.mask(index, columns=30 + index)
+
+
+def poses_with_a_gap(bag: OrbitBag, index: int) -> None:
+    bag.raw(index)
+    if index > 2 and index not in (8, 9):
+        bag.drive(index)
+    if index == LONG - 2:
+        bag.mount()
+
+
+@pytest.mark.parametrize(('write', 'parameters', 'mapped'), [
+    (one_calibration, {'camera_info_timeout_sec': 2.0}, LONG),
+    (masks_with_a_gap, {'mask': 'exact'}, LONG - 7),
+    (changing_masks, {'mask': 'latest'}, LONG - 1),
+    (poses_with_a_gap, {'pose_source': 'tf', 'map_frame': 'odom', 'pose_timeout_sec': 3.0},
+     LONG - 3)])
+def test_player_serves_a_node_that_waits_for_data_that_do_not_come(
+        write: Callable[[OrbitBag, int], None], parameters: dict, mapped: int,
+        peer: Peer, weights: Path, tmp_path: Path) -> None:
+    """The bag is played to its end, and the node gives the map that replay gives."""
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(LONG):
+            write(bag, index)
+    parameters = {'mode': 'replay', **parameters}
+    with running(ToyMapper(tmp_path, checkpoint=str(weights), **parameters)) as node:
+        peer.statuses()
+        peer.until(lambda: peer.statuses(), 'a first status')
+        masks = ('--mask-topic', '/camera/mask') if 'mask' in parameters else ()
+        run('-m', 'spann3r_ros.tools.bag_player', '--bag', tmp_path / 'bag', '--topic',
+            IMAGE_TOPIC, *masks, '--rate', 0, '--window', 4, '--patience-sec', 30, '--quiet')
+        assert peer.trigger('/mapper/save_map').success
+        status = peer.until_settled(LONG)
+        assert (status.frames_processed, status.frames_dropped) == (mapped, LONG - mapped)
+        assert status.images_waiting == 0
+    summary = replayed(tmp_path / 'bag', weights, tmp_path / 'out',
+                       *(f'{name}={value}' for name, value in parameters.items()))
+    assert summary['frames']['processed'] == mapped
+    for name in ('map.ply', 'trajectory.tum'):
+        assert (node.map_directory / name).read_bytes() == (
+            tmp_path / 'out' / name).read_bytes(), name
 
 
 def test_poses_that_a_network_measures_are_weighed_by_their_residuals(

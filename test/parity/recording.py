@@ -34,6 +34,14 @@ LIMITS = {'components': 5e-5, 'memory': 1e-5, 'online': 1e-4, 'offline': 1e-4, '
           'preprocess': 1e-6, 'prune': 0.0}
 # A mean weight near the attention threshold of 5e-4 leaves single weights to rounding.
 CROWDED_TOKENS = 2000
+# `sim` after a prune of a crowded memory. A prune sorts the tokens by their worth, and the last of
+# them count as the working frames (SpatialMemory.similarity). Of 4000 worths a few lie within
+# rounding of the next, and a weight within rounding of the attention threshold moves its token
+# past some: between AVX-512, AVX2 and SSE up to 9 places differ, up to 7 in the five frames.
+# A swap of neighbours pairs two of the frame's 196 patches with other tokens, and so exchanges
+# four cosines. These spread by 0.17: the standard deviation of the mean's change is
+# sqrt(4) * 0.17 / 196 = 1.7e-3. The limit is three of these. Mistakes in the order make 0.1.
+SORTED_SIM = 5e-3
 FULL_SIZE_WIDTH = 512
 # Tokens are recorded in the order of one channel; closer than this, rounding decides the order.
 TIE = 1e-5
@@ -144,9 +152,34 @@ def compare(recording: Recording, replayed: Arrays) -> list[Deviation]:
             raise ValueError(f'{recording.name}: {name}: expected shape {item.shape}, '
                              f'got {got[name].shape if name in got else None}')
         error = _error(item, got[name]) / _unit(recording, name)
-        deviations.append(Deviation(name, float(error.max()), float(np.quantile(error, 0.99)),
-                                    *_limits(recording, name)))
+        if name == 'sim' and _is_crowded(recording):
+            after = _is_after_prune(recording)
+            for label, rows, limit in ((name, ~after, LIMITS[recording.kind]),
+                                       (f'{name} after a prune', after, SORTED_SIM)):
+                deviations.append(_deviation(label, error[rows], limit, limit))
+        else:
+            deviations.append(_deviation(name, error, *_limits(recording, name)))
     return deviations
+
+
+def _deviation(name: str, error: np.ndarray, limit: float, typical_limit: float) -> Deviation:
+    return Deviation(name, float(error.max(initial=0.0)),
+                     float(np.quantile(error, 0.99)) if error.size else 0.0, limit, typical_limit)
+
+
+def _is_after_prune(recording: Recording) -> np.ndarray:
+    """Return which `sim` compare with tokens that a prune has sorted, bool [steps]."""
+    sorted_frames, after = 0, []
+    for grown, skipped in zip(np.diff(recording.arrays['tokens'], prepend=0),
+                              recording.arrays['skipped'], strict=True):
+        after.append(sorted_frames > 0)
+        sorted_frames = (recording.memory_config.working_frames if grown < 0
+                         else max(0, sorted_frames - (not skipped)))
+    return np.array(after)
+
+
+def _is_crowded(recording: Recording) -> bool:
+    return recording.arrays.get('read_tokens', np.zeros(1)).max(initial=0) > CROWDED_TOKENS
 
 
 def _settle_ties(expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
@@ -185,7 +218,6 @@ def _limits(recording: Recording, name: str) -> tuple[float, float]:
     limit = LIMITS[recording.kind]
     if name in DELICATE:
         return 5e-4, 5e-4
-    read_tokens = recording.arrays.get('read_tokens', np.zeros(1))
-    if read_tokens.max(initial=0) > CROWDED_TOKENS:
+    if _is_crowded(recording):
         return 2e-3, limit
     return limit, limit

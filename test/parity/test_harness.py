@@ -124,6 +124,19 @@ def test_tokens_with_equal_keys_may_change_places() -> None:
         assert all(item.acceptable for item in compare(recording, swapped)) is expected
 
 
+def test_similarity_to_sorted_tokens_of_a_crowded_memory_has_a_limit_of_its_own() -> None:
+    memory = {'long_mem_size': 2200, 'work_mem_size': 2}
+    tokens = np.array([700, 1400, 2100, 1500, 2200, 2200, 2900, 3600])
+    skipped = np.array([0, 0, 0, 0, 0, 1, 0, 0])
+    recording = Recording('made', {'kind': 'online', 'memory': memory}, {
+        'tokens': tokens, 'skipped': skipped, 'read_tokens': tokens, 'sim': np.full(8, 0.5)})
+    noticed = {off: {row for row in range(8) if not all(item.acceptable for item in compare(
+        recording, {**recording.arrays, 'sim': 0.5 + off * np.eye(8)[row]}))}
+               for off in (2e-5, 2e-3, 2e-2)}
+    # Pruned by row 3; two frames, rows 4 and 6, later no sorted token is among the last.
+    assert noticed == {2e-5: set(), 2e-3: {0, 1, 2, 3, 7}, 2e-2: set(range(8))}
+
+
 def test_unknown_kind_and_portrait_are_skipped_with_a_reason() -> None:
     assert "'video' is not known" in Recording('made', {'kind': 'video'}, {}).unsupported()
     portrait = Recording('made', {'kind': 'online', 'frames': [[1, 64, 48, 0, 0]]}, {})

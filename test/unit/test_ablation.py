@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaving parts of the memory out is compared room by room."""
+"""Ablations of the memory are compared room by room."""
 from dataclasses import replace
 from functools import partial
 
@@ -31,7 +31,7 @@ def few_textures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Stretching(FakeNetwork):
-    """Knows the held-out rooms, and stretches x."""
+    """Returns the true points of the held-out rooms with x stretched."""
 
     def __init__(self, stretch: float) -> None:
         super().__init__(SIZE)
@@ -69,7 +69,7 @@ def test_all_memories_see_the_same_rooms_and_the_worse_one_adds_error() -> None:
             worse.scores[2].mean - whole.scores[2].mean)
 
 
-def test_pairing_removes_what_rooms_differ_in() -> None:
+def test_pairing_removes_the_variation_between_rooms() -> None:
     rooms = np.array([[1.0], [5.0], [9.0]])
     whole, other = compare('turn', {'whole': rooms, 'other': rooms + [[0.1], [0.2], [0.3]]})
     assert whole.scores[0].error == pytest.approx(4.0 / np.sqrt(3.0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags come back as they were written."""
+"""Bags are read as they were written."""
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ def true_poses(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize('storage', STORAGES)
-def test_truth_survives_the_bag(tmp_path: Path, storage: str) -> None:
+def test_truth_is_read_back_from_a_bag(tmp_path: Path, storage: str) -> None:
     poses, topics = true_poses(3), TruthTopics()
     points = np.random.default_rng(1).normal(size=(50, 3))
     outline = np.array([[0.0, 0, 0], [4, 0, 0], [4, 5, 0], [0, 5, 0]])
@@ -41,7 +41,7 @@ def test_truth_survives_the_bag(tmp_path: Path, storage: str) -> None:
     np.testing.assert_array_equal(truth.outline, outline)
 
 
-def test_bag_without_truth_says_so(tmp_path: Path) -> None:
+def test_bag_without_truth_returns_none(tmp_path: Path) -> None:
     with BagWriter(tmp_path / 'bag') as bag:
         bag.write_image('/camera', START_NS, b'\xff\xd8')
     assert read_truth(tmp_path / 'bag') is None
@@ -67,5 +67,5 @@ def test_unknown_storage_is_refused(tmp_path: Path) -> None:
 
 
 def test_existing_bag_is_never_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match='is there already'):
+    with pytest.raises(FileExistsError, match='bag: .* exists'):
         BagWriter(tmp_path)

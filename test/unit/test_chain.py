@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundled model's runs one after another: what each begins with, and going on after a kill."""
+"""A chain of runs: the weights that each begins with, and resuming after a kill."""
 from __future__ import annotations
 
 import csv
@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,14 @@ from spann3r_ros.training import chain
 from spann3r_ros.training.chain import train_chain
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
-from spann3r_ros.training.training_config import BUNDLED_MEANS, BUNDLED_RUNS, TrainingConfig
+from spann3r_ros.training.runs import chain_of, read_runs
+from spann3r_ros.training.training_config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
+CHAIN = [run.name for run in chain_of(read_runs().values())]
 TWO_PROCESSES = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 sys.path[:0] = ['.', 'test/unit']
@@ -36,12 +40,16 @@ walk(Path(sys.argv[1]), Rank.join(), shards=2)
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """Stands for the kill of the process."""
+
+
+def chain_runs(shards: int = 1) -> dict[str, TrainingConfig]:
+    return {name: tiny_run(TrainingConfig(), seed=seed, steps=3, shards=shards, warmup_steps=1)
+            for seed, name in enumerate(('first', 'second', 'third'))}
 
 
 def walk(folder: Path, rank: Rank | None = None, shards: int = 1) -> Path:
-    runs = {name: tiny_run(TrainingConfig(), seed=seed, steps=3, shards=shards, warmup_steps=1)
-            for seed, name in enumerate(('first', 'second', 'third'))}
+    runs = chain_runs(shards)
     return train_chain(folder, runs, lambda name, begun: begun or runs[name],
                        {'second': 'first', 'third': 'second'}, rank or Rank(), save_every_steps=1)
 
@@ -65,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize('step', [1, 4, 8])
-def test_chain_killed_in_a_step_goes_on_to_the_same_weights(
+def test_chain_killed_in_a_step_resumes_to_the_same_weights(
         step: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = iter(range(1, 10))
     update = Trainer._update
@@ -85,7 +93,7 @@ def test_chain_killed_in_a_step_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize(('when', 'name'), [
     ('before', 'first'), ('after', 'first'), ('before', 'second'), ('before', 'third')])
-def test_chain_killed_between_runs_goes_on_to_the_same_weights(
+def test_chain_killed_between_runs_resumes_to_the_same_weights(
         when: str, name: str, whole: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     release = chain.release
@@ -112,6 +120,24 @@ def test_run_that_began_with_other_weights_is_refused(whole: Path, tmp_path: Pat
         walk(tmp_path / 'mixed')
 
 
+def test_chain_that_was_begun_under_former_names_resumes_to_the_same_weights(
+        whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / 'old')
+    shutil.rmtree(tmp_path / 'old/third')
+    for name in ('second', 'third'):
+        (tmp_path / f'old/{name}.safetensors').unlink()
+    renamed = {'first': 'one', 'second': 'two', 'third': 'three'}
+    runs = {renamed[name]: config for name, config in chain_runs().items()}
+    last = train_chain(tmp_path / 'old', runs, lambda name, begun: begun or runs[name],
+                       {'two': 'one', 'three': 'two'}, Rank(), save_every_steps=1,
+                       former_names={new: old for old, new in renamed.items()})
+    # The runs that were begun keep their folders, the next one has its new name.
+    assert last == tmp_path / 'old/three.safetensors'
+    assert not (tmp_path / 'old/one').exists() and not (tmp_path / 'old/two').exists()
+    last.rename(tmp_path / 'old/third.safetensors')
+    assert_same(whole, tmp_path / 'old')
+
+
 def test_finished_chain_trains_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Trainer, 'run')
     assert walk(whole) == whole / 'third.safetensors'
@@ -132,11 +158,11 @@ def test_run_begins_with_the_release_before_it_and_may_release_a_mean(
     assert frames == [18, 36, 54]
 
 
-def test_two_processes_walk_through_a_chain_together(tmp_path: Path) -> None:
+def test_two_processes_train_a_chain_together(tmp_path: Path) -> None:
     (tmp_path / 'walk.py').write_text(TWO_PROCESSES)
     subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
                     '--nproc_per_node', '2', tmp_path / 'walk.py', tmp_path / 'two'],
-                   check=True, timeout=300, cwd=ROOT)
+                   check=True, timeout=1200, cwd=ROOT)
     walk(tmp_path / 'one', shards=2)
     one, two = weights_of(tmp_path / 'one'), weights_of(tmp_path / 'two')
     assert one.keys() == two.keys()
@@ -146,9 +172,9 @@ def test_two_processes_walk_through_a_chain_together(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = {name: tiny_run(config) for name, config in BUNDLED_RUNS.items()}
-    monkeypatch.setattr(command, 'BUNDLED_RUNS', runs)
-    monkeypatch.setattr(command, 'RUNS', runs)
+    runs = {name: replace(run, settings=tiny_run(run.config).to_dict())
+            for name, run in read_runs().items() if run.position is not None}
+    monkeypatch.setattr(command, 'read_runs', lambda: runs)
 
 
 @pytest.mark.usefixtures('tiny_runs')
@@ -157,9 +183,9 @@ def test_command_trains_the_bundled_model_in_all_its_runs(
     arguments = ['train', str(tmp_path), '--run', 'bundled', '--steps', '2', '--shards', '1',
                  '--device', 'cpu']
     assert main(arguments) == 0
-    last = tmp_path / f'{list(BUNDLED_RUNS)[-1]}.safetensors'
+    last = tmp_path / f'{CHAIN[-1]}.safetensors'
     assert capsys.readouterr().out == f'the bundled model: {last}\n'
-    for name in BUNDLED_RUNS:
+    for name in CHAIN:
         with (tmp_path / name / 'curve.csv').open() as file:
             assert [row['step'] for row in csv.DictReader(file)] == ['1', '2']
     content = last.read_bytes()
@@ -168,25 +194,17 @@ def test_command_trains_the_bundled_model_in_all_its_runs(
 
 
 @pytest.mark.usefixtures('tiny_runs')
-def test_command_tells_the_settings_of_all_runs(
+def test_command_prints_the_settings_of_all_runs(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', 'bundled', '--steps', '7',
                  '--print-config']) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert list(told) == list(BUNDLED_RUNS)
-    assert {values['steps'] for values in told.values()} == {7}
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == CHAIN
+    assert {values['steps'] for values in printed.values()} == {7}
 
 
 @pytest.mark.parametrize('option', ['--start-from', '--config', '--release', '--seed'])
-def test_command_refuses_what_is_of_one_run(
+def test_command_refuses_options_of_a_single_run(
         option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', 'bundled', option, '3']) == 1
     assert f'--run bundled: expected no {option}' in capsys.readouterr().err
-
-
-def test_means_are_of_runs_and_of_what_is_released_before_them() -> None:
-    names = list(BUNDLED_RUNS)
-    assert all(names.index(other) < names.index(name) for name, other in BUNDLED_MEANS.items())
-    # `plain` begins with the mean of the two before it.
-    assert BUNDLED_MEANS['again'] == 'slipped' and names.index('plain') == names.index('again') + 1
-    assert BUNDLED_MEANS['turns'] == 'longer'

@@ -48,7 +48,7 @@ def test_safetensors_round_trip_gives_the_same_predictions(tmp_path: Path) -> No
     assert torch.equal(*outputs)
 
 
-def test_half_precision_file_loads_as_float32_and_stores_twins_once(tmp_path: Path) -> None:
+def test_half_precision_file_loads_as_float32_and_stores_aliases_once(tmp_path: Path) -> None:
     model, path = tiny_model(), tmp_path / 'model.safetensors'
     save_model(path, model)
     stored = load_file(path)
@@ -71,7 +71,7 @@ def test_a_file_that_changes_later_changes_no_network(tmp_path: Path) -> None:
     assert all(torch.equal(item, before[key]) for key, item in loaded.state_dict().items())
 
 
-def test_a_file_that_is_not_written_to_its_end_is_not_there(
+def test_interrupted_write_leaves_no_file(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_: int) -> None:
         raise KeyboardInterrupt
@@ -129,7 +129,7 @@ def test_safetensors_with_a_fault_names_the_tensor(
     (json.dumps({'encoder_width': -1}), 'encoder_width: expected a positive integer'),
     (json.dumps({'dpt_layers': [1, 2, 3]}), 'dpt_layers: expected four'),
     (json.dumps({'surprise': 1}), 'surprise')])
-def test_safetensors_with_a_bad_config_says_so(
+def test_safetensors_with_a_bad_config_is_refused(
         tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / 'model.safetensors'
     save_file({'a': torch.zeros(1)}, path, None if text is None else {CONFIG_KEY: text})
@@ -175,7 +175,7 @@ def test_damaged_file_is_a_checkpoint_error(tmp_path: Path, suffix: str) -> None
 
 @pytest.mark.parametrize('name, message', [
     ('absent.pth', 'no such file'), ('folder.pth', 'no such file'), ('model.bin', 'expected one')])
-def test_path_that_is_no_checkpoint_is_refused(tmp_path: Path, name: str, message: str) -> None:
+def test_path_that_is_not_a_checkpoint_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / 'folder.pth').mkdir()
     (tmp_path / 'model.bin').touch()
     with pytest.raises(CheckpointError, match=message):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cloud against cloud: what Open3D computed once, and cases with known answers."""
+"""Comparison of clouds: results recorded from Open3D, and cases with known results."""
 from __future__ import annotations
 
 import json
@@ -15,7 +15,7 @@ RECORDED = Path(__file__).with_name('open3d_recorded.json')
 
 
 def surface(count: int, seed: int) -> np.ndarray:
-    """Return points on a floor with a wall and a ball, by a generator without versions."""
+    """Return points on a floor with a wall and a ball, by a generator of fixed output."""
     index = np.arange(1, count + 1)
     u, v = (np.modf(index * step + seed * 0.137)[0] for step in (0.754877666, 0.569840291))
     floor = np.stack((2.0 * u, 2.0 * v, np.zeros(count)), axis=1)
@@ -27,7 +27,7 @@ def surface(count: int, seed: int) -> np.ndarray:
 
 
 def clouds() -> tuple[np.ndarray, np.ndarray]:
-    """Return a prediction that is turned, shifted and rough, and its truth."""
+    """Return a prediction that is rotated, shifted and noisy, and its truth."""
     rough = surface(700, 1)
     rough += 0.01 * np.sin(np.arange(rough.size).reshape(rough.shape) * 12.9898)
     turn = Rotation.from_euler('xyz', [0.5, -0.8, 1.0], degrees=True).as_matrix()
@@ -35,7 +35,7 @@ def clouds() -> tuple[np.ndarray, np.ndarray]:
 
 
 def far_clouds() -> tuple[np.ndarray, np.ndarray]:
-    """Return the same, turned so far that thirty rounds do not suffice."""
+    """Return the same, rotated so far that thirty iterations do not suffice."""
     predicted, truth = clouds()
     turn = Rotation.from_euler('z', 14.0, degrees=True).as_matrix()
     return predicted @ turn.T, truth
@@ -53,7 +53,7 @@ def test_registration_and_scores_are_those_of_open3d() -> None:
     scores = score_clouds(moved(transform, predicted), truth)
     for name in ('accuracy', 'completion', 'normals'):
         found = getattr(scores, name)
-        # Which of two neighbours at one distance is the thirtieth is up to the library.
+        # Of two neighbours at the same distance the libraries may choose different ones.
         np.testing.assert_allclose([found.mean, found.median], recorded[name], rtol=1e-5)
     assert scores.chamfer == pytest.approx(
         (recorded['accuracy'][0] + recorded['completion'][0]) / 2)

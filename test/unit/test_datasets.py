@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders in the layouts of four data sets, written here, and what readers make of them."""
+"""Readers of four data sets, on folders that the tests write."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_no_depth_is_not_valid(tmp_path: Path) -> None:
     assert not view.valid[:8].any() and view.valid[9:].all()  # 40 of 480 rows are 65535
 
 
-def test_mask_is_taken_in_by_its_outline(tmp_path: Path) -> None:
+def test_mask_is_eroded(tmp_path: Path) -> None:
     write_dtu(tmp_path, 1)
     (sequence,) = LAYOUTS['dtu'](tmp_path)
     view = sequence.load(0, (460, 600))  # the window that the principal point allows
@@ -72,7 +72,7 @@ def test_mask_is_taken_in_by_its_outline(tmp_path: Path) -> None:
     assert len(rows) == pytest.approx(271, abs=1)
 
 
-def test_outline_is_ten_pixels_of_the_depth_image_whatever_the_size_of_the_mask(
+def test_erosion_is_ten_pixels_of_the_depth_image_for_any_size_of_the_mask(
         tmp_path: Path) -> None:
     write_dtu(tmp_path, 1)
     file = tmp_path / 'scan1/binary_masks/00000000.png'
@@ -120,7 +120,7 @@ def test_scenes_come_in_the_order_of_their_names(tmp_path: Path) -> None:
 def test_missing_file_is_named(layout: str, lost: str, tmp_path: Path) -> None:
     WRITERS[layout](tmp_path, 3)
     (tmp_path / lost).unlink()
-    with pytest.raises(DatasetError, match=f'{lost}: expected, but it is not there'):
+    with pytest.raises(DatasetError, match=f'{lost}: expected, but it does not exist'):
         list(LAYOUTS[layout](tmp_path))
 
 
@@ -130,12 +130,12 @@ def test_missing_file_is_named(layout: str, lost: str, tmp_path: Path) -> None:
     ('nrgbd', 'kitchen/*/*3.png', 'kitchen/images/img3.png'),
     ('dtu', 'scan1/*/*2[._]*', 'scan1/images/00000002.jpg'),
 ])
-def test_image_of_which_nothing_is_left_is_named(layout: str, lost: str, named: str,
-                                                 tmp_path: Path) -> None:
+def test_image_without_any_file_left_is_named(layout: str, lost: str, named: str,
+                                              tmp_path: Path) -> None:
     WRITERS[layout](tmp_path, 4)
     for path in list(tmp_path.glob(lost)):
         path.unlink()
-    with pytest.raises(DatasetError, match=f'{named}: expected, .*but it is not there'):
+    with pytest.raises(DatasetError, match=f'{named}: expected, .*but it does not exist'):
         list(LAYOUTS[layout](tmp_path))
 
 
@@ -160,18 +160,18 @@ def test_two_images_of_one_number_are_named(tmp_path: Path) -> None:
     write_dtu(tmp_path, 2)
     image = tmp_path / 'scan1/images/00000001.jpg'
     image.with_suffix('.png').write_bytes(image.read_bytes())
-    with pytest.raises(DatasetError, match='00000001.png: expected one image 1, there is also '
+    with pytest.raises(DatasetError, match='00000001.png: expected one image 1, got also '
                                            '00000001.jpg'):
         list(LAYOUTS['dtu'](tmp_path))
 
 
 @pytest.mark.parametrize(('layout', 'lost'), [
     ('7scenes', 'chess/TestSplit.txt'), ('nrgbd', 'kitchen/poses.txt')])
-def test_scene_without_its_list_is_not_passed_over(layout: str, lost: str,
-                                                   tmp_path: Path) -> None:
+def test_scene_without_its_list_is_not_skipped(layout: str, lost: str,
+                                               tmp_path: Path) -> None:
     WRITERS[layout](tmp_path, 2)
     (tmp_path / lost).rename(tmp_path / 'set-aside.txt')
-    with pytest.raises(DatasetError, match=f'{lost}: expected, but it is not there'):
+    with pytest.raises(DatasetError, match=f'{lost}: expected, but it does not exist'):
         list(LAYOUTS[layout](tmp_path))
 
 
@@ -204,14 +204,14 @@ def test_folder_of_another_layout_is_refused(layout: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize('content', [b'', b'no array', b'PK'])
-def test_depth_that_is_no_array_is_named(content: bytes, tmp_path: Path) -> None:
+def test_depth_that_is_not_an_array_is_named(content: bytes, tmp_path: Path) -> None:
     sequence = read('dtu', tmp_path)
     sequence.views[1].depth.write_bytes(content)
     with pytest.raises(DatasetError, match='00000001.npy: expected a'):
         sequence.load(1, SIZE)
 
 
-def test_camera_that_is_not_tums_says_its_calibration(tmp_path: Path) -> None:
+def test_other_camera_than_tums_needs_a_calibration(tmp_path: Path) -> None:
     sequence = read('tum', tmp_path)
     folder = tmp_path / 'rgbd_dataset_freiburg3_box'
     for files in sequence.views:
@@ -227,8 +227,8 @@ def test_camera_that_is_not_tums_says_its_calibration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('place', ['chess', 'chess/seq-03'])
-def test_recording_of_ones_own_as_7_scenes_says_its_calibration(place: str,
-                                                               tmp_path: Path) -> None:
+def test_own_recording_in_the_layout_of_7_scenes_needs_a_calibration(place: str,
+                                                                     tmp_path: Path) -> None:
     sequence = read('7scenes', tmp_path)
     for files in sequence.views:
         depth = cv2.imread(str(files.depth), cv2.IMREAD_UNCHANGED)
@@ -243,7 +243,7 @@ def test_recording_of_ones_own_as_7_scenes_says_its_calibration(place: str,
     assert np.median(from_wall) < 0.01
 
 
-def test_calibration_of_a_sequence_goes_before_that_of_its_scene(tmp_path: Path) -> None:
+def test_calibration_of_a_sequence_takes_precedence_over_its_scene(tmp_path: Path) -> None:
     write_seven_scenes(tmp_path, 1)
     (tmp_path / 'chess/calibration.txt').write_text('500 500 320 240\n')
     (tmp_path / 'chess/seq-03/calibration.txt').write_text('510 520 321 241\n')
@@ -255,8 +255,8 @@ def test_calibration_of_a_sequence_goes_before_that_of_its_scene(tmp_path: Path)
                                      b'1 1 nan 3\n', b'1 2 3 4\n' * 2, b'\xff'])
 @pytest.mark.parametrize(('layout', 'folder'), [
     ('7scenes', 'chess/seq-03'), ('tum', 'rgbd_dataset_freiburg3_box')])
-def test_calibration_that_is_none_is_named(layout: str, folder: str, content: bytes,
-                                           tmp_path: Path) -> None:
+def test_bad_calibration_is_named(layout: str, folder: str, content: bytes,
+                                  tmp_path: Path) -> None:
     WRITERS[layout](tmp_path, 1)
     (tmp_path / folder / 'calibration.txt').write_bytes(content)
     with pytest.raises(DatasetError, match=f'{folder}/calibration.txt: expected one line, '
@@ -264,7 +264,7 @@ def test_calibration_that_is_none_is_named(layout: str, folder: str, content: by
         list(LAYOUTS[layout](tmp_path))
 
 
-def test_tum_pose_that_is_none_is_named(tmp_path: Path) -> None:
+def test_bad_tum_pose_is_named(tmp_path: Path) -> None:
     write = WRITERS['tum']
     write(tmp_path, 3)
     truth = tmp_path / 'rgbd_dataset_freiburg3_box/groundtruth.txt'

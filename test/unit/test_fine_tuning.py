@@ -19,16 +19,19 @@ from spann3r_ros.networks.blocks.heads import DensePrediction
 from spann3r_ros.networks.spann3r.checkpoint import load_model, read_metadata, save_model
 from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.unroll import Unrolled, unroll
+from spann3r_ros.networks.spann3r.training import PARTS, freeze
+from spann3r_ros.networks.spann3r.unroll import unroll
+from spann3r_ros.networks.trainable import Unrolled
 from spann3r_ros.training.loop import Trainer, read_run
 from spann3r_ros.training.losses import paper_losses
 from spann3r_ros.training.objective import paper_objective, sequence_objective
-from spann3r_ros.training.optimisers import PARTS, freeze
 from spann3r_ros.training.rank import Rank
+from spann3r_ros.training.runs import read_runs
 from spann3r_ros.training.schedule import moment
 from spann3r_ros.training.sources import RecordedSource, Recordings, jitter_color, open_sources
-from spann3r_ros.training.training_config import RUNS, Stage, TrainingConfig
+from spann3r_ros.training.training_config import Stage, TrainingConfig
 
+RUNS = {name: run.config for name, run in read_runs().items()}
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=16, encoder_width=32, encoder_depth=1,
     encoder_heads=2, decoder_width=32, decoder_depth=4, decoder_heads=2, value_depth=1,
@@ -36,7 +39,7 @@ TINY = Spann3RConfig(
 
 
 def recorded(folder: Path, **changes: object) -> TrainingConfig:
-    """Return a run on a recording of 12 views, which is written."""
+    """Write a recording of 12 views; return a run on it."""
     write_seven_scenes(folder, 12)
     (folder / 'chess/TestSplit.txt').rename(folder / 'chess/TrainSplit.txt')
     config = replace(RUNS['paper'], network=TINY, data=(f'7scenes:{folder}',), frame_gap=(1, 3),
@@ -109,7 +112,7 @@ def test_color_jitter_without_shifts_changes_nothing_and_with_them_much() -> Non
     ('7scenes', "data: expected LAYOUT:FOLDER .*, got '7scenes'"),
     ('tum:/nowhere', '/nowhere: expected a folder'),
 ])
-def test_data_that_is_not_there_is_named(data: str, message: str) -> None:
+def test_missing_data_is_named(data: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recordings(replace(RUNS['paper'], data=(data,)))
 
@@ -121,7 +124,7 @@ def test_recording_shorter_than_a_sequence_is_refused(tmp_path: Path) -> None:
         Recordings(config)
 
 
-def test_broken_image_stops_a_run_by_its_name(tmp_path: Path) -> None:
+def test_broken_image_is_named_in_the_error(tmp_path: Path) -> None:
     config = recorded(tmp_path)
     for file in tmp_path.glob('chess/seq-03/*.color.png'):
         file.write_bytes(b'')
@@ -156,7 +159,7 @@ def test_network_is_fine_tuned_on_a_recording_in_parts(
     assert history['training_data'] == f'as before.safetensors, then 7scenes:{tmp_path / "data"}'
 
 
-def test_begun_run_goes_on_with_its_own_settings(tmp_path: Path) -> None:
+def test_begun_run_resumes_with_its_own_settings(tmp_path: Path) -> None:
     config = recorded(tmp_path / 'data', steps=2)
     settings = tmp_path / 'settings.json'
     settings.write_text(json.dumps(config.to_dict()))
@@ -189,7 +192,7 @@ def prediction(points: torch.Tensor) -> DensePrediction:
     return DensePrediction(points, torch.zeros(points.shape[:-1], requires_grad=True))
 
 
-def test_points_that_are_not_valid_cost_nothing() -> None:
+def test_invalid_points_have_no_influence_on_the_objectives() -> None:
     torch.manual_seed(0)
     points, seen = torch.rand(2, 3, 16, 16, 3) + 1.0, torch.ones(2, 3, 16, 16).bool()
     seen[0, 1, 4:9] = False
@@ -213,7 +216,7 @@ def test_paper_objective_is_the_sum_of_the_papers_losses() -> None:
         torch.testing.assert_close(total, parts.confidence + parts.scale)
     exact = Unrolled([prediction(2.0 * points[:, t]) for t in (0, 1)],
                      [prediction(2.0 * points[:, t]) for t in (1, 2)], [])
-    # Errors are told in units of the mean distance: another scale is none.
+    # Errors are in units of the mean distance, so another scale is not an error.
     assert float(paper_objective(exact, points, seen, 0.3).point_error) < 1e-6
 
 
@@ -232,7 +235,7 @@ def test_plain_regression_is_not_weighted_by_the_confidence() -> None:
     assert not torch.allclose(gradient(3.0, 0.0), gradient(-3.0, 0.0))
 
 
-def test_bfloat16_stays_close_and_reads_memory_in_full() -> None:
+def test_bfloat16_stays_close_and_reads_memory_in_float32() -> None:
     torch.manual_seed(0)
     model = Spann3R(TINY)
     images = torch.rand(2, 4, 3, 32, 48) * 2 - 1
@@ -244,7 +247,7 @@ def test_bfloat16_stays_close_and_reads_memory_in_full() -> None:
     assert half.attention[-1].dtype == torch.float32
 
 
-def test_dropout_drops_a_share_and_keeps_the_attention_that_is_taught() -> None:
+def test_dropout_changes_the_readout_and_not_the_supervised_attention() -> None:
     torch.manual_seed(0)
     model = Spann3R(TINY)
     images = torch.rand(1, 4, 3, 32, 48) * 2 - 1
@@ -256,8 +259,8 @@ def test_dropout_drops_a_share_and_keeps_the_attention_that_is_taught() -> None:
 
 
 @pytest.mark.parametrize('name', RUNS)
-def test_settings_survive_a_file(name: str, tmp_path: Path,
-                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_written_to_a_file_are_read_back(name: str, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['train', str(tmp_path), '--run', name, '--print-config', '--seed', '9']) == 0
     settings = tmp_path / 'settings.json'
     settings.write_text(capsys.readouterr().out)
@@ -274,6 +277,7 @@ def test_settings_survive_a_file(name: str, tmp_path: Path,
     ({'losses': 'paper', 'alpha': 0.3}, "alpha: expected 0.5, as only the losses 'rooms' use it"),
     ({'losses': 'released', 'attention_weight': 0.0}, 'attention_weight: expected 0.1'),
     ({'losses': 'paper', 'plain_weight': 4.0}, 'plain_weight: expected 0.0'),
+    ({'network_name': 'nerf'}, r"network_name: expected one of \['spann3r'.*\], got 'nerf'"),
     ({'network': {'patch_size': 0}}, 'patch_size: expected a positive integer'),
 ])
 def test_settings_that_do_not_fit_are_refused(values: dict[str, object], message: str,

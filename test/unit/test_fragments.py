@@ -13,7 +13,7 @@ from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.types import DeviceMemoryError, Frame, Pointmap, StampedPose
 from spann3r_ros.mapping.fragments.fragment import AlignmentError, place_after
-from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper import MAX_FAILED_PLACEMENTS, Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 
 FRAMES = 30
@@ -133,6 +133,65 @@ def test_fragment_that_cannot_be_placed_is_reported_and_tried_again(
     distance, _ = pose_errors(mapper.trajectory, poses, frames)
     assert distance <= 0.01
     assert mapper.trajectory[-1].stamp_ns == frames[13].stamp_ns
+
+
+class Blank(SyntheticNetwork):
+    """Completes each image at once; the images in `blank` show a wall of low confidence."""
+
+    blank: tuple[int, ...] = ()
+
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        super().step(image, image_id)
+        return [self._estimate(-1)]
+
+    def provisional(self) -> None:
+        return None
+
+    def flush(self) -> list[Estimate]:
+        return []
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        hide = 0.01 if index in self.blank else 1.0
+        return replace(pointmap, confidence=pointmap.confidence * np.float32(hide))
+
+
+def test_blank_wall_does_not_place_the_next_fragment(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
+    network.blank = (4, 5)
+    mapper = Mapper(network)
+    for index, frame in enumerate(frames[:12]):
+        if index == 6:
+            mapper.new_fragment()
+        mapper.process(frame)
+    assert mapper.status().fragment_id == 1
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [one.stamp_ns for one in frames[:12]]
+    assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
+
+
+def test_anchor_that_never_fits_places_a_fragment_with_the_last_scale(
+        orbit: tuple[list[np.ndarray], list[Frame]], caplog: pytest.LogCaptureFixture) -> None:
+    poses, frames = orbit
+    # The unit changes before the second fragment, and not again.
+    network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
+    mapper, failed = Mapper(network), []
+    for index, frame in enumerate(frames[:18]):
+        if index in (6, 12):
+            mapper.new_fragment()
+        if index == 12:
+            network.blank = (11,)
+            network.options = replace(network.options, stretch=1.0, unit=1.0 / 1.7)
+        try:
+            mapper.process(frame)
+        except AlignmentError:
+            failed.append(index)
+    assert failed == list(range(12, 12 + MAX_FAILED_PLACEMENTS))
+    assert 'the scale of the last one placed' in caplog.text
+    kept = [frame.stamp_ns for index, frame in enumerate(frames[:18]) if index not in failed]
+    assert [pose.stamp_ns for pose in mapper.trajectory] == kept
+    assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
 
 
 def anchored(orbit: tuple[list[np.ndarray], list[Frame]]) -> tuple[Keyframe, Pointmap]:

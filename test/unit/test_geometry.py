@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
 from spann3r_ros.core.transforms import (
@@ -17,6 +17,7 @@ from spann3r_ros.core.transforms import (
     move_covariance,
     move_pose,
     quaternion_to_matrix,
+    slerp,
     transform_points,
 )
 from spann3r_ros.core.types import FrameError, Pointmap
@@ -51,6 +52,22 @@ def test_quaternion_round_trip(index: int) -> None:
     quaternion = matrix_to_quaternion(rotation)
     assert np.linalg.norm(quaternion) == pytest.approx(1.0)
     np.testing.assert_allclose(quaternion_to_matrix(quaternion), rotation, atol=1e-12)
+
+
+@pytest.mark.parametrize('angle_deg', [0.0, 1e-9, 1e-4, 3.0, 90.0, 179.9])
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+def test_slerp_is_that_of_scipy(angle_deg: float, sign: float) -> None:
+    rng = np.random.default_rng(3)
+    axis = rng.standard_normal(3)
+    first = Rotation.from_quat(rng.standard_normal(4))
+    second = first * Rotation.from_rotvec(np.radians(angle_deg) * axis / np.linalg.norm(axis))
+    for share in (0.0, 0.25, 0.7, 1.0):
+        # Lengths other than 1 must not matter.
+        found = slerp(1.001 * first.as_quat(), sign * 0.998 * second.as_quat(), share)
+        expected = Slerp([0.0, 1.0], Rotation.concatenate([first, second]))(share)
+        assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-12)
+        np.testing.assert_allclose(quaternion_to_matrix(found), expected.as_matrix(), rtol=0.0,
+                                   atol=1e-12)
 
 
 def test_quaternion_of_a_quarter_turn_about_z() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out evaluation scores truth as truth and notices what is wrong."""
+"""The held-out evaluation: true points have no error, others do."""
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
     TURNS,
     HeldOutConfig,
     Sequence,
-    TrivialAnswers,
+    TrivialPredictions,
     Turn,
     depth_images,
     draw_sequences,
@@ -39,7 +39,7 @@ def few_textures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Oracle(FakeNetwork):
-    """Knows the held-out rooms; halves the scale, stretches x, forgets frames as told."""
+    """Returns the true points of the held-out rooms at half scale; can stretch x, lose frames."""
 
     def __init__(self, stretch: float = 1.0, forgetful: bool = False,
                  config: HeldOutConfig = CONFIG) -> None:
@@ -64,7 +64,7 @@ class Oracle(FakeNetwork):
         return Pointmap(points.astype(np.float32), np.full((SIZE, SIZE), 0.5, np.float32))
 
 
-def test_truth_at_another_scale_scores_zero() -> None:
+def test_truth_at_another_scale_has_no_error() -> None:
     result = evaluate_held_out(Oracle(), CONFIG)[0]
     assert max(result.network.accuracy, result.network.completion, result.network.point) < 1e-5
     assert result.network_poses.rotation_deg < 0.01
@@ -124,9 +124,9 @@ def test_rooms_that_fail_are_counted_and_named(caplog: pytest.LogCaptureFixture)
     assert row[2:5] == ['nan %', '2 of 2', 'nan +-nan']
 
 
-def test_means_say_how_many_rooms_they_lack() -> None:
+def test_means_report_the_number_of_missing_rooms() -> None:
     class LostOnce(Oracle):
-        """Gives the first room's last frames no usable point."""
+        """Returns no finite point for the last frames of the first room."""
 
         def begin(self) -> None:
             super().begin()
@@ -170,7 +170,7 @@ def test_varied_rooms_differ_in_their_cameras_and_keep_their_geometry() -> None:
     sequences = list(draw_sequences(unseen_rooms(config, SIZE), config.rooms, Turn(3)))
     focal = [sequence.intrinsics.fx for sequence in sequences]
     assert max(focal) > 1.1 * min(focal)
-    trivial = TrivialAnswers(familiar_rooms(config, SIZE), 3, Turn(3))
+    trivial = TrivialPredictions(familiar_rooms(config, SIZE), 3, Turn(3))
     for sequence in sequences:
         rays = baselines.pixel_rays(sequence.intrinsics.matrix, SIZE, SIZE)
         depth = depth_images(sequence)
@@ -194,7 +194,7 @@ def test_varied_rooms_are_others_and_a_wandering_walk_is_tilted() -> None:
     assert np.abs(steps[:, 1, 3]).max() > 1e-3  # not level
 
 
-def test_varied_truth_scores_zero() -> None:
+def test_truth_of_varied_rooms_has_no_error() -> None:
     config = replace(CONFIG, varied=True, turns=(Turn(3), Turn(4, motion=0.3)))
     results = evaluate_held_out(Oracle(config=config), config)
     assert [result.turn for result in results] == ['3 frames at 9 deg', '4 frames wandering']

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layout for inference gives what the network gives; 8-bit products nearly so."""
+"""Packed layers give the results of the network; int8 is close to them."""
 from __future__ import annotations
 
 import copy
@@ -16,7 +16,11 @@ from spann3r_ros.networks.spann3r.checkpoint import save_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.fast import inference
 from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
-from spann3r_ros.networks.spann3r.fast.laid_out import EightBitLinear, HalfDptNet, PackedLinear
+from spann3r_ros.networks.spann3r.fast.packed_layers import (
+    EightBitLinear,
+    HalfDptNet,
+    PackedLinear,
+)
 from spann3r_ros.networks.spann3r.offline import reconstruct_offline
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.networks.spann3r.spann3r_network import load_network, open_network
@@ -35,7 +39,7 @@ def walk(model: Spann3R, device: str = 'cpu') -> Tensor:
 
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
 @pytest.mark.parametrize('least_packed', [0, inference.LEAST_PACKED])
-def test_layout_changes_nothing_but_rounding(
+def test_packed_layers_change_rounding_only(
         head: str, least_packed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, 'LEAST_PACKED', least_packed)
     model = tiny_model(head=head)
@@ -48,15 +52,16 @@ def test_layout_changes_nothing_but_rounding(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize(('precision', 'off'), [('fp32', 1e-4), ('tf32', 0.01), ('bf16', 0.02)])
-def test_layout_on_cuda_gives_what_the_cpu_gives(precision: str, off: float) -> None:
+def test_packed_layers_on_cuda_give_the_results_of_the_cpu(precision: str, off: float) -> None:
     model = tiny_model()
     true, near = walk(model), walk(prepare(copy.deepcopy(model).cuda(), precision), 'cuda').cpu()
     assert ((near - true).norm(dim=-1) / true.norm(dim=-1)).median() < off
 
 
+@pytest.mark.usefixtures('eight_bits')
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
 @pytest.mark.parametrize('has_bfloat16', [True, False])
-def test_eight_bits_are_near(
+def test_int8_is_close_to_float32(
         head: str, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # A CPU that does not multiply bfloat16 emulates it.
     monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda: has_bfloat16)
@@ -78,6 +83,7 @@ def test_points_of_a_half_precision_head_are_not_rounded_to_steps() -> None:
     assert not torch.equal(raw, raw.bfloat16().float())
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_eight_bit_product_is_exact_where_eight_bits_suffice() -> None:
     linear = nn.Linear(4, 3)
     with torch.no_grad():
@@ -86,8 +92,9 @@ def test_eight_bit_product_is_exact_where_eight_bits_suffice() -> None:
     torch.testing.assert_close(EightBitLinear(linear)(tokens), linear(tokens))
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_tokens_are_rounded_one_by_one() -> None:
-    """A token of large numbers takes nothing from the precision of the others."""
+    """A token of large numbers does not reduce the precision of the others."""
     torch.manual_seed(0)
     linear = nn.Linear(64, 8)
     tokens = torch.randn(5, 64)
@@ -124,14 +131,14 @@ def test_eight_bits_are_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                              Compute('cuda:1', 'int8'))
 
 
-def test_cpu_that_cannot_do_it_falls_back_and_says_so(
+def test_cpu_without_correct_int8_falls_back_with_a_warning(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
         ) -> None:
     def saturating(left: Tensor, right: Tensor) -> Tensor:
         return (left.int() @ right.int()).clamp(max=2**15 - 1)
 
     monkeypatch.setattr(torch, '_int_mm', saturating)
-    with pytest.raises(ValueError, match='multiplies wrongly'):
+    with pytest.raises(ValueError, match='8-bit products overflow'):
         prepare(tiny_model(), 'int8')
     path = tmp_path / 'tiny.safetensors'
     save_model(path, tiny_model())
@@ -139,6 +146,7 @@ def test_cpu_that_cannot_do_it_falls_back_and_says_so(
     assert 'using fp32' in caplog.text
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_network_counts_the_weights_it_holds(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, 'LEAST_PACKED', 0)
@@ -152,10 +160,10 @@ def test_network_counts_the_weights_it_holds(
 
 @pytest.mark.parametrize('head', ['dpt', 'linear'])
 @pytest.mark.parametrize('packs', [True, False])
-def test_bfloat16_is_near_and_keeps_memory_and_points_in_full(
+def test_bfloat16_is_close_and_keeps_memory_and_points_in_float32(
         head: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    packs = packs and CAN_PACK and inference.computes_in_bfloat16()
-    monkeypatch.setattr(inference, 'can_pack', lambda: packs)
+    packs = packs and inference.can_pack(torch.bfloat16) and inference.computes_in_bfloat16()
+    monkeypatch.setattr(inference, 'can_pack', lambda *_: packs)
     model = tiny_model(head=head)
     prepared = prepare(copy.deepcopy(model), 'bf16')
     packed = {part.weight.dtype for part in prepared.modules() if isinstance(part, PackedLinear)}
@@ -184,26 +192,49 @@ def test_tf32_is_for_cuda(tmp_path: Path) -> None:
         open_network(tmp_path / 'any.safetensors', MemoryConfig(), Compute('cpu', 'tf32'))
 
 
-def test_slow_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                               caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / 'tiny.safetensors'
-    save_model(path, tiny_model())
-    for can, told in ((True, False), (False, True)):
-        monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda can=can: can)
-        narrow = load_network(path, Compute('cpu', 'bf16'))
-        assert narrow.narrow != any(isinstance(part, PackedLinear) for part in narrow.modules())
-        assert ('emulates bfloat16' in caplog.text) == told
+@pytest.mark.parametrize('has_bfloat16', [True, False])
+def test_slow_bfloat16_is_warned_of_and_runs(
+        has_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    path, model = tmp_path / 'tiny.safetensors', tiny_model()
+    save_model(path, model)
+    monkeypatch.setattr(inference, 'has_bfloat16', lambda capabilities: has_bfloat16)
+    narrow = load_network(path, Compute('cpu', 'bf16'))
+    # A CPU with AVX2 alone cannot run the packed product whatever is patched.
+    fast = has_bfloat16 and inference.can_pack(torch.bfloat16)
+    assert any(isinstance(part, PackedLinear) for part in narrow.modules()) == fast
+    assert narrow.uses_bfloat16 != fast
+    assert ('emulates bfloat16' in caplog.text) != fast
+    near, true = walk(narrow), walk(model)
+    assert ((near - true).norm(dim=-1) / true.norm(dim=-1)).median() < 0.02
+
+
+def test_bfloat16_is_not_packed_where_onednn_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, 'computes_in_bfloat16', lambda: True)
+    monkeypatch.setattr(inference, 'can_pack', lambda dtype=None: dtype != torch.bfloat16)
+    assert prepare(tiny_model(), 'bf16').uses_bfloat16
+
+
+@pytest.mark.parametrize(('capabilities', 'expected'), [
+    ({'avx2': True, 'avx512_f': False, 'avx512_bf16': False, 'amx_bf16': False}, False),  # Zen 3
+    ({'avx2': True, 'avx512_f': True, 'avx512_vnni': True, 'avx512_bf16': False}, False),
+    ({'avx2': True, 'avx512_f': True, 'avx512_bf16': True, 'amx_bf16': False}, True),  # Zen 4
+    ({'avx512_f': True, 'avx512_bf16': False, 'amx_bf16': True}, True),
+    ({'architecture': 'aarch64', 'neon': True}, False)])
+def test_bfloat16_is_an_ability_of_the_cpu(
+        capabilities: dict[str, object], expected: bool) -> None:
+    assert inference.has_bfloat16(capabilities) is expected
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-def test_compiled_blocks_give_the_same(precision: str) -> None:
+def test_compiled_blocks_give_the_same_results(precision: str) -> None:
     model = tiny_model(head='linear')
-    plain = prepare(copy.deepcopy(model), precision, lay_out=False)
-    compiled = compile_blocks(prepare(model, precision, lay_out=False), backend='aot_eager')
+    plain = prepare(copy.deepcopy(model), precision, pack=False)
+    compiled = compile_blocks(prepare(model, precision, pack=False), backend='aot_eager')
     torch.testing.assert_close(walk(compiled), walk(plain), rtol=1e-3, atol=1e-4)
 
 
-def test_what_cannot_be_compiled_runs_as_it_is() -> None:
+def test_blocks_that_cannot_be_compiled_run_without_compilation() -> None:
     calls = []
 
     def broken(graph: nn.Module, inputs: list[Tensor]) -> None:
@@ -211,11 +242,12 @@ def test_what_cannot_be_compiled_runs_as_it_is() -> None:
         raise RuntimeError('no compiler')
 
     model = tiny_model(head='linear')
-    compiled = compile_blocks(prepare(copy.deepcopy(model), lay_out=False), backend=broken)
+    compiled = compile_blocks(prepare(copy.deepcopy(model), pack=False), backend=broken)
     torch.testing.assert_close(walk(compiled), walk(model))
     assert calls
 
 
+@pytest.mark.usefixtures('eight_bits')
 def test_compiling_network_is_warm_and_empty(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / 'tiny.safetensors'

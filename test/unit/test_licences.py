@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Licence and training data stay with weights from conversion over fine-tuning to release."""
+"""Licence and training data are kept in conversion, fine-tuning and release."""
 from __future__ import annotations
 
 import json
@@ -15,7 +15,8 @@ from spann3r_ros.networks.spann3r import checkpoint
 from spann3r_ros.networks.spann3r.checkpoint import read_history, read_metadata, save_model
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.training.release import ROOMS
-from spann3r_ros.training.training_config import RUNS, Stage
+from spann3r_ros.training.runs import read_runs
+from spann3r_ros.training.training_config import Stage
 
 
 def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -27,7 +28,7 @@ def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 @pytest.fixture
 def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a file of the authors' layout and name, whose sizes alone are tiny."""
+    """Return a file in the authors' layout and with its name, of a tiny network."""
     read = checkpoint.read_checkpoint
     monkeypatch.setattr(checkpoint, 'read_checkpoint', lambda path: (
         SQUARE if path.suffix == '.pth' else read(path)[0], read(path)[1]))
@@ -37,8 +38,8 @@ def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fine_tune(folder: Path, start: Path) -> Path:
-    config = replace(RUNS['paper'], network=SQUARE, stages=(Stage(1.0, (2,)),), steps=1, shards=1,
-                     frames_per_step=2, warmup_steps=1, textures=6)
+    config = replace(read_runs()['paper'].config, network=SQUARE, stages=(Stage(1.0, (2,)),),
+                     steps=1, shards=1, frames_per_step=2, warmup_steps=1, textures=6)
     (folder / 'settings.json').write_text(json.dumps(config.to_dict()))
     assert main(['train', str(folder / 'run'), '--config', str(folder / 'settings.json'),
                  '--start-from', str(start), '--device', 'cpu']) == 0
@@ -68,7 +69,7 @@ def test_official_weights_need_no_conversion_to_keep_their_licence(
 
 
 @pytest.mark.parametrize('option', ['--license', '--licence'])
-def test_licence_noted_at_conversion_goes_before_the_authors(
+def test_licence_given_at_conversion_replaces_that_of_the_authors(
         option: str, official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     converted = tmp_path / 'converted.safetensors'
     assert main(['convert', str(official), str(converted), option, 'by agreement']) == 0
@@ -77,7 +78,7 @@ def test_licence_noted_at_conversion_goes_before_the_authors(
     assert facts_of(released, capsys)['licence'] == 'by agreement'
 
 
-def test_what_is_not_known_of_weights_is_said(
+def test_unknown_licence_and_data_are_reported_as_unknown(
         official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     renamed = official.rename(tmp_path / 'mine.pth')
     facts = facts_of(renamed, capsys)
@@ -94,7 +95,7 @@ def test_licence_in_the_old_spelling_is_read(tmp_path: Path) -> None:
     assert read_history(path) == {'licence': 'MIT'}
 
 
-def test_mean_of_weights_stands_under_the_licences_of_both(tmp_path: Path) -> None:
+def test_mean_of_weights_has_the_licences_of_both(tmp_path: Path) -> None:
     files = []
     for name, licence in (('one', 'CC BY-NC-SA 4.0'), ('two', 'MIT')):
         files.append(tmp_path / f'{name}.safetensors')

@@ -72,7 +72,7 @@ def test_larger_scale_than_the_truth_costs_the_excess() -> None:
         assert float(scale_loss(truth, truth, as_released)) == 0.0
 
 
-def test_one_sequence_alone_is_treated_as_the_paper_says() -> None:
+def test_single_sequence_has_the_same_losses_in_paper_and_released_code() -> None:
     points, valid = (item[:1] for item in random_truth())
     paper, released = (paper_losses(perfect_output(points, 1.5), points + 0.1, valid, 0.4, flag)
                        for flag in (False, True))

@@ -28,6 +28,7 @@ from spann3r_ros.mapping.mapper_config import (
     VoxelMapConfig,
 )
 from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.pipeline.runner import run_frames
 
 LIMIT_M, LIMIT_DEG = 0.01, 0.5
 CORRUPTED = SyntheticOptions(corrupted_fraction=0.3)
@@ -223,6 +224,15 @@ def test_unusable_pointmap_fails_one_frame_and_leaves_the_map(fault: str) -> Non
     assert [pose.stamp_ns for pose in mapper.trajectory] == [
         frames[n].stamp_ns for n in (0, 1, 2, 4, 5)]
     assert np.isfinite(mapper.voxel_map.arrays().points).all()
+
+
+def test_error_at_the_end_of_a_recording_is_one_of_its_last_frame() -> None:
+    poses = orbit_trajectory(30)[:4]
+    frames = render_frames(SCENE, poses, CAMERA)
+    # The pointmap of the last frame comes with the flush.
+    run = run_frames(make_mapper(poses, SyntheticOptions(fault_at=3, fault='not_finite')), frames)
+    [(frame, error)] = run.failures
+    assert frame is frames[3] and 'pointmap' in str(error)
 
 
 def test_frame_refused_by_the_network_affects_no_other() -> None:

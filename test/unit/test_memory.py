@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.memory import (
-    READ_QUERIES,
+    READ_CHUNK,
     MemoryEntry,
     SpatialMemory,
     attend_memory,
@@ -30,7 +30,7 @@ def entry(seed: int) -> MemoryEntry:
 
 
 def fill(memory: SpatialMemory, frames: range) -> SpatialMemory:
-    """Read and write unlike frames."""
+    """Read and write different frames."""
     for seed in frames:
         attention = memory.read(entry(1000 + seed).key)[1] if memory.tokens else None
         memory.write(attention, entry(seed))
@@ -47,7 +47,7 @@ def same(left: tuple, right: tuple) -> bool:
     return left[1] == right[1] and all(map(torch.equal, left[0], right[0]))
 
 
-def test_storage_stays_where_it_is_over_many_writes() -> None:
+def test_storage_keeps_its_address_over_many_writes() -> None:
     memory = SpatialMemory(PRUNING, TOKENS, WIDTH)
     memory.write(None, entry(0))
     tensors = (memory.raw_keys, memory.values, memory.count, memory.mass)
@@ -79,7 +79,7 @@ def test_long_term_memory_smaller_than_the_working_frames_is_refused() -> None:
         SpatialMemory(MemoryConfig(working_frames=5, long_term_tokens=19), TOKENS, WIDTH)
 
 
-def test_without_long_term_memory_the_newest_frames_slide_through() -> None:
+def test_without_long_term_memory_only_the_newest_frames_are_kept() -> None:
     config = MemoryConfig(working_frames=3, long_term_tokens=0)
     memory = fill(SpatialMemory(config, TOKENS, WIDTH), range(7))
     assert torch.equal(memory.raw_keys, torch.cat([entry(seed).raw_key for seed in (4, 5, 6)]))
@@ -107,7 +107,7 @@ def test_attention_of_a_read_counts_even_when_the_frame_is_rejected() -> None:
     assert (memory.tokens, memory.rejected_frames) == (2 * TOKENS, 1)
 
 
-def test_repeated_frame_is_rejected_and_an_unlike_one_admitted() -> None:
+def test_repeated_frame_is_rejected_and_a_different_one_admitted() -> None:
     memory = SpatialMemory(MemoryConfig(), TOKENS, WIDTH)
     assert memory.similarity(entry(0).raw_key) == -math.inf
     assert memory.admits(entry(0).raw_key)
@@ -171,7 +171,7 @@ def test_prune_drops_the_least_attended_old_tokens() -> None:
 def test_reading_in_place_equals_the_formula(
         threshold: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0.02 some rows lose every weight, at 0.4 nearly all do."""
-    monkeypatch.setattr('spann3r_ros.networks.spann3r.memory.READ_QUERIES', at_once)
+    monkeypatch.setattr('spann3r_ros.networks.spann3r.memory.READ_CHUNK', at_once)
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(rows, WIDTH, generator=draw) for rows in (7, 100, 100))
     query *= torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1, 0.01, 0.0])[:, None]
@@ -192,7 +192,7 @@ def test_read_never_holds_all_weights() -> None:
                 self.numbers = max(self.numbers, result.numel())
             return result
 
-    query, key, value = (torch.randn(rows, WIDTH) for rows in (4 * READ_QUERIES, 500, 500))
+    query, key, value = (torch.randn(rows, WIDTH) for rows in (4 * READ_CHUNK, 500, 500))
     with Largest() as largest:
         read_memory(query, key, value, 5e-4)
-    assert largest.numbers == READ_QUERIES * 500
+    assert largest.numbers == READ_CHUNK * 500

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point metrics on cases whose answers are known by hand or recorded."""
+"""Point metrics on cases whose results are known or recorded."""
 import json
 import os
 import zlib

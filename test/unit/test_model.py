@@ -15,7 +15,7 @@ from spann3r_ros.networks.spann3r.offline import reconstruct_offline
 from spann3r_ros.networks.spann3r.spann3r import NotFiniteError, Spann3R, StreamState
 from spann3r_ros.networks.spann3r.unroll import unroll
 
-# Nothing is rejected or cut: what the network was trained with.
+# As in training: nothing is rejected or below the threshold.
 OPEN = MemoryConfig(similarity_threshold=1.0, attention_threshold=0.0)
 
 
@@ -37,7 +37,7 @@ def run(model: Spann3R, images: Tensor, memory: MemoryConfig = OPEN) -> list[Den
 
 
 def frozen(state: StreamState) -> dict:
-    """Return all that a state holds, copied."""
+    """Return a copy of a state's content."""
     memory = copy.deepcopy(vars(state.memory))
     return {**memory, **{name: copy.deepcopy(item) for name, item in vars(state).items()
                          if name != 'memory'}}
@@ -78,7 +78,7 @@ def test_earlier_images_change_later_predictions_through_memory_only(model: Span
     assert torch.equal(run(model, images)[3].points, first[3].points)
 
 
-def test_provisional_is_what_flush_returns_and_head_2_runs_only_when_asked() -> None:
+def test_provisional_equals_flush_and_head_2_runs_on_request_only() -> None:
     model, images = tiny_model(), random_images(4)
     heads = calls(model.dust3r.downstream_head1.dpt.head), calls(
         model.dust3r.downstream_head2.dpt.head)
@@ -93,7 +93,7 @@ def test_provisional_is_what_flush_returns_and_head_2_runs_only_when_asked() -> 
     assert torch.equal(provisional.points, model.flush(state).points)
 
 
-def test_asking_for_the_provisional_changes_nothing_else(model: Spann3R) -> None:
+def test_provisional_prediction_changes_nothing_else(model: Spann3R) -> None:
     states = [start(model) for _ in range(2)]
     for image in random_images(4):
         outputs = [model.step(state, image, provisional=asked)
@@ -110,14 +110,14 @@ def test_every_image_is_encoded_once_and_rejected_ones_get_no_value() -> None:
     for _ in range(5):
         model.step(state, image)
     assert len(encoded) == 5
-    # The first frame finds an empty memory and is stored; no later one is unlike enough.
+    # The first frame is stored in the empty memory; no later one differs enough.
     assert len(values) == 1
     assert (state.memory.tokens, state.memory.rejected_frames) == (TOKENS, 3)
 
 
 @pytest.mark.parametrize('part', ['encode_value', 'query', 'key', 'predict_target',
                                   'predict_reference'])
-def test_failing_step_leaves_the_state_as_it_was(part: str) -> None:
+def test_failing_step_leaves_the_state_unchanged(part: str) -> None:
     model, images = tiny_model(), random_images(5)
     state = start(model)
     for image in images[:4]:
@@ -157,7 +157,7 @@ def test_points_that_are_not_finite_never_reach_the_memory() -> None:
     assert equal(before, frozen(state))
 
 
-def test_sequences_do_not_touch_each_other(model: Spann3R) -> None:
+def test_sequences_are_independent(model: Spann3R) -> None:
     images = random_images(4, seed=1), random_images(4, seed=2)
     states = [start(model) for _ in images]
     results: list[list[Tensor]] = [[], []]
@@ -221,7 +221,7 @@ def test_activation_of_zero_is_zero_with_a_finite_gradient() -> None:
     assert (points == 0.0).all() and raw.grad.isfinite().all()
 
 
-def test_config_survives_plain_values_and_refuses_bad_ones() -> None:
+def test_config_is_rebuilt_from_plain_values_and_refuses_bad_ones() -> None:
     assert Spann3RConfig.from_dict(CONFIG.to_dict()) == CONFIG
     for change, message in (({'encoder_depth': 0}, 'encoder_depth'), ({'head': 'x'}, 'head'),
                             ({'decoder_heads': 5}, 'decoder_heads'), ({'rope_base': 0.0}, 'rope'),
@@ -258,6 +258,6 @@ def test_offline_order_streamed_online_gives_the_same_points(model: Spann3R) -> 
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 32, 48), (3, 32, 48), (2, 4, 32, 48)])
-def test_offline_refuses_what_is_no_set_of_images(model: Spann3R, shape: tuple[int, ...]) -> None:
+def test_offline_refuses_other_shapes(model: Spann3R, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match='images: expected two or more'):
         reconstruct_offline(model, torch.zeros(shape), OPEN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs with known poses: read as described, scored by the path that they tell."""
+"""Photographs with known poses: reading, and scores of the solved path."""
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
                           seed=1, textures_seed=2)
     batch = rooms.batch(1, FRAMES, trajectory='turn')
     root = tmp_path_factory.mktemp('photographs')
-    # Another world, in another unit, as structure from motion would tell.
+    # Another world in another unit, as from structure from motion.
     world = Rotation.from_euler('xyz', [20.0, -30.0, 50.0], degrees=True).as_matrix()
     frames = []
     for index in range(FRAMES):
@@ -68,7 +68,7 @@ def photographs(folder: Folder) -> Photographs:
 
 
 class Oracle(FakeNetwork):
-    """Knows the points of the photographs, at half their scale; bends them where told."""
+    """Returns the true points of the photographs at half scale; can bend them."""
 
     def __init__(self, points: np.ndarray, confidence: float = 0.5) -> None:
         super().__init__(SIZE)
@@ -79,7 +79,7 @@ class Oracle(FakeNetwork):
         return self._pointmaps[index]
 
 
-def test_true_points_tell_the_true_path(folder: Folder, photographs: Photographs) -> None:
+def test_true_points_give_the_true_path(folder: Folder, photographs: Photographs) -> None:
     seen = []
     run = run_photographs(Oracle(folder.points), photographs, observe=lambda: seen.append(1))
     scores = score_photographs(run)
@@ -90,13 +90,13 @@ def test_true_points_tell_the_true_path(folder: Folder, photographs: Photographs
     assert scores.still > 0.1 * scores.path.path_length
 
 
-def test_bent_points_tell_a_worse_path(folder: Folder, photographs: Photographs) -> None:
+def test_bent_points_give_a_worse_path(folder: Folder, photographs: Photographs) -> None:
     bent = folder.points * np.linspace(1.0, 1.6, FRAMES, dtype=np.float32)[:, None, None, None]
     scores = score_photographs(run_photographs(Oracle(bent), photographs))
     assert scores.path.trajectory_error > 0.01 * scores.path.path_length
 
 
-def test_points_without_confidence_tell_no_path(
+def test_points_without_confidence_give_no_path(
         folder: Folder, photographs: Photographs, tmp_path: Path) -> None:
     run = run_photographs(Oracle(folder.points, confidence=0.0), photographs)
     scores = score_photographs(run)
@@ -105,7 +105,7 @@ def test_points_without_confidence_tell_no_path(
         draw_photographs(tmp_path / 'none.png', run, scores)
 
 
-def test_picture_lays_cloud_and_path_over_the_truth_with_up_as_z(
+def test_picture_aligns_cloud_and_path_to_the_truth_with_z_up(
         folder: Folder, photographs: Photographs, tmp_path: Path) -> None:
     run = run_photographs(Oracle(folder.points), photographs)
     content = photo_content(run)
@@ -127,8 +127,8 @@ def test_level_axes_turn_up_to_z_and_the_first_view_to_x() -> None:
                                [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=1e-12)
 
 
-def test_lens_is_read_and_its_blind_pixels_stay_out(folder: Folder,
-                                                    photographs: Photographs) -> None:
+def test_distortion_is_read_and_its_invalid_pixels_are_left_out(folder: Folder,
+                                                                photographs: Photographs) -> None:
     assert photographs.intrinsics.distortion is None
     content = json.loads(folder.cameras.read_text()) | {'k1': 0.3, 'p2': 0.001}
     path = folder.photos / 'lens.json'
@@ -152,7 +152,7 @@ def frame(matrix: np.ndarray) -> dict[str, Any]:
     ({'frames': [frame(np.diag([1.0, 1.0, -1.0, 1.0]))] * 3}, 'a.jpg to be a rotation'),
     ({'frames': [frame(np.eye(3))] * 3}, 'a.jpg to be a rotation'),
 ])
-def test_cameras_that_cannot_be_are_refused(
+def test_impossible_cameras_are_refused(
         folder: Folder, change: dict[str, Any], said: str, tmp_path: Path) -> None:
     path = tmp_path / 'cameras.json'
     path.write_text(json.dumps(json.loads(folder.cameras.read_text()) | change))

@@ -7,6 +7,7 @@ import numpy as np
 from spann3r_ros.core.types import Frame
 from spann3r_ros.pipeline.sync.bounds import QueueBounds
 from spann3r_ros.pipeline.sync.pose_sync import PoseSync
+from spann3r_ros.pipeline.sync.wait_clock import WaitClock
 
 
 class Matched:
@@ -22,7 +23,7 @@ class Matched:
             lambda frame: np.eye(4) if frame.stamp_ns in self.known else None,
             QueueBounds(capacity, most_bytes), 0.5,
             self._take, self._drop, lambda error: self.reasons.append(str(error)),
-            self._match_soon, lambda: self.now)
+            self._match_soon, WaitClock(replay=False, wall=lambda: self.now))
         self.calls = 0
 
     def image(self, *stamps: int) -> None:
@@ -104,3 +105,29 @@ def test_waiting_is_bounded_by_bytes() -> None:
     matched.image(1, 2, 3)
     assert (matched.dropped, matched.reasons) == (1, [matched.reasons[0]])
     assert '3 images of 36 bytes wait' in matched.reasons[0]
+
+
+def test_frames_without_a_pose_do_not_hold_back_later_ones() -> None:
+    matched = Matched(capacity=10)
+    matched.image(1, 2, 3, 4)
+    matched.add_poses(4)
+    assert (matched.out, matched.dropped) == ([4], 3)
+
+
+def test_end_of_a_recording_drops_only_the_frames_without_a_pose() -> None:
+    matched = Matched(capacity=10)
+    matched.image(1, 2, 3, 4)
+    matched.known.update((3, 4))
+    matched.matcher.drain()
+    assert (matched.out, matched.dropped, len(matched.matcher)) == ([3, 4], 2, 0)
+    assert all('the recording has ended' in reason for reason in matched.reasons)
+
+
+def test_waits_of_a_replay_are_measured_by_stamps_alone() -> None:
+    clock = WaitClock(replay=True, wall=lambda: 1 / 0)
+    clock.note_image(5 * 10**9)
+    clock.note_image(3 * 10**9)  # late
+    assert clock.now() == 5.0
+    assert clock.time_of(Frame(4 * 10**9, 'camera', np.zeros((1, 1, 3), np.uint8))) == 4.0
+    clock.begin_again(10**9)
+    assert clock.now() == 1.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's evaluation, on folders written here and predictions whose errors are known."""
+"""The paper's evaluation, on written folders and predictions with known errors."""
 from __future__ import annotations
 
 import json
@@ -65,7 +65,7 @@ def test_truth_follows_the_order_of_the_prediction(tmp_path: Path) -> None:
     assert protocol.score_scene(sequence, views, wrong).clouds.accuracy.mean > 0.02
 
 
-def test_a_small_turn_is_registered_away_and_roughness_is_not(tmp_path: Path) -> None:
+def test_registration_removes_a_small_rotation_and_not_noise(tmp_path: Path) -> None:
     sequence, views = load('7scenes', tmp_path)
     prediction = perfect(views, (0, 1, 2, 3), scale=1.0)
     turn = Rotation.from_euler('y', 0.7, degrees=True).as_matrix().astype(np.float32)
@@ -182,7 +182,7 @@ def test_command_prints_scenes_and_mean_beside_the_paper(
     table = capsys.readouterr().out
     for text in ('chess03', 'stairs01', '0.0342', '0.0237', 'metres'):
         assert text in table
-    # Beside the paper's mean over 18 sequences stands that over the two of them.
+    # The paper's mean over 18 sequences is printed next to its mean over these two.
     assert 'mean of 2 of 18' in table and "paper's Spann3R on these 2" in table
     assert f'{(.0237 + .0739) / 2:.4f}' in table
     assert "the paper's means are over 18 sequences; missing here: chess05, pumpkin01" in table
@@ -207,7 +207,7 @@ def row_of(table: str, method: str) -> list[str]:
     return line.split(method)[1].split()
 
 
-def test_papers_speeds_stand_beside_ones_own_where_it_tells_them(
+def test_published_speeds_are_printed_where_there_are_any(
         capsys: pytest.CaptureFixture[str]) -> None:
     likeness = NearestDistances(0.1, 0.05), NormalConsistency(0.7, 0.8)
     clouds = CloudScores(likeness[0], likeness[0], likeness[1])
@@ -280,7 +280,7 @@ def test_whole_set_of_the_paper_needs_no_remark() -> None:
     assert (few.label, few.remarks) == ('mean of 27', [])
 
 
-def test_scenes_that_are_not_the_papers_are_told_of() -> None:
+def test_scenes_that_are_not_the_papers_are_reported() -> None:
     names = [*coverage.SCENE_NAMES['nrgbd'][1:], 'attic', 'attic']
     covered = coverage.cover('nrgbd', names)
     assert covered.label == 'mean of 10: 8 of 9 scenes, 1 other'
@@ -290,7 +290,7 @@ def test_scenes_that_are_not_the_papers_are_told_of() -> None:
 
 
 @pytest.mark.parametrize(('layout', 'count'), [('7scenes', 18), ('nrgbd', 9), ('dtu', 22)])
-def test_sets_of_the_paper_are_as_large_as_it_says(layout: str, count: int) -> None:
+def test_sets_of_the_paper_have_the_published_sizes(layout: str, count: int) -> None:
     assert len(set(coverage.SCENE_NAMES[layout])) == count
 
 
@@ -307,8 +307,8 @@ def test_figures_of_the_papers_scenes_have_its_mean(layout: str) -> None:
     (['--few-view'], 'few-view: expected --tuples FILE'),
     (['--every', '2', '--device', 'toaster'], 'device: expected one of'),
 ])
-def test_command_says_what_is_wrong(arguments: list[str], message: str, checkpoint: Path,
-                                    tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_bad_arguments(arguments: list[str], message: str, checkpoint: Path,
+                                       tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_nrgbd(tmp_path / 'data', 4)
     assert main(['benchmark', 'nrgbd', str(tmp_path / 'data'), str(checkpoint), *arguments]) == 1
     assert message in capsys.readouterr().err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -16,6 +18,7 @@ from recorded_bags import (
     BASE_FROM_OPTICAL,
     IMAGE_TOPIC,
     INFO_TOPIC,
+    MASK_TOPIC,
     PERIOD_NS,
     OrbitBag,
     robot_bag,
@@ -26,11 +29,26 @@ from synthetic import SyntheticScene
 
 from spann3r_ros.cli.main import main
 from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.datasets.bag_writer import LATCHED
 from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.networks.registry import network_kinds
 
+ROOT = Path(__file__).parents[2]
 TOY_PACKAGE = Path(__file__).parents[1] / 'toy_package'
 Replay = Callable[..., dict[str, Any]]
+# Runs the command and prints the thread that imports torch.
+WATCHED_RUN = """
+import sys, threading
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'torch':
+            print('torch on', threading.current_thread().name)
+
+sys.meta_path.insert(0, Watch())
+from spann3r_ros.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +172,21 @@ def test_poses_of_a_localisation_come_from_tf_or_odometry(
         np.testing.assert_allclose(pose.world_from_camera, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize('resampling', ['fast', 'exact'])
+def test_torch_is_imported_before_the_worker_starts(
+        resampling: str, tmp_path: Path, weights: Path) -> None:
+    """A network without torch leaves its import to the resize, which runs on the worker."""
+    arguments = ['replay', robot_bag(tmp_path / 'bag', 8), '--topic', IMAGE_TOPIC, '--checkpoint',
+                 weights, '--output', tmp_path / 'out', '--quiet', '--set', 'pose_source=tf',
+                 '--set', 'map_frame=odom', '--set', f'resampling={resampling}']
+    done = subprocess.run(
+        [sys.executable, '-c', WATCHED_RUN, *map(str, arguments)], capture_output=True, text=True,
+        timeout=300, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{TOY_PACKAGE}'})
+    assert done.returncode == 0, done.stderr
+    threads = re.findall('torch on (.*)', done.stdout)
+    assert threads == (['MainThread'] if resampling == 'fast' else [])
+
+
 def test_images_without_their_pose_are_dropped_with_the_reason(
         tmp_path: Path, replay: Replay) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
@@ -166,6 +199,61 @@ def test_images_without_their_pose_are_dropped_with_the_reason(
     assert summary['frames'] == {'received': 20, 'processed': 18, 'skipped': 0, 'dropped': 2,
                                  'failed': 0}
     assert any('a later image has one already' in text for text in summary['warnings'])
+
+
+@pytest.mark.parametrize('timeout_sec', [0.5, 10.0])
+def test_images_before_the_first_pose_are_dropped_whatever_the_timeout(
+        timeout_sec: float, tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.mount()
+        for index in range(20):
+            bag.raw(index)
+            if index >= 3:
+                bag.drive(index)
+    summary = replay(tmp_path / 'bag', '--set', 'pose_source=tf', '--set', 'map_frame=odom',
+                     '--set', f'pose_timeout_sec={timeout_sec}')
+    assert (summary['frames']['processed'], summary['frames']['dropped']) == (17, 3)
+    assert summary['warnings'] and 'TF has no pose' in summary['warnings'][0]
+
+
+def test_speed_of_the_network_does_not_change_which_images_get_no_pose(
+        tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wall time, here increased by an hour at each call, has no effect on a replay."""
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.mount()
+        for index in range(30):
+            bag.raw(index)
+            if index < 5 or index >= 22:
+                bag.drive(index)
+    poses = '--set', 'pose_source=tf', '--set', 'map_frame=odom'
+    usual = replay(tmp_path / 'bag', *poses, output='a')
+    hours = iter(range(10**9))
+    monkeypatch.setattr('spann3r_ros.pipeline.sync.wait_clock.monotonic',
+                        lambda: next(hours) * 3600.0)
+    slow = replay(tmp_path / 'bag', *poses, output='b')
+    assert usual['frames'] == slow['frames'] and usual['sha256'] == slow['sha256']
+    assert usual['frames']['dropped'] > 0
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_latest_mask_is_the_newest_that_is_not_after_the_image(
+        late: bool, tmp_path: Path, replay: Replay) -> None:
+    """The mask may be recorded before its image or after it, even long after it."""
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(8):
+            bag.raw(index)
+        bag.recorded_later_ns = 3 * 10**9 if late else 0
+        for index, columns in ((1, 30), (4, 60)):
+            bag.mask(index, columns=columns)
+    summary = replay(tmp_path / 'bag', '--set', 'mask=latest')
+    assert (summary['frames']['processed'], summary['frames']['dropped']) == (7, 1)
+    assert any('no mask for the image' in text for text in summary['warnings'])
+    with OrbitBag(tmp_path / 'exact') as bag:
+        for index in range(1, 8):
+            bag.raw(index)
+            bag.mask(index, columns=30 if index < 4 else 60)
+    exact = replay(tmp_path / 'exact', '--set', 'mask=exact', output='b')
+    assert exact['sha256'] == summary['sha256']
 
 
 def test_every_result_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
@@ -192,6 +280,22 @@ def test_calibrations_that_never_come_are_not_waited_for(tmp_path: Path, replay:
     assert replay(tmp_path / 'bag')['frames']['processed'] == 8
 
 
+def test_one_calibration_at_the_start_serves_the_images_of_its_timeout(
+        tmp_path: Path, replay: Replay) -> None:
+    def bag(name: str, calibrated: range) -> Path:
+        with OrbitBag(tmp_path / name) as bag:
+            for index in range(20):
+                if index in calibrated:
+                    bag.info(index)
+                bag.raw(index)
+        return tmp_path / name
+    limit = '--set', 'camera_info_timeout_sec=100'
+    once, always = (replay(bag(name, calibrated), *limit, output=f'{name}_out')
+                    for name, calibrated in (('once', range(1)), ('always', range(20))))
+    assert once['frames']['processed'] == 20
+    assert once['sha256'] == always['sha256']
+
+
 def test_parameters_come_from_the_nodes_own_file(tmp_path: Path, replay: Replay) -> None:
     file = tmp_path / 'node.yaml'
     file.write_text('/**:\n  ros__parameters:\n    keyframes: {stride: 3}\n    autostart: false\n'
@@ -200,6 +304,27 @@ def test_parameters_come_from_the_nodes_own_file(tmp_path: Path, replay: Replay)
     assert replay(bag, '--params-file', str(file))['frames']['skipped'] == 6
     assert replay(bag, '--params-file', str(file), '--set', 'keyframes.stride=1',
                   output='b')['frames']['skipped'] == 0
+
+
+def test_parameters_of_a_node_in_a_namespace_are_read_with_its_name(
+        tmp_path: Path, replay: Replay) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text('robot:\n  mapper:\n    ros__parameters:\n      use_sim_time: true\n'
+                    '      keyframes: {stride: 3}\n')
+    summary = replay(robot_bag(tmp_path / 'bag', 9), '--params-file', str(file), '--node-name',
+                     'robot/mapper')
+    assert summary['frames']['skipped'] == 6
+
+
+def test_parameters_of_another_node_are_bad_input(
+        tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / 'node.yaml'
+    file.write_text('/robot/mapper: {ros__parameters: {mode: live}}\n'
+                    'mapper_node: {ros__parameters: {mode: live}}\n')
+    assert main(['replay', str(robot_bag(tmp_path / 'bag', 2)), '--topic', IMAGE_TOPIC,
+                 '--checkpoint', str(weights), '--params-file', str(file)]) == 2
+    assert 'a section for the node /mapper, got /robot/mapper, /mapper_node' in (
+        capsys.readouterr().err)
 
 
 def test_bag_that_breaks_off_gives_the_map_of_what_was_read(
@@ -213,6 +338,44 @@ def test_bag_that_breaks_off_gives_the_map_of_what_was_read(
     summary = replay(robot_bag(tmp_path / 'bag', 12))
     assert summary['images'] == 12 and 0 < summary['poses'] < 12
     assert any('ends early: Input/output error' in text for text in summary['warnings'])
+
+
+@pytest.mark.parametrize(('topic', 'failed'), [
+    (IMAGE_TOPIC, 1), (INFO_TOPIC, 0), (MASK_TOPIC, 0), ('/tf', 0)])
+def test_malformed_message_costs_only_itself(
+        topic: str, failed: int, tmp_path: Path, replay: Replay,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = Reader.messages, []
+
+    def halved(self: Reader, *arguments: object) -> Iterator:
+        for connection, time_ns, data in read(self, *arguments):
+            seen.append(connection.topic)
+            cut = connection.topic == topic and seen.count(topic) == 3
+            yield connection, time_ns, data[:len(data) // 2] if cut else data
+    monkeypatch.setattr(Reader, 'messages', halved)
+    summary = replay(robot_bag(tmp_path / 'bag', 8), '--set', 'mask=latest')
+    assert summary['frames'] == {'received': 8, 'processed': 8 - failed, 'skipped': 0,
+                                 'dropped': 0, 'failed': failed}
+    assert len(summary['warnings']) == 1
+    assert f'{topic}: expected a ' in summary['warnings'][0]
+
+
+@pytest.mark.parametrize(('kind', 'change'), [
+    ('metadata.yaml', lambda data: b'{{{'), ('metadata.yaml', lambda data: b''),
+    ('metadata.yaml', lambda data: b'- 1'),
+    # The encoding of a schema, in the summary at the end of the file.
+    ('*.mcap', lambda data: b'ros2m?g'.join(data.rsplit(b'ros2msg', 1))),
+    # A length in the index at the end of the file.
+    ('*.mcap', lambda data: data[:-218] + bytes([255]) + data[-217:])])
+def test_damaged_bag_is_bad_input_in_one_line(
+        kind: str, change: Callable[[bytes], bytes], tmp_path: Path, weights: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    bag = robot_bag(tmp_path / 'bag', 4)
+    file = next(bag.glob(kind))
+    file.write_bytes(change(file.read_bytes()))
+    assert main(['replay', str(bag), '--checkpoint', str(weights)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('spann3r replay: bag: cannot read')
 
 
 def test_recording_that_was_cut_off_is_bad_input_with_a_remedy(
@@ -230,6 +393,7 @@ def test_recording_that_was_cut_off_is_bad_input_with_a_remedy(
     ([], r'topic: expected one image topic, or its name; image topics in'),
     (['--topic', '/left', '--camera-info-topic', '/info'], 'has none'),
     (['--topic', '/left', '--set', 'mode=sideways'], 'mode: expected one of'),
+    (['--topic', '/left', '--mask-topic', '/mask'], 'mask-topic: expected a value of the param'),
     (['--topic', '/left', '--set', 'colour=red'], 'expected NAME=VALUE with the name'),
     (['--topic', '/left', '--set', 'max_rate=fast'], 'max_rate: expected a value of type float'),
     (['--topic', '/left', '--params-file', 'missing.yaml'], 'missing.yaml'),
@@ -247,6 +411,20 @@ def test_bad_input_is_one_line_and_status_two(
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith('spann3r replay: ')
     assert re.search(reason, lines[0])
+
+
+@pytest.mark.parametrize('topic', [IMAGE_TOPIC, ''])
+def test_images_of_two_connections_of_one_topic_are_all_read(
+        topic: str, tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.raw(0)
+        bag._connections['second'] = bag._writer.add_connection(
+            IMAGE_TOPIC, 'sensor_msgs/msg/Image', typestore=bag._types,
+            offered_qos_profiles=[LATCHED])
+        for index in range(1, 8):
+            bag.raw(index, topic='second' if index % 2 else IMAGE_TOPIC)
+    summary = replay(tmp_path / 'bag', topic=topic)
+    assert summary['images'] == summary['frames']['processed'] == 8
 
 
 def test_missing_bag_is_bad_input(tmp_path: Path, weights: Path,
@@ -280,7 +458,7 @@ def test_fault_of_the_network_is_status_one_and_leaves_the_rest(
 def test_recording_without_a_map_is_status_one(
         tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
-        bag._image('/camera/image_raw', stamp_of(0), 'rgb8', np.zeros((96, 96, 3), np.uint8))
+        bag.write_raw_image(IMAGE_TOPIC, stamp_of(0), np.zeros((96, 96, 3), np.uint8))
     status = main(['replay', str(tmp_path / 'bag'), '--checkpoint', str(weights), '--output',
                    str(tmp_path / 'out'), '--quiet'])
     assert status == 1 and 'the map is empty' in capsys.readouterr().err
@@ -304,4 +482,7 @@ def test_default_topics_are_beside_the_image_topic(tmp_path: Path) -> None:
         assert {(one.topic, bag.role(one)) for one in bag.connections} == {
             ('/camera/image_raw', 'image'), (INFO_TOPIC, 'camera_info'), ('/tf', 'tf'),
             ('/tf_static', 'tf_static'), ('/camera/mask', 'mask')}
-        assert [role for role, _ in bag.messages()][:3] == ['image', 'tf', 'camera_info']
+        roles = [role for role, _ in bag.messages()]
+        # An image comes after all that was recorded up to a second after it.
+        assert roles == ['tf', 'camera_info', 'mask', 'tf_static', 'tf', 'camera_info', 'mask',
+                         'image', 'image']

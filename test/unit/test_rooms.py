@@ -17,7 +17,7 @@ VARIED = replace(SMALL, partition_share=0.5, composite_share=0.5, vignetting=0.4
 
 
 class Watched(RoomGenerator):
-    """Keeps what it casts last: solids and camera centres in the world."""
+    """Records the last cast: solids and camera centres in the world."""
 
     scenes: Scenes
     origin: Tensor
@@ -39,7 +39,7 @@ def in_world(batch: RoomBatch) -> Tensor:
 
 
 def in_camera(points: Tensor, poses: Tensor) -> Tensor:
-    """Points [B, H, W, 3] of the first camera's frame in that of cameras [B, 4, 4]."""
+    """Return points [B, H, W, 3] of the first camera's frame in that of cameras [B, 4, 4]."""
     camera_from_first = torch.linalg.inv(poses.double())[:, None, None]
     rotated = camera_from_first[..., :3, :3] @ points.double()[..., None]
     return rotated[..., 0] + camera_from_first[..., :3, 3]
@@ -111,13 +111,13 @@ def test_cameras_keep_their_distance_from_every_solid() -> None:
 
 
 def clearances(generator: Watched) -> Tensor:
-    """Distances [F, B, SOLIDS] of every camera to the solids that are cast."""
+    """Return distances [F, B, SOLIDS] of every camera to the solids."""
     return torch.stack([distances(generator.scenes, point)
                         for point in generator.origin.unbind(1)])  # fmt: skip
 
 
 def check_points_lie_on_solids(generator: Watched, batch: RoomBatch) -> Tensor:
-    """Check that points lie on what is cast; return the solid of each [B, points]."""
+    """Check that points are on solids; return the solid of each [B, points]."""
     points = in_world(batch).float().flatten(1, 3)
     distance = torch.stack([distances(generator.scenes, point) for point in points.unbind(1)], 1)
     nearest, solid = distance.abs().min(-1)
@@ -143,7 +143,7 @@ def divided() -> tuple[Watched, RoomBatch]:
 
 
 def across_the_wall(generator: Watched, points: Tensor) -> Tensor:
-    """Signed distances [B, n] of points [B, n, 3] from the middle of their room's wall."""
+    """Return signed distances [B, n] of points [B, n, 3] from the middle of their room's wall."""
     half, centre = (values[:, WALLS.stop - 1, :2] for values in (generator.scenes.half,
                                                                   generator.scenes.centre))
     axis = half.argmin(1)
@@ -151,7 +151,7 @@ def across_the_wall(generator: Watched, points: Tensor) -> Tensor:
     return points.gather(2, axis[:, None, None].expand(*points.shape[:2], 1))[..., 0] - place
 
 
-def test_divided_rooms_are_seen_on_both_sides_of_all_parts_of_their_wall(
+def test_divided_rooms_are_visible_on_both_sides_of_their_wall(
     divided: tuple[Watched, RoomBatch],
 ) -> None:
     generator, batch = divided
@@ -170,7 +170,7 @@ def test_cameras_pass_doorways_and_keep_their_distance(
     generator, _ = divided
     clear = clearances(generator)
     assert clear.min() >= generator.config.clearance
-    # No part of a wall had to go for that but those that the path leaves no room for.
+    # Only the parts of walls for which the path leaves no room were removed.
     assert clear[0, :, WALLS].isfinite().double().mean() > 0.85
     assert clear[0, :, WALLS.stop - 1].isfinite().all()
     side = across_the_wall(generator, generator.origin) > 0
@@ -257,7 +257,7 @@ def test_streaks_smooth_mostly_along_rows_and_leave_geometry_alone() -> None:
     assert spreads[0] > 2 * spreads[1] > 0
 
 
-def test_a_world_without_options_is_the_plain_one() -> None:
+def test_options_of_zero_do_not_change_the_rooms() -> None:
     names = ('partition_share', 'composite_share', 'vignetting', 'streak')
     plain, none = (
         RoomGenerator(replace(SMALL, **changes), seed=1, textures_seed=2).batch(4, 2)
@@ -269,7 +269,7 @@ def test_a_world_without_options_is_the_plain_one() -> None:
 
 
 @pytest.mark.parametrize('config', [SMALL, VARIED])
-def test_same_seeds_give_the_same_batches_whatever_the_chunk(config: RoomConfig) -> None:
+def test_same_seeds_give_the_same_batches_for_any_chunk(config: RoomConfig) -> None:
     first, second = (
         RoomGenerator(replace(config, chunk=chunk), seed=1, textures_seed=2) for chunk in (2, 5)
     )

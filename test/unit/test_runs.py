@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named runs and what the command line makes of them."""
+"""Named runs and the options of the command line."""
 from __future__ import annotations
 
 import argparse
@@ -15,15 +15,18 @@ from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
+from spann3r_ros.training.runs import find_run, read_runs
 from spann3r_ros.training.schedule import learning_rate_scale
-from spann3r_ros.training.training_config import RUNS, Stage, TrainingConfig
+from spann3r_ros.training.training_config import Stage, TrainingConfig
+
+RUNS = {name: run.config for name, run in read_runs().items()}
 
 
 def asked(*options: str, begun: TrainingConfig | None = None) -> TrainingConfig:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args(['folder', *options])
-    return read_config(args, args.run, begun)
+    return read_config(args, find_run(read_runs(), args.run or 'curriculum'), begun)
 
 
 @pytest.mark.parametrize('steps', [1, 19, 200, 2000, 40_000])
@@ -32,7 +35,7 @@ def test_every_run_reaches_its_full_learning_rate_in_any_number_of_steps(
         name: str, steps: int) -> None:
     config = asked('--run', name, '--steps', str(steps))
     peak = max(learning_rate_scale(config, step) for step in range(steps))
-    # What decays from the first step on is a little below its peak when it is warm.
+    # A rate that decays from the first step on is below its peak at the end of the warm-up.
     whole = 1.0 if config.decay_share < 1.0 else 1.0 - RUNS[name].warmup_steps / RUNS[name].steps
     assert peak == pytest.approx(1.0) or peak >= whole
 
@@ -57,7 +60,7 @@ def test_warm_up_of_a_begun_run_stays(tmp_path: Path) -> None:
 
 
 def test_released_losses_differ_from_the_papers_on_the_same_sequences(tmp_path: Path) -> None:
-    # A quarter of the run's shards, each with as many sequences.
+    # One of the run's four shards, with the same number of sequences.
     small = replace(RUNS['released'], network=SQUARE, textures=6, shards=1, frames_per_step=20)
     released, paper = (Trainer(replace(small, losses=losses), tmp_path / losses, Rank()).advance()
                        for losses in ('released', 'paper'))
@@ -74,13 +77,13 @@ def test_runs_of_the_paper_have_sixteen_sequences_a_step() -> None:
     assert replace(RUNS['released'], losses='paper', shards=16) == RUNS['paper']
 
 
-def test_released_losses_want_sequences_that_share_a_shard() -> None:
+def test_released_losses_require_two_sequences_in_a_shard() -> None:
     assert asked('--run', 'paper', '--losses', 'released', '--shards', '4') == RUNS['released']
     with pytest.raises(ValueError, match="shards: expected two sequences or more in each .*'rele"):
         asked('--run', 'paper', '--losses', 'released')
 
 
-def test_options_of_their_name_settle_rates_and_recordings() -> None:
+def test_options_set_the_settings_of_the_same_name() -> None:
     asked_for = asked('--run', 'paper', '--adam-lr', '1e-5', '--muon-lr', '2e-4',
                       '--frame-gap', '2', '9', '--no-color-jitter')
     assert asked_for == replace(RUNS['paper'], adam_lr=1e-5, muon_lr=2e-4, frame_gap=(2, 9),

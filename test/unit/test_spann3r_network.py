@@ -41,7 +41,7 @@ def picture(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
-def test_step_completes_the_image_before_and_flush_the_newest(network: Spann3RNetwork) -> None:
+def test_step_returns_the_image_before_and_flush_the_newest(network: Spann3RNetwork) -> None:
     assert network.step(picture(0), 7) == []
     assert network.provisional() is None and network.flush() == []
     estimate, = network.step(picture(1), 9)
@@ -62,7 +62,7 @@ def test_input_size_is_that_of_the_weights(network: Spann3RNetwork) -> None:
     assert {network.input_size(aspect) for aspect in (0.5, 1.0, 1.8)} == {SIZE}
 
 
-def test_pair_is_a_sequence_of_two_and_leaves_the_sequence_alone(network: Spann3RNetwork) -> None:
+def test_pair_equals_a_sequence_of_two_and_keeps_the_sequence(network: Spann3RNetwork) -> None:
     alone = Spann3RNetwork(tiny_model(), MemoryConfig())
     alone.step(picture(1), 0)
     first, second = alone.step(picture(2), 1)[0], alone.flush()[0]
@@ -80,7 +80,7 @@ def test_pair_is_a_sequence_of_two_and_leaves_the_sequence_alone(network: Spann3
 
 @pytest.mark.parametrize('cut', [0, 1, 2, 9, 20])
 @pytest.mark.parametrize('memory', [MemoryConfig(), PRUNED])
-def test_restored_state_goes_on_bit_by_bit(cut: int, memory: MemoryConfig) -> None:
+def test_restored_state_continues_bit_by_bit(cut: int, memory: MemoryConfig) -> None:
     whole, other = (Spann3RNetwork(tiny_model(), memory) for _ in range(2))
     for index in range(cut):
         whole.step(picture(index), index)
@@ -104,7 +104,7 @@ def test_static_stream_restores_bit_by_bit() -> None:
     for index in range(24):
         one.image.copy_(torch.from_numpy(picture(index)))
         if index == 0:
-            one.found()
+            one.begin()
         else:
             one.advance()
         if index == 15:
@@ -133,7 +133,7 @@ def test_state_that_does_not_fit_changes_nothing(
     assert all(np.array_equal(item, network.state()[name]) for name, item in kept.items())
 
 
-def test_another_size_is_refused_and_the_sequence_goes_on(network: Spann3RNetwork) -> None:
+def test_another_size_is_refused_and_the_sequence_continues(network: Spann3RNetwork) -> None:
     network.step(picture(0), 0)
     with pytest.raises(FrameError, match=r'image: expected uint8 .* got uint8 \(8, 8, 3\)'):
         network.step(np.zeros((8, 8, 3), np.uint8), 1)
@@ -192,8 +192,8 @@ def test_real_exhaustion_of_a_cpu_is_reported(network: Spann3RNetwork,
         network.step(picture(0), 0)
 
 
-def test_other_runtime_errors_surface(network: Spann3RNetwork,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_runtime_errors_are_raised(network: Spann3RNetwork,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError('a defect')
     monkeypatch.setattr(Spann3R, 'step', broken)
@@ -201,7 +201,7 @@ def test_other_runtime_errors_surface(network: Spann3RNetwork,
         network.step(picture(0), 0)
 
 
-def test_provisional_points_without_room_are_none(
+def test_provisional_estimate_out_of_memory_is_none(
         network: Spann3RNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     network.step(picture(0), 0)
     network.step(picture(1), 1)
@@ -214,7 +214,7 @@ def test_provisional_points_without_room_are_none(
 
 def test_prune_that_runs_out_of_memory_leaves_every_store_whole(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    """A memory whose stores disagree would go on with keys of one frame and values of another."""
+    """With stores of different length, keys of one frame would meet values of another."""
     model = tiny_model()
     state = model.start(HEIGHT, WIDTH, SCALED)
     images = torch.from_numpy(np.stack([picture(seed) for seed in range(13)])).permute(
@@ -240,7 +240,7 @@ def test_prune_that_runs_out_of_memory_leaves_every_store_whole(
     assert all(torch.equal(item, memory.arrays()[name]) for name, item in before.items())
 
 
-def test_memory_manager_reports_what_is_held(network: Spann3RNetwork) -> None:
+def test_memory_manager_reports_the_counters(network: Spann3RNetwork) -> None:
     manager = MemoryManager(network)
     for seed in range(4):
         manager.step(picture(seed), seed)
@@ -255,7 +255,7 @@ def test_memory_manager_reports_what_is_held(network: Spann3RNetwork) -> None:
         0, 2, 1, 'another')
 
 
-def test_only_the_memory_manager_makes_a_network_forget(network: Spann3RNetwork) -> None:
+def test_only_the_memory_manager_resets_a_network(network: Spann3RNetwork) -> None:
     for seed in range(3):
         network.step(picture(seed), seed)
     network.flush()

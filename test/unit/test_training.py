@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,23 +22,24 @@ from spann3r_ros.networks.spann3r.checkpoint import (
 )
 from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.unroll import Lesson, Unrolled, move, unroll
+from spann3r_ros.networks.spann3r.training import default_sizes, split_parameters
+from spann3r_ros.networks.spann3r.unroll import unroll
+from spann3r_ros.networks.trainable import StoredPoints, Unrolled, move
 from spann3r_ros.rooms.draw import Draw
-from spann3r_ros.rooms.paths import placements, slips
-from spann3r_ros.training.loop import Trainer
-from spann3r_ros.training.muon import orthogonalise
+from spann3r_ros.rooms.paths import drifts, placements
+from spann3r_ros.training.loop import Trainer, read_run
 from spann3r_ros.training.objective import memory_supervision, sequence_objective
-from spann3r_ros.training.optimisers import split_parameters
+from spann3r_ros.training.optimisers import orthogonalise
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.release import release
 from spann3r_ros.training.schedule import interval_reach, learning_rate_scale, locate_stage
-from spann3r_ros.training.training_config import Stage, TrainingConfig, small_network
+from spann3r_ros.training.training_config import Stage, TrainingConfig
 
 TINY = Spann3RConfig(
     image_height=32, image_width=48, patch_size=8, encoder_width=32, encoder_depth=1,
     encoder_heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2, value_depth=1,
     value_heads=2, head='linear', learned_positions=True)
-# Nothing is cut, dropped or pruned: what training sees.
+# As in training: nothing is pruned, rejected or below the threshold.
 OPEN_MEMORY = MemoryConfig(long_term_tokens=1000, similarity_threshold=1.0,
                            attention_threshold=0.0)
 
@@ -78,7 +80,7 @@ def curve(folder: Path) -> list[dict[str, str]]:
                 for row in csv.DictReader(file)]
 
 
-def test_unroll_equals_streaming_when_memory_is_never_cut() -> None:
+def test_unroll_equals_streaming_without_pruning_and_threshold() -> None:
     torch.manual_seed(0)
     model = Spann3R(TINY).eval()
     images = torch.rand(1, 5, 3, 32, 48) * 2 - 1
@@ -101,37 +103,37 @@ def test_unroll_carries_gradient_from_the_last_map_to_the_first_key() -> None:
     assert model.value_out.weight.grad.abs().max() > 0
 
 
-def test_placed_sequence_differs_from_the_first_memory_on() -> None:
+def test_placed_sequence_differs_from_the_first_memory_read_on() -> None:
     torch.manual_seed(0)
     model = Spann3R(TINY).eval()
     images = torch.rand(2, 4, 3, 32, 48) * 2 - 1
     placed = placements(2, 1.0, Draw(1))
     placed[1] = torch.eye(4)  # the second sequence stays
     never = torch.full((2, 4, 32, 48, 3), torch.nan)
-    lesson = Lesson(placed, never, never, torch.zeros(2).bool())
+    stored = StoredPoints(placed, never, never, torch.zeros(2).bool())
     with torch.no_grad():
-        plain, moved = unroll(model, images), unroll(model, images, lesson)
+        plain, moved = unroll(model, images), unroll(model, images, stored)
     assert torch.equal(plain.reference[0].points, moved.reference[0].points)
     assert torch.equal(plain.target[0].points, moved.target[0].points)
     assert not torch.allclose(plain.reference[1].points[0], moved.reference[1].points[0])
     torch.testing.assert_close(plain.reference[2].points[1], moved.reference[2].points[1])
 
 
-def test_shown_sequence_stores_true_points_in_place_of_its_own() -> None:
+def test_replaced_points_are_stored_in_place_of_predictions() -> None:
     torch.manual_seed(0)
     model = Spann3R(TINY).eval()
     images = torch.rand(2, 4, 3, 32, 48) * 2 - 1
     with torch.no_grad():
         own = unroll(model, images)
         points = torch.stack([item.points for item in (*own.reference, own.target[-1])], dim=1)
-        points[1, 0] += 1.0  # the second sequence is shown something else at first
-        lesson = Lesson(torch.eye(4).expand(2, 4, 4), torch.full_like(points, torch.nan), points,
-                        torch.ones(2).bool())
-        shown = unroll(model, images, lesson)
-    assert torch.equal(own.target[0].points, shown.target[0].points)
-    for before, after in zip(own.reference, shown.reference, strict=True):
+        points[1, 0] += 1.0  # the second sequence stores other points of its first frame
+        stored = StoredPoints(torch.eye(4).expand(2, 4, 4), torch.full_like(points, torch.nan),
+                              points, torch.ones(2).bool())
+        replaced = unroll(model, images, stored)
+    assert torch.equal(own.target[0].points, replaced.target[0].points)
+    for before, after in zip(own.reference, replaced.reference, strict=True):
         torch.testing.assert_close(before.points[0], after.points[0])
-    assert not torch.allclose(own.reference[1].points[1], shown.reference[1].points[1])
+    assert not torch.allclose(own.reference[1].points[1], replaced.reference[1].points[1])
 
 
 def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
@@ -151,7 +153,7 @@ def test_placed_truth_applies_to_all_but_the_first_pair() -> None:
     assert float(wrong.last_error) > 0.1
 
 
-def test_placements_are_rigid_and_as_many_as_asked_for() -> None:
+def test_placements_are_rigid_and_have_the_given_share() -> None:
     placed = placements(400, 0.5, Draw(3))
     rotation = placed[:, :3, :3]
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(400, 3, 3))
@@ -164,17 +166,17 @@ def test_placements_are_rigid_and_as_many_as_asked_for() -> None:
     assert torch.equal(placements(4, 0.0, Draw(3)), torch.eye(4).expand(4, 4, 4))
 
 
-def test_slips_grow_from_nothing_along_a_sequence() -> None:
-    slipped = slips(500, 9, 1.0, Draw(4))
-    torch.testing.assert_close(slipped[:, 0], torch.eye(4).expand(500, 4, 4))
-    scale = slipped[..., :3, :3].det() ** (1 / 3)
+def test_drift_grows_from_zero_along_a_sequence() -> None:
+    drifted = drifts(500, 9, 1.0, Draw(4))
+    torch.testing.assert_close(drifted[:, 0], torch.eye(4).expand(500, 4, 4))
+    scale = drifted[..., :3, :3].det() ** (1 / 3)
     assert 0.02 < float(scale[:, -1].std()) < 0.04  # 5 %, by up to all of it
-    ahead = slipped[..., :3, 2] / scale[..., None]
+    ahead = drifted[..., :3, 2] / scale[..., None]
     heading = torch.rad2deg(torch.atan2(ahead[..., 0], ahead[..., 2])).std(dim=0)
     assert 2.0 < float(heading[-1]) < 4.0
     assert float(heading[2] / heading[-1]) == pytest.approx(0.5, abs=0.1)  # root of a quarter
-    assert 0.04 < float(slipped[:, -1, :3, 3].std()) < 0.08
-    assert torch.equal(slips(2, 3, 0.0, Draw(4)), torch.eye(4).expand(2, 3, 4, 4))
+    assert 0.04 < float(drifted[:, -1, :3, 3].std()) < 0.08
+    assert torch.equal(drifts(2, 3, 0.0, Draw(4)), torch.eye(4).expand(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize('shape', [(2, 24, 96), (2, 96, 24), (1, 32, 32)])
@@ -185,7 +187,7 @@ def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int, in
     assert values.median() > 0.6
 
 
-def test_split_parameters_takes_every_parameter_once() -> None:
+def test_split_parameters_contains_every_parameter_once() -> None:
     model = Spann3R(TINY)
     hidden, rest = split_parameters(model)
     assert len(hidden) + len(rest) == len(list(model.parameters()))
@@ -202,14 +204,14 @@ def test_memory_supervision_prefers_attention_on_the_same_place() -> None:
     assert memory_supervision([right.roll(1, dims=1)], points, seen, patch_size=8) > 5.0
 
 
-def test_memory_supervision_leaves_unknown_places_out() -> None:
+def test_memory_supervision_leaves_out_places_that_no_memory_frame_saw() -> None:
     near = torch.rand(1, 1, 24, 24, 3)
     points = torch.cat((near, near + 1000.0), dim=1)
     even, seen = torch.full((1, 9, 9), 1 / 9), torch.ones(1, 2, 24, 24).bool()
     assert memory_supervision([even], points, seen, patch_size=8) == 0.0
 
 
-def test_memory_supervision_leaves_patches_without_depth_out() -> None:
+def test_memory_supervision_leaves_out_patches_without_depth() -> None:
     y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing='ij')
     points = torch.stack((x, y, torch.full_like(x, 30.0)), dim=-1).expand(1, 2, 24, 24, 3).clone()
     seen = torch.ones(1, 2, 24, 24).bool()
@@ -218,7 +220,7 @@ def test_memory_supervision_leaves_patches_without_depth_out() -> None:
     right = torch.eye(9)[None]
     assert memory_supervision([right], points, seen, patch_size=8) < 1e-5
     astray = right.clone()
-    astray[:, 4] = right[:, 0]  # would cost dear, if the patch's place were known
+    astray[:, 4] = right[:, 0]  # a high loss, if patch 4 were not left out
     assert memory_supervision([astray], points, seen, patch_size=8) < 1e-5
 
 
@@ -255,7 +257,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize('changes', [{}, {
     'losses': 'paper', 'placed_share': 0.0, 'attention_dropout': 0.2, 'optimiser': 'adamw',
     'decay': 'cosine', 'shards': 2}])
-def test_killed_run_goes_on_with_the_curve_of_an_uninterrupted_one(
+def test_killed_run_resumes_with_the_curve_of_an_uninterrupted_one(
         changes: dict[str, object], tmp_path: Path) -> None:
     whole, split = tmp_path / 'whole', tmp_path / 'split'
     Trainer(tiny_run(6, **changes), whole, Rank()).run()
@@ -273,18 +275,35 @@ def test_killed_run_goes_on_with_the_curve_of_an_uninterrupted_one(
     assert curve(split) == curve(whole)
 
 
+def test_state_without_a_name_of_its_network_is_resumed(tmp_path: Path) -> None:
+    whole, split = tmp_path / 'whole', tmp_path / 'split'
+    Trainer(tiny_run(3), whole, Rank()).run()
+    first = Trainer(tiny_run(3), split, Rank())
+    first.advance()
+    first.save()
+    state = torch.load(split / 'state.pt', weights_only=True)
+    config = json.loads(state['config'])
+    assert config.pop('network_name') == 'spann3r'
+    torch.save(state | {'config': json.dumps(config)}, split / 'state.pt')
+    assert read_run(split) == tiny_run(3)
+    second = Trainer(read_run(split), split, Rank())
+    assert second.resume()
+    second.run()
+    assert curve(split) == curve(whole)
+
+
 def test_state_of_other_shards_is_refused(tmp_path: Path) -> None:
     Trainer(tiny_run(1), tmp_path, Rank()).run()
     with pytest.raises(ValueError, match='expected the shards that the run began with, 1, got 2'):
         Trainer(tiny_run(1, shards=2), tmp_path, Rank()).resume()
 
 
-def test_shards_that_cannot_be_shared_out_are_refused(tmp_path: Path) -> None:
+def test_shards_that_are_no_multiple_of_the_processes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='shards: expected a multiple of the 2 processes, got 3'):
         Trainer(tiny_run(1, shards=3), tmp_path, Rank(0, 2))
 
 
-def test_run_that_goes_on_with_other_settings_says_so(
+def test_run_that_is_resumed_with_other_settings_warns(
         tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Trainer(tiny_run(1), tmp_path, Rank()).run()
     assert Trainer(tiny_run(1), tmp_path, Rank()).resume()
@@ -297,7 +316,7 @@ def test_run_that_goes_on_with_other_settings_says_so(
     assert (group['peak_lr'], group['lr'], group['weight_decay']) == (0.5, 0.5, 0.2)
 
 
-def test_run_that_was_killed_before_its_first_state_begins_its_curve_anew(tmp_path: Path) -> None:
+def test_run_that_was_killed_before_its_first_state_restarts_its_curve(tmp_path: Path) -> None:
     first = Trainer(tiny_run(3), tmp_path, Rank())
     first.advance()
     first.advance()
@@ -308,7 +327,7 @@ def test_run_that_was_killed_before_its_first_state_begins_its_curve_anew(tmp_pa
 
 
 @pytest.mark.parametrize('changes', [{'optimiser': 'adamw'}, {'frozen': ('heads',)}])
-def test_run_does_not_go_on_with_another_optimiser_or_other_parts(
+def test_run_is_not_resumed_with_another_optimiser_or_other_frozen_parts(
         changes: dict[str, object], tmp_path: Path) -> None:
     Trainer(tiny_run(1), tmp_path, Rank()).run()
     with pytest.raises(ValueError, match=f'expected the {next(iter(changes))} that the run began'):
@@ -316,13 +335,13 @@ def test_run_does_not_go_on_with_another_optimiser_or_other_parts(
 
 
 def test_two_processes_equal_one_and_resume_together(tmp_path: Path) -> None:
-    """Two gloo processes, stopped and resumed, do what one does with the same two shards."""
+    """Two gloo processes, stopped and resumed, give the curve of one with the same shards."""
     script = tmp_path / 'run.py'
     script.write_text(TWO_PROCESSES)
     for stop in (2, 5):
         subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
                         '--nproc_per_node', '2', script, tmp_path / 'run', str(stop)],
-                       check=True, timeout=300, cwd=ROOT)
+                       check=True, timeout=1200, cwd=ROOT)
     weights = [torch.load(tmp_path / 'run' / f'weights-{rank}.pt', weights_only=True)
                for rank in (0, 1)]
     assert weights[0].keys() == weights[1].keys()
@@ -358,10 +377,10 @@ def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
         Trainer(tiny_run(2), tmp_path, Rank()).start_from(tmp_path / 'weights.safetensors')
 
 
-def test_run_that_continues_another_wants_its_weights(
+def test_run_that_continues_another_requires_its_weights(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['train', str(tmp_path), '--run', 'placed', '--device', 'cpu']) == 1
-    assert '--run placed: expected --start-from FILE' in capsys.readouterr().err
+    assert main(['train', str(tmp_path), '--run', 'placed_starts', '--device', 'cpu']) == 1
+    assert '--run placed_starts: expected --start-from FILE' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -393,5 +412,5 @@ def test_release_can_be_the_mean_with_another(tmp_path: Path) -> None:
 
 
 def test_bundled_network_sizes_are_valid() -> None:
-    network = small_network()
+    network = default_sizes()
     assert network.grid(network.image_height, network.image_width) == (8, 8)

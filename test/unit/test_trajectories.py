@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trajectory errors on motions whose answers are known by hand."""
+"""Trajectory errors on motions with known results."""
 import json
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def orbit(count: int = 20) -> np.ndarray:
 
 
 def moved(poses: np.ndarray, scale: float, rotation: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Return the same motion seen from another world of another scale."""
+    """Return the same motion in another world of another scale."""
     result = poses.copy()
     result[:, :3, :3] = rotation @ poses[:, :3, :3]
     result[:, :3, 3] = scale * poses[:, :3, 3] @ rotation.T + shift
@@ -96,7 +96,7 @@ def test_relative_errors_see_only_the_broken_step() -> None:
     assert errors.rotation_deg.max() < 1e-6
 
 
-def test_relative_errors_honour_scale() -> None:
+def test_relative_errors_apply_the_scale() -> None:
     truth = orbit(10)
     estimate = moved(truth, 0.5, np.eye(3), np.zeros(3))
     assert trajectories.relative_pose_errors(estimate, truth).translation.min() > 0.05
@@ -109,7 +109,7 @@ def test_unequal_lengths_are_refused() -> None:
 
 
 def paths() -> tuple[np.ndarray, np.ndarray]:
-    """Return a shaky path in another world and scale, and the true one."""
+    """Return a noisy path in another world and scale, and the true one."""
     truth = orbit(25)
     estimate = moved(truth, 0.4, turn(1, 33.0) @ turn(0, -20.0), np.array([1.0, 2.0, 3.0]))
     for i in range(25):
@@ -125,6 +125,6 @@ def test_path_errors_are_those_of_evo() -> None:
         assert getattr(found, name) == pytest.approx(recorded[name], rel=1e-9), name
 
 
-def test_path_of_a_camera_that_stands_still_is_refused() -> None:
-    with pytest.raises(ValueError, match='expected points at two places'):
+def test_path_of_a_camera_that_does_not_move_is_refused() -> None:
+    with pytest.raises(ValueError, match='expected at least two different points'):
         trajectories.path_errors(np.tile(np.eye(4), (3, 1, 1)), orbit(3))

@@ -122,6 +122,64 @@ def test_beginning_again_keeps_static_transforms_and_those_of_the_new_time() -> 
     assert tree.lookup('base_link', 'camera', None) is not None
 
 
+def test_new_parent_holds_from_its_own_stamp_on() -> None:
+    tree = TransformTree(keep_sec=10.0)
+    tree.take(edge('world', 'a'), static=True)
+    tree.take(edge('world', 'b', place=(100, 0, 0)), static=True)
+    for second in (1, 2):
+        tree.take(edge('a', 'o', second * SECOND_NS, (second, 0, 0)))
+    for second in (3, 4):
+        tree.take(edge('b', 'o', second * SECOND_NS, (-second, 0, 0)))
+    # Between transforms to two parents tf2 takes the earlier one.
+    places = [tree.lookup('world', 'o', round(second * SECOND_NS))[0, 3]
+              for second in (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)]
+    np.testing.assert_allclose(places, [1.0, 1.5, 2.0, 2.0, 97.0, 96.5, 96.0], atol=1e-12)
+    np.testing.assert_allclose(tree.lookup('o', 'world', 2_500_000_000)[0, 3], -2.0, atol=1e-12)
+    assert tree.lookup('world', 'o', None)[0, 3] == 96.0
+
+
+def test_newest_common_time_is_that_of_the_newest_parents() -> None:
+    tree = TransformTree(keep_sec=10.0)
+    tree.take(edge('a', 'b'), static=True)
+    tree.take(edge('a', 'o', SECOND_NS, (1, 0, 0)))
+    tree.take(edge('b', 'o', 3 * SECOND_NS, (3, 0, 0)))
+    tree.take(edge('o', 'camera', SECOND_NS))
+    tree.take(edge('o', 'camera', 2 * SECOND_NS))
+    assert tree.lookup('a', 'camera', None)[0, 3] == 1.0
+
+
+def test_slash_before_a_name_is_ignored() -> None:
+    tree = TransformTree(keep_sec=10.0)
+    tree.announce('map', '/odom', SECOND_NS)
+    tree.take(edge('/map', 'odom', SECOND_NS, (2, 0, 0)))
+    tree.take(edge('/odom', '/base', SECOND_NS, (1, 0, 0)))
+    assert tree.lookup('map', '/base', SECOND_NS)[0, 3] == 3.0
+    assert tree.ancestors_of('/base') == {'odom', 'map'}
+    assert tree.is_foreign('/odom', 'base') and not tree.is_foreign('map', 'odom')
+
+
+def test_after_a_short_jump_no_transform_of_the_old_time_is_left() -> None:
+    tree = TransformTree(keep_sec=10.0)
+    for tenth in range(101):
+        for child in ('base', 'lidar'):
+            tree.take(edge('odom', child, tenth * SECOND_NS // 10, (tenth / 10, 0, 0)))
+    # Two of the new time come before its first image, in disorder; none of the lidar's does.
+    for tenth in (81, 80):
+        tree.take(edge('odom', 'base', tenth * SECOND_NS // 10, (500, 0, 0)))
+    tree.begin_again(8 * SECOND_NS)
+    assert tree.lookup('odom', 'base', 8_050_000_000)[0, 3] == 500.0
+    for child, stamp_ns in (('base', 7_950_000_000), ('base', 8_150_000_000),
+                            ('base', 9_950_000_000), ('lidar', 8 * SECOND_NS)):
+        assert tree.lookup('odom', child, stamp_ns) is None
+    # A second jump: what came before the first image of the last time is old now.
+    for tenth in range(82, 101):
+        tree.take(edge('odom', 'base', tenth * SECOND_NS // 10, (600, 0, 0)))
+    tree.begin_again(8 * SECOND_NS)
+    assert tree.lookup('odom', 'base', 8_050_000_000) is None
+    tree.take(edge('odom', 'base', 8 * SECOND_NS, (700, 0, 0)))
+    assert tree.lookup('odom', 'base', None)[0, 3] == 700.0
+
+
 def test_changes_are_reported_once_each(robot: TransformTree) -> None:
     calls = []
     robot.changed = lambda: calls.append(1)

@@ -13,7 +13,7 @@ from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.pipeline.slot import Accounts, FrameSlot
 from spann3r_ros.pipeline.worker import Worker
 
-DEADLINE_SEC = 10.0
+DEADLINE_SEC = 300.0
 
 
 class Reports:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from spann3r_ros.cli.options import (
     read_settings,
     without_frame_warnings,
 )
+from spann3r_ros.core.files import write_json
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out.ablation import Ablated, MeanOfRooms
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(HEADER, table_rows(results)))
     print(NOTE)
     if args.output:
-        args.output.write_text(json.dumps({
+        write_json(args.output, {
             'checkpoint': args.checkpoint.name, 'config': asdict(config),
-            'results': [asdict(item) for item in results]}, indent=2) + '\n')
+            'results': [asdict(item) for item in results]})
     return 0
 
 

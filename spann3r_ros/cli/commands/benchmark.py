@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from spann3r_ros.cli.options import add_network_arguments, read_compute, read_settings
+from spann3r_ros.core.files import write_json
 
 if TYPE_CHECKING:
     from spann3r_ros.datasets.rgbd import RgbdSequence
@@ -90,12 +90,12 @@ def run(args: argparse.Namespace) -> int:
         print(f'FAILED, not in the mean: {", ".join(failed)}')
     if args.output:
         coverage = cover(args.layout, [item.scene for item in scores])
-        args.output.write_text(json.dumps({
+        write_json(args.output, {
             'checkpoint': args.checkpoint.name, 'layout': args.layout,
             'few_view': is_few_view(args), 'offline': args.offline, 'network': kind.name,
             'settings': asdict(settings),
             'results': [report(item) for item in scores], 'failed': failed,
-            'missing': list(coverage.missing) if coverage else []}, indent=2) + '\n')
+            'missing': list(coverage.missing) if coverage else []})
     return 1 if failed else 0
 
 

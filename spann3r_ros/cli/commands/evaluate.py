@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from spann3r_ros.cli.options import (
     read_settings,
     without_frame_warnings,
 )
+from spann3r_ros.core.files import write_json
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, Turn
@@ -94,11 +94,11 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(HEADER, table_rows(results, reference)))
     print(NOTE)
     if args.output:
-        args.output.write_text(json.dumps({
+        write_json(args.output, {
             'name': args.name or args.checkpoint.name, 'checkpoint': args.checkpoint.name,
             'config': asdict(config), 'network': kind.name, 'settings': asdict(settings),
             'results': [asdict(item) for item in results],
-        }, indent=2) + '\n')
+        })
     if args.picture:
         draw_rooms(args.picture, list(firsts.values()))
     return 0

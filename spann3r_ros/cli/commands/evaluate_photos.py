@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spann3r_ros.cli.options import add_network_arguments, open_network, without_frame_warnings
+from spann3r_ros.core.files import write_json
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.photo_scores import PhotoScores
@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     print(format_table((args.checkpoint.name, ''), table_rows(scores, result.coverage)))
     print(NOTE)
     if args.output:
-        args.output.write_text(json.dumps(
-            {'checkpoint': args.checkpoint.name} | asdict(scores), indent=2) + '\n')
+        write_json(args.output, {'checkpoint': args.checkpoint.name} | asdict(scores))
     if args.picture:
         draw_photographs(args.picture, result, scores)
     return 0

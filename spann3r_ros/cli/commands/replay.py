@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -40,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='nav_msgs/Odometry to use as transforms, if they are not in TF')
     parser.add_argument('--params-file', type=Path, help="the node's parameters as YAML")
     parser.add_argument('--node-name', default='mapper',
-                        help='node that has the parameters in that file (default: %(default)s)')
+                        help='node that has the parameters in that file, with its namespace if it '
+                             'has one (default: %(default)s)')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='changes',
                         help='a parameter, which overrides the file; may be repeated')
     parser.add_argument('--checkpoint', help='weights; default: the parameter, or the bundled '
@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the bag and write the results; return the exit status."""
+    from spann3r_ros.core.files import write_json
+    from spann3r_ros.core.views import prepare_resize
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     from spann3r_ros.mapping.mapper import Mapper
     from spann3r_ros.mapping.storage.products import MapEmptyError, save_products
@@ -61,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.pipeline.sync.camera_sync import Expected
     try:
         settings = read_settings(args)
+        if args.mask_topic and settings.node.mask == 'none':
+            raise ValueError('mask-topic: expected a value of the parameter mask that uses masks, '
+                             "got 'none'; add --set mask=latest or mask=exact")
         bag = CameraBag(args.bag, TopicNames(args.topic, args.camera_info_topic, args.mask_topic,
                                              args.odometry_topic, settings.node.mask != 'none'))
         args.output.mkdir(parents=True, exist_ok=True)
@@ -71,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f'spann3r replay: {error}', file=sys.stderr)
         return BAD_INPUT
+    prepare_resize(settings.mapper.resampling == 'exact')
     replay = Replay(mapper, settings.node, Expected(
         lambda: bag.has('camera_info'), lambda: bag.has('tf', 'tf_static', 'odometry')))
     started = time.perf_counter()
@@ -79,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             feed(replay, bag, args.quiet)
         replay.finish()
         summary = replay.summary(bag.count, time.perf_counter() - started, warnings.texts())
-        (args.output / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=2) + '\n')
+        write_json(args.output / SUMMARY_FILE, asdict(summary))
         save_products(mapper, args.output)
     except MapEmptyError as error:
         print(f'spann3r replay: {error}; see {args.output / LOG}', file=sys.stderr)
@@ -122,8 +128,12 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
 
     from spann3r_ros.datasets.bags import BagError
     with tqdm(total=bag.count, unit='image', disable=quiet) as bar:
+        def refuse(role: str, error: BagError) -> None:
+            replay.refuse(role, error)
+            bar.update(role == 'image')
+
         try:
-            for role, message in bag.messages():
+            for role, message in bag.messages(refuse):
                 replay.take(role, message)
                 bar.update(role == 'image')
         except BagError as error:

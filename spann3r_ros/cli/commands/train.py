@@ -6,51 +6,45 @@ import argparse
 import json
 import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.training.training_config import (
-    BUNDLED_MEANS,
-    BUNDLED_RUNS,
-    LOSSES,
-    PAPER_RUNS,
-    PRECISIONS,
-    RUNS,
-    Stage,
-    TrainingConfig,
-)
+from spann3r_ros.networks.registry import kind_of, trainable_kind
+from spann3r_ros.training.runs import chain_of, find_run, read_runs
+from spann3r_ros.training.training_config import LOSSES, PRECISIONS, Stage, TrainingConfig
 
 if TYPE_CHECKING:
     from spann3r_ros.training.rank import Rank
+    from spann3r_ros.training.runs import Run
 
-SUMMARY = 'train a network, or continue an earlier run of the same folder'
-FIRST = next(iter(BUNDLED_RUNS))
+SUMMARY = 'train a network, or resume the run in a folder'
 CHAIN = 'bundled'
-# Settings that have an option of their name.
+# Settings that have an option of the same name.
 GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision', 'adam_lr', 'muon_lr',
          'color_jitter')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('folder', type=Path, help='where state and curve are kept')
+    parser.add_argument('folder', type=Path, help='folder of the state and the curve')
     parser.add_argument('--release', type=Path, metavar='FILE',
-                        help='write the averaged weights to a .safetensors file instead')
+                        help='do not train; write the averaged weights to a .safetensors file')
     parser.add_argument('--mean-with', type=Path, metavar='CHECKPOINT',
-                        help='release the mean with the weights of another run')
+                        help='with --release: write the mean with the weights of this checkpoint')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
-                        help='checkpoint to begin with, in a folder of its own')
-    parser.add_argument('--run', choices=[CHAIN, *RUNS],
-                        help="paper: the paper's losses and schedule; paper-v1.01: with sequences "
-                             'of ten frames; released: with the losses of its released code; the '
-                             f'others made the bundled model, all but the first, {FIRST}, start '
-                             f'from the release of the one before; {CHAIN}: all of these in a '
-                             'row, in folders of their own below the one given')
+                        help='checkpoint with which a new run begins')
+    parser.add_argument('--run', metavar='NAME',
+                        help='the name of a file in models/training, without its number. paper: '
+                             "the paper's losses and schedule; paper-v1.01: with sequences of ten "
+                             'frames; released: with the losses of the released code; files with '
+                             'a number: the runs that made the bundled model, of which each '
+                             'begins with the release of the one before (default: the first); '
+                             f'{CHAIN}: all of these in a row, in folders of their own below the '
+                             'one given')
     parser.add_argument('--config', type=Path, metavar='FILE',
-                        help="JSON file of settings, in place of a run's or the folder's own")
+                        help='JSON file of settings, in place of those of --run and the folder')
     parser.add_argument('--print-config', action='store_true',
-                        help='print the settings as such a file and end')
+                        help='print the settings as such a file and exit')
     parser.add_argument('--save-every', type=int, default=100, metavar='STEPS',
                         help='default: %(default)s')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
@@ -59,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Declare what is asked for in place of a run's own settings."""
+    """Declare the options that replace settings of a run."""
     parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
                         help='train on recordings: 7scenes, nrgbd, dtu or tum; may be repeated')
     parser.add_argument('--frozen', action='append', metavar='PART',
@@ -71,23 +65,23 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--color-jitter', action=argparse.BooleanOptionalAction,
                         help='change the colours of recorded views at random')
     parser.add_argument('--adam-lr', type=float, metavar='RATE',
-                        help='learning rate of what AdamW trains, in the runs of the paper all')
+                        help='learning rate of AdamW, of all weights in the runs of the paper')
     parser.add_argument('--muon-lr', type=float, metavar='RATE',
-                        help='learning rate of what Muon trains')
+                        help='learning rate of Muon')
     parser.add_argument('--lengths', type=int, nargs='+', help='frames of the sequences')
     parser.add_argument('--losses', choices=LOSSES,
-                        help='released: mixes the sequences of a shard, so it wants few --shards')
+                        help='released: mixes the sequences of a shard, so use few --shards')
     parser.add_argument('--precision', choices=PRECISIONS)
     parser.add_argument('--steps', type=int,
-                        help='default: those of the run; the warm-up keeps its share of them')
+                        help='default: as in the run; the warm-up keeps its share')
     parser.add_argument('--frames-per-step', type=int)
     parser.add_argument('--shards', type=int,
-                        help='parts of a step, shared out among processes, one after another')
+                        help='parts of a step, distributed over the processes')
     parser.add_argument('--seed', type=int)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, continuing an earlier run of the folder, or release what it has learned."""
+    """Train or resume a run, or write its weights."""
     from spann3r_ros.training.loop import Trainer, read_run
     from spann3r_ros.training.release import release
     if args.run == CHAIN:
@@ -96,11 +90,14 @@ def run(args: argparse.Namespace) -> int:
         release(args.folder, args.release, args.mean_with)
         return 0
     begun = read_run(args.folder)
-    config = read_config(args, args.run or FIRST, begun)
+    runs = read_runs()
+    first = chain_of(runs.values())[0]
+    named = find_run(runs, args.run) if args.run else first
+    config = read_config(args, named, begun)
     if args.print_config:
         print(json.dumps(config.to_dict(), indent=2))
         return 0
-    if not (begun or args.start_from or args.config or args.run in (None, FIRST)):
+    if not (begun or args.start_from or args.config or named is first):
         raise ValueError(f'--run {args.run}: expected --start-from FILE, which it continues')
     rank, device = set_up(args)
     trainer = Trainer(config, args.folder, rank, device)
@@ -111,29 +108,37 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_chain(args: argparse.Namespace) -> int:
-    """Go through the runs of the bundled model, from where they stand."""
+    """Train or resume the runs of the bundled model."""
     for name in ('start_from', 'config', 'release', 'mean_with', 'data', 'frozen', 'frame_gap',
                  'color_jitter', 'adam_lr', 'muon_lr', 'lengths', 'losses', 'seed'):
         if getattr(args, name) is not None:
             raise ValueError(f'--run {CHAIN}: expected no --{name.replace("_", "-")}, which is '
-                             f'for a run alone')
-    from spann3r_ros.training.chain import train_chain
+                             'for a single run')
+    from spann3r_ros.training.chain import stem_of, train_chain
     from spann3r_ros.training.loop import read_run
-    settle = partial(read_config, args)
+    runs = read_runs()
+    chain = {run.name: run for run in chain_of(runs.values())}
+    former_names = {name: run.former_name for name, run in chain.items() if run.former_name}
+
+    def settle(name: str, begun: TrainingConfig | None) -> TrainingConfig:
+        return read_config(args, chain[name], begun)
+
     if args.print_config:
-        print(json.dumps({name: settle(name, read_run(args.folder / name)).to_dict()
-                          for name in BUNDLED_RUNS}, indent=2))
+        stems = {name: stem_of(args.folder, name, former_names.get(name, name)) for name in chain}
+        print(json.dumps({name: settle(name, read_run(args.folder / stem)).to_dict()
+                          for name, stem in stems.items()}, indent=2))
         return 0
     rank, device = set_up(args)
-    last = train_chain(args.folder, BUNDLED_RUNS, settle, BUNDLED_MEANS, rank, device,
-                       args.save_every)
+    means = {name: run.mean_with for name, run in chain.items() if run.mean_with}
+    last = train_chain(args.folder, chain, settle, means, rank, device, args.save_every,
+                       former_names)
     if rank.index == 0:
         print(f'the bundled model: {last}')
     return 0
 
 
 def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
-    """Prepare this process; return its place among all and its device."""
+    """Prepare this process; return its rank and its device."""
     import torch
 
     from spann3r_ros.networks.devices import resolve_device
@@ -147,17 +152,17 @@ def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
     return rank, device
 
 
-def read_config(args: argparse.Namespace, name: str,
+def read_config(args: argparse.Namespace, named: Run,
                 begun: TrainingConfig | None) -> TrainingConfig:
-    """Return the settings of a named run with what the arguments ask for.
+    """Return the settings of a named run, changed by the arguments.
 
-    What they do not say is as in `begun`, the run that its folder holds, if there is one. Raises
-    ValueError for some that do not fit.
+    The unchanged settings are those of `begun`, the run in the folder, if there is one. ValueError
+    for settings that do not fit.
     """
     if args.config:
         config = TrainingConfig.read(args.config)
     else:
-        config = begun or RUNS[name]
+        config = begun or named.config
     if args.steps is not None and config is not begun:
         config = config.lasting(args.steps)
     given = {item: value for item in GIVEN if (value := getattr(args, item)) is not None}
@@ -166,7 +171,8 @@ def read_config(args: argparse.Namespace, name: str,
             given[item] = tuple(getattr(args, item))
     if args.lengths:
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
-    if args.start_from and begun is None and (args.config or name in PAPER_RUNS):
-        from spann3r_ros.networks.spann3r.checkpoint import read_checkpoint
-        given['network'] = read_checkpoint(args.start_from)[0]
+    if args.start_from and begun is None and (args.config or named.position is None):
+        kind = trainable_kind(kind_of(args.start_from).name)
+        given['network_name'] = kind.name
+        given['network'] = kind.training().read_sizes(args.start_from)
     return replace(config, **given)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unseen procedural rooms."""
+"""Evaluation on procedural rooms that were not trained on."""

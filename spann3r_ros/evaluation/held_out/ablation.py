@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each part of the memory is worth: the same rooms with and without it, room by room."""
+"""Ablation of the parts of the memory: scores with and without each, on the same rooms."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ COLUMNS = ('accuracy', 'completion', 'point', 'trajectory')
 
 @dataclass(frozen=True)
 class MeanOfRooms:
-    """A mean over rooms and its standard error, NaN where too few rooms tell it."""
+    """A mean over rooms and its standard error; NaN for too few rooms."""
 
     mean: float
     error: float
@@ -31,7 +31,7 @@ class MeanOfRooms:
 class Ablated:
     """Scores of one kind of sequence with one memory, in the order of COLUMNS.
 
-    `differences` are means over rooms of what is added by leaving a part out, the errors theirs.
+    `differences` are means over rooms of the score without a part minus the score with all parts.
     """
 
     turn: str
@@ -41,12 +41,12 @@ class Ablated:
 
 
 def ablated_settings(kind: NetworkKind, settings: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return a network's settings as they are, then with each part of its memory left out.
+    """Return a network's settings by name: unchanged, then without each part of its memory.
 
-    ValueError for a kind of network whose memory has no parts.
+    ValueError for a kind of network without ablations.
     """
     if not kind.ablations:
-        raise ValueError(f'ablate: the memory of the network {kind.name!r} has no parts')
+        raise ValueError(f'ablate: expected a network with ablations, got {kind.name!r}')
     return {EVERYTHING: settings, **{name: replace(settings, **changes)
                                      for name, changes in kind.ablations.items()}}
 
@@ -79,7 +79,7 @@ def ablate(networks: Mapping[str, Network], config: HeldOutConfig,
 
 
 def compare(turn: str, scores: Mapping[str, np.ndarray]) -> list[Ablated]:
-    """Return the summary of scores [rooms, columns] of each memory beside the first one's."""
+    """Return the summary of scores [rooms, columns] of each memory, compared with the first."""
     whole = next(iter(scores.values()))
     return [Ablated(turn, name, summarise(values), summarise(values - whole))
             for name, values in scores.items()]
@@ -92,7 +92,7 @@ def summarise(values: np.ndarray) -> tuple[MeanOfRooms, ...]:
 
 def estimate(values: np.ndarray) -> MeanOfRooms:
     """Return mean and standard error of values [n]."""
-    nothing = float('nan')
-    mean = float(values.mean()) if len(values) else nothing
+    missing = float('nan')
+    mean = float(values.mean()) if len(values) else missing
     return MeanOfRooms(mean, float(values.std(ddof=1) / np.sqrt(len(values)))
-                    if len(values) > 1 else nothing)
+                       if len(values) > 1 else missing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that need no network: what a reconstruction has to beat to mean anything.
+"""Baselines without a network, with which a reconstruction is compared.
 
 All pointmaps are in the optical frame of the sequence's first camera.
 """
@@ -32,8 +32,8 @@ def median_pointmaps(training: np.ndarray) -> np.ndarray:
 def posed_depth_pointmaps(depth: np.ndarray, poses: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Return [frames, h, w, 3]: one depth image [h, w] placed at the *true* camera poses.
 
-    No fair competitor, as it is told the poses [frames, 4, 4]: a yardstick for depth alone.
+    It uses the true poses [frames, 4, 4], so it is a reference for depth alone, not a baseline.
     """
     points = depth[..., None] * rays
-    turned = np.einsum('fij,hwj->fhwi', poses[:, :3, :3], points)
-    return turned + poses[:, None, None, :3, 3]
+    rotated = np.einsum('fij,hwj->fhwi', poses[:, :3, :3], points)
+    return rotated + poses[:, None, None, :3, 3]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out sequences, and the trivial answers learned from training rooms."""
+"""The held-out sequences, and baselines from statistics of training rooms."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from spann3r_ros.rooms.room_generator import RoomBatch, RoomConfig, RoomGenerato
 from . import baselines
 
 BATCH = 4
-# What is learned from training rooms holds all their points at once: long sequences of fewer.
+# The statistics need all points of the training rooms in memory: fewer rooms for long sequences.
 LEAST_TRAINING_ROOMS, MOST_TRAINING_FRAMES = 8, 1600
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One kind of sequence: frames, and degrees of yaw (0.12 rad along the ellipse per 9).
+    """One kind of sequence: frames, and degrees of yaw a frame (0.12 rad of the ellipse per 9).
 
-    Where `motion` is given it is no turn but a wandering, tilted walk, such as training has, and
-    `motion` scales its steps.
+    With `motion` it is not a turn but a wandering path with tilts, as in training; `motion` scales
+    its steps.
     """
 
     frames: int
@@ -32,13 +32,13 @@ class Turn:
 
     @property
     def name(self) -> str:
-        """Return the key under which results and references are filed."""
+        """Return the key of results and references."""
         if self.motion is not None:
             return f'{self.frames} frames wandering'
         return f'{self.frames} frames at {self.step_deg:g} deg'
 
 
-# The last turns twice: what is seen again, the memory may have kept.
+# The last is two full turns: in the second one every place is seen again.
 TURNS = (Turn(5), Turn(10), Turn(20), Turn(40), Turn(40, 3.0), Turn(60, 6.0), Turn(200, 1.8),
          Turn(80))
 WANDERING = Turn(40, motion=0.45)
@@ -46,11 +46,10 @@ WANDERING = Turn(40, motion=0.45)
 
 @dataclass(frozen=True)
 class HeldOutConfig:
-    """What is evaluated; the seeds must not be those of the training run.
+    """The settings of an evaluation; the seeds must differ from those of training.
 
-    The same values give the same rooms for a turn, whatever other turns there are. `varied` rooms
-    have doors, seats and tables, and are seen by cameras of several fields of view, with dark
-    corners and streaks.
+    The rooms of a turn do not depend on the other turns. `varied` rooms have doors, seats and
+    tables; their cameras have different fields of view, vignetting and motion blur.
     """
 
     rooms: int = 20
@@ -71,12 +70,13 @@ class HeldOutConfig:
         if not self.turns or min(turn.frames for turn in self.turns) < 2:
             raise ValueError(f'turns: expected at least one of two frames, got {self.turns}')
         if self.seed == self.training_seed or self.textures_seed == self.training_textures_seed:
-            raise ValueError('seed and textures_seed: expected others than in training')
+            raise ValueError('seed and textures_seed: expected others than in training, got '
+                             f'{self.seed} and {self.textures_seed}')
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One room's truth, in the first camera's optical frame.
+    """The images and the ground truth of one room, in the first camera's optical frame.
 
     `images` uint8 [frames, h, w, 3], `points` [frames, h, w, 3], `poses` first-camera-from-camera
     [frames, 4, 4]; `mean_side` is the mean of the room's two horizontal sides in metres.
@@ -101,7 +101,7 @@ def familiar_rooms(config: HeldOutConfig, size: int) -> RoomGenerator:
 
 
 def room_config(config: HeldOutConfig, size: int) -> RoomConfig:
-    """Return what rooms and cameras are drawn from."""
+    """Return the configuration of rooms and cameras."""
     if not config.varied:
         return RoomConfig(size=size)
     return RoomConfig(size=size, field_of_view_jitter_deg=12.0, partition_share=0.5,
@@ -133,8 +133,8 @@ def to_sequence(batch: RoomBatch, index: int) -> Sequence:
                     float(array(batch.room_size)[:2].mean()))
 
 
-class TrivialAnswers:
-    """What one may say about a room without looking at it, learned from training rooms."""
+class TrivialPredictions:
+    """Predictions that use no image of the room: means and medians over training rooms."""
 
     def __init__(self, generator: RoomGenerator, rooms: int, turn: Turn) -> None:
         rooms = min(rooms, max(LEAST_TRAINING_ROOMS, MOST_TRAINING_FRAMES // turn.frames))
@@ -147,7 +147,7 @@ class TrivialAnswers:
         self._median_pointmaps = baselines.median_pointmaps(points)
 
     def of(self, sequence: Sequence) -> dict[str, np.ndarray]:
-        """Return the pointmaps [frames, h, w, 3] of each answer; only the last uses the poses."""
+        """Return the pointmaps [frames, h, w, 3] of each baseline; the last uses true poses."""
         camera = sequence.intrinsics
         rays = baselines.pixel_rays(camera.matrix, camera.height, camera.width)
         return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures measured elsewhere or before, to be printed beside new ones."""
+"""Reference results from a file, for comparison with new ones."""
 from __future__ import annotations
 
 import json
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .held_out_rooms import HeldOutConfig
 
-# What has to agree for two evaluations to have seen the same rooms and asked the same of them.
-SAME = ('rooms', 'seed', 'textures_seed', 'query_points', 'normal_points', 'varied')
+# Settings that must be equal for two evaluations to be comparable.
+COMPARED = ('rooms', 'seed', 'textures_seed', 'query_points', 'normal_points', 'varied')
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A name and, per kind of sequence, the columns that are known."""
+    """The name of the results and their columns per kind of sequence."""
 
     name: str = ''
     turns: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Reference:
 def read_reference(path: Path, config: HeldOutConfig) -> Reference:
     """Read a file that `evaluate --output` wrote.
 
-    ValueError for anything else, and for results on other rooms than those of `config`.
+    ValueError for another file, and for results on other rooms than those of `config`.
     """
     content = json.loads(path.read_text())
     try:
@@ -37,15 +37,15 @@ def read_reference(path: Path, config: HeldOutConfig) -> Reference:
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
-    """Return the columns of one result, given as `TurnResult` is written."""
+    """Return the columns of one written `TurnResult`."""
     return result['network'] | result['network_poses'] | {'normals': result['normals']}
 
 
 def check_same_rooms(measured: dict[str, Any], config: HeldOutConfig, path: Path) -> None:
     """Raise ValueError unless a file's configuration draws the same rooms."""
-    for name in SAME:
+    for name in COMPARED:
         wanted = getattr(config, name)
-        # Files from before a field was there were measured at its default.
+        # Older files lack fields; they were measured with the default.
         got = measured.get(name, getattr(type(config), name))
         if got != wanted:
             raise ValueError(f'reference: expected results with {name} {wanted}, '

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out evaluation: unseen rooms, unseen textures, streaming inference.
+"""The held-out evaluation: unseen rooms with unseen textures, streaming inference.
 
 Predictions and truth are compared in the first camera's optical frame after fitting one global
 scale (least squares about the origin over all points) and nothing else. Distances are divided by
@@ -25,14 +25,14 @@ from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 from .held_out_rooms import (
     HeldOutConfig,
     Sequence,
-    TrivialAnswers,
+    TrivialPredictions,
     Turn,
     draw_sequences,
     familiar_rooms,
     unseen_rooms,
 )
 
-ANSWERS = ('network', 'mapped', 'plane', 'median', 'posed_depth')
+PREDICTIONS = ('network', 'mapped', 'plane', 'median', 'posed_depth')
 Observer = Callable[[Turn, Sequence, RecordedRun], object]
 WITHOUT_LIVE_POSES = MapperConfig(live_pose=False, resampling='exact')
 
@@ -50,7 +50,7 @@ class PointScores:
 
 @dataclass(frozen=True)
 class PoseScores:
-    """Errors of solved poses; nothing aligned but the pointmaps' scale, or one similarity.
+    """Errors of solved poses, after fitting the pointmaps' scale or one similarity.
 
     `rotation_deg` is the median angle, `position` RMS in mean room sides, `unsolved` a share.
     After a similarity: `trajectory` is the ATE as a share of the path's length, `step` and
@@ -67,16 +67,16 @@ class PoseScores:
 
 @dataclass(frozen=True)
 class TurnResult:
-    """Scores of one kind of sequence, averaged over rooms, beside the trivial answers'.
+    """Scores of one kind of sequence, averaged over rooms, with those of the baselines.
 
-    Of the `rooms`, `failed` have no scores at all: the network did not estimate every frame. Means
-    of points are over the others; those of poses are over the `posed` rooms of them in which two
-    frames or more have a pose.
+    Of the `rooms`, `failed` have no scores, as the network did not estimate every frame. Means of
+    points are over the others; means of poses are over the `posed` rooms, in which two frames or
+    more have a pose.
 
-    `mapped` are the network's points as the mapper places and keeps them, along the solved path
-    and on the rays of their pixels: what users see. `uncertainty` is the standard error of the
-    network's means; `normals` the mean agreement of its normals with true ones. `posed_depth` is
-    told the true poses: a yardstick, no competitor.
+    `mapped` are the points of the mapper: along the solved path, on the rays of their pixels,
+    above the least confidence. `uncertainty` is the standard error of the network's means;
+    `normals` the mean agreement of its normals with the true ones. `posed_depth` uses the true
+    poses and is a reference, not a baseline.
     """
 
     turn: str
@@ -97,7 +97,7 @@ def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
                       observe: Observer = lambda *_: None) -> list[TurnResult]:
     """Run every held-out sequence through the mapper and score it beside the baselines.
 
-    `observe` is called with each sequence and what became of it. ValueError if the input is not
+    `observe` is called with each sequence and its run. ValueError if the network's input is not
     square.
     """
     config = config or HeldOutConfig()
@@ -108,7 +108,7 @@ def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
     for turn in config.turns:
         for rooms, state in zip((unseen, familiar), seeded, strict=True):
             rooms.restore(state)
-        trivial = TrivialAnswers(familiar, config.training_rooms, turn)
+        baselines = TrivialPredictions(familiar, config.training_rooms, turn)
         points: dict[str, list[PointScores]] = {}
         poses: list[PoseScores] = []
         normals: list[float] = []
@@ -118,16 +118,16 @@ def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
                 run = run_recording(network, to_frames(sequence.images, sequence.intrinsics),
                                     WITHOUT_LIVE_POSES)
             except FrameError as error:
-                logger.warning('%s: a room is not scored: %s', turn.name, error)
+                logger.warning('%s: skipped a room: %s', turn.name, error)
                 failed += 1
                 continue
             poses.append(score_poses(run, sequence))
             points.setdefault('mapped', []).append(score_map(run.keyframes, sequence, config))
-            answers = {'network': np.stack([item.points for item in run.pointmaps]),
-                       **trivial.of(sequence)}
-            normals.append(score_normals(answers['network'], sequence, config))
-            for name, answer in answers.items():
-                points.setdefault(name, []).append(score_points(answer, sequence, config))
+            pointmaps = {'network': np.stack([item.points for item in run.pointmaps]),
+                         **baselines.of(sequence)}
+            normals.append(score_normals(pointmaps['network'], sequence, config))
+            for name, predicted in pointmaps.items():
+                points.setdefault(name, []).append(score_points(predicted, sequence, config))
             observe(turn, sequence, run)
         posed = sum(not np.isnan(row.rotation_deg) for row in poses)
         results.append(TurnResult(
@@ -135,7 +135,7 @@ def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
             uncertainty=standard_error(points.get('network', [])),
             normals=float(np.mean(normals)) if normals else float('nan'),
             network_poses=mean_scores(poses, PoseScores),
-            **{name: mean_scores(points.get(name, []), PointScores) for name in ANSWERS}))
+            **{name: mean_scores(points.get(name, []), PointScores) for name in PREDICTIONS}))
     return results
 
 
@@ -149,10 +149,10 @@ def square_input(network: Network) -> int:
 
 def score_map(keyframes: list[Keyframe], sequence: Sequence,
               config: HeldOutConfig) -> PointScores:
-    """Return the errors of the points of keyframes, whose stamps are the numbers of frames.
+    """Return the errors of the points of keyframes, whose stamps are frame numbers.
 
-    Points that the mapper keeps out of the map by default lack in completion only. NaN where
-    nothing is mapped.
+    Points below the map's least confidence are left out, so that they affect completion only. NaN
+    without any point.
     """
     least = VoxelMapConfig().min_confidence
     points = [np.where(one.pointmap.confidence[..., None] >= least, one.pointmap.points, np.nan)
@@ -166,13 +166,13 @@ def score_points(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfi
                  frames: list[int] | slice = slice(None)) -> PointScores:
     """Return the errors of pointmaps [frames, h, w, 3] after fitting one scale.
 
-    They are those of some of the sequence's frames; points may be NaN. Distances are taken at a
-    seeded choice of points, to the nearest of all points.
+    `frames` are their frames in the sequence; points may be NaN. Distances are from a seeded
+    selection of points to the nearest of all points.
     """
-    answer, true = predicted.reshape(-1, 3), sequence.points[frames].reshape(-1, 3)
-    known = np.isfinite(answer).all(axis=1)
-    answer, true = answer[known], true[known]
-    scaled, truth = answer * metrics.fit_scale(answer, true), sequence.points.reshape(-1, 3)
+    points, true = predicted.reshape(-1, 3), sequence.points[frames].reshape(-1, 3)
+    finite = np.isfinite(points).all(axis=1)
+    points, true = points[finite], true[finite]
+    scaled, truth = points * metrics.fit_scale(points, true), sequence.points.reshape(-1, 3)
     accuracy = metrics.accuracy(metrics.subsample(scaled, config.query_points), truth)
     completion = metrics.completion(scaled, metrics.subsample(truth, config.query_points))
     return PointScores(accuracy.mean / sequence.mean_side, completion.mean / sequence.mean_side,
@@ -180,7 +180,7 @@ def score_points(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfi
 
 
 def score_normals(predicted: np.ndarray, sequence: Sequence, config: HeldOutConfig) -> float:
-    """Return the mean agreement of normals, estimated on a seeded choice of points of each."""
+    """Return the mean agreement of normals, of seeded selections of both clouds' points."""
     clouds = [metrics.subsample(points, config.normal_points) for points in (
         predicted.reshape(-1, 3) * metrics.fit_scale(predicted, sequence.points),
         sequence.points.reshape(-1, 3))]
@@ -193,9 +193,9 @@ def score_poses(run: RecordedRun, sequence: Sequence) -> PoseScores:
     scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
     posed = [one for one in keyframes if one.pose is not None]
     unsolved = 1.0 - (len(posed) - 1) / (len(pointmaps) - 1)
-    nothing = float('nan')
+    missing = float('nan')
     if len(posed) < 2:
-        return PoseScores(nothing, nothing, unsolved, nothing, nothing, nothing)
+        return PoseScores(missing, missing, unsolved, missing, missing, missing)
     found = np.stack([one.pose.world_from_camera for one in posed])
     truth = sequence.poses[[one.stamp_ns for one in posed]]
     offsets = scale * found[1:, :3, 3] - truth[1:, :3, 3]
@@ -211,7 +211,7 @@ def score_poses(run: RecordedRun, sequence: Sequence) -> PoseScores:
 def mean_scores(rows: list, kind: type) -> PointScores | PoseScores:
     """Return the field-wise mean of scores of one kind; NaN values are left out.
 
-    NaN where nothing is left: how many rows there were, the caller reports.
+    A mean of no value is NaN. The caller reports the number of rows.
     """
     columns = np.array([[getattr(row, item.name) for item in fields(kind)] for row in rows]
                        ).reshape(-1, len(fields(kind))).T

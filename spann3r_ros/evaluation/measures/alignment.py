@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth shift and scale that bring a predicted sequence onto the true one, by medians."""
+"""Alignment of a predicted sequence to the true one by medians: depth shift and scale."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SCALE_BOUNDS = (1e-3, 1e3)
 
 @dataclass(frozen=True)
 class MedianFrame:
-    """Median depth of a sequence, and the median distance from its median point after that."""
+    """Median depth of a sequence, and the median distance from its median point."""
 
     depth: float
     scale: float
@@ -23,18 +23,18 @@ class MedianFrame:
 
 @dataclass(frozen=True)
 class MedianAlignment:
-    """How a predicted and a true sequence, both in the first camera's frame, lie to each other."""
+    """The alignment of a predicted to a true sequence, both in the first camera's frame."""
 
     predicted: MedianFrame
     truth: MedianFrame
 
     @property
     def scale(self) -> float:
-        """Return the factor that brings predicted lengths to true ones."""
+        """Return the factor from predicted to true lengths."""
         return self.truth.scale / float(np.clip(self.predicted.scale, *SCALE_BOUNDS))
 
     def centre_prediction(self, points: np.ndarray) -> np.ndarray:
-        """Return predicted points [..., 3] where they lie upon `truth.centre` of true ones."""
+        """Return predicted points [..., 3] in the frame of `truth.centre`."""
         return self.predicted.centre(points) * self.scale
 
     def apply(self, points: np.ndarray) -> np.ndarray:
@@ -44,9 +44,9 @@ class MedianAlignment:
 
 def align_by_medians(predicted: np.ndarray, truth: np.ndarray,
                      valid: np.ndarray) -> MedianAlignment:
-    """Measure two sequences of points [..., 3] where `valid` [...] bool holds.
+    """Return the alignment of two sequences of points [..., 3], of pixels `valid` [...] bool.
 
-    Raises ValueError for shapes that do not belong together or without a valid point.
+    ValueError for shapes that do not match, and without a valid point.
     """
     if predicted.shape != truth.shape or predicted.shape != (*valid.shape, 3):
         raise ValueError('predicted, truth, valid: expected shapes [..., 3], [..., 3], [...], '
@@ -64,6 +64,6 @@ def _measure(points: np.ndarray) -> MedianFrame:
 
 
 def lower_median(values: np.ndarray) -> float:
-    """Return the median of values [n], of an even number the lower of the two in the middle."""
+    """Return the median of values [n]; for even n the lower one of the two middle values."""
     middle = (len(values) - 1) // 2
     return float(np.partition(values, middle)[middle])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole clouds against each other: registration, distances both ways, agreement of normals."""
+"""Comparison of clouds: registration, distances in both directions, agreement of normals."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CHUNK = 200_000
 
 @dataclass(frozen=True)
 class CloudScores:
-    """Distances in the clouds' unit; `normals` averages over both ways, as the paper does."""
+    """Distances in the clouds' unit; `normals` is the mean of both directions, as in the paper."""
 
     accuracy: NearestDistances
     completion: NearestDistances
@@ -42,7 +42,7 @@ def score_clouds(predicted: np.ndarray, truth: np.ndarray) -> CloudScores:
 
 
 def estimate_normals(points: np.ndarray) -> np.ndarray:
-    """Return each point's unit normal [n, 3]: the direction in which 30 neighbours vary least."""
+    """Return each point's unit normal [n, 3]: the direction of least variance of 30 neighbours."""
     points = check_points('points', points)
     tree = cKDTree(points)
     neighbours = min(NORMAL_NEIGHBOURS, len(points))
@@ -60,7 +60,7 @@ def estimate_normals(points: np.ndarray) -> np.ndarray:
 def register(source: np.ndarray, target: np.ndarray, reach: float) -> np.ndarray:
     """Return the rigid `target_from_source` [4, 4] that point-to-point ICP finds from identity.
 
-    Pairs farther apart than `reach` do not count. It ends after 30 rounds, or when neither the
+    Pairs farther apart than `reach` are left out. It ends after 30 iterations, or when neither the
     share of paired points nor their RMS distance changes by 1e-6 (Besl and McKay, 1992).
     """
     source, target = check_points('source', source), check_points('target', target)

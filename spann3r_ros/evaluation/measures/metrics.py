@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far predicted points lie from true ones.
+"""Distances between predicted and true points.
 
-Scale is arbitrary in the map, so one global scale is fitted first (`fit_scale`: least squares
-about the origin over all points); nothing else is aligned unless a caller says so.
+The scale of a map is arbitrary, so callers first fit one global scale (`fit_scale`: least squares
+about the origin over all points); nothing else is aligned here.
 """
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_points(name: str, points: np.ndarray) -> np.ndarray:
 
 
 def check_pairs(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two float64 arrays [n, 3] whose rows belong together; ValueError otherwise."""
+    """Return two corresponding float64 arrays [n, 3]; ValueError for different shapes."""
     predicted, truth = check_points('predicted', predicted), check_points('truth', truth)
     if predicted.shape != truth.shape:
         raise ValueError(f'predicted and truth: expected one point each per pixel, '
@@ -65,7 +65,7 @@ def point_error(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def subsample(points: np.ndarray, max_points: int, seed: int = 0) -> np.ndarray:
-    """Return at most `max_points` rows, chosen without replacement by a seeded generator."""
+    """Return at most `max_points` rows, selected at random with a seed."""
     if len(points) <= max_points:
         return points
     return points[np.random.default_rng(seed).choice(len(points), max_points, replace=False)]
@@ -80,18 +80,18 @@ def nearest_distances(source: np.ndarray, target: np.ndarray) -> NearestDistance
 
 
 def accuracy(predicted: np.ndarray, truth: np.ndarray) -> NearestDistances:
-    """Return how far predicted points lie from the true surface."""
+    """Return the distances of predicted points to the true ones."""
     return nearest_distances(predicted, truth)
 
 
 def completion(predicted: np.ndarray, truth: np.ndarray) -> NearestDistances:
-    """Return how far true points lie from the predicted surface."""
+    """Return the distances of true points to the predicted ones."""
     return nearest_distances(truth, predicted)
 
 
 def normal_consistency(source: np.ndarray, target: np.ndarray, source_normals: np.ndarray,
                        target_normals: np.ndarray) -> NormalConsistency:
-    """Return how well unoriented normals agree; one unit normal per point, arrays [n, 3]."""
+    """Return the agreement of unoriented normals; one unit normal per point, arrays [n, 3]."""
     source, source_normals = check_pairs(source, source_normals)
     target, target_normals = check_pairs(target, target_normals)
     _, nearest = cKDTree(target).query(source, workers=-1)

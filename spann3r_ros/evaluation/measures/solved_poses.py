@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera poses that pointmaps imply, each alone."""
+"""Camera poses solved from pointmaps, one by one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from spann3r_ros.mapping.tracking.pnp import PoseError, solve_pose
 
 def solve_poses(pointmaps: Sequence[Pointmap],
                 cameras: Sequence[Intrinsics]) -> tuple[np.ndarray, list[int]]:
-    """Return first-camera-from-camera [n, 4, 4] of the frames that can be solved, and which.
+    """Return first-camera-from-camera [n, 4, 4] of the solved frames, and their numbers.
 
     The first frame is the origin by definition.
     """

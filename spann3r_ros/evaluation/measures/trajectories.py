@@ -49,7 +49,7 @@ def check_poses(name: str, poses: np.ndarray) -> np.ndarray:
 
 
 def check_pose_pairs(estimate: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two float64 arrays [n, 4, 4] whose rows belong together; ValueError otherwise."""
+    """Return two corresponding float64 arrays [n, 4, 4]; ValueError for different lengths."""
     estimate, truth = check_poses('estimate', estimate), check_poses('truth', truth)
     if len(estimate) != len(truth):
         raise ValueError(f'estimate and truth: expected as many poses in both, '
@@ -59,7 +59,7 @@ def check_pose_pairs(estimate: np.ndarray, truth: np.ndarray) -> tuple[np.ndarra
 
 def rotation_angles_deg(rotations: np.ndarray) -> np.ndarray:
     """Return the angle of each rotation matrix [n, 3, 3] in degrees."""
-    # atan2 of sine and cosine: arccos alone loses half the digits near zero
+    # atan2 of sine and cosine, as arccos alone loses half the digits near zero.
     skew = rotations - np.swapaxes(rotations, -1, -2)
     sine = 0.5 * np.sqrt(skew[:, 2, 1] ** 2 + skew[:, 0, 2] ** 2 + skew[:, 1, 0] ** 2)
     cosine = 0.5 * (np.trace(rotations, axis1=-2, axis2=-1) - 1.0)
@@ -75,8 +75,8 @@ def rotation_errors_deg(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def fit_similarity(source: np.ndarray, target: np.ndarray, with_scale: bool = True) -> Similarity:
     """Return the least-squares similarity (or rigid motion) taking source [n, 3] to target.
 
-    The closed form of Umeyama (1991). Collinear points leave the turn about their line free;
-    any minimiser is returned. ValueError for fewer than two points, or all at one place.
+    The closed form of Umeyama (1991). For collinear points the rotation about their line is not
+    determined; one minimiser is returned. ValueError for fewer than two different points.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or len(source) < 2:
@@ -86,7 +86,7 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, with_scale: bool = Tr
     source_part, target_part = source - source_mean, target - target_mean
     variance = (source_part ** 2).sum()
     if variance == 0.0:
-        raise ValueError('source: expected points at two places at least, got one')
+        raise ValueError('source: expected at least two different points, got one')
     u, spread, vt = np.linalg.svd(target_part.T @ source_part)
     mirror = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
     rotation = (u * mirror) @ vt
@@ -95,9 +95,9 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, with_scale: bool = Tr
 
 
 def mean_rotation(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the rotation [3, 3] that best turns estimated orientations into the true ones.
+    """Return the rotation [3, 3] that best maps estimated orientations to the true ones.
 
-    Unlike one fitted to camera centres it stands on short and straight paths too.
+    Unlike a rotation fitted to camera centres, it is also determined for short and straight paths.
     """
     estimate, truth = check_pose_pairs(estimate, truth)
     summed = np.einsum('nij,nkj->ik', truth[:, :3, :3], estimate[:, :3, :3])
@@ -119,9 +119,9 @@ def relative_pose_errors(estimate: np.ndarray, truth: np.ndarray, step: int = 1,
 
 
 def path_errors(estimate: np.ndarray, truth: np.ndarray) -> PathErrors:
-    """Return ATE and RPE from pose to pose of two paths [n, 4, 4] that belong together.
+    """Return ATE and RPE between consecutive poses of corresponding paths [n, 4, 4].
 
-    ValueError for fewer than two poses, or a camera that stands still.
+    ValueError for fewer than two poses, or a camera that does not move.
     """
     estimate, truth = check_pose_pairs(estimate, truth)
     alignment = fit_similarity(estimate[:, :3, 3], truth[:, :3, 3])

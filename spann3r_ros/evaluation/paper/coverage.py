@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a mean is over the scenes that the paper's mean is over."""
+"""Comparison of the scenes of a mean with those of the paper's mean."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .published import SCENES
 
-# What MVSNet tests on. The paper evaluates all test scans and lists none.
+# MVSNet's test scans. The paper evaluates all test scans and does not list them.
 DTU_SCANS = (1, 4, 9, 10, 11, 12, 13, 15, 23, 24, 29, 32, 33, 34, 48, 49, 62, 75, 77, 110, 114,
              118)
 SCENE_NAMES: dict[str, tuple[str, ...]] = {
@@ -18,9 +18,9 @@ NOUNS = {'7scenes': 'sequences', 'nrgbd': 'scenes', 'dtu': 'scans'}
 
 @dataclass(frozen=True)
 class Coverage:
-    """What `count` results are of: the paper's scenes without the `missing`, and `others`.
+    """The scenes of `count` results: the paper's without the `missing` ones, and `others`.
 
-    `whole` is the number of the paper's scenes, `noun` what the data set calls them.
+    `whole` is the number of the paper's scenes, `noun` the word of the data set for them.
     """
 
     count: int
@@ -31,7 +31,7 @@ class Coverage:
 
     @property
     def label(self) -> str:
-        """Return what the mean is to be called; a number alone stands for the whole set."""
+        """Return a label of the mean; without a total it is over the whole set."""
         present = self.whole - len(self.missing)
         text = f'mean of {self.count}'
         if self.others:
@@ -44,7 +44,7 @@ class Coverage:
 
     @property
     def remarks(self) -> list[str]:
-        """Return sentences that name what sets the mean apart from the paper's."""
+        """Return sentences that name the differences from the scenes of the paper's mean."""
         remarks = []
         if self.missing:
             remarks.append(f"INCOMPLETE: the paper's means are over {self.whole} {self.noun}; "

@@ -24,16 +24,16 @@ from spann3r_ros.evaluation.measures.solved_poses import solve_poses
 from spann3r_ros.evaluation.measures.trajectories import PathErrors
 from spann3r_ros.mapping.memory_manager import MemoryManager
 
-# Pairs of points farther apart do not count in the registration: 10 cm.
+# Pairs of points farther apart are left out of the registration: 10 cm.
 REGISTRATION_REACH_M = 0.1
 DTU_FEW_VIEW_NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which views of a sequence are used: every so many images from the first on.
+    """The views of a sequence that are used: every n-th image from the first on.
 
-    Counted by position, not by the numbers in the images' names; perhaps backwards.
+    Images are counted by position, not by the numbers in their names; `backwards` reverses them.
     """
 
     every: int
@@ -110,14 +110,15 @@ def load_views(sequence: RgbdSequence, size: tuple[int, int]) -> list[PosedView]
 
 
 def predict(network: Network, views: Sequence[PosedView], offline: bool = False) -> Prediction:
-    """Run views through the network in their order or, offline, in the one that it chooses.
+    """Run the network on views in their order or, with `offline`, in the order that it chooses.
 
-    Every pointmap counts, also one that a mapper would refuse. ValueError for a network that
-    chooses no order, FrameError where it did not estimate all.
+    Every pointmap is used, also those that a mapper would reject. ValueError for a network that
+    cannot choose an order, FrameError if it did not estimate all views.
     """
     images = np.stack([view.image for view in views])
     if offline and not isinstance(network, ArrangingNetwork):
-        raise ValueError(f'offline: the network {network.name!r} does not choose an order')
+        raise ValueError(f'offline: expected a network that can choose an order, '
+                         f'got {network.name!r}')
     memory = MemoryManager(network)
     started = time.perf_counter()
     if offline:
@@ -136,7 +137,7 @@ def predict(network: Network, views: Sequence[PosedView], offline: bool = False)
 
 def score_scene(sequence: RgbdSequence, views: Sequence[PosedView],
                 prediction: Prediction) -> SceneScores:
-    """Align a prediction to the truth and compare them; DatasetError without any depth."""
+    """Align a prediction to the truth and compare both; DatasetError without any depth."""
     used = [views[index] for index in prediction.order]
     valid = np.stack([view.valid for view in used])
     if not valid.any():
@@ -157,7 +158,7 @@ def score_path(sequence: RgbdSequence, views: Sequence[PosedView],
                prediction: Prediction) -> PathScores:
     """Solve the views' poses with their intrinsics and compare them with the true ones.
 
-    Raises DatasetError when fewer than three can be solved, or the true camera stands still.
+    DatasetError if fewer than three are solved, or the true camera does not move.
     """
     used = [views[index] for index in prediction.order]
     pointmaps = list(map(Pointmap, prediction.points, prediction.confidence))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the paper reports, to print beside one's own (Wang and Agapito, 2024, tables 1 to 8).
+"""Results that the paper reports (Wang and Agapito, 2024, tables 1 to 8).
 
 Accuracy, completion (metres, DTU millimetres) and normal consistency, each mean and median.
 """
@@ -53,7 +53,7 @@ MEANS: dict[tuple[str, bool], dict[str, Figures]] = {
     },
 }
 
-# (layout, few views) -> method -> frames/s as printed; the paper tells none for DTU.
+# (layout, few views) -> method -> frames/s as printed; the paper has none for DTU.
 _SPEEDS = {'FrozenRecon': '<0.1', 'DUSt3R-224': '0.78', 'Spann3R': '65.49'}
 _FEW_VIEW_SPEEDS = {'DUSt3R': '0.48', 'DUSt3R-224': '1.42', 'Spann3R offline': '5.83',
                     'Spann3R': '72.04'}
@@ -96,5 +96,5 @@ SCENES: dict[str, dict[str, Figures]] = {
     },
 }
 
-# Mean Chamfer distances of version 1.01, as its authors tell them.
+# Mean Chamfer distances of version 1.01, as published by its authors.
 CHAMFER_V101 = {'7scenes': .0255, 'nrgbd': .0437, 'dtu': 2.955}

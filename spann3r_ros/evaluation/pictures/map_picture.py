@@ -2,6 +2,7 @@
 """The picture of a run: the map from above and from a corner, the path, the truth."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ TEXT, FAINT = '#e8eaf0', '#8a90a0'
 PATH, TRUE_PATH = '#ffb000', '#38e0c0'
 PANEL_WIDTH, PANEL_HEIGHT, HEADER_HEIGHT = 900, 740, 100  # pixels
 DOTS_PER_INCH = 100
-# Of the camera's height above the floor: what lies higher is cut away to see inside.
+# Points above this many times the camera's height over the floor are not drawn.
 CUT = 1.35
 SPACING_POINTS, SPACING_SHARE = 2000, 0.9
 TITLE_SIZE, LABEL_SIZE = 15, 11
@@ -33,7 +34,7 @@ TITLE_SIZE, LABEL_SIZE = 15, 11
 
 @dataclass(frozen=True)
 class Content:
-    """What is drawn, all in one z-up world; paths are camera centres [n, 3]."""
+    """The content of a picture, in one z-up world; paths are camera centres [n, 3]."""
 
     points: np.ndarray
     colors: np.ndarray
@@ -54,7 +55,7 @@ def draw_views(target: Path, content: Content, draw_right: Callable[[Axes, Conte
                title: str, note: str) -> None:
     """Write a PNG with the view from above to the left, and another to the right."""
     height = PANEL_HEIGHT + HEADER_HEIGHT
-    figure = Figure(figsize=(2 * PANEL_WIDTH / DOTS_PER_INCH, height / DOTS_PER_INCH),
+    figure = Figure(figsize=(inches(2 * PANEL_WIDTH), inches(height)),
                     dpi=DOTS_PER_INCH, facecolor=np.array(BACKGROUND) / 255)
     FigureCanvasAgg(figure)
     share = PANEL_HEIGHT / height
@@ -68,20 +69,28 @@ def draw_views(target: Path, content: Content, draw_right: Callable[[Axes, Conte
     figure.savefig(target)
 
 
+def inches(pixels: int) -> float:
+    """Return the length of a figure's side that makes so many pixels.
+
+    Matplotlib 3.6 cuts the product of length and resolution, 459.99... for 4.6 inches.
+    """
+    return math.nextafter(pixels / DOTS_PER_INCH, math.inf)
+
+
 def caption(comparison: Comparison | None) -> str:
     """Return the line below the title."""
     if comparison is None:
-        return 'scale is arbitrary; no ground truth in the bag; the ceiling is cut away'
+        return 'scale is arbitrary; no ground truth in the bag; without the ceiling'
     text = f'ATE {comparison.trajectory_error:.2f} m on {comparison.path_length:.1f} m'
     if comparison.accuracy is not None:
         text += (f' · accuracy {comparison.accuracy.mean:.2f} m'
                  f' · completion {comparison.completion.mean:.2f} m')
-    return text + ' · laid over the truth by one similarity · the ceiling is cut away'
+    return text + ' · aligned to the truth by one similarity · without the ceiling'
 
 
 def select_content(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: Truth | None,
                    comparison: Comparison | None) -> Content:
-    """Return what is drawn, moved to the truth's world when there is one."""
+    """Return the content, in the truth's world if there is a comparison."""
     poses = np.array([pose.world_from_camera for pose in trajectory]).reshape(-1, 4, 4)
     points = cloud.points.astype(float)
     nothing = np.zeros((0, 3))
@@ -97,7 +106,7 @@ def select_content(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: 
 
 
 def below_cut(points: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """Return which points stay when the ceiling is cut away, bool [n]."""
+    """Return which points are below the ceiling, bool [n]."""
     if not len(path):
         return np.ones(len(points), bool)
     floor, camera = np.quantile(points[:, 2], 0.02), np.median(path[:, 2])
@@ -105,7 +114,7 @@ def below_cut(points: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 
 def bounds(content: Content) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and highest corner [3] of what matters; strays are left out."""
+    """Return the lowest and highest corner [3] of the content, without outliers."""
     low, high = np.quantile(content.points, [0.01, 0.99], axis=0)
     for extra in (content.path, content.true_path, content.outline):
         if len(extra):
@@ -136,13 +145,13 @@ def draw_orbit(axes: Axes, content: Content, azimuth_deg: float = -60.0,
 
 
 def spacing(points: np.ndarray) -> float:
-    """Return the distance between neighbours of a cloud [n, 3] that most points keep."""
+    """Return a distance that most points of a cloud [n, 3] have to their nearest neighbour."""
     distances, _ = cKDTree(points).query(subsample(points, SPACING_POINTS), k=2)
     return float(np.quantile(distances[:, 1], SPACING_SHARE))
 
 
 def show(axes: Axes, view: View, content: Content, shaded: bool) -> None:
-    """Draw points and lines as one view sees them."""
+    """Draw points and lines in one view."""
     axes.set_axis_off()
     size = view.pixels_per_unit(content.points.mean(axis=0)) * spacing(content.points)
     axes.imshow(splat(view, content.points, content.colors, size, BACKGROUND, shaded),

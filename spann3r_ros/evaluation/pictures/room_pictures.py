@@ -23,6 +23,7 @@ from .map_picture import (
     Content,
     below_cut,
     bounds,
+    inches,
     show,
 )
 from .splat import View, orbit_view
@@ -33,7 +34,7 @@ MOST_POINTS = 400_000
 
 @dataclass(frozen=True)
 class RoomPicture:
-    """One sequence to draw, its title, and what became of it."""
+    """One sequence to draw, its title and its run."""
 
     title: str
     sequence: Sequence
@@ -41,9 +42,8 @@ class RoomPicture:
 
 
 def draw_rooms(target: Path, rooms: list[RoomPicture]) -> None:
-    """Write a PNG with a row for each room: what was predicted, at true scale, and the truth."""
-    figure = Figure(figsize=(2 * PANEL_WIDTH / DOTS_PER_INCH,
-                             len(rooms) * PANEL_HEIGHT / DOTS_PER_INCH),
+    """Write a PNG with a row for each room: the prediction, at true scale, and the truth."""
+    figure = Figure(figsize=(inches(2 * PANEL_WIDTH), inches(len(rooms) * PANEL_HEIGHT)),
                     dpi=DOTS_PER_INCH, facecolor=np.array(BACKGROUND) / 255)
     FigureCanvasAgg(figure)
     for row, room in enumerate(rooms):
@@ -63,7 +63,7 @@ def draw_room(axes: Axes, view: View, content: Content, title: str) -> None:
 
 
 def contents(room: RoomPicture) -> tuple[Content, Content]:
-    """Return what is predicted and what is true, z up, in metres, without the ceiling."""
+    """Return prediction and truth, z up, in metres, without the ceiling."""
     sequence = room.sequence
     points = np.stack([item.points for item in room.run.pointmaps])
     scale = metrics.fit_scale(points, sequence.points)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# Drawn this much finer than asked for, then averaged: smooth edges.
+# Images are drawn at this multiple of their size and averaged, for smooth edges.
 OVERSAMPLING = 2
 SHADING = 12.0
 LARGEST_REACH = 8
@@ -72,8 +72,7 @@ def splat(view: View, points: np.ndarray, colors: np.ndarray, size: float,
           background: tuple[int, int, int], shaded: bool) -> np.ndarray:
     """Return uint8 [height, width, 3]: world points [n, 3], colours uint8 [n, 3].
 
-    `size` is the side of a point's square in pixels; `shaded` darkens what lies close behind an
-    edge, so that shapes stand out.
+    `size` is the side of a point's square in pixels; `shaded` darkens points behind a depth edge.
     """
     height, width = view.height * OVERSAMPLING, view.width * OVERSAMPLING
     projected = view.project(points)
@@ -91,7 +90,7 @@ def splat(view: View, points: np.ndarray, colors: np.ndarray, size: float,
         cells.append(y[inside] * width + x[inside])
         sources.append(inside)
     cell, source = np.concatenate(cells), np.concatenate(sources)
-    # Far to near: of several points in a cell the last one written, the nearest, stays.
+    # From far to near: of several points in a cell the last one written is the nearest.
     order = np.argsort(-projected[source, 2], kind='stable')
     image[cell[order]] = colors[source[order]]
     depth[cell[order]] = projected[source[order], 2]
@@ -102,7 +101,7 @@ def splat(view: View, points: np.ndarray, colors: np.ndarray, size: float,
 
 
 def shade_edges(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Return the image, darker where neighbours are nearer to the camera."""
+    """Return the image, darkened where neighbours are nearer to the camera."""
     drawn = np.isfinite(depth)
     log_depth = np.log(np.where(drawn, np.maximum(depth, 1e-6), 1e6))
     behind = np.zeros_like(depth)

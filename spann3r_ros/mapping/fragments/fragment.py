@@ -34,6 +34,12 @@ class Fragment:
     map_from_fragment: np.ndarray = field(default_factory=lambda: MAP_FROM_OPTICAL)
 
 
+def can_place(keyframe: Keyframe, min_confidence: float) -> bool:
+    """Return whether a keyframe with a pose has enough confident points to be an anchor."""
+    confident = _confident(depth_of(keyframe), keyframe.pointmap.confidence, min_confidence)
+    return int(confident.sum()) >= MIN_SHARED_POINTS
+
+
 def place_after(anchor: Keyframe, pointmap: Pointmap, min_confidence: float) -> np.ndarray:
     """Return `map_from_fragment` [4, 4] of a fragment whose first image is that of `anchor`.
 
@@ -43,10 +49,8 @@ def place_after(anchor: Keyframe, pointmap: Pointmap, min_confidence: float) -> 
     ratios agree.
     """
     depth, known = pointmap.points[..., 2], depth_of(anchor)
-    shared = (pointmap.confidence >= min_confidence) & (
-        anchor.pointmap.confidence >= min_confidence)
-    with np.errstate(invalid='ignore'):
-        shared &= (depth > 0.0) & (known > 0.0)
+    shared = (_confident(depth, pointmap.confidence, min_confidence)
+              & _confident(known, anchor.pointmap.confidence, min_confidence))
     if shared.sum() < MIN_SHARED_POINTS:
         raise AlignmentError(f'fragment: expected {MIN_SHARED_POINTS} confident points shared '
                              f'with the last one, got {shared.sum()}')
@@ -56,4 +60,14 @@ def place_after(anchor: Keyframe, pointmap: Pointmap, min_confidence: float) -> 
     if agreeing < MIN_AGREEING:
         raise AlignmentError(f'fragment: expected {MIN_AGREEING:.0%} of the points to agree on '
                              f'a scale, got {agreeing:.0%}')
+    return place_with_scale(anchor, scale)
+
+
+def place_with_scale(anchor: Keyframe, scale: float) -> np.ndarray:
+    """Return `map_from_fragment` [4, 4] at the anchor's pose, with map units per fragment unit."""
     return anchor.pose.world_from_camera @ np.diag([scale, scale, scale, 1.0])
+
+
+def _confident(depth: np.ndarray, confidence: np.ndarray, least: float) -> np.ndarray:
+    with np.errstate(invalid='ignore'):
+        return (confidence >= least) & (depth > 0.0)

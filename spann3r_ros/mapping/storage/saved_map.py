@@ -26,8 +26,9 @@ INTRINSICS = ('fx', 'fy', 'cx', 'cy', 'width', 'height')
 class SavedMap:
     """A map and the mapper's state.
 
-    `anchor` is the newest keyframe with a pose, by which a new fragment is placed; None in a map
-    with known poses. `camera` is its frame_id and the height and width of its images.
+    `anchor` is the keyframe by which a new fragment is placed: the newest one with a pose and
+    enough confident points. It is None in a map with known poses. `camera` is its
+    frame_id and the height and width of its images.
     """
 
     voxels: VoxelRows

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.core.transforms import invert, is_rigid, transform_points
 from spann3r_ros.core.types import Frame, FrameError, Pointmap
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
@@ -18,7 +18,6 @@ from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
 MAX_WAITING = 50
 # After so many keyframes in a row without a pose in the fragment, a new fragment begins.
 MAX_FAILURES = 2
-RIGID_TOLERANCE = 1e-3
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +88,5 @@ class KnownPoses:
 def check_known_pose(frame: Frame) -> None:
     """Raise FrameError unless a frame's pose, where it has one, is a rigid transform."""
     pose = frame.world_from_camera
-    if pose is None:
-        return
-    rigid = pose.shape == (4, 4) and np.isfinite(pose).all() and np.allclose(
-        pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=RIGID_TOLERANCE)
-    if not rigid or np.linalg.det(pose[:3, :3]) < 0.0:
+    if pose is not None and not is_rigid(pose):
         raise FrameError(f'world_from_camera: expected a rigid transform [4, 4], got {pose}')

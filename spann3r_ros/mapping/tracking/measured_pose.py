@@ -2,7 +2,9 @@
 """A camera's pose and its covariance from one estimate of a network.
 
 If the network measures no pose, `pnp` solves it from the pointmap. If the network measures a pose
-(R, c), its covariance comes from the residuals between the global points g and the local points l:
+but no local points, `pnp` gives its covariance from the reprojection errors. If the network
+measures a pose (R, c) and local points l, the covariance comes from their residuals to the global
+points g:
 
     r = g - (c + R l)
     J = [I, -[R l]x]             Jacobian of c + R l by a small shift and rotation of the camera
@@ -17,23 +19,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from spann3r_ros.core.camera import Intrinsics, pixel_grid
+from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.core.transforms import invert, is_rigid, transform_points
 from spann3r_ros.mapping.mapper_config import PoseConfig
 
-from .corner_tracks import rays
 from .pnp import (
     MIN_POSE_POINTS,
-    PIXELS_PER_MEASUREMENT,
+    MIN_SPREAD_RATIO,
     PoseError,
     PoseSolution,
-    draw_indices,
-    select_points,
+    assess_projection,
+    draw_points,
     solve_pose,
 )
 
-# Largest residual of an inlier, as a share of its depth.
+# Largest residual of an inlier, as a share of its depth: across the ray without local points.
 MAX_RESIDUAL = 0.1
 # Lower bound of a point's standard deviation, as a share of its depth.
 MIN_DEVIATION = 1e-3
@@ -49,24 +50,22 @@ def measure_pose(estimate: Estimate, intrinsics: Intrinsics, config: PoseConfig)
 def assess_pose(estimate: Estimate, intrinsics: Intrinsics, config: PoseConfig) -> PoseSolution:
     """Return the pose that the network measured, with the covariance that its points imply.
 
-    Without local points, the depths of the global ones on the rays of their pixels are used.
-    Raises PoseError when too few points agree with the pose.
+    Raises PoseError when the pose is not rigid, when too few points agree with it, or when they
+    are degenerate.
     """
     pose = estimate.reference_from_camera
-    candidates = select_points(estimate.pointmap, config)
-    if len(candidates) < MIN_POSE_POINTS:
-        raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {len(candidates)}')
-    chosen = candidates[draw_indices(len(candidates), config.max_points)]
-    points = estimate.pointmap.points.reshape(-1, 3)[chosen].astype(float)
-    in_camera = transform_points(invert(pose), points)
+    if not is_rigid(pose):
+        raise PoseError(f'reference_from_camera: expected a rigid transform [4, 4], got {pose}')
     if estimate.local is None:
-        pixels = pixel_grid(*estimate.pointmap.confidence.shape)[chosen]
-        local = rays(pixels, intrinsics) * in_camera[:, 2:]
-    else:
-        local = estimate.local.points.reshape(-1, 3)[chosen].astype(float)
-    rotated = local @ pose[:3, :3].T
+        # The global points give the depth only with the pose itself. The depth of a point would
+        # then have no residual, however wrong the pose is along the viewing axis.
+        return assess_projection(pose, estimate.pointmap, intrinsics, config,
+                                 MAX_RESIDUAL * max(intrinsics.fx, intrinsics.fy))
+    chosen, measurements = draw_points(estimate.pointmap, config)
+    points = estimate.pointmap.points.reshape(-1, 3)[chosen].astype(float)
+    depth = transform_points(invert(pose), points)[:, 2]
+    rotated = estimate.local.points.reshape(-1, 3)[chosen].astype(float) @ pose[:3, :3].T
     residuals = points - pose[:3, 3] - rotated
-    depth = in_camera[:, 2]
     with np.errstate(invalid='ignore'):
         good = (depth > 0.0) & (np.linalg.norm(residuals, axis=1) <= MAX_RESIDUAL * depth)
     needed = max(MIN_POSE_POINTS, config.min_inlier_fraction * len(chosen))
@@ -75,7 +74,7 @@ def assess_pose(estimate: Estimate, intrinsics: Intrinsics, config: PoseConfig) 
                         f'measured pose, got {good.sum()}')
     inlier_share = float(good.mean())
     return _solution(pose, rotated[good], residuals[good], depth[good], inlier_share,
-                     len(candidates) / PIXELS_PER_MEASUREMENT)
+                     measurements)
 
 
 def _solution(pose: np.ndarray, rotated: np.ndarray, residuals: np.ndarray, depth: np.ndarray,
@@ -85,6 +84,7 @@ def _solution(pose: np.ndarray, rotated: np.ndarray, residuals: np.ndarray, dept
     x, y, z = rotated.T
     jacobians[:, [0, 0, 1, 1, 2, 2], [4, 5, 3, 5, 3, 4]] = np.stack([z, -y, -z, x, y, -x], axis=1)
     normal_matrix = np.einsum('nij,nik->jk', jacobians, jacobians)
+    _check_condition(normal_matrix, depth)
     gradients = np.einsum('nij,ni->nj', jacobians, residuals)
     inverse = np.linalg.inv(normal_matrix)
     floor = np.einsum('nij,nik,n->jk', jacobians, jacobians, (MIN_DEVIATION * depth)**2)
@@ -97,3 +97,13 @@ def _solution(pose: np.ndarray, rotated: np.ndarray, residuals: np.ndarray, dept
     independent = max(inlier_share * measurements - 3.0, 1.0)
     return PoseSolution(pose, sandwich(meat + floor, independent), sandwich(meat, 1.0),
                         inlier_share)
+
+
+def _check_condition(normal_matrix: np.ndarray, depth: np.ndarray) -> None:
+    """Raise PoseError if points at these depths [n] do not determine all of a pose."""
+    # With rotations in units of the distance, the matrix does not depend on the fragment's scale.
+    unit = np.repeat([1.0, 1.0 / np.sqrt(np.square(depth).mean())], 3)
+    eigenvalues = np.linalg.eigvalsh(unit[:, None] * normal_matrix * unit)
+    if not eigenvalues[0] > MIN_SPREAD_RATIO**2 * eigenvalues[-1]:
+        raise PoseError('pose: the points do not determine all six degrees of freedom: they lie '
+                        'on one line or in one spot')

@@ -90,17 +90,29 @@ def solve_pose(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -
 
     Raises PoseError when the points are too few or degenerate, or when too few are inliers.
     """
-    candidates = select_points(pointmap, config)
-    count = len(candidates)
-    if count < MIN_POSE_POINTS:
-        raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {count}')
-    if count > config.max_points:
-        candidates = candidates.take(draw_indices(count, config.max_points))
-    # One row per coordinate: numpy is slow at many rows of three.
-    points = np.array(pointmap.points.reshape(-1, 3).take(candidates, axis=0).T, float, order='C')
-    pixels = np.array(pixel_grid(*pointmap.confidence.shape).take(candidates, axis=0).T, order='C')
-    return fit_pose(points, pixels, intrinsics, config, config.max_reprojection,
-                    count / PIXELS_PER_MEASUREMENT)
+    chosen, measurements = draw_points(pointmap, config)
+    return fit_pose(*_observed(pointmap, chosen), intrinsics, config, config.max_reprojection,
+                    measurements)
+
+
+def assess_projection(fragment_from_camera: np.ndarray, pointmap: Pointmap,
+                      intrinsics: Intrinsics, config: PoseConfig, limit: float) -> PoseSolution:
+    """Return a given pose [4, 4] with the covariance that its reprojection errors imply.
+
+    An inlier is at most `limit` pixels off. Raises PoseError as `solve_pose` does.
+    """
+    chosen, measurements = draw_points(pointmap, config)
+    points, pixels = _observed(pointmap, chosen)
+    camera_from_fragment = invert(fragment_from_camera)
+    inliers = _inliers(camera_from_fragment, points, pixels, intrinsics, limit)
+    _check_inliers(len(inliers), points.shape[1], config)
+    inlier_points = points.take(inliers, axis=1)
+    _check_spread(inlier_points)
+    linearised = _Linearisation(camera_from_fragment, inlier_points,
+                                pixels.take(inliers, axis=1), intrinsics)
+    inlier_share = len(inliers) / points.shape[1]
+    return PoseSolution(fragment_from_camera, linearised.covariance(inlier_share * measurements),
+                        linearised.shared_covariance(), inlier_share)
 
 
 def fit_pose(points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, config: PoseConfig,
@@ -135,6 +147,20 @@ def fit_pose(points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, con
                         linearised.shared_covariance(), inlier_share)
 
 
+def draw_points(pointmap: Pointmap, config: PoseConfig) -> tuple[np.ndarray, float]:
+    """Return flat indices of at most `max_points` candidates, and the number of measurements.
+
+    The candidates count as that many independent measurements. Raises PoseError when they are too
+    few for a pose.
+    """
+    candidates = select_points(pointmap, config)
+    count = len(candidates)
+    if count < MIN_POSE_POINTS:
+        raise PoseError(f'pose: expected {MIN_POSE_POINTS} usable points, got {count}')
+    return (candidates.take(draw_indices(count, config.max_points)),
+            count / PIXELS_PER_MEASUREMENT)
+
+
 def draw_indices(count: int, wanted: int) -> np.ndarray:
     """Return `wanted` ascending indices below `count`, or all of them if there are fewer.
 
@@ -153,6 +179,13 @@ def _random_numbers(count: int) -> np.ndarray:
     numbers = np.random.default_rng(0).random(count)
     numbers.setflags(write=False)
     return numbers
+
+
+def _observed(pointmap: Pointmap, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return points [3, n] and their pixels [2, n]: numpy is slow at many rows of three."""
+    points = pointmap.points.reshape(-1, 3).take(chosen, axis=0)
+    pixels = pixel_grid(*pointmap.confidence.shape).take(chosen, axis=0)
+    return np.array(points.T, float, order='C'), np.array(pixels.T, order='C')
 
 
 class _Linearisation:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spann3r_ros.networks.spann3r.config import Spann3RConfig
+if TYPE_CHECKING:
+    from spann3r_ros.networks.spann3r.config import Spann3RConfig
 
 
 @dataclass(frozen=True)
 class DensePrediction:
     """Points [batch, height, width, 3] in the first camera's frame, confidence as a logit.
 
-    The network's raw confidence is C = 1 + exp(logit); what leaves the model is
+    The raw confidence of the papers is C = 1 + exp(logit); `confidence` is
     (C - 1) / C = sigmoid(logit), in [0, 1).
     """
 
@@ -25,7 +27,7 @@ class DensePrediction:
     @property
     def confidence(self) -> Tensor:
         """Return the confidence [batch, height, width] in [0, 1)."""
-        # Rounding lifts a sigmoid of about 17 and more to exactly one.
+        # In float32 the sigmoid of a logit above about 17 rounds to exactly 1.
         return self.logit.sigmoid().clamp(max=1.0 - 2.0 ** -24)
 
     def packed(self) -> Tensor:
@@ -35,7 +37,7 @@ class DensePrediction:
 
 def activate(raw: Tensor) -> DensePrediction:
     """Turn four raw channels [batch, 4, height, width] into points and confidence logits."""
-    # Contiguous: torch takes ten times as long for the norm of a strided view.
+    # Contiguous, because the norm of a strided view takes ten times as long in torch.
     xyz = raw[:, :3].permute(0, 2, 3, 1).contiguous()  # [batch, height, width, 3]
     distance = xyz.norm(dim=-1, keepdim=True)
     points = xyz / distance.clamp(min=1e-8) * torch.expm1(distance)
@@ -73,7 +75,7 @@ class FusionStage(nn.Module):
         """Map one or two [batch, width, rows, columns] to twice the rows and columns."""
         if skip is not None:
             coarse = coarse + self.resConfUnit1(skip)
-        # A 1x1 convolution commutes with bilinear interpolation and is four times cheaper before.
+        # A 1x1 convolution commutes with bilinear interpolation; before it, it costs a quarter.
         return _double(self.out_conv(self.resConfUnit2(coarse)))
 
 

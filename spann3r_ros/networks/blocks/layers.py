@@ -15,7 +15,7 @@ BLOCK_EPS = 1e-6
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention of [batch, heads, tokens, head_dim] tensors."""
-    # The fused CPU kernel has a slow backward pass: training there is faster without it.
+    # The fused CPU kernel has a slow backward pass, so training on a CPU does not use it.
     if torch.is_grad_enabled() and query.device.type == 'cpu':
         weights = (query @ key.mT) * (1.0 / math.sqrt(query.shape[-1]))
         return weights.softmax(dim=-1) @ value
@@ -57,7 +57,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, table: RotaryTable | None) -> Tensor:
-        """Let tokens [batch, tokens, width] attend to each other."""
+        """Map tokens [batch, tokens, width], each of which attends to all of them."""
         packed = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = packed.permute(2, 0, 3, 1, 4)  # each [batch, heads, tokens, head_dim]
         if table is not None:
@@ -81,7 +81,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tensor, other: Tensor, table: RotaryTable,
                 other_table: RotaryTable) -> Tensor:
-        """Let tokens [batch, tokens, width] attend to `other` [batch, others, width]."""
+        """Map tokens [batch, tokens, width], which attend to `other` [batch, others, width]."""
         query = rotate(self._split(self.projq(tokens)), table)
         key = rotate(self._split(self.projk(other)), other_table)
         value = self._split(self.projv(other))
@@ -119,7 +119,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, tokens: Tensor, other: Tensor, table: RotaryTable,
                 other_table: RotaryTable) -> Tensor:
-        """Map tokens [batch, tokens, width], given the other view's tokens of the same layer."""
+        """Map tokens [batch, tokens, width]; `other` are the other view's, of the same layer."""
         tokens = tokens + self.attn(self.norm1(tokens), table)
         tokens = tokens + self.cross_attn(self.norm2(tokens), self.norm_y(other), table,
                                           other_table)

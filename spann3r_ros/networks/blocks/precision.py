@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where half precision ends: memory reads and dense heads are not narrowed to bfloat16."""
+"""Mixed precision (torch autocast): bfloat16 in blocks, float32 in memory reads and heads."""
 from __future__ import annotations
 
 import torch
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def half_precision(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """Return a context in which products of blocks and projections run in bfloat16."""
+    """Return an autocast context in which matrix products run in bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Return a context in which nothing is narrowed to bfloat16."""
+    """Return a context without autocast, inside one with it."""
     return torch.autocast(device.type, enabled=False)
 
 
-def widen(values: Tensor) -> Tensor:
-    """Return bfloat16 and float16 as float32, the others as they are."""
+def to_float32(values: Tensor) -> Tensor:
+    """Convert bfloat16 and float16 to float32; other types are returned unchanged."""
     return values.float() if values.element_size() < 4 else values

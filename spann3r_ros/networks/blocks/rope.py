@@ -12,15 +12,16 @@ from torch import Tensor
 class RotaryTable(NamedTuple):
     """Cosines and sines [tokens, 2 axes (y, x), head_dim / 4] of a token grid, row-major.
 
-    `turn`, complex [tokens, head_dim / 2], is both, for channels that pair side by side.
+    `rotation`, complex [tokens, head_dim / 2], is cos + i sin, for channels whose pairs are
+    adjacent.
     """
 
     cos: Tensor
     sin: Tensor
-    turn: Tensor
+    rotation: Tensor
 
 
-# Never evicted: recorded graphs read tables where they lie.
+# Never evicted: recorded CUDA graphs keep the addresses of the tables.
 @cache
 def rotary_table(rows: int, columns: int, head_dim: int, base: float = 100.0,
                  device: str = 'cpu', dtype: torch.dtype = torch.float32) -> RotaryTable:
@@ -34,15 +35,15 @@ def rotary_table(rows: int, columns: int, head_dim: int, base: float = 100.0,
                               indexing='ij')
         position = torch.stack((y.flatten(), x.flatten()), dim=1)  # [tokens, 2]
         angle = position[:, :, None] * frequency  # [tokens, 2, head_dim / 4]
-        turn = torch.polar(torch.ones_like(angle), angle).flatten(1)
-        return RotaryTable(angle.cos().to(dtype), angle.sin().to(dtype), turn)
+        rotation = torch.polar(torch.ones_like(angle), angle).flatten(1)
+        return RotaryTable(angle.cos().to(dtype), angle.sin().to(dtype), rotation)
 
 
 def rotate(tokens: Tensor, table: RotaryTable) -> Tensor:
     """Rotate queries or keys [..., tokens, head_dim] by their positions.
 
-    The first half of the channels turns with y, the second with x; channel i of a half pairs
-    with channel i + head_dim / 4.
+    The first half of the channels is rotated by y, the second by x; channel i of a half forms a
+    pair with channel i + head_dim / 4.
     """
     halves = tokens.unflatten(-1, (2, 2, -1))  # [..., tokens, axis, pair, head_dim / 4]
     u, v = halves.unbind(-2)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from spann3r_ros.networks.blocks.heads import build_head
 from spann3r_ros.networks.blocks.layers import BLOCK_EPS, DecoderBlock, EncoderBlock, PatchEmbed
-from spann3r_ros.networks.blocks.precision import widen
+from spann3r_ros.networks.blocks.precision import to_float32
 from spann3r_ros.networks.blocks.rope import RotaryTable, rotary_table
 
 from .config import Spann3RConfig
@@ -23,7 +23,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         encoder, decoder = config.encoder_width, config.decoder_width
-        # Never read at inference; the official checkpoint has it.
+        # Not used by this network; the official checkpoint contains it.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder))
         self.patch_embed = PatchEmbed(config.patch_size, encoder)
         if config.learned_positions:
@@ -55,8 +55,8 @@ class Backbone(nn.Module):
         """Encode images [batch, 3, height, width] in [-1, 1] to [batch, tokens, width]."""
         config = self.config
         grid = config.grid(*images.shape[-2:])
-        # What blocks add to stays wide, also where they compute in half precision.
-        tokens = widen(self.patch_embed(images))
+        # The residual stream stays float32, also where the blocks compute in bfloat16.
+        tokens = to_float32(self.patch_embed(images))
         if config.learned_positions:
             if tokens.shape[1] != self.enc_pos_embed.shape[1]:
                 raise ValueError(
@@ -75,13 +75,14 @@ class Backbone(nn.Module):
         Entry 0 is the view's input [batch, tokens, encoder_width]; the last entry is normalised.
         """
         config = self.config
-        left, right = widen(self.decoder_embed(reference)), widen(self.decoder_embed(target))
+        left = to_float32(self.decoder_embed(reference))
+        right = to_float32(self.decoder_embed(target))
         shape = (config.decoder_width, config.decoder_heads)
         table = self._table(grid, *shape, left)
         other = self._table(target_grid or grid, *shape, right)
         outputs, target_outputs = [reference], [target]
         for block, target_block in zip(self.dec_blocks, self.dec_blocks2, strict=True):
-            # Both sides read the other side's previous layer.
+            # Both decoders attend to the other one's previous layer.
             left, right = (block(left, right, table, other),
                            target_block(right, left, other, table))
             outputs.append(left)

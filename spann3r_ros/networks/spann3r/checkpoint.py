@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing weights; a file is data and never code."""
+"""Reading and writing weights of Spann3R; no code in a file is run."""
 from __future__ import annotations
 
 import json
@@ -21,7 +21,7 @@ from spann3r_ros.networks.checkpoint_files import (
 from .config import CONFIG_KEY, Spann3RConfig
 from .spann3r import Spann3R
 
-# A file of the authors' layout holds nothing about itself.
+# A file of the authors' layout has no metadata.
 OFFICIAL_LICENCE = 'CC BY-NC-SA 4.0 (non-commercial), as the weights of the authors of Spann3R'
 OFFICIAL_DATA = {'spann3r_v1.01': (
     'ScanNet, ScanNet++, WildRGBD, Co3D, Aria, ARKitScenes, BlendedMVS, Waymo, TartanAir, '
@@ -32,15 +32,15 @@ def load_model(path: Path | str, device: torch.device | str = 'cpu',
                dtype: torch.dtype = torch.float32) -> Spann3R:
     """Load a network for inference from `.safetensors` or the official `.pth`.
 
-    Sizes come from the config stored with the weights; a `.pth` without one has the official
-    sizes. Every key and shape is compared before anything is copied. Raises CheckpointError.
+    The sizes are those stored with the weights; a `.pth` has the official sizes. Every key and
+    shape is compared before anything is copied. Raises CheckpointError.
     """
     path = Path(path)
     config, tensors = read_checkpoint(path)
     with torch.device('meta'):
         model = Spann3R(config)
     tensors = _match(path, model, tensors)
-    # Copies: a file that is mapped and then changes would change the network, or end the process.
+    # Copies, because a change of a mapped file would change the network or crash the process.
     tensors = {key: tensor.to(device=device, dtype=dtype, copy=True)
                for key, tensor in tensors.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
@@ -59,15 +59,15 @@ def read_checkpoint(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:
 
 
 def read_history(path: Path) -> dict[str, str]:
-    """Return what is known of a checkpoint's weights, `licence` and `training_data` among it.
+    """Return a checkpoint's metadata, such as `licence` and `training_data`.
 
-    Of a `.pth` it is what its authors state, the data by the name of the file.
+    For a `.pth` these are the statements of its authors; its data depend on the file's name.
     """
     if path.suffix != '.safetensors':
         data = OFFICIAL_DATA.get(path.stem)
         return {'licence': OFFICIAL_LICENCE, **({'training_data': data} if data else {})}
     history = {key: text for key, text in read_metadata(path).items() if key != CONFIG_KEY}
-    # Conversion once spelt it so, and what it noted went before what the source said.
+    # Older conversions wrote `license`; it takes precedence over the `licence` of the source.
     if 'license' in history:
         history['licence'] = history.pop('license')
     return history
@@ -75,7 +75,7 @@ def read_history(path: Path) -> dict[str, str]:
 
 def save_model(path: Path | str, model: Spann3R, dtype: torch.dtype = torch.float16,
                metadata: dict[str, str] | None = None) -> None:
-    """Write weights and sizes as one `.safetensors` file, whole or not at all.
+    """Write weights and sizes as one `.safetensors` file, atomically.
 
     Tensors with two names are written once.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be done with checkpoint files besides opening them."""
+"""Inspection and conversion of checkpoints."""
 from __future__ import annotations
 
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from .checkpoint import load_model, read_history, save_model
 
 
 def facts(path: Path) -> dict[str, object]:
-    """Return what a checkpoint holds, by name; CheckpointError for a bad file."""
+    """Return the sizes and the metadata of a checkpoint; CheckpointError for a bad file."""
     model = load_model(path)
     weights = list(model.parameters())
     return {
@@ -25,7 +25,7 @@ def facts(path: Path) -> dict[str, object]:
 def convert(source: Path, target: Path, dtype: str, licence: str = '') -> None:
     """Write a checkpoint as `.safetensors` with weights of a torch dtype.
 
-    `licence`: the note to store; empty: the source's own, of a `.pth` its authors'.
+    `licence` is stored as the licence; empty: that of the source, for a `.pth` its authors'.
     """
     metadata = {**read_history(source), 'converted_from': source.name}
     if licence:

@@ -8,9 +8,9 @@ from typing import Any
 from spann3r_ros.core.settings import check_settings, setting
 
 HEADS = ('dpt', 'linear')
-# Under which a `.safetensors` file holds a Spann3RConfig as JSON.
+# The metadata key of a `.safetensors` file under which a Spann3RConfig is stored as JSON.
 CONFIG_KEY = 'spann3r_config'
-# The published capacity, 4000 tokens, was chosen for images of 224x224 in patches of 16.
+# The published capacity of 4000 tokens is for images of 224x224 in patches of 16.
 REFERENCE_TOKENS_PER_FRAME = 196
 
 
@@ -75,12 +75,12 @@ class Spann3RConfig:
 
     @property
     def hooks(self) -> tuple[int, int, int, int]:
-        """Return the decoder outputs that the dense head reads; 0 is the decoder's input."""
+        """Return the indices of the decoder outputs that the dense head reads; 0 is its input."""
         depth = self.decoder_depth
         return 0, depth * 2 // 4, depth * 3 // 4, depth
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
@@ -110,7 +110,7 @@ class MemoryConfig:
         check_settings(self)
 
     def capacity(self, tokens_per_frame: int) -> int:
-        """Return the most tokens ever held, at the moment before a prune."""
+        """Return the largest number of tokens, which is reached just before a prune."""
         return self.long_term_tokens + (self.working_frames + 1) * tokens_per_frame
 
 

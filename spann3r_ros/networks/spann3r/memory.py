@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spatial memory: what past frames looked like (keys) and where they were (values).
+"""Spatial memory: keys encode the appearance of past frames, values also their geometry.
 
 Working and long-term memory share one token list, as in the reference implementation: two
-counters say how many of its tokens are bookkept as which (paper, section 3.3).
+counters hold how many of its tokens count as which (paper, section 3.3).
 """
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from .config import MemoryConfig
 
-# Frames inserted this recently, beyond the working frames, never lose a token to a prune.
+# The newest frames, this many beyond the working frames, are protected from a prune.
 PROTECTED_EXTRA_FRAMES = 5
 STORES = ('raw_keys', 'keys', 'values', 'count', 'mass')
 COUNTERS = ('tokens', 'working_frames', 'long_term_tokens', 'prunings', 'rejected_frames')
-# A read weighs so many queries at once: fewer make matrix products slow, more take memory.
-READ_QUERIES = 256
+# Queries of one chunk of a read: fewer make matrix products slow, more take memory.
+READ_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,24 @@ class MemoryEntry:
 
 
 class Memory(Protocol):
-    """What a step reads from and writes to."""
+    """The memory of a sequence, as the streaming step uses it."""
 
     def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Return the readout of normalised queries [batch, queries, width], and the attention."""
 
     def admits(self, raw_key: Tensor) -> bool:
-        """Return whether a frame of this key [batch, tokens, width] is worth a value."""
+        """Return whether a frame with this key [batch, tokens, width] is to be stored."""
 
     def write(self, attention: Tensor | None, entry: MemoryEntry | None) -> None:
-        """Account for a read's attention and store a frame; None for one not admitted."""
+        """Add up a read's attention and store a frame; None: the frame was not admitted."""
 
 
 def attend_memory(query: Tensor, key: Tensor, value: Tensor,
                   threshold: float) -> tuple[Tensor, Tensor]:
     """Return readout [..., queries, width] and attention [..., queries, tokens] (paper, Eq. 8-9).
 
-    Weights below `threshold` are cut and the rest renormalised; a row that would lose every
-    weight stays uncut, where the reference implementation divides zero by zero.
+    Weights below `threshold` are set to zero and the rest renormalised. A row without any weight
+    above it stays unchanged; the reference implementation divides zero by zero there.
     """
     attention = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
     if threshold > 0.0:
@@ -62,25 +62,25 @@ def attend_memory(query: Tensor, key: Tensor, value: Tensor,
 
 
 def read_memory(query: Tensor, key: Tensor, value: Tensor, threshold: float,
-                known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+                valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return readout [queries, width] and attention per token [tokens], as `attend_memory` does.
 
-    For at least one token that is `known`, bool [tokens] (None: all are), and without gradients:
-    the weights of `READ_QUERIES` queries at a time, changed in place and never divided.
+    Only tokens where `valid`, bool [tokens], is set are read (None: all); there must be one. It
+    has no gradients: it computes the weights of `READ_CHUNK` queries at a time, in place.
     """
     query = query / math.sqrt(query.shape[-1])
     readout, received = torch.empty_like(query), torch.zeros_like(key[:, 0])
-    for asked, answer in zip(query.split(READ_QUERIES), readout.split(READ_QUERIES), strict=True):
-        weights = asked @ key.mT
-        if known is not None:
-            weights.masked_fill_(~known, -math.inf)
+    for queries, output in zip(query.split(READ_CHUNK), readout.split(READ_CHUNK), strict=True):
+        weights = queries @ key.mT
+        if valid is not None:
+            weights.masked_fill_(~valid, -math.inf)
         weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
         if threshold > 0.0:
             least = weights.sum(dim=-1, keepdim=True).mul_(threshold)
-            # The best weight is 1: where even that one is too small, nothing is cut.
+            # The largest weight is 1; where even this one is below the threshold, all are kept.
             weights.masked_fill_(weights < least.masked_fill_(least > 1.0, 0.0), 0.0)
         share = weights.sum(dim=-1).reciprocal_()
-        torch.mm(weights, value, out=answer).mul_(share[:, None])
+        torch.mm(weights, value, out=output).mul_(share[:, None])
         received.addmv_(weights.mT, share)
     return readout, received
 
@@ -88,12 +88,12 @@ def read_memory(query: Tensor, key: Tensor, value: Tensor, threshold: float,
 def prune_order(count: Tensor, mass: Tensor, keep: int, working_frames: int) -> Tensor:
     """Return the indices of the `keep` tokens that survive a prune, best first.
 
-    A token's worth is the attention it received per frame inserted after it. The newest
-    frames have had no fair chance yet and are protected.
+    The score of a token is the attention it received per frame inserted after it. Tokens of the
+    newest frames, which few frames have read, are always kept.
     """
-    worth = mass / count
-    worth = worth.masked_fill(count < working_frames + PROTECTED_EXTRA_FRAMES, 1e8)
-    return worth.topk(keep).indices
+    score = mass / count
+    score = score.masked_fill(count < working_frames + PROTECTED_EXTRA_FRAMES, 1e8)
+    return score.topk(keep).indices
 
 
 def check_budget(config: MemoryConfig, tokens_per_frame: int) -> None:
@@ -147,7 +147,7 @@ class SpatialMemory:
 
     @property
     def device_bytes(self) -> int:
-        """Return the bytes held, which never change."""
+        """Return the bytes of the stores, which are allocated once."""
         held = (self._raw_keys, self._keys, self._values, self._count, self._mass)
         return sum(item.nbytes for item in held)
 
@@ -163,9 +163,9 @@ class SpatialMemory:
     def similarity(self, raw_key: Tensor) -> float:
         """Return the largest mean cosine between a key and the working frames, patch by patch.
 
-        Minus infinity when there is nothing to compare with. The working frames are the last
-        tokens of the list; right after a prune, which sorts the list, these are the least
-        attended ones, as in the reference implementation.
+        Minus infinity for an empty memory. The working frames are the last tokens of the list;
+        right after a prune, which sorts the list by score, these are the least attended tokens,
+        as in the reference implementation.
         """
         if self.tokens == 0:
             return -math.inf
@@ -180,7 +180,7 @@ class SpatialMemory:
         return threshold == 1.0 or self.similarity(raw_key) <= threshold
 
     def write(self, attention: Tensor | None, entry: MemoryEntry | None) -> None:
-        """Account for a read's attention per token and store a frame; None for a rejected one."""
+        """Add up a read's attention per token and store a frame; None: it was not admitted."""
         if attention is not None:
             self.mass.add_(attention)
         if entry is None:
@@ -214,20 +214,20 @@ class SpatialMemory:
 
     def _keep(self, index: Tensor) -> None:
         stores = (self._raw_keys, self._keys, self._values, self._count, self._mass)
-        # All copies are made before any is stored: memory may run out between two of them.
+        # All copies are made before any is stored, as device memory may run out in between.
         kept = [store[index] for store in stores]
         for store, rows in zip(stores, kept, strict=True):
             store[:len(index)] = rows
         self.tokens = len(index)
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return all that `restore` needs."""
+        """Return the filled part of the stores, and the counters, for `restore`."""
         filled = {name: getattr(self, f'_{name}')[:self.tokens] for name in STORES}
         counters = torch.tensor([getattr(self, name) for name in COUNTERS])
         return {**filled, 'counters': counters}
 
     def restore(self, arrays: dict[str, Tensor]) -> None:
-        """Hold what `arrays` returned; ValueError, and no change, where it does not fit."""
+        """Take over what `arrays` returned; ValueError, without a change, if it does not fit."""
         counters = dict(zip(COUNTERS, arrays['counters'].tolist(), strict=True))
         tokens = counters['tokens']
         if not 0 <= tokens <= self.capacity:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reconstruction of unordered images: the next image is the one the network is surest about."""
+"""Reconstruction of unordered images: the next image is the one of highest confidence."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ from .spann3r import Spann3R
 class OfflineReconstruction:
     """Predictions in the order of reconstruction; `order[i]` is the image of `predictions[i]`.
 
-    `pair_confidence` [images, images] is how sure the network is about every (reference, target)
-    pair without memory, in [0, 2); `scores` are the same for each image added after the first
-    pair, with memory.
+    `pair_confidence` [images, images] is the mean confidence of both maps of every (reference,
+    target) pair, summed, in [0, 2), without memory; `scores` are the same with memory, for each
+    image after the first pair.
     """
 
     order: tuple[int, ...]
@@ -68,7 +68,7 @@ def _reconstruct(model: Spann3R, images: Tensor, memory: MemoryConfig) -> Offlin
         if not remaining:
             break
         reference, attention = model.fuse(state)
-        choice = _surest(_candidates(model, reference, features, remaining, state.grid))
+        choice = _most_confident(_candidates(model, reference, features, remaining, state.grid))
         scores.append(choice.score)
     return OfflineReconstruction(tuple(order), (*predictions, choice.provisional),
                                  pair_confidence, tuple(scores))
@@ -76,7 +76,7 @@ def _reconstruct(model: Spann3R, images: Tensor, memory: MemoryConfig) -> Offlin
 
 def _start_pair(model: Spann3R, features: list[Tensor],
                 grid: tuple[int, int]) -> tuple[int, _Candidate, Tensor]:
-    """Return the reference and target of the surest pair, and the confidence of all pairs."""
+    """Return the pair of highest confidence, and the confidence of all pairs."""
     count = len(features)
     confidence = torch.zeros(count, count)
     best: tuple[int, _Candidate] | None = None
@@ -91,7 +91,7 @@ def _start_pair(model: Spann3R, features: list[Tensor],
 
 def _candidates(model: Spann3R, reference: Tensor, features: list[Tensor], targets: list[int],
                 grid: tuple[int, int]) -> Iterable[_Candidate]:
-    # A generator: the decoder outputs of all but the best are dropped at once.
+    # A generator, so that the decoder outputs of all but the best are freed at once.
     for target in targets:
         pair = model.dust3r.decode(reference, features[target], grid)
         refined = model.predict_reference(pair[0], grid)
@@ -100,5 +100,5 @@ def _candidates(model: Spann3R, reference: Tensor, features: list[Tensor], targe
         yield _Candidate(target, score, pair, refined, provisional)
 
 
-def _surest(candidates: Iterable[_Candidate]) -> _Candidate:
+def _most_confident(candidates: Iterable[_Candidate]) -> _Candidate:
     return max(candidates, key=lambda candidate: candidate.score)

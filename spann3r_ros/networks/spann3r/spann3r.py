@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spann3r_ros.networks.blocks.heads import DensePrediction, activate
 from spann3r_ros.networks.blocks.layers import BLOCK_EPS, EncoderBlock, PatchEmbed
-from spann3r_ros.networks.blocks.precision import full_precision, half_precision, widen
+from spann3r_ros.networks.blocks.precision import full_precision, half_precision, to_float32
 
 from .backbone import Backbone
 from .config import MemoryConfig, Spann3RConfig
@@ -17,16 +17,15 @@ from .memory import Memory, MemoryEntry, SpatialMemory
 
 
 class NotFiniteError(ArithmeticError):
-    """The network predicted points that are not finite; the sequence stands where it stood."""
+    """The network predicted points that are not finite; the sequence is unchanged."""
 
 
 @dataclass
 class StreamState:
-    """Everything that lives between two frames of a sequence; a new one is a reset.
+    """The state of a sequence between two frames; a new one is a reset.
 
-    `feature` is the newest frame's encoder output, `query` its question to the memory and
-    `target_tokens` its decoder outputs, kept so that its provisional pointmap can be computed
-    when somebody asks.
+    `feature` is the newest frame's encoder output, `query` its memory query and `target_tokens`
+    its decoder outputs, from which its provisional pointmap can be computed on demand.
     """
 
     grid: tuple[int, int]
@@ -46,7 +45,7 @@ class StepOutput:
 
 def _predict(head: nn.Module, tokens: list[Tensor], grid: tuple[int, int]) -> DensePrediction:
     with full_precision(tokens[0].device):
-        return activate(head([widen(item) for item in tokens], grid))
+        return activate(head([to_float32(item) for item in tokens], grid))
 
 
 def _projector(inputs: int, outputs: int) -> nn.Sequential:
@@ -59,7 +58,7 @@ class Spann3R(nn.Module):
     def __init__(self, config: Spann3RConfig) -> None:
         super().__init__()
         self.config = config
-        self.narrow = False  # blocks and projections in bfloat16, see inference.prepare
+        self.uses_bfloat16 = False  # in blocks and projections, see inference.prepare
         width = config.encoder_width
         self.dust3r = Backbone(config)
         self.value_encoder = nn.ModuleList(
@@ -74,15 +73,15 @@ class Spann3R(nn.Module):
 
     def key(self, feature: Tensor, tokens: list[Tensor]) -> Tensor:
         """Return the memory key [batch, tokens, width] of a reference frame."""
-        return widen(self.attn_head_1(torch.cat((feature, tokens[-1]), dim=-1)))
+        return to_float32(self.attn_head_1(torch.cat((feature, tokens[-1]), dim=-1)))
 
     def query(self, feature: Tensor, tokens: list[Tensor]) -> Tensor:
         """Return the memory query [batch, tokens, width] of a target frame."""
-        return widen(self.attn_head_2(torch.cat((feature, tokens[-1]), dim=-1)))
+        return to_float32(self.attn_head_2(torch.cat((feature, tokens[-1]), dim=-1)))
 
     def encode_value(self, points: Tensor) -> Tensor:
         """Encode a pointmap [batch, height, width, 3] to [batch, tokens, width], without key."""
-        tokens = widen(self.pos_patch_embed(points.permute(0, 3, 1, 2)))
+        tokens = to_float32(self.pos_patch_embed(points.permute(0, 3, 1, 2)))
         for block in self.value_encoder:
             tokens = block(tokens)
         return self.value_out(self.value_norm(tokens))
@@ -96,8 +95,8 @@ class Spann3R(nn.Module):
         return _predict(self.dust3r.downstream_head2, tokens, grid)
 
     def arithmetic(self) -> torch.autocast:
-        """Return the context in which the network computes at the precision it is laid out for."""
-        return half_precision(self.norm_k.weight.device, self.narrow)
+        """Return the autocast context of the precision that the network was prepared for."""
+        return half_precision(self.norm_k.weight.device, self.uses_bfloat16)
 
     def start(self, height: int, width: int, memory: MemoryConfig) -> StreamState:
         """Begin a sequence of images of one size with an empty memory."""
@@ -112,8 +111,8 @@ class Spann3R(nn.Module):
         """Take the next image [1, 3, height, width] in [-1, 1] and advance the sequence.
 
         The first image yields nothing. Every later one yields the refined prediction of the
-        image before it and, when asked, a provisional prediction of itself. The state is left
-        as it was when anything fails: ValueError for another size, NotFiniteError.
+        image before it and, with `provisional`, a provisional prediction of itself. On an error
+        the state is unchanged: ValueError for another size, NotFiniteError.
         """
         self._check_image(state, image)
         with self.arithmetic():
@@ -128,7 +127,7 @@ class Spann3R(nn.Module):
         reference, attention = self.fuse(state)
         pair = self.dust3r.decode(reference, feature, state.grid)
         refined = self.predict_reference(pair[0], state.grid)
-        # Once in memory they would spread to every later frame.
+        # Stored in memory they would spoil every later frame.
         if not refined.points.isfinite().all():
             raise NotFiniteError('refined points: expected finite numbers')
         preview = self.predict_target(pair[1], state.grid) if provisional else None
@@ -136,9 +135,9 @@ class Spann3R(nn.Module):
         return StepOutput(refined, preview)
 
     def fuse(self, state: StreamState) -> tuple[Tensor, Tensor | None]:
-        """Return the newest image's memory readout [batch, tokens, width] and the attention.
+        """Return the newest image's readout plus query [batch, tokens, width], and the attention.
 
-        An image that founds a sequence has no query yet: it stands for itself.
+        The first image of a sequence has no query; its feature is returned instead.
         """
         if state.query is None:
             return state.feature, None
@@ -162,7 +161,7 @@ class Spann3R(nn.Module):
     def pair(self, first: Tensor, second: Tensor) -> tuple[DensePrediction, DensePrediction]:
         """Return the predictions of two images [1, 3, height, width] alone, in the first's frame.
 
-        There is no memory: the first image stands for its own readout.
+        No memory is read: the feature of the first image takes the place of the readout.
         """
         grid = self.config.grid(*first.shape[-2:])
         with self.arithmetic():
@@ -185,7 +184,7 @@ class Spann3R(nn.Module):
     def _memory_entry(self, state: StreamState, tokens: list[Tensor],
                       points: Tensor) -> MemoryEntry | None:
         key = self.key(state.feature, tokens)
-        # The value costs a tenth of a step: only a frame that will be stored pays for it.
+        # The value costs a tenth of a step, so it is computed only for a frame that is stored.
         if not state.memory.admits(key):
             return None
         value = self.encode_value(points) + key

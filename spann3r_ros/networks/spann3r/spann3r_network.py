@@ -22,7 +22,7 @@ from .spann3r import NotFiniteError, Spann3R
 from .streams import PlainStream, Stream, to_input
 
 PRECISIONS = ('auto', *inference.PRECISIONS)
-# The counters of its own that a status holds besides those all networks have.
+# The counters in the status that only this network has.
 OWN_COUNTERS = ('working_frames', 'long_term_tokens', 'prunings')
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ def open_network(checkpoint: Path | str, memory: MemoryConfig | None = None,
 
 
 def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Spann3R:
-    """Return a checkpoint's network, laid out for inference on 'auto', 'cpu', 'cuda' or 'cuda:N'.
+    """Return a checkpoint's network, prepared for inference on 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
     The precision is one of `inference.PRECISIONS` or 'auto': fp32 on a CPU, tf32 on CUDA. int8
-    falls back to fp32 with a warning where the CPU gets it wrong, and is not compiled. Raises
-    CheckpointError for a bad file, ValueError for a device that is not there or does not compute
-    so.
+    falls back to fp32 with a warning on a CPU whose 8-bit products overflow; it is not compiled.
+    Raises CheckpointError for a bad file, ValueError for a device that is missing or does not
+    support the precision.
     """
     compute = compute or Compute()
     device, precision = resolve_device(compute.device), compute.precision
@@ -53,7 +53,7 @@ def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Span
     if precision == 'auto':
         precision = 'fp32' if device.type == 'cpu' else 'tf32'
     if device.type == 'cpu' and precision == 'int8' and not inference.multiplies_in_eight_bits():
-        logger.warning('precision: this CPU multiplies wrongly in 8 bits; using fp32')
+        logger.warning('precision: 8-bit products overflow on this CPU; using fp32')
         precision = 'fp32'
     if device.type == 'cpu' and precision == 'bf16' and not inference.computes_in_bfloat16():
         logger.warning('precision: this CPU emulates bfloat16, which is slow')
@@ -62,16 +62,16 @@ def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Span
     if not compute.compile:
         return inference.prepare(model, precision)
     if precision == 'int8':
-        logger.warning('compile: products in 8 bits are not compiled; running them as they are')
+        logger.warning('compile: products in 8 bits are not compiled; running without compilation')
         return inference.prepare(model, precision)
-    return inference.compile_blocks(inference.prepare(model, precision, lay_out=False))
+    return inference.compile_blocks(inference.prepare(model, precision, pack=False))
 
 
 class Spann3RNetwork:
-    """A network and its one sequence.
+    """The network with the state of one sequence.
 
-    A step completes the image before the one it takes. With `cuda_graph` steps are recorded once
-    and replayed; where that cannot be, they run as they are, with a warning.
+    A step returns the final estimate of the image before the one it takes. With `cuda_graph` the
+    steps are recorded once and replayed; if recording fails, they run normally, with a warning.
     """
 
     name = 'spann3r'
@@ -101,8 +101,8 @@ class Spann3RNetwork:
         """Take one uint8 RGB image [height, width, 3]; return the estimate of the one before it.
 
         Raises FrameError for an image of another size or type, and when the network returns
-        points that are not finite; the sequence then stands where it stood. Raises
-        DeviceMemoryError when memory runs out: `reset` frees what the sequence holds.
+        points that are not finite; the sequence is then unchanged. Raises DeviceMemoryError when
+        memory runs out: `reset` frees the memory of the sequence.
         """
         self._check_image(image)
         try:
@@ -115,7 +115,7 @@ class Spann3RNetwork:
         return [] if refined is None else [Estimate(newest, first, _to_pointmap(refined))]
 
     def provisional(self) -> Estimate | None:
-        """Return the newest image's provisional estimate; None without two images, or memory."""
+        """Return the newest image's provisional estimate; None if there is none, or no memory."""
         try:
             with out_of_memory_reported(self._device):
                 return self._newest(final=False)
@@ -134,7 +134,7 @@ class Spann3RNetwork:
         return Estimate(0, 0, _to_pointmap(packed[0])), Estimate(1, 0, _to_pointmap(packed[1]))
 
     def arrange(self, images: np.ndarray) -> list[Estimate]:
-        """Return the estimates of images in any order, the surest next one first (paper, 3.4)."""
+        """Return the estimates of unordered images, in order of confidence (paper, 3.4)."""
         for image in images:
             self._check_image(image)
         with out_of_memory_reported(self._device):
@@ -145,23 +145,23 @@ class Spann3RNetwork:
                 for index, item in zip(result.order, packed, strict=True)]
 
     def flush(self) -> list[Estimate]:
-        """Return the newest image's estimate, by the target head; none if under two images."""
+        """Return the newest image's estimate by the target head; nothing before two images."""
         with out_of_memory_reported(self._device):
             newest = self._newest(final=True)
         return [] if newest is None else [newest]
 
     def reset(self) -> None:
-        """Forget every image: the next one begins a sequence."""
+        """Begin a new sequence with the next image."""
         self._stream.clear()
         self._ids = None
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return copies of all that lives between two steps."""
+        """Return copies of the sequence's state."""
         ids = {} if self._ids is None else {'image_ids': np.array(self._ids, np.int64)}
         return {**self._stream.arrays(), **ids}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go on from what `state` returned; ValueError, and no change, where it does not fit."""
+        """Continue from a result of `state`; ValueError, without a change, if it does not fit."""
         arrays = dict(arrays)
         ids = arrays.pop('image_ids', None)
         try:
@@ -180,7 +180,7 @@ class Spann3RNetwork:
             tuple((name, counters[name]) for name in OWN_COUNTERS))
 
     def warm_up(self) -> None:
-        """Take two blank images and forget them: what is compiled at first use is compiled now."""
+        """Run two blank images and reset, so that what compiles at first use is compiled now."""
         logger.info('compiling the network, which takes a minute or more')
         for index in range(2):
             self.step(np.zeros((*self._size, 3), np.uint8), index)
@@ -205,7 +205,7 @@ def _graphed(model: Spann3R, height: int, width: int, memory: MemoryConfig) -> S
         return GraphedStream(model, height, width, memory)
     except (ValueError, RuntimeError) as error:
         logger.warning('cuda_graph: %s; running step by step', error)
-    # Out here nothing holds what the failed recording had allocated any more.
+    # Outside the handler, so that the memory of the failed recording is already freed.
     return PlainStream(model, height, width, memory)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One sequence of images, numpy in and numpy out, whatever way the steps are run."""
+"""One sequence of images, numpy in and numpy out; how the steps are run is up to the class."""
 from __future__ import annotations
 
 from contextlib import suppress
@@ -17,7 +17,7 @@ from .spann3r import Spann3R, StreamState
 
 
 class Stream(Protocol):
-    """What the network runs; predictions are [height, width, 4], points and confidence."""
+    """A sequence of steps; predictions are [height, width, 4]: points and confidence."""
 
     @property
     def device_bytes(self) -> int:
@@ -40,10 +40,10 @@ class Stream(Protocol):
         """Return the newest image's prediction by the target head; None before two images."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return copies of all that lives between two steps."""
+        """Return copies of the sequence's state."""
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
+        """Continue from a result of `arrays`; ValueError, without a change, if it does not fit."""
 
 
 class PlainStream:
@@ -68,7 +68,7 @@ class PlainStream:
 
     def clear(self) -> None:
         """Begin a new sequence."""
-        # Freed before the next one is allocated; without room for that, `step` tries again.
+        # Freed before the next one is allocated; if that fails, `step` tries again.
         self._state = None
         with suppress(torch.OutOfMemoryError, MemoryError):
             self._state = self._model.start(*self._arguments)
@@ -84,7 +84,7 @@ class PlainStream:
         return None if self._state is None else _fetched(self._model.flush(self._state))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return copies of all that lives between two steps."""
+        """Return copies of the sequence's state."""
         state = self._state
         if state is None or state.feature is None:
             return {}
@@ -97,7 +97,7 @@ class PlainStream:
         return {name: fetched(item) for name, item in tensors.items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
+        """Continue from a result of `arrays`; ValueError, without a change, if it does not fit."""
         state = self._model.start(*self._arguments)
         tensors = {name: torch.from_numpy(item).to(self._device) for name, item in arrays.items()}
         if tensors:
@@ -121,7 +121,7 @@ def _check_tokens(tensors: dict[str, Tensor], state: StreamState) -> None:
 
 
 def to_input(image: np.ndarray, device: torch.device) -> Tensor:
-    """Return an image uint8 [height, width, 3] as the network takes it, [1, 3, height, width]."""
+    """Return an image uint8 [height, width, 3] as the network's input [1, 3, height, width]."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device)
     return tensor.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
 

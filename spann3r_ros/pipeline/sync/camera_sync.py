@@ -12,29 +12,18 @@ from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.types import Frame
 
 from .bounds import QueueBounds, frame_bytes
+from .history import History
+from .wait_clock import WaitClock
 
 MAX_CALIBRATIONS = 1000
 
 
-class Calibrations:
+class Calibrations(History[Intrinsics | None]):
     """The received calibrations and their stamps; None for one of an uncalibrated camera."""
 
     def __init__(self, timeout_sec: float) -> None:
+        super().__init__(QueueBounds(MAX_CALIBRATIONS, 0), lambda _: 0)
         self._timeout_ns = round(timeout_sec * 1e9)
-        self._items: deque[tuple[int, Intrinsics | None]] = deque(maxlen=MAX_CALIBRATIONS)
-
-    def take(self, stamp_ns: int, intrinsics: Intrinsics | None) -> None:
-        """Store a calibration."""
-        self._items.append((stamp_ns, intrinsics))
-
-    @property
-    def any_received(self) -> bool:
-        """Return whether a calibration was ever received."""
-        return bool(self._items)
-
-    def reaches(self, stamp_ns: int) -> bool:
-        """Return whether a calibration of this stamp or a later one was received."""
-        return any(stamp >= stamp_ns for stamp, _ in reversed(self._items))
 
     def find(self, stamp_ns: int, size: tuple[int, int]) -> Intrinsics | None:
         """Return the calibration of an image of a size (height, width), or None.
@@ -42,22 +31,13 @@ class Calibrations:
         It is the newest one not after the image, or else the first one after it. None if its stamp
         is farther from the image's than the timeout (0: no limit), or if its size is another one.
         """
-        earlier = max((item for item in self._items if item[0] <= stamp_ns),
-                      key=lambda item: item[0], default=None)
-        found = earlier or min(self._items, key=lambda item: item[0], default=None)
+        found = self.newest_until(stamp_ns) or self.first()
         if found is None or found[1] is None:
             return None
         stamp, intrinsics = found
         if self._timeout_ns and abs(stamp_ns - stamp) > self._timeout_ns:
             return None
         return intrinsics if (intrinsics.height, intrinsics.width) == size else None
-
-    def begin_again(self, stamp_ns: int) -> None:
-        """Remove the calibrations that are not near this stamp, to which time has jumped back."""
-        kept = [item for item in self._items if not self._timeout_ns
-                or abs(item[0] - stamp_ns) <= self._timeout_ns]
-        self._items.clear()
-        self._items.extend(kept)
 
 
 @dataclass(frozen=True)
@@ -74,27 +54,30 @@ class CameraSync:
     Live (`expected` is None), an image gets what was received before it. In a replay an image
     waits until a calibration of its stamp or later was received, and until TF connects base and
     camera at its stamp, if these are expected, but at most for `timeout_sec`. So the result does
-    not depend on the order of the messages. After a timeout the next images do not wait for the
-    same thing. `pass_on` may block, so `match` passes on at most one frame; it calls `match_soon`
-    if more are waiting.
+    not depend on the order of the messages. After a timeout the next images do not wait for a
+    calibration until another one comes, or for transforms until they connect base and camera.
+    `pass_on` may block, so `match` passes on at most one frame; it calls `match_soon` if more are
+    waiting.
     """
 
     def __init__(self, calibrations: Calibrations,
                  up_at: Callable[[str, int | None], np.ndarray | None],
                  expected: Expected | None, timeout_sec: float, bounds: QueueBounds,
-                 pass_on: Callable[[Frame], None], match_soon: Callable[[], None],
-                 clock: Callable[[], float]) -> None:
+                 pass_on: Callable[[Frame], None], drop: Callable[[], None],
+                 match_soon: Callable[[], None], clock: WaitClock) -> None:
         self._calibrations = calibrations
         self._up_at = up_at
         self._expected = expected
         self._timeout_sec = timeout_sec
         self._bounds = bounds
         self._pass_on = pass_on
+        self._drop = drop
         self._match_soon = match_soon
         self._clock = clock
-        self._waiting: deque[tuple[float, Frame]] = deque()
+        self._waiting: deque[Frame] = deque()
         self._transforms_timed_out = False
-        self._calibration_timed_out = False
+        # How many calibrations had come when an image waited in vain for one more.
+        self._received_in_vain = -1
 
     def __len__(self) -> int:
         """Return the number of waiting frames."""
@@ -102,22 +85,22 @@ class CameraSync:
 
     def take_frame(self, frame: Frame) -> None:
         """Pass a frame on, now or later."""
-        self._waiting.append((frame.stamp_ns * 1e-9, frame))
+        self._waiting.append(frame)
         self.match()
 
     def match(self) -> None:
         """Pass on the next frame if it has all that it needs, or has waited long enough."""
         if not self._waiting:
             return
-        came_sec, frame = self._waiting[0]
+        frame = self._waiting[0]
         needs_calibration, needs_transforms = self._needs(frame)
         over = self._bounds.exceeded(
-            len(self._waiting), sum(frame_bytes(item) for _, item in self._waiting))
+            len(self._waiting), sum(map(frame_bytes, self._waiting)))
         if needs_calibration or needs_transforms:
-            if self._clock() - came_sec <= self._timeout_sec and not over:
+            if self._clock.now() - frame.stamp_ns * 1e-9 <= self._timeout_sec and not over:
                 return
-            self._calibration_timed_out |= (needs_calibration
-                                            and not self._calibrations.any_received)
+            if needs_calibration:
+                self._received_in_vain = self._calibrations.received
             self._transforms_timed_out |= needs_transforms
         self._waiting.popleft()
         self._pass_on(self._completed(frame))
@@ -127,22 +110,20 @@ class CameraSync:
     def drain(self) -> None:
         """Pass on all frames with the data received so far, because no more will come."""
         while self._waiting:
-            _, frame = self._waiting.popleft()
-            self._pass_on(self._completed(frame))
+            self._pass_on(self._completed(self._waiting.popleft()))
 
-    def take_waiting(self) -> int:
-        """Remove the waiting frames; return their number."""
-        count = len(self._waiting)
+    def drop_waiting(self) -> None:
+        """Drop all waiting frames."""
+        for _ in self._waiting:
+            self._drop()
         self._waiting.clear()
-        return count
 
     def _needs(self, frame: Frame) -> tuple[bool, bool]:
         """Return whether a frame waits for its calibration, and whether for transforms."""
         if self._expected is None:
             return False, False
-        if self._calibrations.any_received:
-            self._calibration_timed_out = False
-        calibration = (not self._calibration_timed_out and self._expected.calibration()
+        calibration = (self._received_in_vain != self._calibrations.received
+                       and self._expected.calibration()
                        and not self._calibrations.reaches(frame.stamp_ns))
         transforms = (not self._transforms_timed_out and self._expected.transforms()
                       and self._up_at(frame.frame_id, frame.stamp_ns) is None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from time import monotonic
+from itertools import islice
 
 import numpy as np
 
 from spann3r_ros.core.types import Frame, FrameError
 
 from .bounds import QueueBounds, frame_bytes
+from .wait_clock import WaitClock
 
 SOURCES = ('images', 'tf')
 
@@ -20,7 +21,7 @@ class PoseSync:
     """Gives every frame its camera's pose and passes it on, in order of arrival.
 
     `pose_of` returns the pose of a frame's camera, or None while it is unknown. A frame waits for
-    its pose. It is dropped when the next frame has its pose already, when no frame was passed on
+    its pose. It is dropped when a later frame has its pose already, when no frame was passed on
     for `timeout_sec`, or when more frames wait than the bounds allow; `warn` is then called with
     the reason. No frame is passed on without a pose. `pass_on` may block, so `match` passes on at
     most one frame; it calls `match_soon` if more are waiting.
@@ -29,8 +30,7 @@ class PoseSync:
     def __init__(self, pose_of: Callable[[Frame], np.ndarray | None], bounds: QueueBounds,
                  timeout_sec: float, pass_on: Callable[[Frame], None],
                  drop: Callable[[], None], warn: Callable[[Exception], None],
-                 match_soon: Callable[[], None],
-                 clock: Callable[[], float] = monotonic) -> None:
+                 match_soon: Callable[[], None], clock: WaitClock) -> None:
         self._pose_of = pose_of
         self._bounds = bounds
         self._timeout_sec = timeout_sec
@@ -48,7 +48,7 @@ class PoseSync:
 
     def take_frame(self, frame: Frame) -> None:
         """Pass a frame on with its pose, now or later."""
-        self._waiting.append((self._clock(), frame))
+        self._waiting.append((self._clock.time_of(frame), frame))
         self.match()
 
     def match(self) -> None:
@@ -59,15 +59,21 @@ class PoseSync:
                     self._match_soon()
                 return
             held = sum(frame_bytes(frame) for _, frame in self._waiting)
-            if len(self._waiting) > 1 and self._pose_of(self._waiting[1][1]) is not None:
+            if self._later_has_pose():
                 self._drop_first('a later image has one already')
             elif self._bounds.exceeded(len(self._waiting), held):
                 self._drop_first(f'{len(self._waiting)} images of {held} bytes wait')
-            elif self._clock() - max(self._waiting[0][0],
-                                     self._passed_sec) > self._timeout_sec:
+            elif self._clock.now() - max(self._waiting[0][0],
+                                         self._passed_sec) > self._timeout_sec:
                 self._drop_first(f'none came within {self._timeout_sec:g} s')
             else:
                 return
+
+    def drain(self) -> None:
+        """Pass on all frames with a pose and drop the others, because no more poses will come."""
+        while self._waiting:
+            if not self._pass_on_first():
+                self._drop_first('the recording has ended')
 
     def drop_waiting(self) -> None:
         """Drop all frames that wait for a pose."""
@@ -82,8 +88,11 @@ class PoseSync:
             return False
         self._waiting.popleft()
         self._pass_on(replace(frame, world_from_camera=pose))
-        self._passed_sec = self._clock()
+        self._passed_sec = self._clock.time_of(frame)
         return True
+
+    def _later_has_pose(self) -> bool:
+        return any(self._pose_of(frame) is not None for _, frame in islice(self._waiting, 1, None))
 
     def _drop_first(self, reason: str) -> None:
         _, frame = self._waiting.popleft()

@@ -5,31 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-# After so long without a message the player of a replay probably waits too, and wall time counts.
-SILENCE_SEC = 2.0
+from spann3r_ros.core.types import Frame
 
 
 class WaitClock:
     """Measures waiting times in wall time; in a replay in image time.
 
-    Image time is the stamp of the newest image, so waits do not depend on the speed of the replay.
-    After `SILENCE_SEC` without a message the clock continues with wall time.
+    Image time is the stamp of the newest image. A replay never uses wall time, so its result does
+    not depend on the speed of the machine or of the player.
     """
 
     def __init__(self, replay: bool, wall: Callable[[], float] = monotonic) -> None:
         self._replay = replay
         self._wall = wall
-        self._newest_sec = 0.0
-        self._message_sec = wall()
+        self._newest_sec = float('-inf')
 
-    def note_message(self, image_stamp_ns: int | None = None) -> None:
-        """Record the arrival of a message, and the stamp if it is an image."""
-        self._message_sec = self._wall()
-        if image_stamp_ns is not None:
-            self._newest_sec = image_stamp_ns * 1e-9
+    def note_image(self, stamp_ns: int) -> None:
+        """Record the stamp of an image that arrived."""
+        self._newest_sec = max(self._newest_sec, stamp_ns * 1e-9)
+
+    def begin_again(self, stamp_ns: int) -> None:
+        """Continue at a stamp to which the time of the images has jumped back."""
+        self._newest_sec = stamp_ns * 1e-9
 
     def now(self) -> float:
         """Return the time in seconds, from an arbitrary origin."""
-        if not self._replay:
-            return self._wall()
-        return self._newest_sec + max(0.0, self._wall() - self._message_sec - SILENCE_SEC)
+        return self._newest_sec if self._replay else self._wall()
+
+    def time_of(self, frame: Frame) -> float:
+        """Return when an image that is processed now arrived; in a replay its stamp."""
+        return frame.stamp_ns * 1e-9 if self._replay else self._wall()

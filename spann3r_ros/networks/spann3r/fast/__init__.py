@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spann3R laid out for inference: packed weights, narrow numbers, CUDA graphs."""
+"""Fast inference with Spann3R: packed weights, bfloat16 and 8 bits, CUDA graphs."""

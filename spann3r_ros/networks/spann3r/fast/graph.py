@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The static step as CUDA graphs: one launch a frame, and one wait, for the result.
+"""The static step as CUDA graphs: one launch per frame, and one wait for the result.
 
 No line of this file has run on a CUDA device yet.
 """
@@ -20,15 +20,15 @@ from .static import StaticStream
 
 WARM_UPS = 3
 CHECKED_IMAGES = 8
-# Kernels may be others when recorded; the share is of the largest number.
+# As a share of the largest value: recording may select other kernels.
 TOLERANCE = 0.02
 
 
 class GraphedStream:
-    """A sequence of images whose steps CUDA replays, from the image to the result in host memory.
+    """A sequence of images whose steps are replayed CUDA graphs, with their transfers.
 
-    Building it records two graphs, of the step and of the newest image's prediction. Raises
-    ValueError unless the network is on CUDA, and what torch raises when a step cannot be recorded.
+    The constructor records two graphs: the step, and the newest image's prediction. Raises
+    ValueError unless the network is on CUDA, and torch's error when a step cannot be recorded.
     """
 
     def __init__(self, model: Spann3R, height: int, width: int, memory: MemoryConfig) -> None:
@@ -36,17 +36,17 @@ class GraphedStream:
         if device.type != 'cuda':
             raise ValueError(f'graph: expected a network on CUDA, got {device}')
         self._stream = StaticStream(model, height, width, memory)
-        # The device reads and writes pinned memory while the host does something else.
+        # Pinned memory is transferred asynchronously.
         self._image = _pinned(self._stream.image)
         self._refined, self._provisional, self._report = (
             _pinned(item) for item in (self._stream.refined, self._stream.provisional,
                                        self._stream.report))
         self._recording = torch.cuda.Stream(device)
         self._warm_up()
-        # Nothing in their memory outlives a replay: they may share it.
+        # The graphs share memory, as no intermediate value is needed after a replay.
         pool = torch.cuda.graph_pool_handle()
-        self._step_graph = self._record(self._whole_step, pool)
-        self._newest_graph = self._record(self._whole_newest, pool)
+        self._step_graph = self._record(self._run_step, pool)
+        self._newest_graph = self._record(self._run_newest, pool)
         self._check()
         self.clear()
 
@@ -72,14 +72,14 @@ class GraphedStream:
         with torch.cuda.device(self._stream.image.device):
             if self._images == 0:
                 self._stream.image.copy_(self._image, non_blocking=True)
-                self._stream.found()
+                self._stream.begin()
             else:
                 self._step_graph.replay()
             torch.cuda.current_stream().synchronize()
         if self._images and not self._report[0]:
             raise NotFiniteError('refined points: expected finite numbers')
         self._images += 1
-        # A copy: the next replay writes to the same place.
+        # A copy, because the next replay overwrites the buffer.
         return None if self._images == 1 else self._refined.numpy().copy()
 
     def newest(self) -> np.ndarray | None:
@@ -92,12 +92,12 @@ class GraphedStream:
         return self._provisional.numpy().copy()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return copies of all that lives between two steps."""
+        """Return copies of the sequence's state."""
         held = {name: fetched(item) for name, item in self._stream.arrays().items()}
         return {**held, 'images': np.array(self._images)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
+        """Continue from a result of `arrays`; ValueError, without a change, if it does not fit."""
         arrays = dict(arrays)
         images = int(arrays.pop('images'))
         device = self._stream.image.device
@@ -107,35 +107,36 @@ class GraphedStream:
         self._images = images
 
     def _warm_up(self) -> None:
-        """Let libraries choose their kernels and caches fill, outside of any recording."""
+        """Run some steps before any recording, so that kernels are selected and caches filled."""
         side = self._recording
         side.wait_stream(torch.cuda.current_stream(side.device))
         with torch.cuda.stream(side):
-            self._stream.found()
+            self._stream.begin()
             for _ in range(WARM_UPS):
-                self._whole_step()
-                self._whole_newest()
+                self._run_step()
+                self._run_newest()
         side.synchronize()
 
     def _record(self, work: Callable[[], None], pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        # The stream outside selects its device, and is left again when the recording fails.
+        # The outer context selects the device, and restores the stream if the recording fails.
         with (torch.cuda.stream(self._recording),
               torch.cuda.graph(graph, pool=pool, stream=self._recording)):
             work()
         return graph
 
     def _check(self) -> None:
-        """Raise RuntimeError unless replays give what the step gives when it is run."""
-        run = self._outcome(self._whole_step, self._whole_newest)
-        replayed = self._outcome(self._step_graph.replay, self._newest_graph.replay)
-        off = float((run - replayed).abs().max() / run.abs().max())
-        if not off < TOLERANCE:  # nor NaN
-            raise RuntimeError(f'graph: replays differ from the steps they recorded by '
-                               f'{off:.3g} of what comes out')
+        """Raise RuntimeError unless replays give the predictions of the normal step."""
+        run = self._test_predictions(self._run_step, self._run_newest)
+        replayed = self._test_predictions(self._step_graph.replay, self._newest_graph.replay)
+        difference = float((run - replayed).abs().max() / run.abs().max())
+        if not difference < TOLERANCE:  # also for NaN
+            raise RuntimeError(f'graph: expected replays within {TOLERANCE} of the largest value, '
+                               f'got a difference of {difference:.3g}')
 
-    def _outcome(self, step: Callable[[], object], newest: Callable[[], object]) -> Tensor:
-        """Return what comes out for the last of some images, with others in memory."""
+    def _test_predictions(self, step: Callable[[], object],
+                          newest: Callable[[], object]) -> Tensor:
+        """Return the predictions of the last of some random images, the others in memory."""
         self.clear()
         for item in (self._refined, self._provisional):
             item.zero_()
@@ -144,7 +145,7 @@ class GraphedStream:
             self._image.random_(256, generator=draw)
             if index == 0:
                 self._stream.image.copy_(self._image)
-                self._stream.found()
+                self._stream.begin()
             else:
                 step()
                 newest()
@@ -152,15 +153,15 @@ class GraphedStream:
         return torch.cat((self._refined, self._provisional, self._report[:1].expand(
             *self._refined.shape[:2], 1)), dim=-1)
 
-    def _whole_step(self) -> None:
-        """Upload, compute and download, all in the order of the current CUDA stream."""
+    def _run_step(self) -> None:
+        """Upload the image, compute the step and download the results, on the current stream."""
         self._stream.image.copy_(self._image, non_blocking=True)
         self._stream.advance()
         for host, held in ((self._refined, self._stream.refined),
                            (self._report, self._stream.report)):
             host.copy_(held, non_blocking=True)
 
-    def _whole_newest(self) -> None:
+    def _run_newest(self) -> None:
         """Compute the newest image's prediction and download it."""
         self._stream.predict_newest()
         self._provisional.copy_(self._stream.provisional, non_blocking=True)

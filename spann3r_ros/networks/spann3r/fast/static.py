@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streaming step without a decision on the host: what CUDA can record once and replay.
+"""The streaming step without control flow on the host, so that CUDA can record and replay it.
 
-Shapes and addresses never change and every branch is a choice between two tensors, so that nothing
-waits for the device within a step. It gives what `Spann3R.step` gives, on any device.
+Shapes and addresses are constant and every branch is a selection between two tensors: the host
+never waits for the device within a step. The results are those of `Spann3R.step`, on any device.
 """
 from __future__ import annotations
 
@@ -43,35 +43,35 @@ class StaticMemory:
 
     @property
     def device_bytes(self) -> int:
-        """Return the bytes held, which never change."""
+        """Return the bytes of the stores, which are allocated once."""
         return sum(store.nbytes for store in self._stores)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Empty the memory and set its counters to zero."""
         for tensor in (*self._stores, self.counters):
             tensor.zero_()
 
     def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Return readout [1, queries, width] and attention [capacity] as `SpatialMemory.read`.
 
-        Both are zero while there is nothing to read.
+        Both are zero for an empty memory.
         """
         tokens = self.counters[0]
-        # Something must be attended to, or the softmax divides zero by zero.
-        known = self._places < tokens.clamp(min=1)
+        # At least one token must be valid, else the softmax divides zero by zero.
+        valid = self._places < tokens.clamp(min=1)
         readout, attention = read_memory(query.flatten(0, -2), self._keys, self._values,
-                                         self.config.attention_threshold, known)
+                                         self.config.attention_threshold, valid)
         empty = tokens == 0
         return readout.masked_fill(empty, 0.0).view_as(query), attention.masked_fill(empty, 0.0)
 
     def admits(self, _: Tensor) -> bool:
-        """Return that every frame gets its value: which one is stored, the device decides."""
+        """Return True: the value of every frame is computed; `write` decides what is stored."""
         return True
 
     def write(self, attention: Tensor, entry: MemoryEntry) -> None:
-        """Account for a read's attention and store a frame, if it differs enough.
+        """Add up a read's attention and store a frame, if it differs enough from the others.
 
-        Where it is not finite, nothing changes.
+        If its value is not finite, nothing changes.
         """
         usable = entry.value.isfinite().all()
         tokens, working, long_term, prunings, rejected = self.counters.unbind()
@@ -106,7 +106,7 @@ class StaticMemory:
         self.counters.copy_(torch.stack((tokens, working, long_term, prunings, rejected)))
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return the stores, with what is not filled, and the counters; they are not copies."""
+        """Return the whole stores and the counters; they are not copies."""
         return dict(zip((*STORES, 'counters'), (*self._stores, self.counters), strict=True))
 
     @property
@@ -127,8 +127,8 @@ class StaticMemory:
         return similarity <= self.config.similarity_threshold
 
     def _pruned(self, tokens: Tensor) -> Tensor:
-        """Return the order [capacity] that has the tokens which survive a prune in front."""
-        # A place that holds no token is worth less than any, and is no new one.
+        """Return the order [capacity] with the tokens that survive a prune at its beginning."""
+        # An empty place gets a score below that of any token, and is not protected as new.
         empty = self._places >= tokens
         mass, count = self._mass.masked_fill(empty, -1.0), self._count.masked_fill(empty, 1e9)
         limit = self.config.long_term_tokens
@@ -137,11 +137,11 @@ class StaticMemory:
 
 
 class StaticStream:
-    """One sequence of images of one size; `advance` runs on what lies in its buffers.
+    """One sequence of images of one size; its inputs and outputs are buffers.
 
-    `image` uint8 [height, width, 3] goes in. `refined` and `provisional` [height, width, 4] come
-    out: points, and confidence in [0, 1). `report` int64 [6] says whether the points are finite
-    (if not, nothing has changed), and the memory's `COUNTERS`.
+    `image` uint8 [height, width, 3] is the input. `refined` and `provisional` [height, width, 4]
+    are the outputs: points, and confidence in [0, 1). `report` int64 [6] is 1 if the points are
+    finite (if not, the sequence is unchanged), then the memory's `COUNTERS`.
     """
 
     def __init__(self, model: Spann3R, height: int, width: int, memory: MemoryConfig) -> None:
@@ -162,16 +162,16 @@ class StaticStream:
         self.report.zero_()
 
     @torch.inference_mode()
-    def found(self) -> None:
+    def begin(self) -> None:
         """Take the first image of a sequence."""
         with self._model.arithmetic():
             self._feature.copy_(self._encode())
-        # The readout of an empty memory is zero: the first image is fused to itself.
+        # The readout of an empty memory is zero, so `fuse` returns the first image's feature.
         self._query.copy_(self._feature)
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Take a further image."""
+        """Take the next image."""
         with self._model.arithmetic():
             self._advance()
 
@@ -182,14 +182,14 @@ class StaticStream:
                                                           self._grid).packed())
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return all that lives between two steps."""
+        """Return the sequence's state."""
         tokens = self._target_tokens or []
         return {'feature': self._feature, 'query': self._query, 'report': self.report,
                 **{f'memory_{name}': item for name, item in self.memory.arrays().items()},
                 **{f'target_tokens_{index}': item for index, item in enumerate(tokens)}}
 
     def restore(self, arrays: dict[str, Tensor]) -> None:
-        """Go on from what `arrays` returned; ValueError, and no change, where it does not fit."""
+        """Continue from a result of `arrays`; ValueError, without a change, if it does not fit."""
         given = [item for name, item in arrays.items() if name.startswith('target_tokens_')]
         if given and self._target_tokens is None:
             self._target_tokens = [torch.zeros_like(item) for item in given]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `inference.prepare` puts in the place of a network's layers."""
+"""Layers for inference, with which `inference.prepare` replaces those of a network."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ LinearMaker = Callable[[nn.Linear], nn.Module]
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weights lie as the matrix product reads them.
+    """A linear layer with its weights packed in the layout of the matrix product (oneDNN).
 
     It multiplies in float32 or bfloat16 and returns float32.
     """
@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
         return self._product(tokens, 'none').float()
 
     def activated(self, tokens: Tensor) -> Tensor:
-        """Map tokens through an exact GELU besides, as another packed layer takes them."""
+        """Map tokens and apply an exact GELU; the result is the input of another packed layer."""
         return self._product(tokens, 'gelu')
 
     def _product(self, tokens: Tensor, activation: str) -> Tensor:
@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
 
 
 class EightBitLinear(nn.Module):
-    """A linear layer that multiplies in 8 bits: weights scaled per output, inputs per token."""
+    """A linear layer quantised to 8 bits: weights scaled per output, inputs per token."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -59,16 +59,16 @@ class EightBitLinear(nn.Module):
         scale = _scale(flat)
         rounded = (flat / scale).round_().to(torch.int8)
         product = torch._int_mm(rounded, self.weight)
-        # In the memory of the product: fetching fresh pages takes longer than the arithmetic.
+        # Reuses the memory of the product: new pages cost more time than the arithmetic.
         result = product.view(torch.float32).copy_(product)
         torch.addcmul(self.bias, result.mul_(scale), self.scale, out=result)
         return result.unflatten(0, tokens.shape[:-1])
 
 
 class HalfDptNet(nn.Module):
-    """A convolutional decoder that multiplies in bfloat16, but for its last layer.
+    """A convolutional decoder that computes in bfloat16, except its last layer.
 
-    That one would round the points themselves, to steps that show.
+    The last layer returns the points; rounded to bfloat16 they would show visible steps.
     """
 
     def __init__(self, net: DptNet) -> None:
@@ -83,13 +83,13 @@ class HalfDptNet(nn.Module):
 
 
 def _scale(values: Tensor) -> Tensor:
-    """Return what a row of values [rows, n] must be divided by to fit 8 bits, [rows, 1]."""
+    """Return the quantisation scale [rows, 1] of values [rows, n] for 8 bits."""
     low, high = values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
     return torch.maximum(low.neg_(), high).clamp_(min=1e-12).div_(127.0)
 
 
 class InferenceMlp(nn.Module):
-    """Two linear layers with an exact GELU between, part of the first one's product."""
+    """Two linear layers with an exact GELU between, fused with the first one's product."""
 
     def __init__(self, mlp: Mlp, make: LinearMaker) -> None:
         super().__init__()
@@ -103,20 +103,20 @@ class InferenceMlp(nn.Module):
 
 
 class InferenceSelfAttention(nn.Module):
-    """Multi-head self-attention; queries and keys turn as complex numbers."""
+    """Multi-head self-attention; queries and keys are rotated as complex numbers."""
 
     def __init__(self, attention: SelfAttention, make: LinearMaker) -> None:
         super().__init__()
         self.heads = attention.heads
         query, key, value = _parts(attention.qkv, 3)
-        self.qkv = make(_stacked(_paired(query, self.heads), _paired(key, self.heads), value))
+        self.qkv = make(_stacked(_adjacent(query, self.heads), _adjacent(key, self.heads), value))
         self.proj = make(attention.proj)
 
     def forward(self, tokens: Tensor, table: RotaryTable | None) -> Tensor:
-        """Let tokens [batch, tokens, width] attend to each other."""
+        """Map tokens [batch, tokens, width], each of which attends to all of them."""
         packed = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
         if table is not None:
-            _turn(packed[:, :, :2], table.turn[:, None, None])
+            _rotate(packed[:, :, :2], table.rotation[:, None, None])
         return self.proj(_attend(*packed.unbind(2)))
 
 
@@ -126,37 +126,37 @@ class InferenceCrossAttention(nn.Module):
     def __init__(self, attention: CrossAttention, make: LinearMaker) -> None:
         super().__init__()
         self.heads = attention.heads
-        self.query = make(_paired(attention.projq, self.heads))
-        self.key_value = make(_stacked(_paired(attention.projk, self.heads), attention.projv))
+        self.query = make(_adjacent(attention.projq, self.heads))
+        self.key_value = make(_stacked(_adjacent(attention.projk, self.heads), attention.projv))
         self.proj = make(attention.proj)
 
     def forward(self, tokens: Tensor, other: Tensor, table: RotaryTable,
                 other_table: RotaryTable) -> Tensor:
-        """Let tokens [batch, tokens, width] attend to `other` [batch, others, width]."""
+        """Map tokens [batch, tokens, width], which attend to `other` [batch, others, width]."""
         query = self.query(tokens).unflatten(-1, (self.heads, -1))
         packed = self.key_value(other).unflatten(-1, (2, self.heads, -1))
-        _turn(query, table.turn[:, None])
+        _rotate(query, table.rotation[:, None])
         key, value = packed.unbind(2)
-        _turn(key, other_table.turn[:, None])
+        _rotate(key, other_table.rotation[:, None])
         return self.proj(_attend(query, key, value))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention of [batch, tokens, heads, head_dim]; heads are joined."""
+    """Scaled dot-product attention of [batch, tokens, heads, head_dim], with joined heads."""
     return functional.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     ).transpose(1, 2).flatten(2)
 
 
-def _turn(tokens: Tensor, turn: Tensor) -> None:
-    """Rotate queries or keys [..., head_dim] in place; channels that pair lie side by side."""
-    torch.view_as_complex(tokens.unflatten(-1, (-1, 2))).mul_(turn)
+def _rotate(tokens: Tensor, rotation: Tensor) -> None:
+    """Rotate queries or keys [..., head_dim] in place; the channels of a pair are adjacent."""
+    torch.view_as_complex(tokens.unflatten(-1, (-1, 2))).mul_(rotation)
 
 
-def _paired(linear: nn.Linear, heads: int) -> nn.Linear:
-    """Return a projection to queries or keys with the channels that pair side by side.
+def _adjacent(linear: nn.Linear, heads: int) -> nn.Linear:
+    """Return a projection to queries or keys with the channels of each pair adjacent.
 
-    Both must be ordered alike: then their products stay what they were.
+    Queries and keys must have the same order; their products then do not change.
     """
     order = torch.arange(linear.out_features).view(heads, 2, 2, -1)  # head, axis, pair, channel
     order = order.transpose(2, 3).flatten()
