@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every test talks on a DDS domain of its own and on this machine only."""
+"""Every test uses its own DDS domain, on this machine only."""
 from __future__ import annotations
 
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper in its own process, and a node that talks to it over DDS."""
+"""The mapper in its own process, and a node that communicates with it over DDS."""
 from __future__ import annotations
 
 import json
@@ -83,7 +83,7 @@ def compressed(rgb: np.ndarray, stamp_ns: int, suffix: str = '.jpg') -> Compress
 
 
 class Orbit:
-    """The frames the synthetic mapper knows."""
+    """The frames of the synthetic mapper."""
 
     def __init__(self) -> None:
         self.poses = orbit_trajectory(FRAMES)
@@ -158,7 +158,7 @@ class Mapper:
 
 
 class Peer:
-    """A node in the test's process: publishes images, collects what the mapper says."""
+    """A node in the test's process: publishes images, collects the mapper's messages."""
 
     def __init__(self) -> None:
         self.context = rclpy.Context()
@@ -169,8 +169,8 @@ class Peer:
         self._closing = Event()
         self._changed = Condition()
         self.received: dict[str, list[Message]] = defaultdict(list)
-        self.writers: dict[str, int] = defaultdict(int)  # by topic, that `listen` has found
-        # There before the mapper is: a server that does not know its client yet loses the answer.
+        self.writers: dict[str, int] = defaultdict(int)  # found by `listen`, by topic
+        # Created before the mapper: a server that has not discovered a client loses the response.
         self._clients = {service: self.node.create_client(kind, service)
                          for service, kind in SERVICES.items()}
         self.is_known = True
@@ -245,7 +245,7 @@ class Peer:
         def answer() -> GetState.Response | None:
             nonlocal asked
             now = time.monotonic()
-            # The middleware's own word is not waited for for long: it has been missing for good.
+            # A short timeout: sometimes the acknowledgement of the middleware never comes.
             likely = client.service_is_ready() or now > begun + END_SEC
             if likely and now > asked + ANSWER_SEC:
                 asked = now
@@ -298,7 +298,7 @@ class Camera:
     def connect(self) -> None:
         self._peer.until(lambda: self.readers, 'the mapper to read images')
         if not self._peer.is_known:
-            # What listens must be known to the mapper too, or it misses the first outputs.
+            # The mapper must have discovered the subscribers, or they miss the first outputs.
             self._peer.state()
             self._peer.is_known = True
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeded sources of messages that no camera and no robot should send."""
+"""Seeded generators of malformed messages."""
 from __future__ import annotations
 
 import random
@@ -23,7 +23,7 @@ WRONG_ENCODINGS = ('', 'purple8', 'RGB8', 'rgb8 ', '32FC1', '16UC1', '64FC4', 'n
 
 
 class MalformedImages:
-    """Draws copies of an image, each wrong in one way or in two; the same seed draws the same."""
+    """Generates copies of an image, each with one or two faults; a seed gives the same copies."""
 
     def __init__(self, image: Image, seed: int) -> None:
         self._image = image
@@ -74,7 +74,7 @@ class MalformedImages:
 
 
 class MalformedFiles:
-    """Draws compressed images that hold no picture, or one that must not be unpacked."""
+    """Generates compressed images without a picture, or with one that must not be decoded."""
 
     def __init__(self, rgb: np.ndarray, seed: int) -> None:
         bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
@@ -117,7 +117,7 @@ class MalformedFiles:
 
 
 class MalformedCalibrations:
-    """Draws calibrations, each wrong in one way; the same seed draws the same ones."""
+    """Generates calibrations, each with one fault; a seed gives the same ones."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
@@ -164,7 +164,7 @@ class MalformedCalibrations:
 
 def malformed_transforms(truth: TransformStamped, count: int, seed: int
                          ) -> Iterator[TransformStamped]:
-    """Yield transforms that place nothing: with numbers that are none, or between no frames."""
+    """Yield invalid transforms: with numbers that are not finite, or without frame names."""
     draw = random.Random(seed)
     for index in range(count):
         one = deepcopy(truth)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A robot that carries the camera along the orbit and tells TF where it is."""
+"""A robot that carries the camera along the orbit and broadcasts its transforms."""
 from __future__ import annotations
 
 from collections import defaultdict
@@ -30,7 +30,7 @@ def base_from_optical(pitch_deg: float = 0.0) -> np.ndarray:
 
 
 class Robot:
-    """What a robot's drivers tell TF, and everything that TF carries."""
+    """Broadcasts the transforms of a robot, and receives all transforms on /tf."""
 
     def __init__(self, peer: Peer, orbit: Orbit) -> None:
         self._peer = peer
@@ -38,7 +38,7 @@ class Robot:
         self._moving = peer.publisher(TFMessage, '/tf')
         self._static = peer.node.create_publisher(TFMessage, '/tf_static', QoSProfile(
             depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
-        self._heard = peer.listen(TFMessage, '/tf')
+        self._received = peer.listen(TFMessage, '/tf')
         self._still: list[TransformStamped] = []
         self._own: set[tuple[str, str]] = set()
         self.mounted = base_from_optical()
@@ -69,7 +69,7 @@ class Robot:
         self._moving.publish(TFMessage(transforms=[transform]))
 
     def begin(self) -> None:
-        """Let the mapper hear of the robot, then activate it."""
+        """Wait until the mapper has discovered the robot, then activate it."""
         assert self._peer.change_state('configure')
         self._peer.until(lambda: self._moving.get_subscription_count() > 1
                          and self._static.get_subscription_count(), 'the mapper to listen to TF')
@@ -82,24 +82,24 @@ class Robot:
         for _ in range(3):
             self._peer.state()
 
-    def told(self) -> list[TransformStamped]:
-        """Return what the mapper broadcast."""
-        return [one for message in list(self._heard) for one in message.transforms
+    def foreign_transforms(self) -> list[TransformStamped]:
+        """Return the transforms on /tf that are not the robot's own."""
+        return [one for message in list(self._received) for one in message.transforms
                 if (one.header.frame_id, one.child_frame_id) not in self._own]
 
-    def heard_at(self, stamp_ns: int) -> set[tuple[str, str]]:
-        """Return the edges that anybody published at a stamp."""
+    def edges_at(self, stamp_ns: int) -> set[tuple[str, str]]:
+        """Return the edges that were published at a stamp, by any node."""
         return {(one.header.frame_id, one.child_frame_id)
-                for message in list(self._heard) for one in message.transforms
+                for message in list(self._received) for one in message.transforms
                 if to_ns(one.header.stamp) == stamp_ns}
 
     def edges(self) -> set[tuple[str, str]]:
-        return {(one.header.frame_id, one.child_frame_id) for one in self.told()}
+        return {(one.header.frame_id, one.child_frame_id) for one in self.foreign_transforms()}
 
     def parents(self) -> dict[str, set[str]]:
         """Return every parent that anybody gave a frame."""
         parents = defaultdict(set)
-        for one in [*self._still, *(one for message in list(self._heard)
+        for one in [*self._still, *(one for message in list(self._received)
                                     for one in message.transforms)]:
             parents[one.child_frame_id].add(one.header.frame_id)
         return parents
@@ -109,9 +109,9 @@ class Robot:
         tree = TransformTree(keep_sec=600.0)
         for one in self._still:
             tree.take(to_stamped_transform(one), static=True)
-        for message in list(self._heard):
+        for message in list(self._received):
             for one in message.transforms:
                 tree.take(to_stamped_transform(one))
         found = tree.lookup(target, source, stamp_ns)
-        assert found is not None, f'TF does not know {target} -> {source} at {stamp_ns}'
+        assert found is not None, f'TF has no transform {target} -> {source} at {stamp_ns}'
         return found

@@ -38,7 +38,7 @@ def create_network(checkpoint: str, settings: Mapping[str, Any], compute: Comput
 
 
 def obey_file_modes() -> None:
-    """Let root meet the refusals that a robot's user meets."""
+    """Let root be refused by file modes, the same as an ordinary user."""
     libc = ctypes.CDLL(None)
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; low words, high words

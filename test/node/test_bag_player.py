@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The player in its own process: nothing lost, never more open than allowed."""
+"""The bag player in its own process: no image is lost, and its window is never exceeded."""
 from __future__ import annotations
 
 import subprocess
@@ -175,7 +175,7 @@ def test_a_second_bag_continues_the_count(
 
 
 @pytest.mark.usefixtures('domain')
-def test_silence_is_an_error(orbit: Orbit, tmp_path: Path) -> None:
+def test_no_subscriber_is_an_error(orbit: Orbit, tmp_path: Path) -> None:
     done = play('--bag', raw_bag(tmp_path / 'bag', orbit, 2), '--patience-sec', '0.3')
     assert done.returncode == 1
     assert 'no subscriber of /camera/image_raw for 0.3 s' in done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cv_bridge is loaded, or the error says what to do."""
+"""cv_bridge is loaded, or the error names the remedy."""
 from __future__ import annotations
 
 import importlib
@@ -67,7 +67,7 @@ def test_failing_import_names_the_remedy(statement: str, package: Path) -> None:
     assert str(caught.value.__cause__) in statement
 
 
-def test_other_error_of_the_import_is_left_as_it_is(package: Path) -> None:
+def test_other_error_of_the_import_is_not_changed(package: Path) -> None:
     (package / '__init__.py').write_text("raise ImportError('libopencv_core.so.406: not found')")
     with pytest.raises(ImportError, match='^libopencv_core.so.406: not found$'):
         bridge.load_cv_bridge()

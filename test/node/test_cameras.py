@@ -33,13 +33,13 @@ LIMIT_GREY = 8
 
 
 class Calibration:
-    """What a camera driver tells of its lens."""
+    """The publisher of a camera's calibration."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._publisher = peer.publisher(CameraInfo, '/camera/camera_info')
 
-    def tell(self, camera: Intrinsics, image: Image) -> None:
+    def publish(self, camera: Intrinsics, image: Image) -> None:
         """Let the mapper take a calibration of an image's stamp before that image comes."""
         info = to_camera_info(camera, image.header)
         if camera.distortion is not None:
@@ -111,27 +111,27 @@ def test_another_image_size_is_refused_until_a_reset(
     assert stamps(clouds[4:]) == [stamp_of(index) for index in (7, 8)]
 
 
-def test_a_late_calibration_holds_from_then_on(
+def test_a_late_calibration_is_used_from_then_on(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, calibration: Calibration) -> None:
     used = peer.listen(CameraInfo, '/mapper/depth/camera_info')
     start(mode='replay')
     images = [orbit.image(index) for index in range(8)]
     camera.send(*images[:4])
     peer.until_settled(4)
-    # Longer than what the pointmaps tell, so that the source of the focal length shows.
-    told = replace(CAMERA, fx=1.05 * CAMERA.fx, fy=1.04 * CAMERA.fy)
-    calibration.tell(told, images[4])
+    # Longer than the estimate from the pointmaps, so that the test sees which one is used.
+    given = replace(CAMERA, fx=1.05 * CAMERA.fx, fy=1.04 * CAMERA.fy)
+    calibration.publish(given, images[4])
     camera.send(*images[4:])
     status = peer.until_settled(8)
     assert (status.frames_processed, status.resets) == (8, 0)
     peer.until(lambda: len(used) >= 7, 'every keyframe')
     assert stamps(used) == [stamp_of(index) for index in range(7)]
     assert [one.k[0] for one in used[:4]] == pytest.approx([CAMERA.fx] * 4, rel=0.02)
-    assert [(one.k[0], one.k[4]) for one in used[4:]] == [(told.fx, told.fy)] * 3
+    assert [(one.k[0], one.k[4]) for one in used[4:]] == [(given.fx, given.fy)] * 3
 
 
 @pytest.mark.parametrize('fit', WIDE)
-def test_a_wide_image_yields_points_only_where_it_is(
+def test_a_wide_image_gives_no_points_in_its_bars(
         fit: str, peer: Peer, camera: Camera, orbit: Orbit, start: Start,
         calibration: Calibration) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
@@ -141,7 +141,7 @@ def test_a_wide_image_yields_points_only_where_it_is(
     images = [raw_image(np.maximum(SyntheticScene().render(orbit.poses[index], WIDE[fit])[0],
                                    DARKEST), stamp_of(index)) for index in range(4)]
     camera.connect()
-    calibration.tell(WIDE[fit], images[0])
+    calibration.publish(WIDE[fit], images[0])
     camera.send(*images)
     status = peer.until_settled(4)
     assert status.frames_processed == 4
@@ -168,7 +168,7 @@ def test_a_distorted_image_is_mapped_as_the_pinhole_would_see_it(
     assert np.median(np.abs(distorted[0].astype(int) - truth(orbit, 0)[0])) > 2 * LIMIT_GREY
     images = [raw_image(rgb, stamp_of(index)) for index, rgb in enumerate(distorted)]
     camera.connect()
-    calibration.tell(BARREL, images[0])
+    calibration.publish(BARREL, images[0])
     camera.send(*images)
     assert peer.until_settled(4).frames_processed == 4
     peer.until(lambda: len(clouds) >= 3 and len(used) >= 3, 'the keyframes')

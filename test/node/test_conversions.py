@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leaves as a message is what the mapper said."""
+"""Messages have the values of the mapper."""
 from __future__ import annotations
 
 import numpy as np
@@ -62,7 +62,7 @@ def test_cloud_with_holes_is_not_dense() -> None:
 
 
 @pytest.mark.parametrize(('max_bytes', 'sent'), [(2000, 100), (1999, 50), (1000, 50), (999, 34)])
-def test_map_cloud_keeps_to_its_budget(max_bytes: int, sent: int) -> None:
+def test_map_cloud_stays_within_its_budget(max_bytes: int, sent: int) -> None:
     points = np.arange(300, dtype=np.float32).reshape(100, 3)
     voxels = VoxelCloud(points, np.zeros((100, 3), np.uint8), np.ones(100, np.float32))
     cloud = conversions.map_cloud(voxels, conversions.to_header(0, 'map'), max_bytes)
@@ -73,7 +73,7 @@ def test_map_cloud_keeps_to_its_budget(max_bytes: int, sent: int) -> None:
 
 @pytest.mark.parametrize(('max_bytes', 'shape'), [
     (960, (6, 8)), (959, (3, 4)), (240, (3, 4)), (239, (2, 3)), (20, (1, 1))])
-def test_keyframe_cloud_keeps_to_its_budget_and_its_order(
+def test_keyframe_cloud_stays_within_its_budget_and_keeps_its_order(
         max_bytes: int, shape: tuple[int, int]) -> None:
     points = np.arange(144, dtype=np.float32).reshape(6, 8, 3)
     keyframe = Keyframe(0, 'camera', None, np.zeros((6, 8, 3), np.uint8),
@@ -118,7 +118,7 @@ def test_transform_agrees_with_the_pose() -> None:
     assert (posed.orientation, posed.position.x) == (q, 1.0)
 
 
-def test_calibration_survives_the_round_trip() -> None:
+def test_calibration_is_equal_after_a_round_trip() -> None:
     intrinsics = Intrinsics(500.0, 510.0, 319.5, 239.5, 640, 480)
     info = conversions.to_camera_info(intrinsics, conversions.to_header(0, 'camera'))
     assert to_intrinsics(info) == intrinsics

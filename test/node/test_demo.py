@@ -75,12 +75,12 @@ def test_demo_of_a_plain_bag_needs_no_truth(orbit: Orbit, tmp_path: Path) -> Non
                                 '--topic', '/robot/front')
     assert status == 0, err
     run = json.loads((tmp_path / 'output/run.json').read_text())
-    # A failed frame is accounted for.
+    # A failed frame is counted.
     assert (run['received'], run['processed'], run['failed']) == (6, 5, 1)
     assert 'none in the bag' in out
 
 
-def test_compressed_topic_of_any_name_is_put_where_it_is_heard() -> None:
+def test_compressed_topic_of_any_name_is_remapped_to_the_subscribed_one() -> None:
     options = DemoOptions(Path('bag'))
     assert '/camera/jpeg:=/camera/jpeg/compressed' in player_command(
         options, '/camera/jpeg', compressed=True)

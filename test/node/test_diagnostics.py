@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Robot monitors hear of silence, overload and errors, and of their end."""
+"""/diagnostics reports missing images, overload and errors, and when they end."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Monitor:
         return self.statuses()[-1]
 
 
-def test_silence_is_a_warning_until_an_image_comes(
+def test_missing_images_are_a_warning_until_one_comes(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     monitor = Monitor(peer, 'input')
     start(mode='replay', **{'diagnostics.stale_after_sec': 1.5})
@@ -54,7 +54,7 @@ def test_silence_is_a_warning_until_an_image_comes(
     peer.until(have_come, 'levels WARN, OK')
 
 
-def test_an_inactive_node_says_so_and_does_not_warn(peer: Peer, start: Start) -> None:
+def test_an_inactive_node_reports_its_state_and_does_not_warn(peer: Peer, start: Start) -> None:
     monitor = Monitor(peer, 'input')
     start(autostart=False, **{'diagnostics.stale_after_sec': 0.1})
     assert peer.change_state('configure')
@@ -63,7 +63,7 @@ def test_an_inactive_node_says_so_and_does_not_warn(peer: Peer, start: Start) ->
         (OK, 'inactive')}
 
 
-def test_out_of_memory_is_told_and_costs_one_frame(
+def test_out_of_memory_is_reported_and_fails_one_frame(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     monitor = Monitor(peer, 'map')
     mapper = start({'fault_at': 30, 'fault': 'out_of_memory', 'stretch': 0.6}, mode='replay')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the world does to a node: full disks, killed processes, files that change."""
+"""Faults outside of the node: full disks, killed processes, files that change."""
 from __future__ import annotations
 
 import json
@@ -64,7 +64,7 @@ def files_of(mapper: Mapper) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(('trouble', 'reason'), [
     (full_disk, 'File too large'), (closed_folder, 'Permission denied')])
-def test_a_map_that_cannot_be_written_leaves_the_old_one_and_says_so(
+def test_a_map_that_cannot_be_written_leaves_the_old_one_and_is_reported(
         trouble: Trouble, reason: str, peer: Peer, camera: Camera, orbit: Orbit,
         start: Start) -> None:
     mapper = start(**{'qos_overrides./camera/image_raw.subscription.reliability': 'reliable'})
@@ -111,7 +111,7 @@ def test_a_killed_mapper_can_be_started_again(
     camera.send(*(orbit.image(index) for index in range(3)))
     peer.until_settled(3)
     mapper.kill()
-    # The middleware takes its time to find out; images sent before would reach nobody.
+    # The middleware takes its time to find out; images sent before would be lost.
     peer.until(lambda: not camera.readers, 'the mapper to be missed')
     peer.statuses().clear()
     start(mode='replay')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every encoding yields the colours that went in; what is malformed says how."""
+"""Every encoding gives the original colours; the error of a malformed image names its fault."""
 from __future__ import annotations
 
 import struct

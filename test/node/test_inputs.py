@@ -50,7 +50,7 @@ def to_compressed(rgb: np.ndarray, form: str) -> CompressedImage:
 
 def send_until_mapped(peer: Peer, publisher: Publisher, images: Iterator[Image | CompressedImage],
                       what: str) -> None:
-    """Publish image after image until a map of some frames stands; best effort may lose some."""
+    """Publish image after image until some frames are mapped; best effort may lose images."""
     before = peer.until(lambda: peer.statuses()[-1:], 'a status')[0]
 
     def mapped() -> bool:

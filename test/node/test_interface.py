@@ -35,7 +35,7 @@ def table(head: str) -> Graph:
 
 
 def graph(pairs: list[tuple[str, list[str]]]) -> Graph:
-    """Return name -> type, without its package, of what the graph has, less the common ones."""
+    """Return name -> type, without its package, of the ROS graph, without the common ones."""
     return {name: kinds[0].split('/')[-1] for name, kinds in pairs if not COMMON.fullmatch(name)}
 
 
@@ -43,7 +43,7 @@ def graph(pairs: list[tuple[str, list[str]]]) -> Graph:
     ('input', 'get_subscriber_names_and_types_by_node'),
     ('output', 'get_publisher_names_and_types_by_node'),
     ('service', 'get_service_names_and_types_by_node')])
-def test_document_lists_what_the_node_offers(
+def test_document_lists_topics_and_services_of_the_node(
         head: str, ask: str, peer: Peer, start: Start) -> None:
     expected = table(head)
     assert len(expected) >= 3

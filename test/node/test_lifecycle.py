@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every transition, wanted or not, and every way to stop."""
+"""Every transition, allowed or forbidden, and every way to stop the node."""
 from __future__ import annotations
 
 import json
@@ -38,13 +38,13 @@ MAPPED = {
 
 
 def answers(peer: Peer, mapper: Mapper) -> dict[str, tuple[bool, str]]:
-    """Return what every service says, without folders and counts of voxels."""
-    said = {service: peer.trigger(f'/mapper/{service}')
-            for service in ('save_map', 'load_map', 'new_fragment', 'reset')}
-    said |= {'disable': peer.set_enabled(False), 'enable': peer.set_enabled(True)}
+    """Return the responses of all services, without folders and counts of voxels."""
+    responses = {service: peer.trigger(f'/mapper/{service}')
+                 for service in ('save_map', 'load_map', 'new_fragment', 'reset')}
+    responses |= {'disable': peer.set_enabled(False), 'enable': peer.set_enabled(True)}
     return {service: (answer.success, re.sub(
         r'\d+ voxels', 'n voxels', answer.message.replace(f'{mapper.map_directory}/', '')))
-        for service, answer in said.items()}
+        for service, answer in responses.items()}
 
 
 def topics_of(peer: Peer) -> set[str]:
@@ -83,7 +83,7 @@ def test_three_rounds_leak_no_thread_publisher_or_memory(
     assert resident[2] - resident[1] < 8 * MEBIBYTE
 
 
-def test_deactivate_keeps_the_map_and_falls_silent(
+def test_deactivate_keeps_the_map_and_publishes_nothing(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
     transforms = peer.listen(TFMessage, '/tf')
@@ -148,7 +148,7 @@ def test_an_unexpected_error_in_configure_is_logged_and_can_be_retried(
     ((), Transition.TRANSITION_UNCONFIGURED_SHUTDOWN),
     (('configure',), Transition.TRANSITION_INACTIVE_SHUTDOWN),
     (('configure', 'activate'), Transition.TRANSITION_ACTIVE_SHUTDOWN)])
-def test_shutdown_from_any_state_frees_everything_and_answers_on(
+def test_shutdown_from_any_state_frees_everything_and_services_still_answer(
         before: tuple[str, ...], number: int, peer: Peer, camera: Camera, orbit: Orbit,
         start: Start) -> None:
     mapper = start(autostart=False, mode='replay')
@@ -202,7 +202,7 @@ def test_services_answer_with_a_reason_in_every_state(
     assert answers(peer, mapper) == expected
 
 
-def test_unwritable_map_directory_is_answered(
+def test_unwritable_map_directory_is_reported(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
     mapper = start(mode='replay', map_directory=str(tmp_path / 'file' / 'maps'))

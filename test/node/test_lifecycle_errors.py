@@ -61,7 +61,7 @@ def test_a_node_that_cannot_be_activated_is_unconfigured_again(peer: Peer, start
 
 @pytest.mark.parametrize(('transition', 'owner', 'method'), [
     ('deactivate', MapPublishers, 'pause'), ('cleanup', Diagnostics, 'destroy')])
-def test_an_error_on_the_way_down_leaves_a_node_that_can_be_configured(
+def test_an_error_in_deactivate_leaves_a_node_that_can_be_configured(
         transition: str, owner: type, method: str, node: MapperNode,
         monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nav2_lifecycle_manager does to its nodes, transition by transition, without a bond."""
+"""The transitions that nav2_lifecycle_manager requests from its nodes, without a bond."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def map_images(peer: Peer, camera: Camera, orbit: Orbit, indices: range,
     return status
 
 
-def test_paused_nothing_is_mapped_and_the_map_stays(
+def test_a_paused_node_maps_nothing_and_keeps_the_map(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, manager: Manager) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     # It publishes on, whatever becomes of its readers.
@@ -87,7 +87,7 @@ def test_paused_nothing_is_mapped_and_the_map_stays(
             (one for one in peer.statuses()[-1:] if one.state == 'inactive'), None), 'the pause')
         assert (paused.frames_received, paused.voxels) == (first, before.voxels)
         manager.resume()
-        # The accounts tell that no image of the pause came in after all.
+        # The counts show that no image of the pause was received later.
         after = map_images(peer, camera, orbit, range(first, first + 3), first)
         assert (after.fragment_id, after.resets) == (before.fragment_id, before.resets)
         assert after.voxels > before.voxels
@@ -95,7 +95,7 @@ def test_paused_nothing_is_mapped_and_the_map_stays(
     assert 'Traceback' not in mapper.log
 
 
-def test_after_a_reset_all_begins_anew_and_a_shutdown_ends_it(
+def test_a_reset_begins_a_new_map_and_a_shutdown_ends_the_node(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, manager: Manager) -> None:
     mapper = start(autostart=False, mode='replay')
     for end in (manager.reset, manager.shut_down):

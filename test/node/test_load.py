@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera faster than the network: what is taken, what is dropped, and what is said of it."""
+"""A camera faster than the network: used and dropped images, and the reported latency."""
 from __future__ import annotations
 
 import time
@@ -30,14 +30,14 @@ def play(camera: Camera, orbit: Orbit, duration_sec: float) -> dict[int, float]:
     for count in range(int(duration_sec * RATE_HZ)):
         stamp_ns = START_NS + count * 10**9 // RATE_HZ
         image = raw_image(orbit.rgb[count % len(orbit.rgb)], stamp_ns)
-        # A camera keeps its own time, whoever listens.
+        # A camera publishes at its own rate, whatever its subscribers do.
         time.sleep(max(0.0, begin + count / RATE_HZ - time.monotonic()))
         sent_sec[stamp_ns] = time.monotonic()
         camera.send(image)
     return sent_sec
 
 
-def test_a_slow_network_gets_the_newest_images_and_tells_the_true_latency(
+def test_a_slow_network_gets_the_newest_images_and_reports_the_true_latency(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     arrived_sec: dict[int, float] = {}
 
@@ -57,17 +57,17 @@ def test_a_slow_network_gets_the_newest_images_and_tells_the_true_latency(
     assert 2 <= last.frames_processed <= took_sec / NETWORK_SEC
     assert last.frames_dropped == len(sent_sec) - last.frames_processed
     assert to_ns(last.header.stamp) == max(sent_sec)
-    told = latencies(statuses)
-    assert told
-    for stamp, latency_sec in told.items():
+    reported = latencies(statuses)
+    assert reported
+    for stamp, latency_sec in reported.items():
         assert NETWORK_SEC <= latency_sec <= arrived_sec[stamp] - sent_sec[stamp]
     assert NETWORK_SEC <= last.latency_mean_sec <= last.latency_max_sec
-    if len(told) == last.frames_processed <= WINDOW:
-        assert last.latency_mean_sec == pytest.approx(np.mean(list(told.values())))
+    if len(reported) == last.frames_processed <= WINDOW:
+        assert last.latency_mean_sec == pytest.approx(np.mean(list(reported.values())))
 
 
 def latencies(statuses: list[MapperStatus]) -> dict[int, float]:
-    """Return the latency told for each processed frame, by its stamp."""
+    """Return the latency reported for each processed frame, by its stamp."""
     return {to_ns(after.header.stamp): after.latency_last_sec
             for before, after in pairwise(statuses)
             if after.frames_processed == before.frames_processed + 1}

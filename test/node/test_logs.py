@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mapping layer logs reaches the ROS log, thinned."""
+"""Log records of the mapping layer reach the ROS log, without repeated warnings."""
 from __future__ import annotations
 
 import logging
@@ -27,8 +27,8 @@ def test_repeated_warnings_are_thinned_by_line_and_nothing_else_is(
         handler.emit(record(100 + number, logging.INFO, 0.1 * number))
         handler.emit(record(200 + number, logging.ERROR, 0.1 * number))
     handler.emit(record(300, logging.WARNING, 5.0, line=8))
-    told = capfd.readouterr()
-    lines = (told.out + told.err).splitlines()
+    captured = capfd.readouterr()
+    lines = (captured.out + captured.err).splitlines()
     warned = [int(line.split()[-1]) for line in lines if 'WARN' in line]
     assert warned == [0, round(10 * WARNING_PERIOD_SEC), round(20 * WARNING_PERIOD_SEC), 300]
     assert len(lines) == len(warned) + 100

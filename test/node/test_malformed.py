@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thousands of messages that no camera should send: each is counted, nothing else happens."""
+"""Thousands of messages that no camera should send: each is counted and has no other effect."""
 from __future__ import annotations
 
 import math
@@ -31,7 +31,7 @@ from malformed import (
 from rclpy.publisher import Publisher
 from robot import Robot
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from test_transforms import LIMIT_M, farthest_off, until_told
+from test_transforms import LIMIT_M, farthest_off, until_broadcast
 
 from spann3r_ros.core.encodings import MAX_PIXELS
 from spann3r_ros.ros.conversions import POINT, to_camera_info
@@ -42,20 +42,20 @@ MEBIBYTE = 2**20
 ODD_FRAMES = ('', '/', '/camera', 'a' * 5000, 'ünïcode', 'two words', 'map', 'odom', '\n')
 
 
-def heard_publisher(peer: Peer, kind: type, topic: str) -> Publisher:
+def matched_publisher(peer: Peer, kind: type, topic: str) -> Publisher:
     publisher = peer.publisher(kind, topic)
     peer.until(publisher.get_subscription_count, f'the mapper to read {topic}')
     return publisher
 
 
-def tell(peer: Peer, publisher: Publisher, message: Message) -> None:
-    """Publish and let the mapper take it: it answers a call afterwards."""
+def send(peer: Peer, publisher: Publisher, message: Message) -> None:
+    """Publish a message and wait until the mapper has received it."""
     publisher.publish(message)
     peer.state()
 
 
 @pytest.mark.parametrize('transport', ['raw', 'compressed'])
-def test_malformed_images_are_counted_and_cost_nothing(
+def test_malformed_images_are_counted_and_have_no_effect(
         transport: str, peer: Peer, orbit: Orbit, start: Start) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
     mapper = start(mode='replay', image_transport=transport)
@@ -88,23 +88,23 @@ def test_malformed_images_are_counted_and_cost_nothing(
     assert mapper.alive() and 'Traceback' not in mapper.log
 
 
-def test_a_malformed_calibration_costs_its_image_at_most(
+def test_a_malformed_calibration_fails_its_image_at_most(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
     mapper = start(mode='replay')
-    infos = heard_publisher(peer, CameraInfo, '/camera/camera_info')
+    infos = matched_publisher(peer, CameraInfo, '/camera/camera_info')
     camera.send(orbit.image(0))
     mapped, last = [0], 25
     for index, (info, costly) in enumerate(
             MalformedCalibrations(seed=3).take(map(stamp_of, range(1, last))), start=1):
-        tell(peer, infos, info)
+        send(peer, infos, info)
         camera.send(orbit.image(index))
         status = peer.until_settled(index + 1)
         mapped += [] if costly else [index]
         assert (status.frames_processed, status.frames_failed) == (
             len(mapped), index + 1 - len(mapped)), (info, status.last_error)
         assert not costly or re.search('distortion|principal point', status.last_error)
-    tell(peer, infos, to_camera_info(CAMERA, orbit.image(last).header))
+    send(peer, infos, to_camera_info(CAMERA, orbit.image(last).header))
     camera.send(orbit.image(last))
     assert peer.until_settled(last + 1).frames_processed == len(mapped) + 1
     peer.until(lambda: len(clouds) == len(mapped), 'a cloud for each mapped image')
@@ -135,24 +135,24 @@ def test_malformed_masks_leave_the_last_good_one(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
     mapper = start(mode='replay', mask='latest')
-    masks = heard_publisher(peer, Image, '/mask')
+    masks = matched_publisher(peer, Image, '/mask')
     free = np.ones((96, 96), np.uint8)
     free[30:50, 40:80] = 0
     good, small = (Image(height=side, width=side, encoding='mono8', step=side,
                          data=free[:side, :side].tobytes()) for side in (96, 48))
-    tell(peer, masks, good)
+    send(peer, masks, good)
     camera.send(orbit.image(0), orbit.image(1))
     for mask in MalformedImages(good, seed=4).take(30, stamp_of(0)):
-        tell(peer, masks, mask)
+        send(peer, masks, mask)
     camera.send(orbit.image(2))
     status = peer.until_settled(3)
     assert (status.frames_processed, status.frames_failed) == (3, 0)
     assert status.last_error
-    tell(peer, masks, small)
+    send(peer, masks, small)
     camera.send(orbit.image(3))
     status = peer.until_settled(4)
     assert status.frames_failed == 1 and 'mask: expected' in status.last_error
-    tell(peer, masks, good)
+    send(peer, masks, good)
     camera.send(orbit.image(4))
     assert peer.until_settled(5).frames_processed == 4
     peer.until(lambda: len(clouds) == 3, 'three keyframes')
@@ -174,9 +174,9 @@ def test_malformed_transforms_move_nothing(
         camera.send(orbit.image(index))
     robot.drive(6)
     assert peer.until_settled(6).frames_processed == 6
-    until_told(peer, robot, range(6))
+    until_broadcast(peer, robot, range(6))
     assert farthest_off(robot, orbit, range(6)) < LIMIT_M
-    # A new beginning looks through what TF told of late.
+    # After a jump back the newest transforms are checked again.
     camera.send(orbit.image(-60), orbit.image(-59))
     status = peer.until_settled(8)
     assert (status.frames_processed, status.resets) == (8, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Odometry follows the poses, tells speeds, and never jumps."""
+"""Odometry follows the poses, measures speeds, and never jumps."""
 from __future__ import annotations
 
 import numpy as np
@@ -45,7 +45,7 @@ def test_a_new_map_goes_on_where_the_old_one_ended() -> None:
 
 
 @pytest.mark.parametrize('restarts', [True, False])
-def test_speed_is_unknown_where_time_does_not_go_on(restarts: bool) -> None:
+def test_speed_is_unknown_where_time_does_not_increase(restarts: bool) -> None:
     odometer = Odometer()
     odometer.move(50 * SECOND_NS, pose(2.0, 1.0, 45.0), 1e-4 * np.eye(6))
     if restarts:
@@ -59,7 +59,7 @@ def test_speed_is_unknown_where_time_does_not_go_on(restarts: bool) -> None:
     np.testing.assert_allclose(onward.twist[3:], [0, 0, np.radians(10.0)], atol=1e-12)
 
 
-def test_the_robot_s_own_odometry_is_where_it_begins() -> None:
+def test_it_begins_at_the_robot_s_own_odometry() -> None:
     odometer = Odometer()
     odometer.begin_at(pose(5.0, 6.0, 30.0))
     motion = odometer.move(SECOND_NS, pose(1.0, 1.0, 10.0), None)

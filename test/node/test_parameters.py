@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataclasses are the only home of defaults; everything else agrees with them."""
+"""The dataclasses define all defaults; the other files agree with them."""
 from __future__ import annotations
 
 import ast
@@ -34,7 +34,7 @@ def flatten(tree: dict, prefix: str = '') -> dict[str, object]:
     return flat
 
 
-def test_yaml_file_is_what_the_dataclasses_say() -> None:
+def test_yaml_file_is_generated_from_the_dataclasses() -> None:
     text = (ROOT / 'config' / 'mapper.yaml').read_text()
     assert text == to_yaml(), (
         'run: python3 -m spann3r_ros.pipeline.node_settings > config/mapper.yaml')
@@ -149,7 +149,7 @@ def test_parameters_of_rclpy_itself_are_left_out(tmp_path: Path) -> None:
     ('- 1', 'expected a mapping of node names'), ('a: [', 'expected YAML'),
     ('mapper: 3', 'mapper: expected a mapping with ros__parameters'),
     ('mapper: {ros__parameters: {mode: [1]}}', 'mode: expected a number')])
-def test_yaml_that_is_none_of_a_node_is_refused_by_name(
+def test_yaml_that_is_no_parameter_file_is_refused_by_name(
         text: str, reason: str, tmp_path: Path) -> None:
     file = tmp_path / 'node.yaml'
     file.write_text(text)

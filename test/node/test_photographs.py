@@ -27,7 +27,7 @@ from spann3r_ros.networks.spann3r.memory import SpatialMemory
 
 DEMO = Path(__file__).parents[2] / 'scripts' / 'demo'
 FULL_SIZE = Spann3RConfig()
-# Weights in fp32 and whatever one image, the libraries and the map need beside them.
+# Memory for the weights in fp32, one image, the libraries and the map.
 FULL_SIZE_BYTES = 6 * 2**30
 PATIENCE_SEC = 600
 
@@ -41,7 +41,7 @@ def photos() -> Path:
 
 
 def play(photos: Path, tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """Play the photographs through the demo and return its accounts."""
+    """Play the photographs through the demo and return its results."""
     bag, output = tmp_path / 'bag', tmp_path / 'output'
     assert command_line(['photos-to-bag', str(photos), str(bag)]) == 0
     subprocess.run([sys.executable, DEMO, '--bag', bag, '--output', output,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poses from TF: the map stands in their frame, and the node tells nobody where the camera is."""
+"""Poses from TF: the map is in their frame, and the node publishes no pose of the camera."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def points_of(clouds: list[PointCloud2]) -> np.ndarray:
     return np.stack([points[axis] for axis in 'xyz'], axis=1)
 
 
-def test_the_map_stands_in_the_frame_of_the_poses(
+def test_the_map_is_in_the_frame_of_the_poses(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     # The network drifts by a metre and a half along the way, and does not measure in metres.
     start({'drift': 0.05, 'unit': 2.5}, autostart=False, mode='replay', pose_source='tf',
@@ -59,7 +59,7 @@ def test_the_map_stands_in_the_frame_of_the_poses(
         at = place.pose.position
         assert np.allclose((at.x, at.y, at.z), orbit.poses[index][:3, 3], atol=1e-6)
     assert [to_ns(one.header.stamp) for one in poses] == [stamp_of(n) for n in range(30)]
-    # A localisation that hears itself is none.
+    # A localisation must not receive its own output as an input.
     assert odometry == []
     assert robot.edges() == set()
 
@@ -77,9 +77,9 @@ def test_images_wait_for_their_poses(
     assert peer.until_settled(8).frames_processed == 8
 
 
-def test_transforms_are_heard_while_images_hold_the_node_up(
+def test_transforms_are_received_while_images_block_the_node(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
-    """A slow network, and many more transforms than the node's executor comes to take."""
+    """A slow network, and many more transforms than the node's executor could receive."""
     start({'delay_sec': 0.2}, autostart=False, mode='replay', pose_source='tf',
           pose_timeout_sec=PATIENT_SEC)
     paths = peer.listen(Path, '/mapper/path', latched=True)
@@ -90,7 +90,7 @@ def test_transforms_are_heard_while_images_hold_the_node_up(
         robot.localise(*[index] * 10)
         robot.drive(*[index] * 10)
         camera.send(orbit.image(index))
-        peer.until(lambda n=index: ('odom', 'base_link') in robot.heard_at(stamp_of(n)), 'TF')
+        peer.until(lambda n=index: ('odom', 'base_link') in robot.edges_at(stamp_of(n)), 'TF')
     assert peer.until_settled(30).frames_processed == 30
     peer.until(lambda: paths and len(paths[-1].poses) == 29, 'the path')
     for index, place in enumerate(paths[-1].poses):
@@ -161,7 +161,7 @@ def test_a_map_in_the_frame_of_odometry(
     assert {one.header.frame_id for one in clouds} == {'odom'}
 
 
-def test_images_without_a_pose_are_dropped_and_told(
+def test_images_without_a_pose_are_dropped_and_reported(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     start(autostart=False, mode='replay', pose_source='tf', pose_timeout_sec=0.3)
     peer.statuses()
@@ -186,6 +186,6 @@ def test_images_without_a_pose_are_dropped_and_told(
     assert all(map(balanced, peer.statuses()))
 
 
-def test_poses_from_tf_exclude_telling_them() -> None:
+def test_poses_from_tf_exclude_publishing_them() -> None:
     with pytest.raises(ValueError, match='publish_tf: expected auto or none'):
         NodeConfig(pose_source='tf', publish_tf='camera')

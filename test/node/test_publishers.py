@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nobody hears costs nothing; what is latched waits for who comes."""
+"""A message without subscribers is not built; late subscribers get latched messages."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ class Clock:
     now_sec: float = 100.0
 
 
-def test_without_listeners_nothing_is_converted(
+def test_without_subscribers_nothing_is_converted(
         node: LifecycleNode, publishers: MapPublishers,
         monkeypatch: pytest.MonkeyPatch) -> None:
     node.trigger_activate()
@@ -86,7 +86,7 @@ def test_without_listeners_nothing_is_converted(
     assert called == []
 
 
-def test_an_inactive_node_is_silent_even_when_heard(
+def test_an_inactive_node_publishes_nothing_to_its_subscribers(
         node: LifecycleNode, publishers: MapPublishers, peer: Peer) -> None:
     clouds = peer.listen(PointCloud2, '/mapper/points')
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
@@ -101,7 +101,7 @@ def test_an_inactive_node_is_silent_even_when_heard(
     assert clouds == []
 
 
-def test_map_is_throttled_and_caught_up_with(
+def test_map_is_throttled_and_published_later(
         node: LifecycleNode, publishers: MapPublishers, peer: Peer) -> None:
     node.trigger_activate()
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
@@ -115,11 +115,11 @@ def test_map_is_throttled_and_caught_up_with(
     peer.until(lambda: len(points) == 5, 'every keyframe')
     assert len(heard) == 1
     voxels.clear()
-    peer.until(lambda: publishers.refresh(voxels) or len(heard) == 2, 'the caught up map')
+    peer.until(lambda: publishers.refresh(voxels) or len(heard) == 2, 'the later map')
     assert heard[1].width == 0
 
 
-def test_a_map_that_takes_long_to_tell_is_told_less_often(
+def test_a_map_that_takes_long_to_publish_is_published_less_often(
         node: LifecycleNode, publishers: MapPublishers, peer: Peer,
         monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
@@ -134,11 +134,11 @@ def test_a_map_that_takes_long_to_tell_is_told_less_often(
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     peer.until(lambda: node.count_subscribers('/mapper/map_points'), 'the listener')
     frame = keyframe()
-    told = []
+    published = []
     for wait_sec in (0.0, 2.0, 2.1):
         clock.now_sec += wait_sec
         before = clock.now_sec
         publishers.publish(MapUpdate(keyframes=(frame,)), voxel_map(frame))
-        told.append(clock.now_sec > before)
-    assert told == [True, False, True]
+        published.append(clock.now_sec > before)
+    assert published == [True, False, True]
     peer.until(lambda: len(heard) == 2, 'two maps')

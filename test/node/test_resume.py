@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map that is saved, and loaded by another process, goes on."""
+"""A saved map is continued by another process that loads it."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def place(pose: object) -> np.ndarray:
     return np.array([pose.position.x, pose.position.y, pose.position.z])
 
 
-def test_another_process_goes_on_with_a_saved_map(
+def test_another_process_continues_a_saved_map(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     path = peer.listen(Path, '/mapper/path', latched=True)
     clouds = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
@@ -35,7 +35,7 @@ def test_another_process_goes_on_with_a_saved_map(
     for heard in (path, clouds, peer.statuses()):
         heard.clear()
 
-    # Another map is begun first: loading takes its place, and odometry does not jump.
+    # Another map is begun first: the loaded one replaces it, and odometry does not jump.
     odometry = peer.listen(Odometry, '/mapper/odometry')
     start(options, mode='replay', map_publish_period_sec=0.0)
     camera.send(*(orbit.image(index) for index in (20, 21)))
@@ -59,12 +59,12 @@ def test_another_process_goes_on_with_a_saved_map(
     assert np.linalg.norm(np.diff(places, axis=0), axis=1).max() < 2.5 * step
 
 
-def test_what_cannot_be_loaded_is_told_and_loses_nothing(
+def test_failed_load_is_reported_and_keeps_the_map(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     mapper = start(autostart=False, mode='replay')
     assert 'not configured' in peer.trigger('/mapper/load_map').message
     assert peer.change_state('configure') and peer.change_state('activate')
-    # A replay that has nothing to save goes on.
+    # A replay without a map to save continues.
     assert 'the map is empty' in peer.trigger('/mapper/save_map').message
     camera.send(*(orbit.image(index) for index in range(4)))
     voxels = peer.until_settled(4).voxels

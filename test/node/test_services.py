@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new fragment on request; taking no images for a while."""
+"""Services for a new fragment and for a pause."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_a_paused_node_skips_images_and_goes_on(
     assert (running.state, running.frames_processed) == ('active', 5)
 
 
-def test_poses_carry_a_covariance_that_grows_where_pointmaps_tell_less(
+def test_covariance_of_poses_grows_where_pointmaps_are_less_exact(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     poses = peer.listen(PoseWithCovarianceStamped, '/mapper/pose')
     start({'noise': 0.05, 'noise_from': 10, 'noise_before': 0.001}, mode='replay')
@@ -76,6 +76,6 @@ def test_poses_carry_a_covariance_that_grows_where_pointmaps_tell_less(
         spread = np.sqrt(np.linalg.eigvalsh(covariance))
         assert 1e-4 < spread.min() and spread.max() < 0.2
         deviations.append(np.sqrt([covariance[:3, :3].trace(), covariance[3:, 3:].trace()]))
-    # The first poses of all have no path behind them.
+    # The very first poses have no path before them.
     clean, noisy = np.array(deviations[4:10]), np.array(deviations[14:])
     assert (noisy.min(axis=0) > 1.5 * clean.max(axis=0)).all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames in over DDS, a map out; every frame is accounted for."""
+"""Frames arrive over DDS and a map is published; every frame is counted."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def test_compressed_images_are_mapped_and_a_truncated_one_is_refused(
     assert stamps(clouds) == [stamp_of(index) for index in range(7)]
 
 
-def test_live_overload_drops_the_old_and_accounts_for_all(
+def test_live_overload_drops_the_oldest_and_counts_all(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     start({'delay_sec': 0.5}, **{
         'qos_overrides./camera/image_raw.subscription.reliability': 'reliable',
@@ -192,25 +192,25 @@ def test_camera_info_is_used_when_fresh_and_of_the_image(
     camera.connect()
     infos = peer.publisher(CameraInfo, '/camera/camera_info')
     peer.until(infos.get_subscription_count, 'the mapper to read calibrations')
-    # Longer than what the pointmaps tell, so that the source of the focal length shows.
-    told = 1.05 * CAMERA.fx
+    # Longer than the estimate from the pointmaps, so that the test sees which one is used.
+    given = 1.05 * CAMERA.fx
     for index, late_sec in enumerate((100, 100, 100, 0, 0, 0)):
         if index == 3:
             peer.until_settled(3)
             assert peer.trigger('/mapper/reset').success
         info = CameraInfo(header=orbit.image(index).header, width=96, height=96)
         info.header.stamp.sec -= late_sec
-        info.k = [told, 0.0, CAMERA.cx, 0.0, told, CAMERA.cy, 0.0, 0.0, 1.0]
+        info.k = [given, 0.0, CAMERA.cx, 0.0, given, CAMERA.cy, 0.0, 0.0, 1.0]
         infos.publish(info)
         camera.send(orbit.image(index))
 
     peer.until(lambda: len(used) == 4, 'four keyframes')
     focals = [one.k[0] for one in used]
     assert focals[:2] == pytest.approx([CAMERA.fx] * 2, rel=0.02)
-    assert focals[3] == pytest.approx(told)
+    assert focals[3] == pytest.approx(given)
 
 
-def test_a_late_listener_gets_the_map(
+def test_a_late_subscriber_gets_the_map(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     start(mode='replay')
     camera.send(*(orbit.image(index) for index in range(5)))
@@ -224,7 +224,7 @@ def test_a_late_listener_gets_the_map(
 
 
 @pytest.mark.parametrize('fault', ['frame_error', 'crash'])
-def test_a_failing_frame_costs_only_itself(
+def test_a_failing_frame_affects_no_other(
         fault: str, peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     mapper = start({'fault_at': 3, 'fault': fault}, mode='replay')
     camera.send(*(orbit.image(index) for index in range(8)))

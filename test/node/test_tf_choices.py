@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `publish_tf: auto` makes of a robot that starts late, and of one that keeps silent."""
+"""`publish_tf: auto` with a robot that starts late, and with one whose odometry stops."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from spann3r_ros.pipeline.frame_roles import MAX_WAITING
 Start = Callable[..., Mapper]
 
 
-def test_odometry_that_comes_late_is_the_robots(
+def test_late_odometry_of_the_robot_is_used(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     mapper = start(autostart=False, mode='replay')
     robot.begin()
@@ -29,7 +29,7 @@ def test_odometry_that_comes_late_is_the_robots(
     peer.until_settled(9)
     robot.drive(9)
     late = {stamp_of(index) for index in range(5, 8)}
-    peer.until(lambda: late <= {to_ns(one.header.stamp) for one in robot.told()
+    peer.until(lambda: late <= {to_ns(one.header.stamp) for one in robot.foreign_transforms()
                                 if one.child_frame_id == 'odom'}, 'map -> odom for late stamps')
     assert 'publish_tf: odom' in mapper.log
     heard = [to_ns(one.header.stamp) for message in list(peer.received['/tf'])
@@ -41,7 +41,7 @@ def test_odometry_that_comes_late_is_the_robots(
         assert np.linalg.norm(place[:3, 3] - truth[:3, 3]) < 0.01
 
 
-def test_poses_that_wait_in_vain_are_told_of(
+def test_poses_that_get_no_odometry_are_reported(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     mapper = start(autostart=False, mode='replay', publish_tf='odom')
     robot.begin()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of bags: played again, out of order, before the clock."""
+"""Stamps of bags: played again, out of order, and before the clock starts."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from spann3r_ros.ros.conversions import to_stamp
 
 Start = Callable[..., Mapper]
 SECOND_NS = 10**9
-# What a keyframe yields, and what a pose.
+# Topics published for a keyframe, and topics published for a pose.
 KEYFRAME_TOPICS = {'/mapper/points': PointCloud2, '/mapper/confidence': Image,
                    '/mapper/depth': Image, '/mapper/depth/camera_info': CameraInfo}
 POSE_TOPICS = {'/mapper/pose': PoseWithCovarianceStamped, '/mapper/odometry': Odometry,
@@ -28,7 +28,7 @@ LATCHED_TOPICS = {'/mapper/map_points': PointCloud2, '/mapper/path': Path}
 
 
 class Outputs:
-    """Every stamp of all that the peer hears, by topic."""
+    """Every stamp that the peer receives, by topic."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -47,7 +47,7 @@ class Outputs:
         assert self.stamps(topic) == stamps, topic
 
     def all_but(self, expected: list[int]) -> dict[str, set[int]]:
-        """Return other stamps than these by topic; every topic must have been heard."""
+        """Return other stamps than these by topic; every topic must have been received."""
         assert all(self._peer.received.values())
         return {topic: found for topic in self._peer.received
                 if (found := set(self.stamps(topic)) - set(expected))}
@@ -76,7 +76,7 @@ class Player:
     def pause(self, index: int) -> None:
         """Tell the time of an image until the mapper's diagnostics bear it, then no more."""
         stamp_ns = self.stamp_of(index)
-        # The mapper hears /clock by best effort: a message may be lost.
+        # The mapper subscribes to /clock by best effort: a message may be lost.
         self._peer.until(lambda: self._tell(stamp_ns) or (
             self.diagnostics and to_ns(self.diagnostics[-1].header.stamp) == stamp_ns),
             'a diagnostic of the paused time')
@@ -90,7 +90,7 @@ def player(peer: Peer, camera: Camera, orbit: Orbit) -> Player:
     return Player(peer, camera, orbit)
 
 
-def test_clock_tells_late_images_from_a_new_beginning() -> None:
+def test_clock_distinguishes_late_images_from_a_jump_back() -> None:
     clock = ImageClock()
     assert not clock.follow(10 * SECOND_NS, may_jump=True)
     assert not clock.follow(10 * SECOND_NS + 1, may_jump=True)
@@ -103,7 +103,7 @@ def test_clock_tells_late_images_from_a_new_beginning() -> None:
     assert not clock.follow(9 * SECOND_NS + 1, may_jump=True)
 
 
-def test_clock_that_begins_again_follows_any_step_back() -> None:
+def test_clock_of_a_new_map_accepts_any_step_back() -> None:
     clock = ImageClock()
     clock.follow(10 * SECOND_NS, may_jump=False)
     clock.begin_again()
@@ -130,7 +130,7 @@ def test_a_bag_played_again_begins_a_new_map(
         stamp_of(0) + index * SECOND_NS for index in range(5)]
 
 
-def test_a_bag_played_again_is_refused_when_asked(
+def test_a_bag_played_again_is_refused_if_configured(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     start(mode='replay', time_jump='refuse')
     images = [raw_image(orbit.rgb[index], stamp_of(0) + index * SECOND_NS) for index in range(7)]
@@ -163,7 +163,7 @@ def test_a_clock_that_starts_late_and_pauses_stamps_nothing_with_zero(
     assert not player.diagnostics
 
     player.pause(1)
-    # The clock stands still now; the node goes on telling how it fares.
+    # The clock stands still now; the node still publishes its status.
     peer.until(lambda: len(player.diagnostics) >= 3, 'diagnostics')
     assert {to_ns(one.header.stamp) for one in player.diagnostics} == {player.stamp_of(1)}
     camera.send(*(orbit.image(index) for index in range(4, 7)))

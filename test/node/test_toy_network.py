@@ -26,7 +26,7 @@ LONG = 30
 
 
 class ToyMapper(Mapper):
-    """The executable that is installed; the toy network stands on its Python path."""
+    """The installed executable, with the toy network on its Python path."""
 
     program = ROOT / 'scripts' / 'mapper_node'
     remaps = (*Mapper.remaps, 'mask:=/camera/mask')
@@ -69,7 +69,7 @@ def replayed(bag: Path, weights: Path, output: Path, *changes: str) -> dict:
     return json.loads((output / 'summary.json').read_text())
 
 
-def test_node_in_replay_mode_gives_the_map_that_replay_gives(
+def test_node_in_replay_mode_gives_the_same_map_as_replay(
         peer: Peer, mapper: Mapper, weights: Path, tmp_path: Path) -> None:
     """Calibration, mask and mount come after their image, and over DDS in any order."""
     bag = robot_bag(tmp_path / 'bag', COUNT)

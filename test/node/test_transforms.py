@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map joins the robot's tree by REP-105, and never gives a frame a second parent."""
+"""The node connects the map with the robot's tree by REP-105; no frame gets a second parent."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -41,10 +41,10 @@ def farthest_off(robot: Robot, orbit: Orbit, indices: Iterable[int], first: int 
     return np.linalg.norm(errors, axis=1).max()
 
 
-def until_told(peer: Peer, robot: Robot, indices: Iterable[int]) -> None:
+def until_broadcast(peer: Peer, robot: Robot, indices: Iterable[int]) -> None:
     stamps = {stamp_of(index) for index in indices}
     peer.until(lambda: stamps <= {
-        to_ns(one.header.stamp) for one in robot.told()
+        to_ns(one.header.stamp) for one in robot.foreign_transforms()
         if 'map' in (one.header.frame_id, one.child_frame_id)}, 'a transform at each stamp')
 
 
@@ -59,7 +59,7 @@ def test_map_to_odom_where_the_robot_has_odometry(
         camera.send(orbit.image(index))
     robot.drive(10)
     peer.until_settled(10)
-    until_told(peer, robot, range(9))
+    until_broadcast(peer, robot, range(9))
     assert robot.edges() == {('map', 'odom')}
     assert all(len(parents) == 1 for parents in robot.parents().values())
     assert farthest_off(robot, orbit, range(9)) < LIMIT_M
@@ -73,19 +73,19 @@ def test_late_odometry_is_waited_for(
     peer.until_settled(4)
     assert robot.edges() == set()
     robot.drive(*range(5))
-    until_told(peer, robot, range(4))
+    until_broadcast(peer, robot, range(4))
     assert farthest_off(robot, orbit, range(4)) < LIMIT_M
 
 
 @pytest.mark.parametrize('interruption', ['reset', 'new_fragment', 'jump'])
-def test_odometry_is_ours_where_the_robot_has_none_and_does_not_jump(
+def test_node_provides_odometry_without_jumps_if_the_robot_has_none(
         interruption: str, peer: Peer, camera: Camera, orbit: Orbit, start: Start,
         robot: Robot) -> None:
     odometry = peer.listen(Odometry, '/mapper/odometry')
     anew = interruption != 'new_fragment'
     start(None if anew else {'stretch': 1.5}, autostart=False, mode='replay')
     robot.begin()
-    # A bag that begins again shows the orbit as it was, two seconds before.
+    # A bag that is played again shows the orbit as two seconds before.
     before = range(60, 66) if interruption == 'jump' else range(6)
     after = range(6, 12)
     camera.send(*map(orbit.image, before))
@@ -99,7 +99,7 @@ def test_odometry_is_ours_where_the_robot_has_none_and_does_not_jump(
     assert [to_ns(one.header.stamp) for one in odometry] == list(map(stamp_of, indices))
     assert {(one.header.frame_id, one.child_frame_id) for one in odometry} == {
         ('odom', 'base_link')}
-    # A map that begins anew does so where the last one ended.
+    # A new map begins at the last pose of the one before.
     expected = [np.eye(4) if anew and last == after[0] else motion(orbit, first, last)
                 for first, last in pairwise(indices)]
     places = [to_pose_matrix(one.pose.pose) @ robot.mounted for one in odometry]
@@ -107,19 +107,19 @@ def test_odometry_is_ours_where_the_robot_has_none_and_does_not_jump(
     assert np.allclose(moved, expected, atol=LIMIT_M)
     assert robot.edges() == {('map', 'odom'), ('odom', 'base_link')}
     assert all(len(parents) == 1 for parents in robot.parents().values())
-    until_told(peer, robot, indices)
+    until_broadcast(peer, robot, indices)
     assert farthest_off(robot, orbit, before, before[0]) < LIMIT_M
     assert farthest_off(robot, orbit, after, after[0] if anew else 0) < LIMIT_M
 
 
-def test_a_camera_alone_hangs_below_the_map(
+def test_a_camera_alone_is_a_child_of_the_map(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     odometry = peer.listen(Odometry, '/mapper/odometry')
     start(mode='replay')
     camera.send(*(orbit.image(index) for index in range(5)))
     peer.until_settled(5)
     peer.until(lambda: len(odometry) >= 4, 'odometry')
-    until_told(peer, robot, range(5))
+    until_broadcast(peer, robot, range(5))
     assert robot.edges() == {('map', OPTICAL_FRAME)}
     assert farthest_off(robot, orbit, range(5)) < LIMIT_M
     assert odometry[-1].child_frame_id == OPTICAL_FRAME
@@ -128,7 +128,7 @@ def test_a_camera_alone_hangs_below_the_map(
 @pytest.mark.parametrize(('publish_tf', 'edges'), [
     ('camera', {(OPTICAL_FRAME, 'map')}), ('odom', {('odom', 'map')}),
     ('base', {('odom', 'map'), ('base_link', 'odom')})])
-def test_inverted_the_map_hangs_below(
+def test_inverted_map_is_a_child(
         publish_tf: str, edges: set[tuple[str, str]], peer: Peer, camera: Camera, orbit: Orbit,
         start: Start, robot: Robot) -> None:
     start(autostart=False, mode='replay', publish_tf=publish_tf, invert_tf=True)
@@ -137,13 +137,13 @@ def test_inverted_the_map_hangs_below(
         robot.drive(*range(5))
     camera.send(*(orbit.image(index) for index in range(4)))
     peer.until_settled(4)
-    until_told(peer, robot, range(4))
+    until_broadcast(peer, robot, range(4))
     assert robot.edges() == edges
     assert all(len(parents) == 1 for parents in robot.parents().values())
     assert farthest_off(robot, orbit, range(4)) < LIMIT_M
 
 
-def test_nothing_is_broadcast_when_asked(
+def test_publish_tf_none_broadcasts_nothing(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     odometry = peer.listen(Odometry, '/mapper/odometry')
     start(autostart=False, mode='replay', publish_tf='none')
@@ -166,7 +166,7 @@ def test_a_second_parent_is_refused_with_the_reason(
     assert robot.edges() == set()
 
 
-def test_an_edge_with_another_publisher_is_left_to_it(
+def test_an_edge_with_another_publisher_is_not_broadcast(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     mapper = start(autostart=False, mode='replay')
     robot.drive(0)
@@ -179,7 +179,7 @@ def test_an_edge_with_another_publisher_is_left_to_it(
     # A localisation is started beside the mapper.
     other = to_transform(np.eye(4), stamp_of(40), 'map', 'odom')
     robot.publish(other)
-    peer.until(lambda: other in robot.told(), 'the transform of the other')
+    peer.until(lambda: other in robot.foreign_transforms(), 'the transform of the other')
     robot.settle()
     for index in range(3, 8):
         robot.drive(index)
@@ -187,7 +187,8 @@ def test_an_edge_with_another_publisher_is_left_to_it(
     peer.until_settled(8)
     robot.drive(8)
     peer.until(lambda: 'another node publishes map -> odom' in mapper.log, 'the reason')
-    assert max(to_ns(one.header.stamp) for one in robot.told() if one != other) < stamp_of(5)
+    assert max(to_ns(one.header.stamp) for one in robot.foreign_transforms()
+               if one != other) < stamp_of(5)
 
 
 @pytest.mark.parametrize('pitch_deg', [20.0, -10.0])
@@ -201,5 +202,5 @@ def test_a_tilted_camera_is_levelled_by_the_robot(
     peer.until_settled(4)
     peer.until(lambda: ('odom', 'base_link') in robot.edges(), 'our odometry')
     map_from_base = robot.lookup('map', 'base_link', stamp_of(1))
-    # The scene turns by a few degrees a frame, about the vertical that the robot tells.
+    # The scene turns by a few degrees a frame, about the vertical of the robot.
     assert map_from_base[2, 2] > np.cos(np.radians(4.0))

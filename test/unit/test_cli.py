@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands do what they say, and complain about what they cannot."""
+"""The commands of the command line and their errors."""
 import json
 import subprocess
 import sys
@@ -186,10 +186,10 @@ def test_evaluate_prints_earlier_results_beside_new_ones_of_the_same_rooms(
     assert written['name'] == checkpoint.name
     assert [item['turn'] for item in written['results']] == ['3 frames at 9 deg',
                                                              '4 frames wandering']
-    for arguments, said in ((['--rooms', '2', '--varied'], 'rooms 2'),
+    for arguments, expected in ((['--rooms', '2', '--varied'], 'rooms 2'),
                             (['--rooms', '1'], 'varied False')):
         assert main(['evaluate', str(checkpoint), '--reference', str(first), *arguments]) == 1
-        assert f'expected results with {said}' in capsys.readouterr().err
+        assert f'expected results with {expected}' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('content', [[], {'name': 'x'}, {'results': [{}]},

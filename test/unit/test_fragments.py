@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new fragment goes on where the last one stood, whatever its scale; else it says so."""
+"""A new fragment is joined to the map at any scale, or the failure is reported."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -58,9 +58,9 @@ def test_fragments_of_any_scale_join_into_one_map(
     assert mapper.status().memory.resets == FRAMES // 6 - 1
 
 
-def test_scale_is_not_carried_over_blindly(orbit: tuple[list[np.ndarray], list[Frame]],
+def test_without_alignment_the_fragments_do_not_join(orbit: tuple[list[np.ndarray], list[Frame]],
                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the test above measures is the alignment: without it the map falls apart."""
+    """The test above measures the alignment: without it the points are in the wrong place."""
     poses, frames = orbit
     monkeypatch.setattr('spann3r_ros.mapping.mapper.place_after',
                         lambda anchor, *_: anchor.pose.world_from_camera)
@@ -72,7 +72,7 @@ def test_scale_is_not_carried_over_blindly(orbit: tuple[list[np.ndarray], list[F
     assert pose_errors(mapper.trajectory, poses, frames)[0] > 0.2
 
 
-def test_out_of_memory_costs_its_frame_and_begins_a_fragment(
+def test_out_of_memory_loses_its_frame_and_begins_a_fragment(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit
     mapper = make_mapper(poses, replace(INDEXED, stretch=0.5, fault_at=12,
@@ -91,7 +91,7 @@ def test_out_of_memory_costs_its_frame_and_begins_a_fragment(
     assert max(pose_errors(mapper.trajectory, poses, frames)) <= 0.5
 
 
-def test_fragment_before_any_keyframe_founds_the_map(
+def test_fragment_before_any_keyframe_begins_the_map(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit
     mapper = make_mapper(poses, INDEXED)
@@ -105,7 +105,7 @@ def test_fragment_before_any_keyframe_founds_the_map(
     assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
 
 
-def test_fragment_without_a_place_is_reported_and_tried_again(
+def test_fragment_that_cannot_be_placed_is_reported_and_tried_again(
         orbit: tuple[list[np.ndarray], list[Frame]], monkeypatch: pytest.MonkeyPatch) -> None:
     poses, frames = orbit
     network = SyntheticNetwork(SCENE, poses, INDEXED, CAMERA)
@@ -202,7 +202,7 @@ def anchored(orbit: tuple[list[np.ndarray], list[Frame]]) -> tuple[Keyframe, Poi
     return anchor, Pointmap(depth / 3.0, confidence)
 
 
-def test_scale_stands_outliers_and_refuses_their_majority(
+def test_scale_tolerates_outliers_and_rejects_their_majority(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     anchor, pointmap = anchored(orbit)
     rows = len(pointmap.points)

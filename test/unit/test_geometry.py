@@ -85,7 +85,7 @@ def test_focal_of_a_rendered_view_is_the_camera_s(seen: tuple[np.ndarray, Pointm
     assert estimate_focal(seen[1]) == pytest.approx(CAMERA.fx, rel=1e-4)
 
 
-def test_focal_stands_a_third_of_wrong_points(seen: tuple[np.ndarray, Pointmap]) -> None:
+def test_focal_tolerates_a_third_of_wrong_points(seen: tuple[np.ndarray, Pointmap]) -> None:
     points = seen[1].points.copy()
     points[:20, :, :2] *= 0.5
     assert estimate_focal(replace(seen[1], points=points)) == pytest.approx(CAMERA.fx, rel=0.02)
@@ -97,7 +97,7 @@ def test_focal_needs_points_in_front() -> None:
         estimate_focal(behind)
 
 
-def test_incredible_focals_are_held_within_bounds() -> None:
+def test_focals_are_clamped_to_their_bounds() -> None:
     assert bound_focal(1.0, 100, 200) == pytest.approx(60.0)
     assert bound_focal(1e9, 100, 200) == pytest.approx(1000.0)
     assert bound_focal(180.0, 100, 200) == 180.0

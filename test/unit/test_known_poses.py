@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cameras whose poses come from outside: the map is in metres and does not drift."""
+"""Cameras with given poses: the map is in metres and does not drift."""
 from __future__ import annotations
 
 import logging
@@ -34,7 +34,7 @@ def orbit() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize('calibrated', [True, False])
-def test_map_stands_where_the_poses_say_in_metres(orbit: list[np.ndarray],
+def test_map_is_placed_by_the_poses_in_metres(orbit: list[np.ndarray],
                                                   calibrated: bool) -> None:
     mapper = make_mapper(orbit, replace(SPOILT, unit=METRES_PER_UNIT))
     frames = posed_frames(orbit, calibrated)
@@ -50,7 +50,7 @@ def test_map_stands_where_the_poses_say_in_metres(orbit: list[np.ndarray],
     assert 0.0 < scale.variance < 0.01
 
 
-def test_without_them_the_same_network_drifts(orbit: list[np.ndarray]) -> None:
+def test_without_given_poses_the_same_network_drifts(orbit: list[np.ndarray]) -> None:
     mapper = make_mapper(orbit, SPOILT)
     frames = [replace(frame, world_from_camera=None) for frame in posed_frames(orbit)]
     run(mapper, frames)
@@ -76,7 +76,7 @@ def test_keyframes_wait_until_the_camera_moves(orbit: list[np.ndarray]) -> None:
                for update, frame in zip(updates, frames, strict=True))
 
 
-def test_a_camera_that_only_stands_maps_nothing_and_says_so(
+def test_a_camera_that_does_not_move_maps_nothing_and_logs_it(
         orbit: list[np.ndarray], caplog: pytest.LogCaptureFixture) -> None:
     count = MAX_WAITING + 3
     mapper = make_mapper([orbit[0]] * count, replace(SPOILT, drift=0.0))
@@ -89,7 +89,7 @@ def test_a_camera_that_only_stands_maps_nothing_and_says_so(
     assert f'{MAX_WAITING} keyframes are left out' in caplog.text
 
 
-def test_a_frame_without_a_solution_costs_itself_only(orbit: list[np.ndarray]) -> None:
+def test_a_frame_without_a_solution_affects_no_other(orbit: list[np.ndarray]) -> None:
     mapper = make_mapper(orbit, replace(SPOILT, fault_at=1, fault='not_finite'))
     frames = posed_frames(orbit)
     for frame in frames[:2]:
@@ -103,7 +103,7 @@ def test_a_frame_without_a_solution_costs_itself_only(orbit: list[np.ndarray]) -
         frames[index].stamp_ns for index in range(10) if index != 1]
 
 
-def test_fragments_find_their_place_by_pose(orbit: list[np.ndarray]) -> None:
+def test_fragments_are_placed_by_pose(orbit: list[np.ndarray]) -> None:
     mapper = make_mapper(orbit, replace(SPOILT, stretch=1.7))
     frames = posed_frames(orbit)
     for index, frame in enumerate(frames):
@@ -118,7 +118,7 @@ def test_fragments_find_their_place_by_pose(orbit: list[np.ndarray]) -> None:
     assert np.quantile(errors, 0.95) < 0.1
 
 
-def test_a_network_that_lost_its_way_starts_over(orbit: list[np.ndarray]) -> None:
+def test_a_network_that_lost_the_camera_begins_a_fragment(orbit: list[np.ndarray]) -> None:
     network = SyntheticNetwork(SCENE, orbit, replace(SPOILT, drift=0.0), CAMERA)
     mapper = Mapper(network)
     answer, rng = network._pointmap, np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_a_network_that_lost_its_way_starts_over(orbit: list[np.ndarray]) -> Non
     assert len(mapper.trajectory) == 28
 
 
-def test_a_bad_beginning_leaves_nothing_behind(orbit: list[np.ndarray]) -> None:
+def test_an_unusable_first_frame_leaves_no_state(orbit: list[np.ndarray]) -> None:
     """Without calibration: not even its estimate of the focal length."""
     network = SyntheticNetwork(SCENE, orbit, replace(SPOILT, drift=0.0), CAMERA)
     mapper = Mapper(network)
@@ -161,7 +161,7 @@ def test_a_bad_beginning_leaves_nothing_behind(orbit: list[np.ndarray]) -> None:
         frame.stamp_ns for frame in frames[2:9]]
 
 
-def test_a_metric_map_stays_so_in_a_new_fragment(orbit: list[np.ndarray]) -> None:
+def test_a_metric_map_stays_metric_in_a_new_fragment(orbit: list[np.ndarray]) -> None:
     mapper = make_mapper(orbit, SPOILT)
     frames = posed_frames(orbit)
     assert mapper.status().scale.source == 'none'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper on rendered rooms: poses, axes, bounds, and what bad answers may not do."""
+"""The mapper on rendered rooms: poses, axes, bounds, and the effect of wrong pointmaps."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -76,7 +76,7 @@ def test_orbit_without_calibration_recovers_every_pose(
     assert angle <= LIMIT_DEG
 
 
-def test_low_confidence_corruption_is_outvoted(
+def test_wrong_points_of_low_confidence_do_not_move_poses(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit
     mapper = make_mapper(poses, CORRUPTED)
@@ -87,7 +87,7 @@ def test_low_confidence_corruption_is_outvoted(
     assert angle <= LIMIT_DEG
 
 
-def test_ignoring_confidence_breaches_the_limit(
+def test_ignoring_confidence_exceeds_the_limit_of_the_error(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit[0][:20], orbit[1][:20]
     mapper = make_mapper(poses, CORRUPTED, MapperConfig(pose=EVERYONE_VOTES))
@@ -162,7 +162,7 @@ def test_keyframe_points_are_in_map_axes_and_reproject() -> None:
     assert np.abs(u - columns).max() < 0.5
 
 
-def test_first_frame_yields_nothing_and_flush_gives_the_last() -> None:
+def test_first_frame_completes_no_keyframe_and_flush_returns_the_last() -> None:
     poses = orbit_trajectory(20)[:3]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses)
@@ -235,7 +235,7 @@ def test_error_at_the_end_of_a_recording_is_one_of_its_last_frame() -> None:
     assert frame is frames[3] and 'pointmap' in str(error)
 
 
-def test_frame_refused_by_the_network_costs_only_itself() -> None:
+def test_frame_refused_by_the_network_affects_no_other() -> None:
     poses = orbit_trajectory(30)[:6]
     frames = render_frames(SCENE, poses, CAMERA, indexed=True)
     mapper = make_mapper(poses, SyntheticOptions(fault_at=3, index_from_image=True))
@@ -265,7 +265,7 @@ def test_another_camera_is_refused_by_name(change: dict, reason: str) -> None:
     assert mapper.process(frames[2]).keyframes
 
 
-def test_gate_skips_are_counted_and_reach_nobody() -> None:
+def test_skipped_frames_are_counted_and_not_processed() -> None:
     poses = orbit_trajectory(30)[:9]
     frames = render_frames(SCENE, poses, CAMERA, indexed=True)
     mapper = make_mapper(poses, SyntheticOptions(index_from_image=True),
@@ -304,7 +304,7 @@ def test_path_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(('pitch_deg', 'roll_deg'), [(-25.0, 0.0), (15.0, 10.0), (-5.0, -20.0)])
-def test_floor_is_flat_when_gravity_is_told(pitch_deg: float, roll_deg: float) -> None:
+def test_floor_is_flat_when_gravity_is_given(pitch_deg: float, roll_deg: float) -> None:
     poses = []
     for pose in orbit_trajectory(8):
         tilt = Rotation.from_euler('xz', [pitch_deg, roll_deg], degrees=True).as_matrix()
@@ -325,7 +325,7 @@ def test_floor_is_flat_when_gravity_is_told(pitch_deg: float, roll_deg: float) -
 
 
 @pytest.mark.parametrize('resampling', ['exact', 'fast'])
-def test_network_sees_the_image_as_the_configuration_resizes_it(resampling: str) -> None:
+def test_network_gets_the_image_resized_as_configured(resampling: str) -> None:
     poses = orbit_trajectory(2)
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     seen: list[np.ndarray] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper on answers that are noisy, drifting, floating, or of no use at all."""
+"""The mapper on pointmaps that are noisy, drift, have floating points, or are unusable."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig, VoxelMap
 
 
 class Shuffled(SyntheticNetwork):
-    """Answers with the right points at the wrong pixels: confident, finite, of no camera."""
+    """Returns the right points at the wrong pixels: confident and finite, but no pose fits."""
 
     def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
         return [replace(one, pointmap=self._shuffle(one.pointmap))
@@ -31,7 +31,7 @@ class Shuffled(SyntheticNetwork):
 
 @pytest.mark.parametrize(('track', 'limit'), [(False, 0.01), (True, 0.03)])
 def test_noise_of_a_centimetre_moves_poses_little(track: bool, limit: float) -> None:
-    """Noise that pixels do not share is averaged away; with corners it passes for what they do."""
+    """Independent noise of the pixels averages out; with tracked corners less of it does."""
     poses = orbit_trajectory(60)[:8]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses, SyntheticOptions(noise=0.01),
@@ -44,7 +44,7 @@ def test_noise_of_a_centimetre_moves_poses_little(track: bool, limit: float) -> 
         assert angle <= 0.5
 
 
-def test_drift_of_the_network_shows_in_the_path() -> None:
+def test_drift_of_the_network_appears_in_the_path() -> None:
     poses = orbit_trajectory(60)[:5]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses, SyntheticOptions(drift=0.02))
@@ -75,7 +75,7 @@ def _cells(mapper: Mapper) -> np.ndarray:
 
 
 @pytest.mark.parametrize('fault', ['not_finite', 'no_confidence'])
-def test_unusable_founder_starts_the_fragment_over(fault: str) -> None:
+def test_unusable_first_pointmap_starts_the_map_again(fault: str) -> None:
     poses = orbit_trajectory(30)[:5]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses, SyntheticOptions(fault_at=0, fault=fault))
@@ -101,7 +101,7 @@ def test_pointmap_of_no_camera_is_mapped_without_a_pose() -> None:
     assert all(update.live_pose for update in updates[1:])
 
 
-def test_keyframe_too_unsure_for_the_map_keeps_its_pose() -> None:
+def test_keyframe_of_low_confidence_keeps_its_pose() -> None:
     poses = orbit_trajectory(30)[:5]
 
     class Unsure(SyntheticNetwork):
@@ -143,7 +143,7 @@ def test_holes_in_a_pointmap_stay_holes() -> None:
     assert np.isfinite(mapper.voxel_map.arrays().points).all()
 
 
-def test_crash_of_the_network_surfaces_and_the_mapper_lives() -> None:
+def test_crash_of_the_network_is_raised_and_the_mapper_goes_on() -> None:
     poses = orbit_trajectory(30)[:4]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses, SyntheticOptions(fault_at=2, fault='crash'))
@@ -154,7 +154,7 @@ def test_crash_of_the_network_surfaces_and_the_mapper_lives() -> None:
     assert mapper.process(frames[3]).keyframes[0].stamp_ns == frames[1].stamp_ns
 
 
-def test_frame_of_wrong_intrinsics_costs_only_itself() -> None:
+def test_frame_of_wrong_intrinsics_affects_no_other() -> None:
     poses = orbit_trajectory(30)[:4]
     frames = render_frames(SCENE, poses, CAMERA, indexed=True)
     mapper = make_mapper(poses, SyntheticOptions(index_from_image=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every frame meets its mask or is dropped; none goes on unmasked."""
+"""Every frame gets its mask or is dropped; none is passed on without a mask."""
 from __future__ import annotations
 
 import numpy as np
@@ -72,7 +72,7 @@ def test_the_latest_mask_is_that_of_all_further_frames() -> None:
 
 
 @pytest.mark.parametrize('mask_first', [False, True])
-def test_exact_masks_meet_their_frames_whoever_comes_first(mask_first: bool) -> None:
+def test_frames_get_their_exact_masks_in_any_order_of_arrival(mask_first: bool) -> None:
     matched = Matched('exact')
     for stamp in (1, 2, 3):
         for take in (matched.mask, matched.image) if mask_first else (matched.image, matched.mask):
@@ -81,7 +81,7 @@ def test_exact_masks_meet_their_frames_whoever_comes_first(mask_first: bool) -> 
     assert matched.dropped == 0
 
 
-def test_a_frame_that_a_later_one_overtook_is_dropped() -> None:
+def test_a_frame_is_dropped_when_a_later_one_has_its_mask() -> None:
     matched = Matched('exact')
     matched.image(1, 2, 3)
     matched.mask(2)

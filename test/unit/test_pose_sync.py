@@ -52,7 +52,7 @@ class Matched:
         self.dropped += 1
 
 
-def test_frames_go_on_in_order_as_their_poses_come() -> None:
+def test_frames_are_passed_on_in_order_as_their_poses_come() -> None:
     matched = Matched()
     matched.image(1, 2)
     assert matched.out == []
@@ -70,7 +70,7 @@ def test_one_match_passes_on_one_frame() -> None:
     assert (matched.out, matched.calls) == ([1], 1)
 
 
-def test_a_frame_whose_follower_has_a_pose_is_dropped() -> None:
+def test_a_frame_is_dropped_when_the_next_one_has_a_pose() -> None:
     matched = Matched()
     matched.image(1, 2, 3)
     matched.add_poses(2)
@@ -78,7 +78,7 @@ def test_a_frame_whose_follower_has_a_pose_is_dropped() -> None:
     assert 'a later image has one' in matched.reasons[0]
 
 
-def test_patience_ends_but_not_while_frames_go_on() -> None:
+def test_frames_time_out_but_not_while_others_are_passed_on() -> None:
     matched = Matched()
     matched.image(1, 2)
     matched.now += 0.4

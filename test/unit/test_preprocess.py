@@ -87,7 +87,7 @@ def test_principal_point_becomes_the_middle() -> None:
 @pytest.mark.parametrize('bad', [
     np.zeros((10, 10), np.uint8), np.zeros((10, 10, 4), np.uint8),
     np.zeros((10, 10, 3), np.float32), np.zeros((0, 10, 3), np.uint8), None])
-def test_what_is_no_image_is_refused_by_name(bad: np.ndarray | None) -> None:
+def test_argument_that_is_no_image_is_refused_by_name(bad: np.ndarray | None) -> None:
     with pytest.raises(FrameError, match='rgb: expected uint8'):
         preprocess(Frame(0, 'camera', bad, None), (96, 96))
 
@@ -138,7 +138,7 @@ def test_intrinsics_follow_the_pixels_for_every_shape(
     assert (weight * rows).sum() / weight.sum() == pytest.approx(moved.fy * y + moved.cy, abs=0.1)
 
 
-def test_mask_goes_where_its_pixels_go() -> None:
+def test_mask_is_fitted_as_its_pixels() -> None:
     rgb = np.full((120, 160, 3), 255, np.uint8)
     rgb[30:90, 40:100] = 0
     mask = rgb[..., 0] > 0
@@ -177,7 +177,7 @@ def test_rectified_pixels_obey_the_pinhole(lens: Distortion) -> None:
         assert (weight * yy).sum() / weight.sum() == pytest.approx(305.0 * ray[1] + 238.0, abs=0.7)
 
 
-def test_what_the_lens_has_not_seen_stays_out() -> None:
+def test_pixels_outside_the_distorted_image_are_unusable() -> None:
     pincushion = Distortion('plumb_bob', (0.4, 0.0, 0.0, 0.0, 0.0))
     camera = Intrinsics(300.0, 300.0, 319.5, 239.5, 640, 480, pincushion)
     result = preprocess(Frame(0, 'camera', np.full((480, 640, 3), 255, np.uint8), camera),
@@ -197,7 +197,7 @@ def test_unknown_distortion_is_refused(lens: Distortion, reason: str) -> None:
         preprocess(Frame(0, 'camera', coordinates(480, 640), camera), (96, 96))
 
 
-def test_what_a_calibration_fixes_is_computed_once() -> None:
+def test_camera_model_is_computed_once_per_calibration() -> None:
     lens = Distortion('plumb_bob', (0.2, 0.0, 0.0, 0.0, 0.0))
     camera = Intrinsics(300.0, 300.0, 319.5, 239.5, 640, 480, lens)
     rgb = np.full((480, 640, 3), 255, np.uint8)

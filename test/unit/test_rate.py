@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rate limiter keeps the mean rate, whatever the camera's."""
+"""The rate limiter keeps its mean rate at any rate of the camera."""
 from __future__ import annotations
 
 import pytest
@@ -27,7 +27,7 @@ def test_a_gap_is_not_made_up_for_by_a_burst() -> None:
     assert sum(after_gap) <= 2
 
 
-def test_time_that_jumps_back_starts_anew() -> None:
+def test_stamps_that_jump_back_begin_again() -> None:
     limiter = RateLimiter(10.0)
     assert limiter.admits(100 * SECOND_NS)
     assert limiter.admits(50 * SECOND_NS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r replay`: a bag without ROS, each image accounted for, the same map every time."""
+"""`spann3r replay`: each image of a bag is counted, and every run gives the same map."""
 from __future__ import annotations
 
 import json
@@ -216,9 +216,9 @@ def test_images_before_the_first_pose_are_dropped_whatever_the_timeout(
     assert summary['warnings'] and 'TF has no pose' in summary['warnings'][0]
 
 
-def test_speed_of_the_network_does_not_change_which_images_wait_in_vain(
+def test_speed_of_the_network_does_not_change_which_images_get_no_pose(
         tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wall time, here running on by an hour with each look, has no part in a replay."""
+    """Wall time, here increased by an hour at each call, has no effect on a replay."""
     with OrbitBag(tmp_path / 'bag') as bag:
         bag.mount()
         for index in range(30):
@@ -238,7 +238,7 @@ def test_speed_of_the_network_does_not_change_which_images_wait_in_vain(
 @pytest.mark.parametrize('late', [False, True])
 def test_latest_mask_is_the_newest_that_is_not_after_the_image(
         late: bool, tmp_path: Path, replay: Replay) -> None:
-    """Whether a mask is recorded before its image or after it, even long after it."""
+    """The mask may be recorded before its image or after it, even long after it."""
     with OrbitBag(tmp_path / 'bag') as bag:
         for index in range(8):
             bag.raw(index)
@@ -270,7 +270,7 @@ def test_image_before_the_first_mount_is_levelled_by_the_nearest(
     assert hashes[0] == hashes[1]
 
 
-def test_every_fate_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
+def test_every_result_of_an_image_is_counted(tmp_path: Path, replay: Replay) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
         for index in range(12):
             bag.raw(index)
@@ -490,7 +490,7 @@ def test_looped_bag_begins_a_new_map(tmp_path: Path, replay: Replay) -> None:
     assert any('jumped back: a new map begins' in text for text in summary['warnings'])
 
 
-def test_topics_stand_beside_the_images(tmp_path: Path) -> None:
+def test_default_topics_are_beside_the_image_topic(tmp_path: Path) -> None:
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     with CameraBag(robot_bag(tmp_path / 'bag', 2), TopicNames(IMAGE_TOPIC, masks=True)) as bag:
         assert {(one.topic, bag.role(one)) for one in bag.connections} == {

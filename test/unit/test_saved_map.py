@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map that is saved, read back and gone on with."""
+"""A map that is saved, read back and continued."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -47,7 +47,7 @@ def saved(tmp_path: Path, posed: bool = False) -> tuple[Mapper, Path]:
     return mapper, path
 
 
-def test_a_map_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+def test_a_saved_map_is_continued(tmp_path: Path) -> None:
     before, path = saved(tmp_path)
     # Fragments after the first have a scale of their own, and so has the one that goes on.
     after = make(stretch=1.7)
@@ -72,7 +72,7 @@ def test_a_map_goes_on_where_it_was_saved(tmp_path: Path) -> None:
     assert len(after.voxel_map) > len(before.voxel_map)
 
 
-def test_a_map_of_known_poses_goes_on_in_metres(tmp_path: Path) -> None:
+def test_a_map_of_known_poses_is_continued_in_metres(tmp_path: Path) -> None:
     before, path = saved(tmp_path, posed=True)
     assert before.status().scale.metric
     after = make()
@@ -84,7 +84,7 @@ def test_a_map_of_known_poses_goes_on_in_metres(tmp_path: Path) -> None:
     assert after.status().scale.metric and after.status().keyframes > BREAK
 
 
-def test_without_a_placed_keyframe_there_is_nothing_to_go_on_from() -> None:
+def test_without_a_placed_keyframe_there_is_nothing_to_save() -> None:
     mapper = make()
     assert mapper.saved() is None
     mapper.process(frames()[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slot loses no frame from its accounts, whoever comes when."""
+"""The slot counts every frame, in any order of calls."""
 from __future__ import annotations
 
 import random
@@ -97,7 +97,7 @@ def test_stop_cancels_commands_and_refuses_new_ones() -> None:
 
 
 @pytest.mark.parametrize('blocking', [False, True])
-def test_accounts_balance_at_every_instant_under_contention(blocking: bool) -> None:
+def test_accounts_balance_at_any_time_under_contention(blocking: bool) -> None:
     slot = opened(blocking)
     frames = 300
 
@@ -132,7 +132,7 @@ def test_accounts_balance_at_every_instant_under_contention(blocking: bool) -> N
     assert (accounts.dropped == 0) == blocking
 
 
-def test_unbalanced_accounts_say_so() -> None:
+def test_unbalanced_accounts_are_detected() -> None:
     assert not Accounts(received=2, processed=1).balanced
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of transforms: look-ups as tf2 answers them, and who published what."""
+"""The tree of transforms: look-ups by the rules of tf2, and the publishers of edges."""
 from __future__ import annotations
 
 import logging
@@ -50,7 +50,7 @@ def test_times_between_are_interpolated_and_no_time_is_the_newest(robot: Transfo
                                   robot.lookup('odom', 'camera', 6 * SECOND_NS))
 
 
-def test_newest_time_is_that_of_the_edge_that_is_known_least_far(robot: TransformTree) -> None:
+def test_newest_time_is_the_earliest_last_stamp_of_the_chain(robot: TransformTree) -> None:
     for second in (5, 6, 7, 8):
         robot.take(edge('map', 'odom', second * SECOND_NS, (0, float(second), 0)))
     assert robot.lookup('map', 'base_link', None)[1, 3] == 6.0
@@ -65,7 +65,7 @@ def test_unknown_frames_times_and_trees_are_none(robot: TransformTree, target: s
     assert robot.lookup(target, source, seconds * SECOND_NS) is None
 
 
-def test_old_transforms_are_forgotten(robot: TransformTree) -> None:
+def test_old_transforms_are_removed(robot: TransformTree) -> None:
     robot.take(edge('odom', 'base_link', 15_500_000_000, (3, 0, 0)))
     assert robot.lookup('odom', 'base_link', 5 * SECOND_NS) is None
     assert robot.lookup('odom', 'base_link', 7 * SECOND_NS) is not None
@@ -73,7 +73,7 @@ def test_old_transforms_are_forgotten(robot: TransformTree) -> None:
     assert robot.lookup('odom', 'base_link', SECOND_NS) is None
 
 
-def test_loop_ends_where_it_closes() -> None:
+def test_loop_is_followed_once() -> None:
     tree = TransformTree(keep_sec=10.0)
     for parent, child in (('a', 'b'), ('b', 'c'), ('c', 'a')):
         tree.take(edge(parent, child), static=True)
@@ -96,7 +96,7 @@ def test_unsound_transform_is_refused_with_a_warning(
     assert robot.lookup('odom', 'base_link', 6 * SECOND_NS) is not None
 
 
-def test_own_broadcasts_are_told_from_those_of_others(robot: TransformTree) -> None:
+def test_own_broadcasts_are_distinguished_from_those_of_others(robot: TransformTree) -> None:
     robot.announce('map', 'odom', 6 * SECOND_NS)
     robot.take(edge('map', 'odom', 6 * SECOND_NS))
     assert not robot.is_foreign('map', 'odom') and robot.is_foreign('odom', 'base_link')

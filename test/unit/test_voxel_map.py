@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The voxel map: means, bounds, eviction, and what never gets in."""
+"""The voxel map: means, bounds, eviction, and points that are left out."""
 from __future__ import annotations
 
 import numpy as np
@@ -52,7 +52,7 @@ def test_negative_coordinates_have_cells_of_their_own() -> None:
     assert len(voxels) == 2
 
 
-def test_unusable_points_stay_out() -> None:
+def test_unusable_points_are_left_out() -> None:
     voxels = make(min_confidence=0.3)
     points = np.array([[np.nan, 0, 0], [np.inf, 0, 0], [1, 1, 1], [5e7, 0, 0], [2, 2, 2]])
     merged = integrate(voxels, points, np.array([0.9, 0.9, 0.2, 0.9, 0.9], np.float32))
@@ -60,7 +60,7 @@ def test_unusable_points_stay_out() -> None:
     np.testing.assert_array_equal(voxels.arrays().points, [[2, 2, 2]])
 
 
-def test_zero_confidence_stays_out_even_when_allowed() -> None:
+def test_zero_confidence_is_left_out_even_when_allowed() -> None:
     voxels = make(min_confidence=0.0)
     assert integrate(voxels, line(0, 3), 0.0) == 0
     assert len(voxels) == 0
@@ -81,7 +81,7 @@ def test_bound_evicts_least_recently_observed_first_down_to_ninety_percent() -> 
     assert len(set(cells)) == len(expected)
 
 
-def test_equally_old_voxels_go_by_weight() -> None:
+def test_equally_old_voxels_are_removed_by_weight() -> None:
     voxels = make(max_voxels=100)
     weights = np.full(100, 0.9, np.float32)
     weights[40:51] = 0.2
@@ -141,7 +141,7 @@ def test_wrong_arrays_are_named(points: np.ndarray, colors: np.ndarray, name: st
 
 
 def test_still_view_stays_where_it_is() -> None:
-    """Rounding of sums that grow by the same again and again must not carry the voxels off."""
+    """Rounding must not move voxels whose sums grow by equal terms many times."""
     voxels = make(voxel_size=0.05)
     point = [[19.987, 5.321, -3.006]]
     for _ in range(20_000):

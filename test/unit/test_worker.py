@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's thread survives what goes wrong on it."""
+"""The thread of the worker survives errors of frames and of the reporter."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -17,27 +17,27 @@ DEADLINE_SEC = 300.0
 
 
 class Reports:
-    """Collects what the worker reports; raises where told."""
+    """Collects the reports of the worker; raises in selected methods."""
 
     def __init__(self, failing: str = '') -> None:
         self.failing = failing
-        self.told: list[str] = []
+        self.reports: list[str] = []
         self.errors: list[Exception] = []
 
-    def _tell(self, name: str) -> None:
-        self.told.append(name)
+    def _record(self, name: str) -> None:
+        self.reports.append(name)
         if name == self.failing:
             raise RuntimeError(name)
 
     def deliver(self, update: MapUpdate) -> None:
-        self._tell('deliver')
+        self._record('deliver')
 
     def frame_settled(self) -> None:
-        self._tell('frame_settled')
+        self._record('frame_settled')
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
         self.errors.append(error)
-        self._tell('frame_failed')
+        self._record('frame_failed')
 
     def report_failed(self, error: Exception) -> None:
         self.errors.append(error)
@@ -76,7 +76,7 @@ def accept(stamp_ns: int) -> MapUpdate:
     return MapUpdate(skipped=stamp_ns % 2 == 1, inference_sec=0.25)
 
 
-def test_processed_and_skipped_frames_are_told_apart(rig: Callable[..., Rig]) -> None:
+def test_processed_and_skipped_frames_are_counted_apart(rig: Callable[..., Rig]) -> None:
     one = rig(accept)
     one.feed(0, 1, 2)
     report = one.worker.report()
