@@ -120,7 +120,14 @@ def test_static_stream_restores_bit_by_bit() -> None:
 @pytest.mark.parametrize(('change', 'message'), [
     ({'feature': np.zeros((1, 2, 32), np.float32)}, 'feature: expected shape'),
     ({'memory_values': np.zeros((2, 32), np.float32)}, 'values: expected shape'),
-    ({'memory_counters': np.array([10**9, 0, 0, 0, 0])}, 'tokens: expected 0 to'),
+    ({'memory_counters': np.array([10**9, 0, 0, 0, 0])}, 'counters: expected at most'),
+    ({'memory_counters': np.array([24, 9, 0, 0, 0])}, 'counters: expected at most'),
+    ({'feature': np.zeros((1, 6, 99), np.float32)}, 'feature: expected shape'),
+    ({'feature': np.full((1, 6, 32), np.nan, np.float32)}, 'feature: expected finite'),
+    ({'target_tokens_4': None}, 'target_tokens_4 is missing'),
+    ({'query': None}, 'query is missing'),
+    ({'image_ids': None}, 'image_ids: expected 2 numbers'),
+    ({'image_ids': np.array([1])}, 'image_ids: expected 2 numbers'),
     ({'memory_mass': None}, "expected the array 'mass'")])
 def test_state_that_does_not_fit_changes_nothing(
         network: Spann3RNetwork, change: dict, message: str) -> None:

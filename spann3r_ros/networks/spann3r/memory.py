@@ -229,9 +229,13 @@ class SpatialMemory:
     def restore(self, arrays: dict[str, Tensor]) -> None:
         """Take over what `arrays` returned; ValueError, without a change, if it does not fit."""
         counters = dict(zip(COUNTERS, arrays['counters'].tolist(), strict=True))
-        tokens = counters['tokens']
-        if not 0 <= tokens <= self.capacity:
-            raise ValueError(f'tokens: expected 0 to {self.capacity}, got {tokens}')
+        tokens, working, long_term = (counters[name] for name in COUNTERS[:3])
+        if (tokens > self.capacity or min(counters.values()) < 0
+                or working > self.config.working_frames
+                or tokens != working * self.tokens_per_frame + long_term):
+            raise ValueError(f'counters: expected at most {self.capacity} tokens, of at most '
+                             f'{self.config.working_frames} working frames of '
+                             f'{self.tokens_per_frame} and long-term ones, got {counters}')
         for name in STORES:
             expected = (tokens, *getattr(self, f'_{name}').shape[1:])
             if arrays[name].shape != expected:

@@ -164,6 +164,9 @@ class Spann3RNetwork:
         """Continue from a result of `state`; ValueError, without a change, if it does not fit."""
         arrays = dict(arrays)
         ids = arrays.pop('image_ids', None)
+        if (ids is None) != (not arrays) or np.shape(ids) not in ((), (2,)):
+            raise ValueError('image_ids: expected 2 numbers with the arrays of a sequence, '
+                             f'got {ids!r}')
         try:
             self._stream.restore(arrays)
         except KeyError as error:

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from spann3r_ros.networks.blocks.heads import DensePrediction
 
-from .config import MemoryConfig
+from .config import MemoryConfig, Spann3RConfig
 from .memory import COUNTERS
 from .spann3r import Spann3R, StreamState
+
+# Prefix of the memory's arrays in a state.
+MEMORY = 'memory_'
 
 
 class Stream(Protocol):
@@ -91,7 +94,7 @@ class PlainStream:
         tensors = {'feature': state.feature}
         if state.query is not None:
             tensors |= {'query': state.query,
-                        **{f'memory_{name}': item for name, item in state.memory.arrays().items()},
+                        **{MEMORY + name: item for name, item in state.memory.arrays().items()},
                         **{f'target_tokens_{index}': item
                            for index, item in enumerate(state.target_tokens)}}
         return {name: fetched(item) for name, item in tensors.items()}
@@ -100,24 +103,37 @@ class PlainStream:
         """Continue from a result of `arrays`; ValueError, without a change, if it does not fit."""
         state = self._model.start(*self._arguments)
         tensors = {name: torch.from_numpy(item).to(self._device) for name, item in arrays.items()}
+        _check_arrays(tensors, state, self._model.config)
         if tensors:
             state.feature = tensors['feature']
-            _check_tokens(tensors, state)
         if 'query' in tensors:
             state.query = tensors['query']
-            state.target_tokens = [tensors[f'target_tokens_{index}'] for index in range(
-                sum(name.startswith('target_tokens_') for name in tensors))]
-            state.memory.restore({name.removeprefix('memory_'): item for name, item
-                                  in tensors.items() if name.startswith('memory_')})
+            state.target_tokens = [tensors[f'target_tokens_{index}']
+                                   for index in range(self._model.config.decoder_depth + 1)]
+            state.memory.restore({name.removeprefix(MEMORY): item for name, item
+                                  in tensors.items() if name.startswith(MEMORY)})
         self._state = state
 
 
-def _check_tokens(tensors: dict[str, Tensor], state: StreamState) -> None:
-    count = state.grid[0] * state.grid[1]
+def _check_arrays(tensors: dict[str, Tensor], state: StreamState, config: Spann3RConfig) -> None:
+    """Raise ValueError unless names, shapes and values are those of a sequence's state."""
+    tokens = state.grid[0] * state.grid[1]
+    widths = {'feature': config.encoder_width} if tensors else {}
+    if len(tensors) > 1:
+        widths |= {'query': config.encoder_width, 'target_tokens_0': config.encoder_width,
+                   **{f'target_tokens_{index + 1}': config.decoder_width
+                      for index in range(config.decoder_depth)}}
+    wrong = widths.keys() ^ {name for name in tensors if not name.startswith(MEMORY)}
+    if wrong:
+        raise ValueError(f'state: expected the arrays {", ".join(widths)}, and those of the '
+                         f'memory; {", ".join(sorted(wrong))} is missing or unknown')
+    for name, width in widths.items():
+        if tensors[name].shape != (1, tokens, width):
+            raise ValueError(f'{name}: expected shape {(1, tokens, width)}, '
+                             f'got {tuple(tensors[name].shape)}')
     for name, tensor in tensors.items():
-        if not name.startswith('memory_') and tensor.shape[:2] != (1, count):
-            raise ValueError(f'{name}: expected shape (1, {count}, …), '
-                             f'got {tuple(tensor.shape)}')
+        if not tensor.isfinite().all():
+            raise ValueError(f'{name}: expected finite numbers')
 
 
 def to_input(image: np.ndarray, device: torch.device) -> Tensor:
