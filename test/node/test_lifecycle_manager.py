@@ -78,7 +78,7 @@ def test_paused_nothing_is_mapped_and_the_map_stays(
     manager.startup()
     before = map_images(peer, camera, orbit, range(3))
     for first in (3, 6):
-        peer.until(driver.get_subscription_count, 'the mapper to read the driver')
+        peer.until_read(driver)
         manager.pause()
         for index in range(20, 25):
             driver.publish(orbit.image(index))
