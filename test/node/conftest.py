@@ -52,5 +52,6 @@ def start(peer: Peer, tmp_path: Path) -> Iterator[Callable[..., Mapper]]:
     with ExitStack() as stack:
         def start_mapper(options: dict[str, Value] | None = None,
                          **parameters: Value) -> Mapper:
+            peer.is_known = False
             return stack.enter_context(running(Mapper(tmp_path, options, **parameters)))
         yield start_mapper

@@ -27,6 +27,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import NodeNameNonExistentError
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -193,13 +194,36 @@ class Peer:
         self.node.create_subscription(kind, topic, lambda message: self._take(topic, message),
                                       QoSProfile(depth=1000, durability=durability),
                                       event_callbacks=SubscriptionEventCallbacks(matched=count))
-        self._clients['/mapper/get_state'] = self.node.create_client(
-            GetState, '/mapper/get_state')  # the last again, see `_meet`
-        self.is_known = False
+        self._ask_by_the_last()
         return self.received[topic]
 
     def publisher(self, kind: type, topic: str) -> Publisher:
-        return self.node.create_publisher(kind, topic, QoSProfile(depth=1000))
+        made = self.node.create_publisher(kind, topic, QoSProfile(depth=1000))
+        self._ask_by_the_last()
+        return made
+
+    def _ask_by_the_last(self) -> None:
+        """Make the client of `_meet` again, after what was made before."""
+        self._clients['/mapper/get_state'] = self.node.create_client(
+            GetState, '/mapper/get_state')
+        self.is_known = False
+
+    def until_read(self, publisher: Publisher) -> None:
+        """Wait until the mapper reads a topic and has discovered all that was made here.
+
+        What it has not discovered it does not hear, though it may have been discovered itself.
+        """
+        self.until(publisher.get_subscription_count, f'the mapper to read {publisher.topic_name}')
+        if not self.is_known:
+            self._meet()
+            self.is_known = True
+
+    def endpoints(self, ask: str, *nodes: str) -> dict[str, list[str]]:
+        """Return topics, or services, and their types of nodes, as far as the graph is known."""
+        with suppress(NodeNameNonExistentError):
+            return {name: kinds for node in nodes
+                    for name, kinds in getattr(self.node, ask)(node, '/')}
+        return {}
 
     def until(self, condition: Callable[[], Result], what: str) -> Result:
         """Wait until the condition holds and return its value; fail at the deadline."""
@@ -296,11 +320,7 @@ class Camera:
         return self._publisher.get_subscription_count()
 
     def connect(self) -> None:
-        self._peer.until(lambda: self.readers, 'the mapper to read images')
-        if not self._peer.is_known:
-            # The mapper must have discovered the subscribers, or they miss the first outputs.
-            self._peer.state()
-            self._peer.is_known = True
+        self._peer.until_read(self._publisher)
 
     def send(self, *messages: Message) -> None:
         self.connect()

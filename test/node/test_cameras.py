@@ -44,7 +44,7 @@ class Calibration:
         info = to_camera_info(camera, image.header)
         if camera.distortion is not None:
             info.d = list(camera.distortion.coefficients)
-        self._peer.until(self._publisher.get_subscription_count, 'the mapper to read it')
+        self._peer.until_read(self._publisher)
         self._publisher.publish(info)
         for _ in range(3):
             self._peer.state()  # it answers calls in between

@@ -27,14 +27,20 @@ import sys, time
 sys.path += sys.argv[2:]
 import rclpy
 from harness import Orbit
+from lifecycle_msgs.srv import GetState
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 rclpy.init()
 orbit, first = Orbit(), int(sys.argv[1])
-publisher = rclpy.create_node('camera').create_publisher(
-    Image, '/camera/image_raw', QoSProfile(depth=100))
+node = rclpy.create_node('camera')
+publisher = node.create_publisher(Image, '/camera/image_raw', QoSProfile(depth=100))
 while not publisher.get_subscription_count():
     time.sleep(0.01)
+# An answer comes once the mapper has discovered what was made here.
+client, answers = node.create_client(GetState, '/mapper/get_state'), []
+while not any(answer.done() for answer in answers):
+    answers.append(client.call_async(GetState.Request()))
+    rclpy.spin_until_future_complete(node, answers[-1], timeout_sec=2.0)
 for index in range(first, first + 4):
     publisher.publish(orbit.image(index))
 time.sleep(600)

@@ -34,9 +34,10 @@ def table(head: str) -> Graph:
     return found
 
 
-def graph(pairs: list[tuple[str, list[str]]]) -> Graph:
+def graph(endpoints: dict[str, list[str]]) -> Graph:
     """Return name -> type, without its package, of the ROS graph, without the common ones."""
-    return {name: kinds[0].split('/')[-1] for name, kinds in pairs if not COMMON.fullmatch(name)}
+    return {name: kinds[0].split('/')[-1] for name, kinds in endpoints.items()
+            if not COMMON.fullmatch(name)}
 
 
 @pytest.mark.parametrize(('head', 'ask'), [
@@ -50,6 +51,5 @@ def test_document_lists_topics_and_services_of_the_node(
     nodes = ['mapper', 'mapper_tf_listener'] if head == 'input' else ['mapper']
     start(mask='latest')
     peer.until(lambda: peer.state() == 'active', 'the node to be active')
-    peer.until(lambda: graph([pair for node in nodes
-                              for pair in getattr(peer.node, ask)(node, '/')]) == expected,
+    peer.until(lambda: graph(peer.endpoints(ask, *nodes)) == expected,
                f'{expected}, the {head}s of docs/interface.md')

@@ -13,7 +13,6 @@ import pytest
 from harness import DEADLINE_SEC, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.node import NodeNameNonExistentError
 from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
 
@@ -48,11 +47,7 @@ def answers(peer: Peer, mapper: Mapper) -> dict[str, tuple[bool, str]]:
 
 
 def topics_of(peer: Peer) -> set[str]:
-    try:
-        found = peer.node.get_publisher_names_and_types_by_node('mapper', '/')
-    except NodeNameNonExistentError:
-        return set()
-    return {name for name, _ in found}
+    return set(peer.endpoints('get_publisher_names_and_types_by_node', 'mapper'))
 
 
 def test_three_rounds_leak_no_thread_publisher_or_memory(

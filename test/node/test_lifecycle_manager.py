@@ -78,7 +78,7 @@ def test_a_paused_node_maps_nothing_and_keeps_the_map(
     manager.startup()
     before = map_images(peer, camera, orbit, range(3))
     for first in (3, 6):
-        peer.until(driver.get_subscription_count, 'the mapper to read the driver')
+        peer.until_read(driver)
         manager.pause()
         for index in range(20, 25):
             driver.publish(orbit.image(index))

@@ -44,7 +44,7 @@ ODD_FRAMES = ('', '/', '/camera', 'a' * 5000, 'ünïcode', 'two words', 'map', '
 
 def matched_publisher(peer: Peer, kind: type, topic: str) -> Publisher:
     publisher = peer.publisher(kind, topic)
-    peer.until(publisher.get_subscription_count, f'the mapper to read {topic}')
+    peer.until_read(publisher)
     return publisher
 
 

@@ -138,7 +138,7 @@ def test_outputs_of_one_keyframe_agree(
     start(options={'noise': 0.02}, mode='replay', map_publish_period_sec=0.0)
     camera.connect()
     infos = peer.publisher(CameraInfo, '/camera/camera_info')
-    peer.until(infos.get_subscription_count, 'the mapper to read calibrations')
+    peer.until_read(infos)
     camera.send(*(orbit.image(index) for index in range(4)))
     peer.until_settled(4)
     peer.until(lambda: all(len(heard[name]) >= 3 for name in topics) and len(path) >= 3,
@@ -191,7 +191,7 @@ def test_camera_info_is_used_when_fresh_and_of_the_image(
     start(mode='replay')
     camera.connect()
     infos = peer.publisher(CameraInfo, '/camera/camera_info')
-    peer.until(infos.get_subscription_count, 'the mapper to read calibrations')
+    peer.until_read(infos)
     # Longer than the estimate from the pointmaps, so that the test sees which one is used.
     given = 1.05 * CAMERA.fx
     for index, late_sec in enumerate((100, 100, 100, 0, 0, 0)):
@@ -245,7 +245,7 @@ def test_masked_pixels_enter_no_cloud(
     start(mode='replay', mask='exact')
     camera.connect()
     masks = peer.publisher(Image, '/mask')
-    peer.until(masks.get_subscription_count, 'the mapper to read masks')
+    peer.until_read(masks)
     free = np.ones((96, 96), np.uint8)
     free[30:50, 40:80] = 0
     for index in range(5):
