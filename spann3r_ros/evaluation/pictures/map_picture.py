@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
+from spann3r_ros.core.files import write_files
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.datasets.bag_truth import Truth
 from spann3r_ros.evaluation.bag_comparison import Comparison, move_poses
@@ -66,7 +68,12 @@ def draw_views(target: Path, content: Content, draw_right: Callable[[Axes, Conte
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='upper right', ncols=len(handles), frameon=False,
                   labelcolor=TEXT, fontsize=LABEL_SIZE, bbox_to_anchor=(0.985, 0.975))
-    figure.savefig(target)
+    write_figure(target, figure)
+
+
+def write_figure(target: Path, figure: Figure) -> None:
+    """Replace a file by a figure, in the format that the file's suffix names (none: PNG)."""
+    write_files({target: partial(figure.savefig, format=target.suffix.removeprefix('.') or 'png')})
 
 
 def inches(pixels: int) -> float:

@@ -25,6 +25,7 @@ from .map_picture import (
     bounds,
     inches,
     show,
+    write_figure,
 )
 from .splat import View, orbit_view
 
@@ -53,7 +54,7 @@ def draw_rooms(target: Path, rooms: list[RoomPicture]) -> None:
             axes = figure.add_axes((column / 2, 1.0 - (row + 1) / len(rooms), 0.5, 1 / len(rooms)))
             draw_room(axes, view, content, f'{room.title}, {label}')
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target)
+    write_figure(target, figure)
 
 
 def draw_room(axes: Axes, view: View, content: Content, title: str) -> None:
