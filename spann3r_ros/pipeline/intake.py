@@ -66,11 +66,11 @@ class Intake:
         replay = config.mode == 'replay'
         bounds = QueueBounds(REPLAY_ITEMS if replay else LIVE_ITEMS, config.max_waiting_bytes)
         self._limiter = RateLimiter(config.max_rate)
-        self._wait_clock = clock = WaitClock(replay)
+        self._wait_clock = wait_clock = WaitClock(replay)
         self._calibrations = Calibrations(config.camera_info_timeout_sec)
         self._posed = config.pose_source == 'tf'
         self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec, slot.put,
-                               self._drop, listener.image_failed, listener.match_soon, clock)
+                               self._drop, listener.image_failed, listener.match_soon, wait_clock)
         pass_on = self._poses.take_frame if self._posed else slot.put
         self._masks = self._mask_sync(MaskOutlet(
             pass_on, self._drop, listener.image_failed, listener.match_soon), bounds)
@@ -78,7 +78,7 @@ class Intake:
             self._calibrations, self._up_at, expected if replay else None,
             max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec), bounds,
             pass_on if self._masks is None else self._masks.take_frame, self._drop,
-            listener.match_soon, clock)
+            listener.match_soon, wait_clock)
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._cameras, self._masks, self._poses)
                         if stage is not None]

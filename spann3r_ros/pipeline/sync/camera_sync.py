@@ -75,6 +75,7 @@ class CameraSync:
         self._match_soon = match_soon
         self._clock = clock
         self._waiting: deque[Frame] = deque()
+        self._expects_calibration = self._expects_transforms = False
         self._transforms_timed_out = False
         # How many calibrations had come when an image waited in vain for one more.
         self._received_in_vain = -1
@@ -122,10 +123,13 @@ class CameraSync:
         """Return whether a frame waits for its calibration, and whether for transforms."""
         if self._expected is None:
             return False, False
+        # A player that has published everything may be gone before its messages are processed.
+        self._expects_calibration |= self._expected.calibration()
+        self._expects_transforms |= self._expected.transforms()
         calibration = (self._received_in_vain != self._calibrations.received
-                       and self._expected.calibration()
+                       and self._expects_calibration
                        and not self._calibrations.reaches(frame.stamp_ns))
-        transforms = (not self._transforms_timed_out and self._expected.transforms()
+        transforms = (not self._transforms_timed_out and self._expects_transforms
                       and self._up_at(frame.frame_id, frame.stamp_ns, False) is None)
         return calibration, transforms
 
