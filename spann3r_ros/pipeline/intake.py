@@ -66,12 +66,13 @@ class Intake:
         replay = config.mode == 'replay'
         bounds = QueueBounds(REPLAY_ITEMS if replay else LIVE_ITEMS, config.max_waiting_bytes)
         self._limiter = RateLimiter(config.max_rate)
-        self._wait_clock = wait_clock = WaitClock(replay)
+        self._wait_clock = wait_clock = WaitClock(
+            replay, (lambda: slot.accounts().waiting > 0) if expected.may_stop else None)
         self._calibrations = Calibrations(config.camera_info_timeout_sec)
         self._posed = config.pose_source == 'tf'
-        self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec, slot.put,
+        self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec, self._put,
                                self._drop, listener.image_failed, listener.match_soon, wait_clock)
-        pass_on = self._poses.take_frame if self._posed else slot.put
+        pass_on = self._poses.take_frame if self._posed else self._put
         self._masks = self._mask_sync(MaskOutlet(
             pass_on, self._drop, listener.image_failed, listener.match_soon), bounds)
         self._cameras = CameraSync(
@@ -130,11 +131,13 @@ class Intake:
 
     def take_calibration(self, stamp_ns: int, intrinsics: Intrinsics | None) -> None:
         """Process a calibration; None: the camera is not calibrated."""
+        self._wait_clock.note_activity()
         self._calibrations.take(stamp_ns, intrinsics)
         self._cameras.match()
 
     def take_mask(self, stamp_ns: int, decode: Callable[[], np.ndarray]) -> None:
         """Process a mask; `decode` returns it, bool [height, width], or raises."""
+        self._wait_clock.note_activity()
         if self._masks is None:
             return
         try:
@@ -168,6 +171,11 @@ class Intake:
             return ExactMaskSync(outlet, bounds)
         return LatestMaskSync(outlet, bounds, REPLAY_TIMEOUT_SEC,
                               self._wait_clock if self._config.mode == 'replay' else None)
+
+    def _put(self, frame: Frame) -> None:
+        """Put a frame into the slot; in a replay this takes until the slot is free."""
+        self._slot.put(frame)
+        self._wait_clock.note_activity()
 
     def _drop(self) -> None:
         self._slot.refuse(Outcome.DROPPED)

@@ -215,7 +215,8 @@ class Session:
     def _expected(self) -> Expected:
         """Return what a replay waits for: calibrations and transforms that have a publisher."""
         return Expected(lambda: self._node.count_publishers(
-            self._node.resolve_topic_name('camera_info')) > 0, self._tf.is_published)
+            self._node.resolve_topic_name('camera_info')) > 0, self._tf.is_published,
+            may_stop=True)
 
     def _state(self) -> str:
         if self._intake is None:

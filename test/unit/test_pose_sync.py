@@ -131,3 +131,22 @@ def test_waits_of_a_replay_are_measured_by_stamps_alone() -> None:
     assert clock.time_of(Frame(4 * 10**9, 'camera', np.zeros((1, 1, 3), np.uint8))) == 4.0
     clock.begin_again(10**9)
     assert clock.now() == 1.0
+
+
+def test_silence_ends_waits_only_if_messages_may_stop_and_nothing_is_processed() -> None:
+    wall, busy = [100.0], [False]
+    clock = WaitClock(replay=True, busy=lambda: busy[0], wall=lambda: wall[0])
+    clock.note_image(5 * 10**9)
+    wall[0] += 1.5
+    assert clock.now() == 5.0
+    wall[0] += 1.5
+    assert clock.now() == 6.0
+    busy[0] = True  # a step of the network takes long
+    wall[0] += 10.0
+    assert clock.now() == 5.0
+    busy[0] = False
+    wall[0] += 1.0
+    assert clock.now() == 5.0
+    wall[0] += 3.0
+    clock.note_activity()  # the caller was blocked
+    assert clock.now() == 5.0

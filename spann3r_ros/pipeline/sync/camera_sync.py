@@ -42,10 +42,14 @@ class Calibrations(History[Intrinsics | None]):
 
 @dataclass(frozen=True)
 class Expected:
-    """Whether a replay has calibrations, and whether it has transforms, to wait for."""
+    """Whether a replay has calibrations, and whether it has transforms, to wait for.
+
+    If `may_stop`, the messages may stop without a notice. Then waits also end after a silence.
+    """
 
     calibration: Callable[[], bool]
     transforms: Callable[[], bool]
+    may_stop: bool = False
 
 
 class CameraSync:
