@@ -25,14 +25,15 @@ def write_files(contents: Mapping[Path, Content]) -> None:
 
     A content is bytes, or a function that writes them to the open file it is given. All new
     contents are written to temporary files before the first file is replaced. If that fails, for
-    example on a full disk, OSError is raised and no file has changed. A link is followed; a path
-    that is a device or a pipe is written to.
+    example on a full disk, OSError is raised and no file has changed. A link is replaced, not the
+    file it points at. A path that is a device or a pipe is written to.
     """
     temporary: dict[Path, str] = {}
-    contents = {Path(path).resolve(): content for path, content in contents.items()}
+    contents = {Path(path).absolute(): content for path, content in contents.items()}
     try:
         for path, content in contents.items():
-            if path.exists() and not path.is_file():
+            # /dev/stdout is a link, also to a file.
+            if path.is_relative_to('/dev') or (path.exists() and not path.is_file()):
                 with path.open('wb') as file:
                     _write(file, content)
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,12 +36,23 @@ def test_failure_changes_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [first]
 
 
-def test_link_is_followed(tmp_path: Path) -> None:
+def test_link_is_replaced_and_not_what_it_points_at(tmp_path: Path) -> None:
     target, link = tmp_path / 'target', tmp_path / 'link'
+    target.write_bytes(b'kept')
     link.symlink_to(target)
     write_files({link: b'content'})
-    assert link.is_symlink()
-    assert target.read_bytes() == b'content'
+    assert not link.is_symlink()
+    assert (link.read_bytes(), target.read_bytes()) == (b'content', b'kept')
+
+
+def test_standard_output_is_written_to(tmp_path: Path) -> None:
+    code = ('from pathlib import Path; from spann3r_ros.core.files import write_json; '
+            'write_json(Path("/dev/stdout"), [1])')
+    with (tmp_path / 'out').open('wb') as out:
+        subprocess.run([sys.executable, '-c', code], stdout=out, check=True,
+                       cwd=Path(__file__).parents[2])
+    assert json.loads((tmp_path / 'out').read_text()) == [1]
+    assert Path('/dev/stdout').is_symlink()
 
 
 def test_pipe_stays_a_pipe(tmp_path: Path) -> None:
