@@ -17,8 +17,7 @@ COMMON = re.compile(
     r'/rosout|/parameter_events|/clock|/mapper/(transition_event|get_state|change_state'
     r'|get_available_(states|transitions)|get_transition_graph|.*parameter.*'
     r'|get_type_description)')
-REMAPPED = {'/image': '/camera/image_raw', '/camera_info': '/camera/camera_info',
-            '/mask': '/camera/mask'}
+REMAPPED = {'/image': '/camera/image_raw', '/camera_info': '/camera/camera_info'}
 
 
 def table(head: str) -> Graph:
