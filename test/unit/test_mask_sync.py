@@ -160,3 +160,11 @@ def test_end_of_a_recording_drops_images_without_their_exact_mask() -> None:
     matched.matcher.drain()
     assert matched.dropped == 2
     assert 'none came' in matched.reasons[0]
+
+
+def test_of_masks_with_one_stamp_the_last_is_used() -> None:
+    matched = Matched('latest', replay=True)
+    for label in (3, 4):
+        matched.matcher.take_mask(7, np.full((2, 2), label))
+    matched.image(7)
+    assert matched.out == [(7, 4)]

@@ -40,8 +40,11 @@ class History(Generic[Value]):
         return any(stamp >= stamp_ns for stamp, _ in reversed(self._items))
 
     def newest_until(self, stamp_ns: int) -> tuple[int, Value] | None:
-        """Return the stamp and value with the newest stamp that is not after a stamp."""
-        return max((item for item in self._items if item[0] <= stamp_ns),
+        """Return the stamp and value with the newest stamp that is not after a stamp.
+
+        Of several values with one stamp it is the one that came last.
+        """
+        return max((item for item in reversed(self._items) if item[0] <= stamp_ns),
                    key=lambda item: item[0], default=None)
 
     def last(self) -> tuple[int, Value] | None:
