@@ -56,7 +56,7 @@ class CameraBag:
         try:
             self._reader = Reader(path)
             self._reader.open()
-        # What a broken file makes of its reader has many types.
+        # The reader raises many types of exception for a broken file.
         except Exception as error:
             raise BagError(f'bag: cannot read {path}: {_line(error)} (a recording that '
                            'was cut off: try `ros2 bag reindex`, or `mcap recover`)') from error

@@ -16,7 +16,8 @@ from .rate_limiter import RateLimiter
 from .slot import FrameSlot, Outcome
 from .sync.bounds import QueueBounds
 from .sync.camera_sync import Calibrations, CameraSync, Expected
-from .sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskOutlet, MaskSync
+from .sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskSync
+from .sync.outlet import Outlet
 from .sync.pose_sync import PoseSync
 from .sync.wait_clock import WaitClock
 from .transform_tree import TransformTree
@@ -70,16 +71,18 @@ class Intake:
             replay, (lambda: slot.accounts().waiting > 0) if expected.may_stop else None)
         self._calibrations = Calibrations(config.camera_info_timeout_sec)
         self._posed = config.pose_source == 'tf'
-        self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec, self._put,
-                               self._drop, listener.image_failed, listener.match_soon, wait_clock)
+
+        def outlet(pass_on: Callable[[Frame], None]) -> Outlet:
+            return Outlet(pass_on, self._drop, listener.image_failed, listener.match_soon)
+
+        self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec,
+                               outlet(self._put), wait_clock)
         pass_on = self._poses.take_frame if self._posed else self._put
-        self._masks = self._mask_sync(MaskOutlet(
-            pass_on, self._drop, listener.image_failed, listener.match_soon), bounds)
+        self._masks = self._mask_sync(outlet(pass_on), bounds)
         self._cameras = CameraSync(
             self._calibrations, self._up_at, expected if replay else None,
             max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec), bounds,
-            pass_on if self._masks is None else self._masks.take_frame, self._drop,
-            listener.match_soon, wait_clock)
+            outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock)
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._cameras, self._masks, self._poses)
                         if stage is not None]
@@ -164,7 +167,7 @@ class Intake:
         for stage in self._stages:
             stage.drop_waiting()
 
-    def _mask_sync(self, outlet: MaskOutlet, bounds: QueueBounds) -> MaskSync | None:
+    def _mask_sync(self, outlet: Outlet, bounds: QueueBounds) -> MaskSync | None:
         if self._config.mask == 'none':
             return None
         if self._config.mask == 'exact':

@@ -31,14 +31,14 @@ def play(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True, text=True, timeout=DEADLINE_SEC)
 
 
-def tell_status(peer: Peer, images: list[Message], *topics: str) -> None:
+def publish_status(peer: Peer, images: list[Message], *topics: str) -> None:
     """Count the images as a mapper does, from when these topics have their writers."""
     publisher = peer.publisher(MapperStatus, '/peer/status')
 
-    def tell() -> None:
+    def publish() -> None:
         if all(peer.writers[topic] for topic in topics):
             publisher.publish(MapperStatus(state='active', frames_processed=len(images)))
-    peer.node.create_timer(0.05, tell)
+    peer.node.create_timer(0.05, publish)
 
 
 def recorded_images(bag: Path, kind: type) -> list[Message]:
@@ -57,7 +57,7 @@ def test_every_image_arrives_as_recorded(
     bag = write(tmp_path / 'bag', orbit, 20)
     images = peer.listen(kind, topic)
     infos = [peer.listen(CameraInfo, name) for name in infos_topics]
-    tell_status(peer, images, topic, *infos_topics)
+    publish_status(peer, images, topic, *infos_topics)
     done = play('--bag', bag, '--rate', '10', '--window', '20', '--status', '/peer/status')
     assert done.returncode == 0, done.stderr
     assert [to_ns(image.header.stamp) for image in images] == [stamp_of(i) for i in range(20)]

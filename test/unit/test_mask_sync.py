@@ -7,7 +7,8 @@ import pytest
 
 from spann3r_ros.core.types import Frame
 from spann3r_ros.pipeline.sync.bounds import QueueBounds
-from spann3r_ros.pipeline.sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskOutlet
+from spann3r_ros.pipeline.sync.mask_sync import ExactMaskSync, LatestMaskSync
+from spann3r_ros.pipeline.sync.outlet import Outlet
 from spann3r_ros.pipeline.sync.wait_clock import WaitClock
 
 SECOND_NS = 10**9
@@ -24,7 +25,7 @@ class Matched:
         self.clock = WaitClock(replay=True)
         self._unit_ns = SECOND_NS if in_seconds else 1
         bounds = QueueBounds(capacity, most_bytes)
-        outlet = MaskOutlet(self._take, self._drop, lambda error: self.reasons.append(str(error)),
+        outlet = Outlet(self._take, self._drop, lambda error: self.reasons.append(str(error)),
                             self._match_soon)
         self.matcher = (ExactMaskSync(outlet, bounds) if mode == 'exact' else
                         LatestMaskSync(outlet, bounds, 1.0, self.clock if replay else None))

@@ -6,6 +6,7 @@ import numpy as np
 
 from spann3r_ros.core.types import Frame
 from spann3r_ros.pipeline.sync.bounds import QueueBounds
+from spann3r_ros.pipeline.sync.outlet import Outlet
 from spann3r_ros.pipeline.sync.pose_sync import PoseSync
 from spann3r_ros.pipeline.sync.wait_clock import WaitClock
 
@@ -22,8 +23,8 @@ class Matched:
         self.matcher = PoseSync(
             lambda frame: np.eye(4) if frame.stamp_ns in self.known else None,
             QueueBounds(capacity, most_bytes), 0.5,
-            self._take, self._drop, lambda error: self.reasons.append(str(error)),
-            self._match_soon, WaitClock(replay=False, wall=lambda: self.now))
+            Outlet(self._take, self._drop, lambda error: self.reasons.append(str(error)),
+                   self._match_soon), WaitClock(replay=False, wall=lambda: self.now))
         self.calls = 0
 
     def image(self, *stamps: int) -> None:

@@ -13,6 +13,7 @@ from spann3r_ros.core.types import Frame
 
 from .bounds import QueueBounds, frame_bytes
 from .history import History
+from .outlet import Outlet
 from .wait_clock import WaitClock
 
 MAX_CALIBRATIONS = 1000
@@ -60,29 +61,26 @@ class CameraSync:
     camera at its stamp, if these are expected, but at most for `timeout_sec`. So the result does
     not depend on the order of the messages. After a timeout the next images do not wait for a
     calibration until another one comes, or for transforms until they connect base and camera.
-    `pass_on` may block, so `match` passes on at most one frame; it calls `match_soon` if more are
-    waiting.
+    The outlet may block, so `match` passes on at most one frame and asks for another call if more
+    are waiting.
     """
 
     def __init__(self, calibrations: Calibrations,
                  up_at: Callable[[str, int, bool], np.ndarray | None],
                  expected: Expected | None, timeout_sec: float, bounds: QueueBounds,
-                 pass_on: Callable[[Frame], None], drop: Callable[[], None],
-                 match_soon: Callable[[], None], clock: WaitClock) -> None:
+                 outlet: Outlet, clock: WaitClock) -> None:
         self._calibrations = calibrations
         self._up_at = up_at
         self._expected = expected
         self._timeout_sec = timeout_sec
         self._bounds = bounds
-        self._pass_on = pass_on
-        self._drop = drop
-        self._match_soon = match_soon
+        self._outlet = outlet
         self._clock = clock
         self._waiting: deque[Frame] = deque()
         self._expects_calibration = self._expects_transforms = False
         self._transforms_timed_out = False
-        # How many calibrations had come when an image waited in vain for one more.
-        self._received_in_vain = -1
+        # How many calibrations had come when a wait for one more ended by the timeout.
+        self._received_at_timeout = -1
 
     def __len__(self) -> int:
         """Return the number of waiting frames."""
@@ -105,22 +103,22 @@ class CameraSync:
             if self._clock.now() - frame.stamp_ns * 1e-9 <= self._timeout_sec and not over:
                 return
             if needs_calibration:
-                self._received_in_vain = self._calibrations.received
+                self._received_at_timeout = self._calibrations.received
             self._transforms_timed_out |= needs_transforms
         self._waiting.popleft()
-        self._pass_on(self._completed(frame))
+        self._outlet.pass_on(self._completed(frame))
         if self._waiting:
-            self._match_soon()
+            self._outlet.match_soon()
 
     def drain(self) -> None:
         """Pass on all frames with the data received so far, because no more will come."""
         while self._waiting:
-            self._pass_on(self._completed(self._waiting.popleft()))
+            self._outlet.pass_on(self._completed(self._waiting.popleft()))
 
     def drop_waiting(self) -> None:
         """Drop all waiting frames."""
         for _ in self._waiting:
-            self._drop()
+            self._outlet.drop()
         self._waiting.clear()
 
     def _needs(self, frame: Frame) -> tuple[bool, bool]:
@@ -130,7 +128,7 @@ class CameraSync:
         # A player that has published everything may be gone before its messages are processed.
         self._expects_calibration |= self._expected.calibration()
         self._expects_transforms |= self._expected.transforms()
-        calibration = (self._received_in_vain != self._calibrations.received
+        calibration = (self._received_at_timeout != self._calibrations.received
                        and self._expects_calibration
                        and not self._calibrations.reaches(frame.stamp_ns))
         transforms = (not self._transforms_timed_out and self._expects_transforms

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.core.types import Frame
 
 from .bounds import QueueBounds, frame_bytes
 from .history import History
+from .outlet import Outlet
 from .wait_clock import WaitClock
 
 MODES = ('none', 'latest', 'exact')
-
-
-@dataclass(frozen=True)
-class MaskOutlet:
-    """What becomes of an image: it is passed on, or dropped, and `warn` is given the reason.
-
-    `match_soon` arranges a call of `match`.
-    """
-
-    pass_on: Callable[[Frame], None]
-    drop: Callable[[], None]
-    warn: Callable[[Exception], None]
-    match_soon: Callable[[], None]
-
-    def drop_unmasked(self, reason: str) -> None:
-        """Drop an image and warn."""
-        self.drop()
-        self.warn(FrameError(f'there is no mask for the image: {reason}'))
+UNMASKED = 'there is no mask for the image'
 
 
 class LatestMaskSync:
@@ -44,7 +27,7 @@ class LatestMaskSync:
     After a timeout the next frames do not wait until another mask comes.
     """
 
-    def __init__(self, outlet: MaskOutlet, bounds: QueueBounds, timeout_sec: float,
+    def __init__(self, outlet: Outlet, bounds: QueueBounds, timeout_sec: float,
                  clock: WaitClock | None) -> None:
         self._outlet = outlet
         self._bounds = bounds
@@ -52,8 +35,8 @@ class LatestMaskSync:
         self._clock = clock
         self._masks: History[np.ndarray] = History(bounds, lambda mask: mask.nbytes)
         self._waiting: deque[Frame] = deque()
-        # How many masks had come when a frame waited in vain for one more.
-        self._received_in_vain = -1
+        # How many masks had come when a wait for one more ended by the timeout.
+        self._received_at_timeout = -1
 
     def __len__(self) -> int:
         """Return the number of waiting frames."""
@@ -97,8 +80,8 @@ class LatestMaskSync:
         if self._clock is None or self._masks.reaches(frame.stamp_ns):
             return False
         if self._clock.now() - frame.stamp_ns * 1e-9 > self._timeout_sec:
-            self._received_in_vain = self._masks.received
-        return (self._received_in_vain != self._masks.received
+            self._received_at_timeout = self._masks.received
+        return (self._received_at_timeout != self._masks.received
                 and not self._bounds.exceeded(len(self._waiting),
                                               sum(map(frame_bytes, self._waiting))))
 
@@ -107,7 +90,7 @@ class LatestMaskSync:
         found = (self._masks.last() if self._clock is None
                  else self._masks.newest_until(frame.stamp_ns))
         if found is None:
-            self._outlet.drop_unmasked('none came before it')
+            self._outlet.refuse(f'{UNMASKED}: none came before it')
         else:
             self._outlet.pass_on(replace(frame, mask=found[1]))
 
@@ -119,7 +102,7 @@ class ExactMaskSync:
     wait than the bounds allow. No frame is passed on without a mask.
     """
 
-    def __init__(self, outlet: MaskOutlet, bounds: QueueBounds) -> None:
+    def __init__(self, outlet: Outlet, bounds: QueueBounds) -> None:
         self._outlet = outlet
         self._bounds = bounds
         self._frames: dict[int, Frame] = {}
@@ -171,7 +154,7 @@ class ExactMaskSync:
 
     def _drop_oldest(self, reason: str) -> None:
         del self._frames[next(iter(self._frames))]
-        self._outlet.drop_unmasked(reason)
+        self._outlet.refuse(f'{UNMASKED}: {reason}')
 
 
 MaskSync = LatestMaskSync | ExactMaskSync

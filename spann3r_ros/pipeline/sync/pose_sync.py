@@ -9,9 +9,10 @@ from itertools import islice
 
 import numpy as np
 
-from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.core.types import Frame
 
 from .bounds import QueueBounds, frame_bytes
+from .outlet import Outlet
 from .wait_clock import WaitClock
 
 SOURCES = ('images', 'tf')
@@ -22,22 +23,17 @@ class PoseSync:
 
     `pose_of` returns the pose of a frame's camera, or None while it is unknown. A frame waits for
     its pose. It is dropped when a later frame has its pose already, when no frame was passed on
-    for `timeout_sec`, or when more frames wait than the bounds allow; `warn` is then called with
-    the reason. No frame is passed on without a pose. `pass_on` may block, so `match` passes on at
-    most one frame; it calls `match_soon` if more are waiting.
+    for `timeout_sec`, or when more frames wait than the bounds allow. No frame is passed on
+    without a pose. The outlet may block, so `match` passes on at most one frame and asks for
+    another call if more are waiting.
     """
 
     def __init__(self, pose_of: Callable[[Frame], np.ndarray | None], bounds: QueueBounds,
-                 timeout_sec: float, pass_on: Callable[[Frame], None],
-                 drop: Callable[[], None], warn: Callable[[Exception], None],
-                 match_soon: Callable[[], None], clock: WaitClock) -> None:
+                 timeout_sec: float, outlet: Outlet, clock: WaitClock) -> None:
         self._pose_of = pose_of
         self._bounds = bounds
         self._timeout_sec = timeout_sec
-        self._pass_on = pass_on
-        self._drop = drop
-        self._warn = warn
-        self._match_soon = match_soon
+        self._outlet = outlet
         self._clock = clock
         self._waiting: deque[tuple[float, Frame]] = deque()
         self._passed_sec = float('-inf')
@@ -56,7 +52,7 @@ class PoseSync:
         while self._waiting:
             if self._pass_on_first():
                 if self._waiting:
-                    self._match_soon()
+                    self._outlet.match_soon()
                 return
             held = sum(frame_bytes(frame) for _, frame in self._waiting)
             if self._later_has_pose():
@@ -79,7 +75,7 @@ class PoseSync:
         """Drop all frames that wait for a pose."""
         while self._waiting:
             self._waiting.popleft()
-            self._drop()
+            self._outlet.drop()
 
     def _pass_on_first(self) -> bool:
         _, frame = self._waiting[0]
@@ -87,7 +83,7 @@ class PoseSync:
         if pose is None:
             return False
         self._waiting.popleft()
-        self._pass_on(replace(frame, world_from_camera=pose))
+        self._outlet.pass_on(replace(frame, world_from_camera=pose))
         self._passed_sec = self._clock.time_of(frame)
         return True
 
@@ -96,6 +92,5 @@ class PoseSync:
 
     def _drop_first(self, reason: str) -> None:
         _, frame = self._waiting.popleft()
-        self._drop()
-        self._warn(FrameError(f'TF has no pose of {frame.frame_id!r} in the map frame at the '
-                              f'stamp of the image: {reason}'))
+        self._outlet.refuse(f'TF has no pose of {frame.frame_id!r} in the map frame at the '
+                            f'stamp of the image: {reason}')
