@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spann3r_ros.core.files import write_files
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper_config import (
@@ -16,7 +17,7 @@ from spann3r_ros.mapping.mapper_config import (
     PoseConfig,
     VoxelMapConfig,
 )
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum, write_ply, write_tum
+from spann3r_ros.mapping.storage.exports import encode_ply, encode_tum, read_ply, read_tum
 from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 
@@ -60,7 +61,7 @@ def cloud(count: int) -> VoxelCloud:
 
 def test_ply_round_trip_is_exact(tmp_path: Path) -> None:
     written = cloud(1000)
-    write_ply(tmp_path / 'map.ply', written)
+    write_files({tmp_path / 'map.ply': encode_ply(written)})
     found = read_ply(tmp_path / 'map.ply')
     np.testing.assert_array_equal(found.points, written.points)
     np.testing.assert_array_equal(found.colors, written.colors)
@@ -69,7 +70,7 @@ def test_ply_round_trip_is_exact(tmp_path: Path) -> None:
 
 def test_truncated_ply_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'map.ply'
-    write_ply(path, cloud(10))
+    write_files({path: encode_ply(cloud(10))})
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r'map\.ply: expected 190 bytes of vertices, got 189'):
         read_ply(path)
@@ -80,7 +81,7 @@ def test_tum_round_trip_keeps_nanoseconds(tmp_path: Path) -> None:
     pose[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
     pose[:3, 3] = [1.25, -2.5, 1e-3]
     stamp = 1_763_700_000_123_456_789
-    write_tum(tmp_path / 'path.tum', [StampedPose(stamp, 'camera', pose)])
+    write_files({tmp_path / 'path.tum': encode_tum([StampedPose(stamp, 'camera', pose)])})
     found, = read_tum(tmp_path / 'path.tum')
     assert found.stamp_ns == stamp
     np.testing.assert_allclose(found.world_from_camera, pose, atol=1e-8)
@@ -95,7 +96,7 @@ def test_bad_tum_line_is_named(tmp_path: Path) -> None:
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / 'map.ply'
-    write_ply(path, cloud(5))
+    write_files({path: encode_ply(cloud(5))})
     before = path.read_bytes()
 
     def full_disk(_: int) -> None:
@@ -103,6 +104,6 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, 'fsync', full_disk)
     with pytest.raises(OSError, match='No space'):
-        write_ply(path, cloud(50))
+        write_files({path: encode_ply(cloud(50))})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from spann3r_ros.core.files import write_files
 from spann3r_ros.core.transforms import matrix_to_quaternion, quaternion_to_matrix
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
@@ -21,13 +20,8 @@ PLY_TYPES = {'f4': 'float', 'u1': 'uchar'}
 NANOSECONDS = 1_000_000_000
 
 
-def write_ply(path: Path | str, cloud: VoxelCloud) -> None:
-    """Write a cloud as binary PLY: x y z, red green blue, confidence."""
-    write_files({Path(path): encode_ply(cloud)})
-
-
 def encode_ply(cloud: VoxelCloud) -> bytes:
-    """Return a cloud as the content of a PLY file."""
+    """Return a cloud as a binary PLY file: x y z, red green blue, confidence."""
     vertices = np.empty(len(cloud), VERTEX)
     for column, axis in enumerate('xyz'):
         vertices[axis] = cloud.points[:, column]
@@ -38,7 +32,7 @@ def encode_ply(cloud: VoxelCloud) -> bytes:
 
 
 def read_ply(path: Path | str) -> VoxelCloud:
-    """Return a cloud that `write_ply` wrote; raise ValueError with the file and its fault."""
+    """Return the cloud of a file of `encode_ply`; raise ValueError with the file and its fault."""
     content = Path(path).read_bytes()
     header, end, body = content.partition(b'end_header\n')
     count = _vertex_count(header)
@@ -55,13 +49,8 @@ def read_ply(path: Path | str) -> VoxelCloud:
     )
 
 
-def write_tum(path: Path | str, poses: Iterable[StampedPose]) -> None:
-    """Write poses as TUM lines: stamp (s), x y z, quaternion x y z w."""
-    write_files({Path(path): encode_tum(poses)})
-
-
 def encode_tum(poses: Iterable[StampedPose]) -> bytes:
-    """Return poses as the content of a TUM file."""
+    """Return poses as a TUM file: stamp (s), x y z, quaternion x y z w in each line."""
     lines = ['# timestamp tx ty tz qx qy qz qw']
     for pose in poses:
         quaternion = matrix_to_quaternion(pose.world_from_camera[:3, :3])
