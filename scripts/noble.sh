@@ -30,7 +30,7 @@ install() {
 
 stamp() {
   echo "$root"
-  cd "$requirements" && sha256sum noble.txt library.txt dev.txt constraints.txt "$root/scripts/noble.sh"
+  cd "$requirements" && sha256sum noble.txt library.txt dev.txt places.txt constraints.txt "$root/scripts/noble.sh"
 }
 
 # Nothing of a sourced ROS installation may leak in: it has libraries of its own.

@@ -16,6 +16,7 @@ COMMANDS = {
     'ablate': 'ablate',
     'benchmark': 'benchmark',
     'train': 'train',
+    'pack-assets': 'pack_assets',
     'make-demo-bag': 'make_demo_bag',
     'photos-to-bag': 'photos_to_bag',
     'replay': 'replay',

@@ -93,6 +93,12 @@ class Trainable(Protocol):
     def initialise(self, model: nn.Module) -> None:
         """Draw the initial weights of a network, in place, from torch's global random state."""
 
+    def copy_weights(self, model: nn.Module, source: nn.Module) -> None:
+        """Give a network the weights of another one, whose images may have another size.
+
+        ValueError for a network that differs in other sizes.
+        """
+
     def freeze(self, model: nn.Module, parts: tuple[str, ...]) -> None:
         """Exclude parts from training, and all weights that no loss reaches.
 

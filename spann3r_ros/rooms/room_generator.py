@@ -120,12 +120,15 @@ class RoomGenerator:
         trajectory: str = 'train',
         turn_deg_per_frame: float = 9.0,
         turn_path_step: float | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> RoomBatch:
         """Draw new rooms and camera paths, and render them.
 
         `motion` scales the steps and tilts of the `train` trajectory. `turn` yaws by
         `turn_deg_per_frame` and moves `turn_path_step` rad along the ellipse per frame (by
-        default 0.12 rad per 9 degrees), level. Raises ValueError for an unknown trajectory.
+        default 0.12 rad per 9 degrees), level. `image_size` is the height and width of the
+        images, by default those of the configuration; the field of view is that across the width.
+        Raises ValueError for an unknown trajectory.
         """
         if trajectory not in TRAJECTORIES:
             raise ValueError(f'trajectory: expected one of {TRAJECTORIES}, got {trajectory!r}')
@@ -142,7 +145,8 @@ class RoomGenerator:
         near = torch.stack([distances(scenes, p) for p in origin.unbind(1)]).amin(0)
         too_near = near < self.config.clearance
         too_near[:, ROOM] = False
-        return self._render(scenes.without(too_near), room_size, origin, rotation)
+        size = image_size or (self.config.size, self.config.size)
+        return self._render(scenes.without(too_near), room_size, origin, rotation, size)
 
     def state(self) -> Tensor:
         """Return the random state, uint8."""
@@ -170,22 +174,27 @@ class RoomGenerator:
         return torch.cat((sides, self._draw.uniform(*self.config.room_height, count, 1)), 1)
 
     def _render(
-        self, scenes: Scenes, room_size: Tensor, origin: Tensor, rotation: Tensor
-    ) -> RoomBatch:
+        self, scenes: Scenes, room_size: Tensor, origin: Tensor, rotation: Tensor,
+        image_size: tuple[int, int],
+    ) -> RoomBatch:  # fmt: skip
         count, frames = origin.shape[:2]
-        shape, size, device = (count, frames), self.config.size, self.device
-        intrinsics = self._intrinsics(count)
+        shape, (height, width), device = (count, frames), image_size, self.device
+        intrinsics = self._intrinsics(count, height, width)
         poses, world_from_first = _poses(origin, rotation)
         owner = torch.arange(count).repeat_interleave(frames)
-        grid = ((torch.arange(size) - intrinsics[:, :1, 2]) / intrinsics[:, :1, 0])[owner]
-        rays = Rays(origin.flatten(0, 1), rotation.flatten(0, 1), grid, grid)
+        columns, rows = (
+            (torch.arange(pixels) - intrinsics[owner, axis, 2:])
+            / intrinsics[owner, axis, axis, None]
+            for axis, pixels in enumerate((width, height))
+        )
+        rays = Rays(origin.flatten(0, 1), rotation.flatten(0, 1), columns, rows)
         scenes = scenes.select(owner)
         visible = in_view(scenes, rays)
         scenes, rays, poses = scenes.to(device), rays.to(device), poses.to(device)
-        settings = self._sensor.settings(count, frames, size)
-        images = torch.empty(*shape, 3, size, size, dtype=torch.uint8, device=device)
-        points = torch.empty(*shape, size, size, 3, device=device)
-        depths = torch.empty(*shape, size, size, device=device)
+        settings = self._sensor.settings(count, frames, height, width)
+        images = torch.empty(*shape, 3, height, width, dtype=torch.uint8, device=device)
+        points = torch.empty(*shape, height, width, 3, device=device)
+        depths = torch.empty(*shape, height, width, device=device)
         for start in range(0, count * frames, self._chunk):
             part = slice(start, start + self._chunk)
             view = View.of(scenes.select(part), rays.select(part))
@@ -200,13 +209,12 @@ class RoomGenerator:
             world_from_first.to(device),
         )  # fmt: skip
 
-    def _intrinsics(self, count: int) -> Tensor:
+    def _intrinsics(self, count: int, height: int, width: int) -> Tensor:
         jitter = self.config.field_of_view_jitter_deg
         angle = self.config.field_of_view_deg + self._draw.uniform(-jitter, jitter, count)
         matrix = torch.eye(3).repeat(count, 1, 1)
-        size = self.config.size
-        matrix[:, 0, 0] = matrix[:, 1, 1] = size / 2 / torch.tan(torch.deg2rad(angle) / 2)
-        matrix[:, :2, 2] = (size - 1) / 2
+        matrix[:, 0, 0] = matrix[:, 1, 1] = width / 2 / torch.tan(torch.deg2rad(angle) / 2)
+        matrix[:, 0, 2], matrix[:, 1, 2] = (width - 1) / 2, (height - 1) / 2
         return matrix
 
 

@@ -59,9 +59,9 @@ class Sensor:
         # Frames use parts of one pool: new numbers per pixel would cost as much as rendering.
         self._pool = draw.normal(_GRAIN_POOL).to(device)
 
-    def settings(self, count: int, frames: int, size: int) -> Settings:
-        """Draw the settings of `count` sequences of `frames` square images of `size` pixels."""
-        values = 3 * size * size
+    def settings(self, count: int, frames: int, height: int, width: int) -> Settings:
+        """Draw the settings of `count` sequences of `frames` images of a size in pixels."""
+        values = 3 * height * width
         exposure = self._exposure * self._around(count, frames, 1)
         balance = self._balance * self._around(count, frames, 3)
         offset = 0.3 * self._balance * self._draw.uniform(-1, 1, count * frames)
@@ -71,7 +71,7 @@ class Sensor:
             255 * offset[:, None, None, None],
             255 * noise.repeat_interleave(frames)[:, None, None, None],
             self._draw.integers(_GRAIN_POOL - values + 1, count * frames),
-            self._shades(count, frames, size),
+            self._shades(count, frames, height, width),
             self._smears(count, frames),
         ).to(self._device)
 
@@ -91,12 +91,12 @@ class Sensor:
         fixed = self._draw.uniform(-1, 1, count, 1, channels)
         return fixed + 0.25 * self._draw.uniform(-1, 1, count, frames, channels)
 
-    def _shades(self, count: int, frames: int, size: int) -> Tensor:
+    def _shades(self, count: int, frames: int, height: int, width: int) -> Tensor:
         if not self._vignetting:
             return torch.empty(0)
         lost = self._vignetting * self._draw.uniform(0, 1, count)[:, None, None]
-        across = torch.linspace(-1, 1, size).square()
-        shade = 1 - lost * (across[:, None] + across) / 2
+        down, across = (torch.linspace(-1, 1, size).square() for size in (height, width))
+        shade = 1 - lost * (down[:, None] + across) / 2
         return shade.repeat_interleave(frames, 0)[:, None]
 
     def _smears(self, count: int, frames: int) -> Tensor:

@@ -68,12 +68,22 @@ def make_texture_bank(
 
     Raises ValueError if `size` is not a power of two of at least 16 or `count` is not positive.
     """
+    return build_bank(draw_textures(count, size, seed), device)
+
+
+def draw_textures(count: int, size: int, seed: int) -> Tensor:
+    """Draw textures [count, 3, size, size] in 0..1; ValueError as for a bank."""
     if size < 16 or size & (size - 1):
         raise ValueError(f'size: expected a power of two of at least 16, got {size}')
     if count < 1:
         raise ValueError(f'count: expected a positive number of textures, got {count}')
     canvas = _Canvas(size, torch.Generator().manual_seed(seed))
-    images = torch.stack([canvas.draw(_FAMILIES[i % len(_FAMILIES)]) for i in range(count)])
+    return torch.stack([canvas.draw(_FAMILIES[i % len(_FAMILIES)]) for i in range(count)])
+
+
+def build_bank(images: Tensor, device: str | torch.device = 'cpu') -> TextureBank:
+    """Return the bank of textures [count, 3, size, size] in 0..1; a size is a power of two."""
+    size = images.shape[-1]
     levels = []
     while True:
         red, green, blue = (images * 255).round().int().flatten(2).unbind(1)

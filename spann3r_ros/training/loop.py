@@ -28,7 +28,8 @@ from .objective import Objective, paper_objective, sequence_objective
 from .optimisers import build_optimisers, restore
 from .rank import Rank
 from .schedule import Moment, learning_rate_scale, moment
-from .sources import TrainingBatch, open_sources
+from .sources.mixture import open_sources
+from .sources.source import TrainingBatch
 from .training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Trainer:
     """The network, optimisers, data and schedule of a run, and its state."""
 
     def __init__(self, config: TrainingConfig, folder: Path, rank: Rank,
-                 device: str = 'cpu') -> None:
+                 device: str = 'cpu', pack: Path | None = None) -> None:
         if config.shards % rank.count:
             raise ValueError(f'shards: expected a multiple of the {rank.count} processes, '
                              f'got {config.shards}')
@@ -69,7 +70,7 @@ class Trainer:
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
         self.optimisers = build_optimisers(self.model, config, (rank.index, rank.count))
         self.sources = open_sources(
-            config, range(rank.index, config.shards, rank.count), device)
+            config, range(rank.index, config.shards, rank.count), device, pack)
         self.step = 0
         self.frames = 0
         self.seconds = 0.0
@@ -103,12 +104,15 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         measured = torch.zeros(len(MEASURED), dtype=torch.float64)
+        network = config.network
+        sizes = config.image_sizes or ((network.image_height, network.image_width),)
         for shard, source in self.sources.items():
             # All shards use the same length and kind of sequence, with different content.
             draw = random.Random(f'{config.seed} {self.step}')
             length = draw.choice(now.stage.lengths)
             batch_size = max(1, config.frames_per_step // length // config.shards)
-            batch = source.batch(batch_size, length, now, draw)
+            size = draw.choice(sizes) if len(sizes) > 1 else sizes[0]
+            batch = source.batch(batch_size, length, size, now, draw)
             objective = self._objective(batch, draw.getrandbits(32) + shard, now)
             (objective.total / config.shards).backward()
             measured += torch.stack([getattr(objective, name).detach() for name in MEASURED]
@@ -257,15 +261,16 @@ class Trainer:
                 for shard in range(self.config.shards)]
 
     def start_from(self, checkpoint: Path) -> None:
-        """Begin with the weights of a checkpoint of the same sizes; CheckpointError otherwise.
+        """Begin with the weights of a checkpoint; CheckpointError for one of other sizes.
 
-        The counters of frames and seconds continue from those of the checkpoint.
+        Its images may have another size. The counters of frames and seconds continue from those of
+        the checkpoint.
         """
         weights = self.trainable.load_model(checkpoint, self.device)
-        if weights.config != self.config.network:
-            raise CheckpointError(f'checkpoint: expected {self.config.network}, got '
-                                  f'{weights.config}')
-        self.model.load_state_dict(weights.state_dict())
+        try:
+            self.trainable.copy_weights(self.model, weights)
+        except ValueError as error:
+            raise CheckpointError(f'checkpoint: {error}') from error
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
         history = self.trainable.read_history(checkpoint)
         self.frames = int(history.get('training_frames', 0))

@@ -4,8 +4,9 @@
 `NN_NAME.json` is run NN of the chain that made the bundled model, each of which begins with the
 weights that the one before it released; `NAME.json` is a run for itself. A file has a `summary`,
 the `settings` of a `TrainingConfig` that differ from its defaults and, where they apply,
-`mean_with`, an earlier run of the chain whose release is averaged with this one's, and
-`former_name`.
+`mean_with`, an earlier run of the chain whose release is averaged with this one's,
+`former_name`, and `own_sizes`: the network has the sizes in `settings`, and not those of the
+weights that the run begins with.
 """
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = re.compile(r'(?:(\d\d)_)?([a-z0-9][a-z0-9_.-]*)\.json')
 REQUIRED = {'summary': str, 'settings': dict}
-OPTIONAL = {'mean_with': str, 'former_name': str}
+OPTIONAL = {'mean_with': str, 'former_name': str, 'own_sizes': bool}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Run:
     settings: Mapping[str, Any]
     mean_with: str | None = None
     former_name: str | None = None
+    own_sizes: bool = False
 
     @cached_property
     def config(self) -> TrainingConfig:
@@ -116,7 +118,8 @@ def _read(path: Path) -> Run:
     for name, value in values.items():
         if not isinstance(value, kinds[name]):
             raise ValueError(f'{path}: {name}: expected a {kinds[name].__name__}, got {value!r}')
-    return Run(path, match[2], None if match[1] is None else int(match[1]), **values)
+    position = None if match[1] is None else int(match[1])
+    return Run(path, match[2], position, **{'own_sizes': position is not None, **values})
 
 
 def _check_names(runs: list[Run]) -> None:

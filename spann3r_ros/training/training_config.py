@@ -51,15 +51,18 @@ class TrainingConfig:
     keep their weights.
 
     `losses` are those of the bundled model ('rooms'), of the paper ('paper'), or of the paper's
-    code ('released'), which mix the sequences of a shard. `data` are folders as 'LAYOUT:FOLDER',
-    none: procedural rooms. `frame_gap` is the widest step between two views of a recording, in
-    views, at the start and in the middle of a run. Every step is the mean over `shards`, which are
-    drawn separately and distributed evenly over the processes: the curve does not depend on the
-    number of processes.
+    code ('released'), which mix the sequences of a shard. `data` are folders as 'LAYOUT:FOLDER'. A
+    share `data_share` of the sequences is from them if there are any, a share `places_share` is of
+    furnished places, the rest of procedural rooms. Each step has images of one of `image_sizes`
+    (height, width), none: of the network's own. `frame_gap` is the widest step between two views
+    of a recording, in views, at the start and in the middle of a run. Every step is the mean over
+    `shards`, which are drawn separately and distributed evenly over the processes: the curve does
+    not depend on the number of processes.
 
-    The fields from `field_of_view_deg` to `textures` are those of `RoomConfig`. A share
-    `turn_share` of the steps has steady level turns of `turn_range_deg` a frame, to either side;
-    in the other steps the camera wanders.
+    The fields from `field_of_view_deg` to `textures` are those of `RoomConfig`; places have as
+    many procedural textures as rooms. A share `turn_share` of the steps has steady level turns of
+    `turn_range_deg` a frame, to either side; in the other steps the camera wanders. Both are of
+    rooms.
 
     The losses 'rooms' use the following. The confidence C that minimises the loss of a pixel with
     the relative error e is alpha / e; the network then returns (C - 1) / C = 1 - e / alpha. A
@@ -77,6 +80,9 @@ class TrainingConfig:
     network: NetworkSizes | None = None
     losses: str = 'rooms'
     data: tuple[str, ...] = ()
+    data_share: float = 1.0
+    places_share: float = 0.0
+    image_sizes: tuple[tuple[int, int], ...] = ()
     frame_gap: tuple[int, int] = (5, 30)
     color_jitter: bool = True
     stages: tuple[Stage, ...] = CURRICULUM
@@ -121,6 +127,13 @@ class TrainingConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f'{name}: expected one of {choices}, '
                                  f'got {getattr(self, name)!r}')
+        if min(self.source_shares) < 0.0:
+            raise ValueError('data_share and places_share: expected shares of at most 1 together, '
+                             f'got {self.data_share} and {self.places_share}')
+        for size in self.image_sizes:
+            if len(size) != 2 or any(item < 1 or item % self.network.patch_size for item in size):
+                raise ValueError(f'image_sizes: expected pairs of multiples of the patch size '
+                                 f'{self.network.patch_size}, got {size}')
         for name in ('steps', 'shards', 'frames_per_step', 'warmup_steps'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected at least 1, got {getattr(self, name)}')
@@ -140,6 +153,12 @@ class TrainingConfig:
             if item.name in ROOMS_LOSSES_ONLY and value != item.default:
                 raise ValueError(f"{item.name}: expected {item.default}, as only the losses "
                                  f"'rooms' use it, with the losses {self.losses!r}, got {value}")
+
+    @property
+    def source_shares(self) -> tuple[float, float, float]:
+        """Return the shares of rooms, places and recordings among the sequences."""
+        data = self.data_share if self.data else 0.0
+        return max(1.0 - data - self.places_share, -1.0), self.places_share, data
 
     @property
     def trainable(self) -> Trainable:
@@ -166,6 +185,8 @@ class TrainingConfig:
         if 'network' in made:
             kind = trainable_kind(made.get('network_name', ''))
             made['network'] = kind.training().sizes_from_dict(made['network'])
+        if 'image_sizes' in made:
+            made['image_sizes'] = tuple(tuple(item) for item in made['image_sizes'])
         if 'stages' in made:
             made['stages'] = tuple(
                 Stage(item['share'], tuple(item['lengths']),

@@ -28,7 +28,8 @@ from spann3r_ros.training.objective import paper_objective, sequence_objective
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.runs import read_runs
 from spann3r_ros.training.schedule import moment
-from spann3r_ros.training.sources import RecordedSource, Recordings, jitter_color, open_sources
+from spann3r_ros.training.sources.mixture import open_sources
+from spann3r_ros.training.sources.recordings import RecordedSource, Recordings, jitter_color
 from spann3r_ros.training.training_config import Stage, TrainingConfig
 
 RUNS = {name: run.config for name, run in read_runs().items()}
@@ -48,13 +49,17 @@ def recorded(folder: Path, **changes: object) -> TrainingConfig:
     return replace(config, **changes)
 
 
+def size_of(config: TrainingConfig) -> tuple[int, int]:
+    return config.network.image_height, config.network.image_width
+
+
 def source_of(config: TrainingConfig) -> RecordedSource:
     return open_sources(config, [0], 'cpu')[0]
 
 
 def test_points_of_a_batch_are_metres_in_the_first_camera(tmp_path: Path) -> None:
     config = recorded(tmp_path)
-    batch = source_of(config).batch(3, 3, moment(config, 5), random.Random(0))
+    batch = source_of(config).batch(3, 3, size_of(config), moment(config, 5), random.Random(0))
     assert batch.images.shape == (3, 3, 3, 32, 48) and batch.images.dtype == torch.uint8
     assert batch.points.shape == (3, 3, 32, 48, 3) and batch.points.dtype == torch.float32
     assert not batch.valid[:, :, 0].any()  # 65535 in the files
@@ -87,10 +92,10 @@ def test_source_continues_from_its_state(tmp_path: Path) -> None:
     config = recorded(tmp_path)
     source = source_of(config)
     state = source.state()
-    first = source.batch(2, 3, moment(config, 3), random.Random(0))
+    first = source.batch(2, 3, size_of(config), moment(config, 3), random.Random(0))
     other = source_of(config)
     other.restore(state)
-    again = other.batch(2, 3, moment(config, 3), random.Random(0))
+    again = other.batch(2, 3, size_of(config), moment(config, 3), random.Random(0))
     assert torch.equal(first.images, again.images) and torch.equal(first.points, again.points)
 
 
@@ -129,7 +134,7 @@ def test_broken_image_is_named_in_the_error(tmp_path: Path) -> None:
     for file in tmp_path.glob('chess/seq-03/*.color.png'):
         file.write_bytes(b'')
     with pytest.raises(DatasetError, match='color.png: expected an image'):
-        source_of(config).batch(1, 3, moment(config, 0), random.Random(0))
+        source_of(config).batch(1, 3, size_of(config), moment(config, 0), random.Random(0))
 
 
 def test_network_is_fine_tuned_on_a_recording_in_parts(

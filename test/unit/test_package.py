@@ -58,8 +58,8 @@ def started() -> set[str]:
 
 
 @pytest.mark.parametrize(('folders', 'tags', 'files'), [
-    (('spann3r_ros', 'launch'), TO_RUN, ('library',)),
-    (('test', 'benchmarks'), TO_TEST, ('library', 'dev'))])
+    (('spann3r_ros', 'launch'), TO_RUN, ('library', 'places')),
+    (('test', 'benchmarks'), TO_TEST, ('library', 'dev', 'places'))])
 def test_every_import_is_declared(
         folders: tuple[str, ...], tags: tuple[str, ...], files: tuple[str, ...]) -> None:
     names = imported(*folders) - BY_HAND

@@ -23,9 +23,9 @@ class Watched(RoomGenerator):
     origin: Tensor
 
     def _render(self, scenes: Scenes, room_size: Tensor, origin: Tensor,
-                rotation: Tensor) -> RoomBatch:
+                rotation: Tensor, image_size: tuple[int, int]) -> RoomBatch:
         self.scenes, self.origin = scenes, origin
-        return super()._render(scenes, room_size, origin, rotation)
+        return super()._render(scenes, room_size, origin, rotation, image_size)
 
 
 @pytest.fixture(scope='module')
@@ -250,7 +250,7 @@ def test_streaks_smooth_mostly_along_rows_and_leave_geometry_alone() -> None:
          / still.images.float().diff(dim=axis).square().mean()).item() for axis in (-1, -2)
     )  # fmt: skip
     assert along < down < 0.8
-    smear = generators[1]._sensor.settings(100, 4, 40).smear
+    smear = generators[1]._sensor.settings(100, 4, 40, 40).smear
     assert torch.allclose(smear.sum((1, 2)), torch.ones(400))
     reach = torch.arange(5) - 2
     spreads = [(smear.sum(axis) * reach ** 2).sum(1).mean() for axis in (1, 2)]

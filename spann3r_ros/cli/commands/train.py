@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SUMMARY = 'train a network, or resume the run in a folder'
 CHAIN = 'bundled'
 # Settings that have an option of the same name.
-GIVEN = ('losses', 'steps', 'frames_per_step', 'shards', 'seed', 'precision', 'adam_lr', 'muon_lr',
+GIVEN = ('data_share', 'places_share', 'losses', 'steps', 'frames_per_step', 'shards', 'seed',
+         'precision', 'adam_lr', 'muon_lr',
          'color_jitter')
 
 
@@ -47,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='print the settings as such a file and exit')
     parser.add_argument('--save-every', type=int, default=100, metavar='STEPS',
                         help='default: %(default)s')
+    parser.add_argument('--pack', type=Path, metavar='FILE',
+                        help='assets of places; a run with places makes the file if it is not '
+                             'there (default: in the cache folder)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of each process')
     add_settings(parser)
@@ -56,6 +60,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Declare the options that replace settings of a run."""
     parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
                         help='train on recordings: 7scenes, nrgbd, dtu or tum; may be repeated')
+    parser.add_argument('--data-share', type=float,
+                        help='share of the sequences that are of --data, the rest is rendered')
+    parser.add_argument('--places-share', type=float,
+                        help='share of the sequences that are of furnished places')
     parser.add_argument('--frozen', action='append', metavar='PART',
                         help='encoder, decoders, heads, value_encoder or memory_attention keeps '
                              'its weights; may be repeated')
@@ -100,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if not (begun or args.start_from or args.config or named is first):
         raise ValueError(f'--run {args.run}: expected --start-from FILE, which it continues')
     rank, device = set_up(args)
-    trainer = Trainer(config, args.folder, rank, device)
+    trainer = Trainer(config, args.folder, rank, device, find_pack(args, config, rank))
     if not trainer.resume() and args.start_from:
         trainer.start_from(args.start_from)
     trainer.run(args.save_every)
@@ -152,6 +160,18 @@ def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
     return rank, device
 
 
+def find_pack(args: argparse.Namespace, config: TrainingConfig, rank: Rank) -> Path | None:
+    """Return the file of the places' assets, which the first process makes; None: no places."""
+    if not config.places_share:
+        return None
+    from spann3r_ros.rooms.places.asset_pack import default_pack, ensure_pack
+    path = args.pack or default_pack()
+    if rank.index == 0:
+        ensure_pack(path)
+    rank.wait()
+    return path
+
+
 def read_config(args: argparse.Namespace, named: Run,
                 begun: TrainingConfig | None) -> TrainingConfig:
     """Return the settings of a named run, changed by the arguments.
@@ -171,7 +191,7 @@ def read_config(args: argparse.Namespace, named: Run,
             given[item] = tuple(getattr(args, item))
     if args.lengths:
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
-    if args.start_from and begun is None and (args.config or named.position is None):
+    if args.start_from and begun is None and (args.config or not named.own_sizes):
         kind = trainable_kind(kind_of(args.start_from).name)
         given['network_name'] = kind.name
         given['network'] = kind.training().read_sizes(args.start_from)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .config import Spann3RConfig
 from .spann3r import Spann3R
 from .unroll import unroll
 
-__all__ = ['PARTS', 'build', 'default_sizes', 'freeze', 'initialise', 'load_model',
+__all__ = ['PARTS', 'build', 'copy_weights', 'default_sizes', 'freeze', 'initialise', 'load_model',
            'read_history', 'read_sizes', 'save_model', 'sizes_from_dict', 'split_parameters',
            'unroll']
 
@@ -64,6 +65,28 @@ def initialise(model: Spann3R) -> None:
             nn.init.zeros_(module.bias)
             if name.endswith(('downstream_head1.proj', 'downstream_head2.proj')):
                 module.weight.data.mul_(0.1)
+
+
+def copy_weights(model: Spann3R, source: Spann3R) -> None:
+    """Give a network the weights of another one, whose images may have another size.
+
+    Positions are copied only to a network with learned positions of as many tokens. ValueError for
+    a network that differs in other sizes.
+    """
+    others = {'image_height': model.config.image_height, 'image_width': model.config.image_width,
+              'learned_positions': model.config.learned_positions}
+    if replace(source.config, **others) != model.config:
+        raise ValueError(f'expected {model.config} but for the image size and the positions, got '
+                         f'{source.config}')
+    weights = source.state_dict()
+    positions = weights.pop('dust3r.enc_pos_embed', None)
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    own = getattr(model.dust3r, 'enc_pos_embed', None)
+    if missing and (positions is None or positions.shape != own.shape):
+        raise ValueError('learned_positions: expected those of as many tokens, got '
+                         f'{None if positions is None else tuple(positions.shape)}')
+    if missing:
+        own.data.copy_(positions)
 
 
 def freeze(model: Spann3R, parts: tuple[str, ...]) -> None:

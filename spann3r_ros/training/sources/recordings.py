@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of training sequences: procedural rooms, or recorded folders of posed RGB-D."""
+"""Training sequences of recorded folders of posed RGB-D."""
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -19,57 +17,14 @@ from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.datasets.folders import LAYOUTS
 from spann3r_ros.datasets.rgbd import PosedView, RgbdSequence
 from spann3r_ros.rooms.draw import Draw
-from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
+from spann3r_ros.training.schedule import Moment
+from spann3r_ros.training.training_config import TrainingConfig
 
-from .schedule import Moment
-from .training_config import TrainingConfig
+from .source import TrainingBatch
 
-TRAINING_TEXTURES_SEED = 1
 # Colour jitter of every view: factors within 1 +- these, hue as a share of the full circle.
 BRIGHTNESS = CONTRAST = SATURATION = 0.5
 HUE = 0.1
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """B sequences of F frames.
-
-    `images` uint8 [B, F, 3, H, W]; `points` float32 [B, F, H, W, 3] in metres in the frame of the
-    first camera; `valid` bool [B, F, H, W] marks the pixels that have a point.
-    """
-
-    images: Tensor
-    points: Tensor
-    valid: Tensor
-
-
-class Source(Protocol):
-    """An endless source of batches, whose random state can be saved and restored."""
-
-    def batch(self, batch_size: int, frames: int, moment: Moment,
-              draw: random.Random) -> TrainingBatch:
-        """Return new sequences; `draw` is equal for all shards of a step."""
-
-    def state(self) -> Tensor:
-        """Return the random state, uint8."""
-
-    def restore(self, state: Tensor) -> None:
-        """Continue with the batches that followed a saved state."""
-
-
-def open_sources(config: TrainingConfig, shards: Iterable[int],
-                 device: str) -> dict[int, Source]:
-    """Return the source of each given shard; ValueError or DatasetError for bad data."""
-    seeds = {shard: 1000 + config.seed + 7919 * shard for shard in shards}
-    if config.data:
-        recorded = Recordings(config)
-        return {shard: RecordedSource(recorded, config, seed, device)
-                for shard, seed in seeds.items()}
-    network = config.network
-    if network.image_height != network.image_width:
-        raise ValueError(f'network: expected a square input for procedural rooms, got '
-                         f'{network.image_height}x{network.image_width}')
-    return {shard: RoomSource(config, seed, device) for shard, seed in seeds.items()}
 
 
 def recorded_sequences(data: tuple[str, ...]) -> Iterator[RgbdSequence]:
@@ -84,39 +39,6 @@ def recorded_sequences(data: tuple[str, ...]) -> Iterator[RgbdSequence]:
                              f'got {item!r}')
         arguments = ('Train',) if layout == '7scenes' else ()
         yield from LAYOUTS[layout](Path(folder), *arguments)
-
-
-class RoomSource:
-    """Procedural rooms; some steps have steady turns, in the others the camera wanders."""
-
-    def __init__(self, config: TrainingConfig, seed: int, device: str) -> None:
-        self._config = config
-        rooms = RoomConfig(size=config.network.image_height,
-                           field_of_view_deg=config.field_of_view_deg,
-                           field_of_view_jitter_deg=config.field_of_view_jitter_deg,
-                           partition_share=config.partition_share,
-                           composite_share=config.composite_share,
-                           vignetting=config.vignetting, streak=config.streak,
-                           textures=config.textures)
-        self._rooms = RoomGenerator(rooms, seed, TRAINING_TEXTURES_SEED, device)
-
-    def batch(self, batch_size: int, frames: int, moment: Moment,
-              draw: random.Random) -> TrainingBatch:
-        """Return sequences of new rooms; in long ones the camera moves less, to stay inside."""
-        turn = draw.choice((-1, 1)) * draw.uniform(*self._config.turn_range_deg)
-        trajectory = 'turn' if draw.random() < self._config.turn_share else 'train'
-        drawn = self._rooms.batch(batch_size, frames, moment.motion * min(1.0, 8 / frames) ** 0.5,
-                                  trajectory, turn)
-        return TrainingBatch(drawn.images, drawn.points,
-                             torch.ones_like(drawn.depth, dtype=torch.bool))
-
-    def state(self) -> Tensor:
-        """Return the random state, uint8."""
-        return self._rooms.state()
-
-    def restore(self, state: Tensor) -> None:
-        """Continue with the batches that followed a saved state."""
-        self._rooms.restore(state)
 
 
 class Recordings:
@@ -145,13 +67,12 @@ class RecordedSource:
                  device: str) -> None:
         self._sequences = recorded.sequences
         self._readers = recorded.readers
-        self._size = (config.network.image_height, config.network.image_width)
         self._gap = config.frame_gap
         self._jitter = config.color_jitter
         self._draw = Draw(seed)
         self._device = device
 
-    def batch(self, batch_size: int, frames: int, moment: Moment,
+    def batch(self, batch_size: int, frames: int, size: tuple[int, int], moment: Moment,
               draw: random.Random) -> TrainingBatch:
         """Return sequences of recordings drawn uniformly; DatasetError for a broken file."""
         low, high = self._gap
@@ -159,7 +80,7 @@ class RecordedSource:
         chosen = [self._choose(frames, gap) for _ in range(batch_size)]
         requests = [(sequence, index, self._draw.uniform(-1.0, 1.0, 4).numpy())
                     for sequence, indices in chosen for index in indices]
-        views = list(self._readers.map(lambda item: self._read(*item), requests))
+        views = list(self._readers.map(lambda item: self._read(*item, size), requests))
         images, points, valid = [], [], []
         for number, (sequence, _) in enumerate(chosen):
             part = views[number * frames:(number + 1) * frames]
@@ -193,8 +114,9 @@ class RecordedSource:
     def _integer(self, bound: int) -> int:
         return int(self._draw.integers(bound, 1))
 
-    def _read(self, sequence: RgbdSequence, index: int, shifts: np.ndarray) -> PosedView:
-        view = sequence.load(index, self._size)
+    def _read(self, sequence: RgbdSequence, index: int, shifts: np.ndarray,
+              size: tuple[int, int]) -> PosedView:
+        view = sequence.load(index, size)
         if not self._jitter:
             return view
         return PosedView(jitter_color(view.image, shifts), view.points, view.valid,

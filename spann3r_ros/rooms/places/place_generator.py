@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Places: image sequences of furnished rooms with exact geometry, for training."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spann3r_ros.rooms.draw import Draw
+from spann3r_ros.rooms.paths import Walk, world_from_camera
+from spann3r_ros.rooms.raycast import Rays
+from spann3r_ros.rooms.sensor import Sensor
+from spann3r_ros.rooms.textures import TextureBank, build_bank, draw_textures
+
+from .asset_pack import PHOTOGRAPH_SIZE, AssetPack
+from .camera_effects import CameraEffects
+from .camera_walks import draw_walk
+from .place_drawing import Place, draw_place
+from .place_shading import PlaceTable, ShadowCube, shade_view, view_depth
+from .visibility import Caster, open_caster
+
+# Where the light of a pixel is sampled, in pixels from its centre.
+SAMPLES = ((-0.25, -0.25), (0.25, 0.25))
+PATTERNS_SEED, PATTERN_SIZE = 3, 128
+WALKS_PER_PLACE = 2
+BANK_CHUNK = 64  # textures that are converted at once
+
+
+@dataclass(frozen=True)
+class PlaceConfig:
+    """The distributions of cameras.
+
+    `height` and `width` are those of the images unless a batch asks for others.
+    `field_of_view_deg` bounds the horizontal angle of view; `exposure`, `balance`, `noise`,
+    `vignetting` and `streak` are those of `Sensor`, the last as a share of the image's width.
+    `patterns` is the number of procedural textures beside those of the pack. ValueError for a size
+    or an angle that is out of bounds.
+    """
+
+    height: int = 120
+    width: int = 160
+    field_of_view_deg: tuple[float, float] = (45.0, 95.0)
+    exposure: float = 0.12
+    balance: float = 0.1
+    noise: float = 0.03
+    vignetting: float = 0.35
+    streak: float = 0.02
+    patterns: int = 140
+
+    def __post_init__(self) -> None:
+        for name in ('height', 'width'):
+            if not 8 <= getattr(self, name) <= 1024:
+                raise ValueError(f'{name}: expected 8 to 1024 pixels, got {getattr(self, name)}')
+        low, high = self.field_of_view_deg
+        if not 10 <= low <= high <= 150:
+            raise ValueError(f'field_of_view_deg: expected 10 to 150 degrees, rising, '
+                             f'got {low} to {high}')
+
+
+@dataclass(frozen=True)
+class PlaceBatch:
+    """B sequences of F frames; metres, optical cameras.
+
+    `images` uint8 [B, F, 3, H, W]; `points` float32 [B, F, H, W, 3] in the frame of the first
+    camera; `depth` float32 [B, F, H, W] along the optical axis, 0: nothing there; `camera_poses`
+    [B, F, 4, 4] maps a camera's frame to the first camera's; `intrinsics` [B, 3, 3].
+    """
+
+    images: Tensor
+    points: Tensor
+    depth: Tensor
+    camera_poses: Tensor
+    intrinsics: Tensor
+
+
+@dataclass(frozen=True)
+class LitPlace:
+    """A place on a device, ready for views."""
+
+    place: Place
+    caster: Caster
+    table: PlaceTable
+    cubes: list[ShadowCube]
+
+    @classmethod
+    def of(cls, place: Place, device: torch.device) -> LitPlace:
+        """Prepare a place: its triangles and the shadows of its lamps."""
+        surfaces = place.surfaces.to(device)
+        caster, table = open_caster(surfaces), PlaceTable.of(surfaces)
+        cubes = [ShadowCube(torch.as_tensor(lamp.position, dtype=torch.float32, device=device),
+                            caster, table) for lamp in place.lamps]
+        return cls(place, caster, table, cubes)
+
+
+class PlaceGenerator:
+    """A source of batches; sequence n depends on the seed and n alone.
+
+    Consecutive sequences share a place, as building it costs as much as some images of it.
+    """
+
+    def __init__(self, config: PlaceConfig, pack: AssetPack, seed: int,
+                 device: str | torch.device = 'cpu', bank: TextureBank | None = None) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self._pack = pack
+        self._seed = seed
+        self._drawn = 0
+        self._bank = bank or load_bank(pack, config.patterns, self.device)
+        self._last: tuple[int, LitPlace] | None = None
+        self._draw = Draw(seed)
+        self._sensor = Sensor(config.exposure, config.balance, config.noise, config.vignetting,
+                              config.streak * config.width, self._draw, self.device)
+
+    def batch(self, batch_size: int, frames: int, motion: float = 1.0,
+              image_size: tuple[int, int] | None = None) -> PlaceBatch:
+        """Draw new places and walks, and render them; `motion` scales the walks' steps.
+
+        `image_size` is the height and width of the images.
+        """
+        size = image_size or (self.config.height, self.config.width)
+        parts = []
+        for _ in range(batch_size):
+            parts.append(self._sequence(self._drawn, frames, motion, size))
+            self._drawn += 1
+        return PlaceBatch(*(torch.stack(item) for item in zip(*parts, strict=True)))
+
+    def state(self) -> Tensor:
+        """Return the number of sequences drawn so far, int64."""
+        return torch.tensor(self._drawn)
+
+    def restore(self, state: Tensor) -> None:
+        """Continue with the batches that followed a saved state."""
+        self._drawn = int(state)
+
+    def _sequence(self, number: int, frames: int, motion: float,
+                  size: tuple[int, int]) -> tuple[Tensor, ...]:
+        lit = self._lit_place(number // WALKS_PER_PLACE)
+        rng = np.random.default_rng((self._seed, 1, number))
+        walk = draw_walk(lit.place, frames, motion, rng)
+        rays, intrinsics = self._rays(walk.origin, walk.heading, size, rng)
+        light, depth = self._view(lit, rays)
+        effects = CameraEffects.draw(rng)
+        self._draw.generator.manual_seed(int(rng.integers(1 << 62)))
+        settings = self._sensor.settings(1, frames, *size)
+        images = effects.compress(self._sensor.expose(effects.develop(light), settings))
+        poses, points = _in_first_camera(rays, depth)
+        return images, points, depth, poses, intrinsics
+
+    def _lit_place(self, number: int) -> LitPlace:
+        """Return a place of this generator by its number."""
+        if self._last is None or self._last[0] != number:
+            rng = np.random.default_rng((self._seed, 0, number))
+            place = draw_place(self._pack, self.config.patterns, rng)
+            self._last = number, LitPlace.of(place, self.device)
+        return self._last[1]
+
+    def _view(self, lit: LitPlace, rays: Rays) -> tuple[Tensor, Tensor]:
+        """Return the light [N, 3, H, W], a mean over each pixel, and the depth of its centre."""
+        depth = view_depth(lit.table, rays, lit.caster.first_hits(rays))
+        light = 0
+        for across, down in SAMPLES:
+            moved = Rays(rays.origin, rays.rotation, _moved(rays.columns, across),
+                         _moved(rays.rows, down))
+            hits = lit.caster.first_hits(moved)
+            light = light + shade_view(lit.table, self._bank, moved, hits, lit.cubes,
+                                       lit.place) / len(SAMPLES)
+        return light, depth
+
+    def _rays(self, origin: np.ndarray, heading: np.ndarray, size: tuple[int, int],
+              rng: np.random.Generator) -> tuple[Rays, Tensor]:
+        height, width = size
+        angle = np.radians(rng.uniform(*self.config.field_of_view_deg))
+        focal = width / 2 / np.tan(angle / 2)
+        centre = [(pixels - 1) / 2 + rng.normal() * 0.01 * pixels for pixels in (width, height)]
+        matrix = torch.eye(3)
+        matrix[0, 0] = matrix[1, 1] = float(focal)
+        matrix[:2, 2] = torch.tensor(centre)
+        yaw, pitch, roll = torch.from_numpy(heading.astype(np.float32))[None].unbind(-1)
+        turned = world_from_camera(Walk(yaw, yaw, yaw, pitch, roll))[0]
+        frames = len(origin)
+        columns = ((torch.arange(width) - matrix[0, 2]) / matrix[0, 0]).expand(frames, -1)
+        rows = ((torch.arange(height) - matrix[1, 2]) / matrix[1, 1]).expand(frames, -1)
+        rays = Rays(torch.from_numpy(origin.astype(np.float32)), turned, columns, rows)
+        return rays.to(self.device), matrix.to(self.device)
+
+
+def _moved(places: Tensor, share: float) -> Tensor:
+    """Return evenly spaced coordinates [N, W], moved by a share of a pixel."""
+    return places + share * (places[:, 1:2] - places[:, :1])
+
+
+def load_bank(pack: AssetPack, patterns: int, device: str | torch.device = 'cpu') -> TextureBank:
+    """Return the textures of a pack, then procedural patterns, then a white one."""
+    parts = []
+    for start in range(0, len(pack.textures), BANK_CHUNK):
+        chunk = [_resized(torch.from_numpy(pack.decode(index)).permute(2, 0, 1)[None] / 255.0)
+                 for index in range(start, min(start + BANK_CHUNK, len(pack.textures)))]
+        parts.append(build_bank(torch.cat(chunk)).texels)
+    drawn = _muted(draw_textures(patterns, PATTERN_SIZE, PATTERNS_SEED))
+    parts.append(build_bank(_resized(drawn)).texels)
+    parts.append(build_bank(torch.ones(1, 3, PHOTOGRAPH_SIZE, PHOTOGRAPH_SIZE)).texels)
+    return TextureBank(torch.cat(parts).to(device), PHOTOGRAPH_SIZE)
+
+
+def _muted(patterns: Tensor) -> Tensor:
+    """Return textures [N, 3, S, S] with less colour and contrast, in growing degrees."""
+    order = torch.randperm(len(patterns), generator=torch.Generator().manual_seed(PATTERNS_SEED))
+    strength = torch.linspace(0.05, 0.7, len(patterns))[order][:, None, None, None]
+    grey = patterns.mean(1, keepdim=True)
+    color = grey + strength * (patterns - grey)
+    mean = color.mean((2, 3), keepdim=True)
+    return (mean + (0.3 + strength) * (color - mean)).clamp(0, 1)
+
+
+def _resized(textures: Tensor) -> Tensor:
+    """Return textures [N, 3, S, S] at the size of the photographs."""
+    if textures.shape[-1] == PHOTOGRAPH_SIZE:
+        return textures
+    return torch.nn.functional.interpolate(
+        textures, size=(PHOTOGRAPH_SIZE,) * 2, mode='bilinear', align_corners=False)
+
+
+def _in_first_camera(rays: Rays, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the poses [F, 4, 4] and points [F, H, W, 3] in the first camera's frame."""
+    first = rays.rotation[0].T
+    poses = torch.eye(4, device=depth.device).repeat(len(depth), 1, 1)
+    poses[:, :3, :3] = first @ rays.rotation
+    poses[:, :3, 3] = (rays.origin - rays.origin[0]) @ first.T
+    points = torch.stack([
+        rays.dot(poses[:, axis, :3]) * depth + poses[:, axis, 3, None, None]
+        for axis in range(3)], -1)
+    return poses, points

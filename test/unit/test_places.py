@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Places: geometry, light, cameras, and the pack of assets."""
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from small_pack import small_pack
+
+from spann3r_ros.rooms.places.asset_pack import PackError, read_pack, write_pack
+from spann3r_ros.rooms.places.camera_effects import compress
+from spann3r_ros.rooms.places.camera_walks import CLEARANCE, FreeSpace, draw_walk
+from spann3r_ros.rooms.places.place_drawing import draw_place
+from spann3r_ros.rooms.places.place_generator import PlaceBatch, PlaceConfig, PlaceGenerator
+from spann3r_ros.rooms.places.place_shading import PlaceTable, ShadowCube, view_depth
+from spann3r_ros.rooms.places.surfaces import Look, SurfaceBuilder
+from spann3r_ros.rooms.places.visibility import EmbreeCaster, Rasteriser
+from spann3r_ros.rooms.raycast import Rays
+
+SMALL = PlaceConfig(height=30, width=40, patterns=2)
+
+
+def generator(seed: int = 1, **changes: object) -> PlaceGenerator:
+    return PlaceGenerator(replace(SMALL, **changes), small_pack(), seed)
+
+
+@pytest.fixture(scope='module')
+def batch() -> PlaceBatch:
+    return generator().batch(6, 4)
+
+
+def looking_ahead(rows: int = 24, columns: int = 32) -> Rays:
+    """One camera at 1 m above the origin that looks along world x, 90 degrees wide."""
+    turned = torch.tensor([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    return Rays(torch.tensor([[0.0, 0.0, 1.0]]), turned[None],
+                ((torch.arange(columns) + 0.5) * 2 / columns - 1)[None],
+                ((torch.arange(rows) + 0.5) * 2 / columns - rows / columns)[None])
+
+
+def test_every_pixel_of_a_closed_room_has_depth(batch: PlaceBatch) -> None:
+    assert (batch.depth > 0.03).all()
+    assert (batch.depth < 13.0).all()
+    assert batch.images.float().std((2, 3, 4)).min() > 1.0
+
+
+def test_points_are_on_the_rays_of_their_pixels_at_their_depth(batch: PlaceBatch) -> None:
+    inverse = torch.linalg.inv(batch.camera_poses.double())
+    local = torch.einsum('bfij,bfhwj->bfhwi', inverse[..., :3, :3], batch.points.double())
+    local += inverse[..., None, None, :3, 3]
+    matrix = batch.intrinsics.double()
+    pixels = torch.einsum('bij,bfhwj->bfhwi', matrix, local)
+    assert torch.allclose(local[..., 2], batch.depth.double(), atol=1e-4)
+    row, column = torch.meshgrid(torch.arange(30.0), torch.arange(40.0), indexing='ij')
+    assert torch.allclose(pixels[..., 0] / pixels[..., 2], column.double(), atol=2e-2)
+    assert torch.allclose(pixels[..., 1] / pixels[..., 2], row.double(), atol=2e-2)
+    assert torch.allclose(batch.camera_poses[:, 0], torch.eye(4).expand(6, 4, 4), atol=1e-6)
+
+
+def test_one_surface_has_one_place_in_all_views(batch: PlaceBatch) -> None:
+    """Most points of the second view that fall into the first one are seen there."""
+    point = batch.points[:, 1].double()
+    pixel = torch.einsum('bij,bhwj->bhwi', batch.intrinsics.double(), point)
+    depth = pixel[..., 2]
+    column, row = ((pixel[..., axis] / depth).round().long() for axis in (0, 1))
+    inside = (depth > 0) & (column >= 0) & (column < 40) & (row >= 0) & (row < 30)
+    seen = batch.depth[:, 0].double()[torch.arange(6)[:, None, None],
+                                      row.clamp(0, 29), column.clamp(0, 39)]
+    agrees = ((seen - depth).abs() < 0.05 * depth)[inside]
+    assert inside.float().mean() > 0.4
+    assert agrees.float().mean() > 0.8
+
+
+def test_equal_seeds_give_equal_batches_and_a_state_continues() -> None:
+    first, second = generator(), generator()
+    expected = [first.batch(3, 2) for _ in range(2)]
+    second.restore(torch.tensor(3))
+    got = second.batch(3, 2)
+    assert torch.equal(got.images, expected[1].images)
+    assert torch.equal(got.points, expected[1].points)
+    assert int(second.state()) == 6
+    assert not torch.equal(expected[0].images, generator(seed=2).batch(3, 2).images)
+
+
+def test_images_have_the_size_that_is_asked_for() -> None:
+    drawn = generator().batch(1, 2, image_size=(24, 56))
+    assert drawn.images.shape == (1, 2, 3, 24, 56)
+    assert drawn.points.shape == (1, 2, 24, 56, 3)
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'height': 4}, 'height: expected 8 to 1024 pixels, got 4'),
+    ({'field_of_view_deg': (90.0, 60.0)}, 'field_of_view_deg: expected 10 to 150 degrees')])
+def test_bad_camera_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_rasteriser_sees_what_embree_sees(seed: int) -> None:
+    place = draw_place(small_pack(), 2, np.random.default_rng(seed))
+    rays = looking_ahead(50, 70)
+    rays = replace(rays, origin=torch.tensor(place.size / 2, dtype=torch.float32)[None])
+    table = PlaceTable.of(place.surfaces)
+    depths = [view_depth(table, rays, caster(place.surfaces).first_hits(rays))
+              for caster in (EmbreeCaster, Rasteriser)]
+    differ = (depths[0] - depths[1]).abs() > 1e-3 * depths[0]
+    assert (depths[0] > 0).all()
+    assert differ.float().mean() < 2e-3
+
+
+def test_rasteriser_finds_nothing_where_nothing_is() -> None:
+    builder = SurfaceBuilder()
+    builder.box(np.array((2.0, 0.0, 1.0)), np.full(3, 0.5), 0.0, Look(0))
+    surfaces, rays = builder.build(), looking_ahead()
+    hits = [caster(surfaces).first_hits(rays) >= 0 for caster in (EmbreeCaster, Rasteriser)]
+    assert torch.equal(*hits)
+    # The front face, 1.5 m away, is a third of the image's width.
+    assert 10 <= hits[0][0, 12].sum() <= 12
+
+
+def test_picture_is_not_mirrored() -> None:
+    """A quad's texture begins at its first corner's side and runs along its first edge."""
+    builder = SurfaceBuilder()
+    builder.quad(np.array((2.0, 1.0, 0.0)), np.array((0.0, -2.0, 0.0)), np.array((0.0, 0.0, 2.0)),
+                 Look(0))
+    table, rays = PlaceTable.of(builder.build()), looking_ahead()
+    hits = EmbreeCaster(builder.build()).first_hits(rays)
+    row = table.columns[hits.clamp_min(0)]
+    depth = view_depth(table, rays, hits)[0]
+    directions = torch.stack((torch.ones(24, 32), -rays.columns[0].expand(24, 32),
+                              -rays.rows[0][:, None].expand(24, 32)), -1)
+    points = rays.origin[0] + depth[..., None] * directions
+    u, v = ((row[0, ..., start:start + 3] * points).sum(-1) + row[0, ..., start + 3]
+            for start in (4, 8))
+    seen = hits[0] >= 0
+    left, right = (u[12, columns][seen[12, columns]] for columns in (slice(0, 16), slice(16, 32)))
+    top, bottom = (v[rows, 16][seen[rows, 16]] for rows in (slice(0, 12), slice(12, 24)))
+    assert left.max() < 0.5 < right.min()
+    assert top.max() < 0.5 < bottom.min()
+
+
+def test_box_shades_the_floor_below_it() -> None:
+    builder = SurfaceBuilder()
+    builder.quad(np.array((-3.0, -3.0, 0.0)), np.array((6.0, 0.0, 0.0)),
+                 np.array((0.0, 6.0, 0.0)), Look(0))
+    builder.box(np.array((0.0, 0.0, 1.0)), np.array((0.5, 0.5, 0.1)), 0.0, Look(0))
+    surfaces = builder.build()
+    cube = ShadowCube(torch.tensor([0.0, 0.0, 2.0]), EmbreeCaster(surfaces),
+                      PlaceTable.of(surfaces))
+
+    def cosines(points: torch.Tensor) -> torch.Tensor:
+        return (2.0 - points[:, 2]) / (points - cube.position).norm(dim=1)
+
+    spots = torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.3, 0.0], [1.8, 0.0, 0.0], [2.5, 2.5, 0.0],
+                          [0.2, 0.1, 1.1]])
+    assert torch.equal(cube.lit(spots, cosines(spots)), torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))
+    # The edge of the shadow, at 1.22 m, is soft.
+    line = torch.stack((torch.linspace(0.9, 1.5, 60), torch.zeros(60), torch.zeros(60)), 1)
+    edge = cube.lit(line, cosines(line))
+    assert ((edge > 0.05) & (edge < 0.95)).sum() > 2
+    assert edge[0] == 0.0 and edge[-1] == 1.0
+
+
+def test_cameras_keep_away_from_walls_and_furniture() -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        place = draw_place(small_pack(), 2, rng)
+        walk = draw_walk(place, 12, 1.0, rng)
+        height = float(np.median(walk.origin[:, 2]))
+        if FreeSpace(place, height).free(place.size[None, :2] / 2).all():
+            assert ((walk.origin[:, :2] > CLEARANCE - 1e-9)
+                    & (walk.origin[:, :2] < place.size[:2] - CLEARANCE + 1e-9)).all()
+        assert (walk.origin[:, 2] > 0.1).all()
+        assert (walk.origin[:, 2] < place.size[2]).all()
+
+
+def test_compression_is_as_lossy_as_jpeg() -> None:
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (64, 96, 3), np.uint8), (0, 0), 1.5)
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+
+    def error(quality: int) -> tuple[float, float]:
+        own = compress(tensor, quality)[0].permute(1, 2, 0).numpy()
+        _, coded = cv2.imencode('.jpg', image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
+        other = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
+        return tuple(float(np.sqrt(np.square(item.astype(float) - image).mean()))
+                     for item in (own, other))
+
+    assert error(100)[0] < 1.5
+    for quality in (30, 60, 90):
+        own, other = error(quality)
+        assert 0.4 * other < own < 1.5 * other
+    assert error(30)[0] > 2 * error(90)[0]
+
+
+def test_pack_is_read_as_it_was_written(tmp_path: Path) -> None:
+    pack, path = small_pack(), tmp_path / 'folder' / 'pack.npz'
+    write_pack(pack, path)
+    read = read_pack(path)
+    assert read.textures == pack.textures
+    assert (read.photographs, read.sources) == (pack.photographs, pack.sources)
+    for got, expected in zip(read.meshes, pack.meshes, strict=True):
+        assert (got.name, got.category) == (expected.name, expected.category)
+        assert np.allclose(got.vertices, expected.vertices, atol=2e-3)
+        assert np.array_equal(got.faces, expected.faces)
+        assert np.array_equal(got.texture, expected.texture)
+
+
+def test_file_that_is_no_pack_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'pack.npz'
+    with pytest.raises(PackError, match=f'{path}: expected a pack of assets'):
+        read_pack(path)
+    np.savez(path, meta=np.array('{"version": 99}'))
+    with pytest.raises(PackError, match='expected version 1 of a pack, got 99'):
+        read_pack(path)
+    path.write_bytes(b'no archive')
+    with pytest.raises(PackError, match=f'{path}: expected a pack of assets'):
+        read_pack(path)
