@@ -6,7 +6,7 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-memory bench-packages bench-startup soak clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-memory bench-packages bench-rendering bench-startup soak clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -59,6 +59,9 @@ bench-memory: setup  ## what the network's memory costs as it grows (minutes, 10
 
 bench-packages: setup  ## ROS packages beside the node's own conversions (a minute)
 	@$(run) python benchmarks/ros_packages.py
+
+bench-rendering: setup  ## how fast training images are drawn, beside a training step (a minute, 340 MB the first time)
+	@$(run) python benchmarks/rendering.py
 
 bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB)
 	@$(run) python benchmarks/startup.py

@@ -16,7 +16,7 @@ from spann3r_ros.rooms.places.camera_effects import compress
 from spann3r_ros.rooms.places.camera_walks import CLEARANCE, FreeSpace, draw_walk
 from spann3r_ros.rooms.places.place_drawing import draw_place
 from spann3r_ros.rooms.places.place_generator import PlaceBatch, PlaceConfig, PlaceGenerator
-from spann3r_ros.rooms.places.place_shading import PlaceTable, ShadowCube, view_depth
+from spann3r_ros.rooms.places.place_shading import PlaceTable, Samples, ShadowCube, sample_depth
 from spann3r_ros.rooms.places.surfaces import Look, SurfaceBuilder
 from spann3r_ros.rooms.places.visibility import EmbreeCaster, Rasteriser
 from spann3r_ros.rooms.raycast import Rays
@@ -105,7 +105,7 @@ def test_rasteriser_sees_what_embree_sees(seed: int) -> None:
     rays = looking_ahead(50, 70)
     rays = replace(rays, origin=torch.tensor(place.size / 2, dtype=torch.float32)[None])
     table = PlaceTable.of(place.surfaces)
-    depths = [view_depth(table, rays, caster(place.surfaces).first_hits(rays))
+    depths = [sample_depth(table, Samples.of(rays, caster(place.surfaces).first_hits(rays)))
               for caster in (EmbreeCaster, Rasteriser)]
     differ = (depths[0] - depths[1]).abs() > 1e-3 * depths[0]
     assert (depths[0] > 0).all()
@@ -130,7 +130,7 @@ def test_picture_is_not_mirrored() -> None:
     table, rays = PlaceTable.of(builder.build()), looking_ahead()
     hits = EmbreeCaster(builder.build()).first_hits(rays)
     row = table.columns[hits.clamp_min(0)]
-    depth = view_depth(table, rays, hits)[0]
+    depth = sample_depth(table, Samples.of(rays, hits)).view(24, 32)
     directions = torch.stack((torch.ones(24, 32), -rays.columns[0].expand(24, 32),
                               -rays.rows[0][:, None].expand(24, 32)), -1)
     points = rays.origin[0] + depth[..., None] * directions

@@ -121,7 +121,8 @@ class PlaceDrawing:
             look = Look(self.decorator.photograph(), glow=glow)
             centre = self._on_wall(wall, half, height, look,
                                    self.decorator.paint(0.1, 1.0, 0.2))
-            if centre is not None:
+            # One window lights a room well enough; each lamp costs as much as a texture.
+            if centre is not None and not self.lamps:
                 daylight = np.array((0.9, 0.97, 1.1)) * self.rng.uniform(0.5, 2.5)
                 self.lamps.append(Lamp(centre + 0.25 * np.array((*INWARDS[wall], 0.0)), daylight))
 

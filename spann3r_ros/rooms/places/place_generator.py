@@ -18,13 +18,15 @@ from .asset_pack import PHOTOGRAPH_SIZE, AssetPack
 from .camera_effects import CameraEffects
 from .camera_walks import draw_walk
 from .place_drawing import Place, draw_place
-from .place_shading import PlaceTable, ShadowCube, shade_view, view_depth
+from .place_shading import PlaceTable, Samples, ShadowCube, sample_depth, shade
 from .visibility import Caster, open_caster
 
 # Where the light of a pixel is sampled, in pixels from its centre.
-SAMPLES = ((-0.25, -0.25), (0.25, 0.25))
+DIAGONAL = ((-0.25, -0.25), (0.25, 0.25))
+# Largest change of depth from there to the centre, as a share of it.
+MOST_SLOPE = 0.1
 PATTERNS_SEED, PATTERN_SIZE = 3, 128
-WALKS_PER_PLACE = 2
+WALKS_PER_PLACE = 4
 BANK_CHUNK = 64  # textures that are converted at once
 
 
@@ -97,7 +99,7 @@ class LitPlace:
 class PlaceGenerator:
     """A source of batches; sequence n depends on the seed and n alone.
 
-    Consecutive sequences share a place, as building it costs as much as some images of it.
+    Four consecutive sequences share a place, as building it costs as much as several images of it.
     """
 
     def __init__(self, config: PlaceConfig, pack: AssetPack, seed: int,
@@ -157,16 +159,24 @@ class PlaceGenerator:
         return self._last[1]
 
     def _view(self, lit: LitPlace, rays: Rays) -> tuple[Tensor, Tensor]:
-        """Return the light [N, 3, H, W], a mean over each pixel, and the depth of its centre."""
-        depth = view_depth(lit.table, rays, lit.caster.first_hits(rays))
-        light = 0
-        for across, down in SAMPLES:
+        """Return the light [N, 3, H, W] and the depth [N, H, W] of pixels.
+
+        A pixel's light is the mean of two samples on one of its diagonals. Only where they hit
+        different triangles both are shaded: within a triangle the textures are smoothed already.
+        """
+        samples = []
+        for across, down in DIAGONAL:
             moved = Rays(rays.origin, rays.rotation, _moved(rays.columns, across),
                          _moved(rays.rows, down))
-            hits = lit.caster.first_hits(moved)
-            light = light + shade_view(lit.table, self._bank, moved, hits, lit.cubes,
-                                       lit.place) / len(SAMPLES)
-        return light, depth
+            samples.append(Samples.of(moved, lit.caster.first_hits(moved)))
+        light = shade(lit.table, self._bank, samples[0], lit.cubes, lit.place)
+        edge = samples[0].triangle != samples[1].triangle
+        other = shade(lit.table, self._bank, samples[1].select(edge), lit.cubes, lit.place)
+        light[edge] = (light[edge] + other) / 2
+        shape = (len(rays.origin), rays.rows.shape[1], rays.columns.shape[1])
+        depth = _centre_depth(lit.table, samples[0], Samples.of(
+            rays, samples[0].triangle.view(shape)))
+        return light.view(*shape, 3).movedim(3, 1).contiguous(), depth.view(shape)
 
     def _rays(self, origin: np.ndarray, heading: np.ndarray, size: tuple[int, int],
               rng: np.random.Generator) -> tuple[Rays, Tensor]:
@@ -184,6 +194,15 @@ class PlaceGenerator:
         rows = ((torch.arange(height) - matrix[1, 2]) / matrix[1, 1]).expand(frames, -1)
         rays = Rays(torch.from_numpy(origin.astype(np.float32)), turned, columns, rows)
         return rays.to(self.device), matrix.to(self.device)
+
+
+def _centre_depth(table: PlaceTable, sample: Samples, centre: Samples) -> Tensor:
+    """Return the depth [P] at the centres of pixels, on the planes that samples beside them hit.
+
+    Near a silhouette a steep plane may be far away at the centre: there it is the sample's depth.
+    """
+    beside, depth = sample_depth(table, sample), sample_depth(table, centre)
+    return torch.where((depth - beside).abs() < MOST_SLOPE * beside, depth, beside)
 
 
 def _moved(places: Tensor, share: float) -> Tensor:

@@ -76,10 +76,10 @@ class ShadowCube:
             6, -1)
         rays = Rays(position.expand(6, 3), turned, grid, grid)
         hits = caster.first_hits(rays)
-        directions = view_directions(rays) @ turned.mT[:, None]
-        depth = plane_depth(table.columns[hits.clamp_min(0)][..., :4], rays.origin, directions)
-        far = (depth * directions.norm(dim=3)).masked_fill(hits < 0, torch.inf)
-        self._distance = far.flatten()
+        samples = Samples.of(rays, hits)
+        depth = sample_depth(table, samples)
+        far = depth * samples.direction.norm(dim=1)
+        self._distance = far.masked_fill(samples.triangle < 0, torch.inf)
         self._turned = turned
 
     def lit(self, points: Tensor, cosine: Tensor) -> Tensor:
@@ -118,49 +118,70 @@ def _neighbours(place: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(first, 1 - after), ((cell.long() + 1).clamp_max(SHADOW_SIZE - 1), after)]
 
 
+@dataclass(frozen=True)
+class Samples:
+    """P rays and the triangles that they hit.
+
+    `origin` and `direction` float32 [P, 3] in the world, the latter of unit depth; `triangle`
+    int64 [P], -1: none; `spacing` [P] is the width of a pixel at unit depth.
+    """
+
+    origin: Tensor
+    direction: Tensor
+    triangle: Tensor
+    spacing: Tensor
+
+    @classmethod
+    def of(cls, rays: Rays, hits: Tensor) -> Samples:
+        """Return a sample for each pixel of hits [N, H, W], frame by frame, row by row."""
+        directions = view_directions(rays) @ rays.rotation.mT[:, None]
+        spacing = rays.columns[:, 1] - rays.columns[:, 0]
+        return cls(rays.origin[:, None, None].expand(directions.shape).reshape(-1, 3),
+                   directions.flatten(0, 2), hits.flatten(),
+                   spacing[:, None, None].expand(hits.shape).reshape(-1))
+
+    def select(self, chosen: Tensor) -> Samples:
+        """Choose samples by bool [P]."""
+        return Samples(self.origin[chosen], self.direction[chosen], self.triangle[chosen],
+                       self.spacing[chosen])
+
+
 def plane_depth(plane: Tensor, origin: Tensor, directions: Tensor) -> Tensor:
-    """Return the depth [N, H, W] of planes [N, H, W, 4] along rays [N, H, W, 3]."""
-    normal, offset = plane[..., :3], plane[..., 3]
-    gap = offset - (normal * origin[:, None, None]).sum(-1)
-    slope = (normal * directions).sum(-1)
+    """Return the depth [...] of planes [..., 4] along rays [..., 3]."""
+    gap = plane[..., 3] - (plane[..., :3] * origin).sum(-1)
+    slope = (plane[..., :3] * directions).sum(-1)
     return gap / torch.where(slope.abs() < 1e-9, torch.full_like(slope, 1e-9), slope)
 
 
-def view_depth(table: PlaceTable, rays: Rays, hits: Tensor) -> Tensor:
-    """Return the depth [N, H, W] of what pixels see; 0 where nothing is hit."""
-    plane = table.columns[hits.clamp_min(0)][..., :4]
-    directions = view_directions(rays) @ rays.rotation.mT[:, None]
-    return plane_depth(plane, rays.origin, directions) * (hits >= 0)
+def sample_depth(table: PlaceTable, samples: Samples) -> Tensor:
+    """Return the depth [P] of what samples hit; 0 where nothing is hit."""
+    plane = table.columns[samples.triangle.clamp_min(0), :4]
+    depth = plane_depth(plane, samples.origin, samples.direction)
+    return depth * (samples.triangle >= 0)
 
 
-def shade_view(table: PlaceTable, bank: TextureBank, rays: Rays, hits: Tensor,
-               cubes: list[ShadowCube], place: Place) -> Tensor:
-    """Return the linear colours [N, 3, H, W] of hits [N, H, W]; 0 where nothing is hit."""
-    row = table.columns[hits.clamp_min(0)]
-    directions = view_directions(rays) @ rays.rotation.mT[:, None]
-    depth = plane_depth(row[..., :4], rays.origin, directions)
-    points = rays.origin[:, None, None] + depth[..., None] * directions
-    normal = row[..., :3]
-    facing = (normal * directions).sum(-1, keepdim=True)
+def shade(table: PlaceTable, bank: TextureBank, samples: Samples, cubes: list[ShadowCube],
+          place: Place) -> Tensor:
+    """Return the linear colours [P, 3] of what samples hit; 0 where nothing is hit."""
+    row = table.columns[samples.triangle.clamp_min(0)]
+    depth = plane_depth(row[:, :4], samples.origin, samples.direction)
+    points = samples.origin + depth[:, None] * samples.direction
+    normal = row[:, :3]
+    facing = (normal * samples.direction).sum(-1, keepdim=True)
     normal = torch.where(facing > 0, -normal, normal)
-    albedo = _albedo(table, bank, hits, row, points, depth, rays)
-    light, shine = _light(points.flatten(0, 2), normal.flatten(0, 2), directions.flatten(0, 2),
-                          row[..., 15].flatten(), cubes, place)
-    light += row[..., 16].flatten()[:, None]
-    color = albedo * light.view(albedo.shape) + shine.view(albedo.shape)
-    return (color * (hits >= 0)[..., None]).movedim(3, 1).contiguous()
+    texture = table.texture[samples.triangle.clamp_min(0)]
+    albedo = _albedo(bank, texture, row, points, depth * samples.spacing)
+    light, shine = _light(points, normal, samples.direction, row[:, 15], cubes, place)
+    return (albedo * (light + row[:, 16:17]) + shine) * (samples.triangle >= 0)[:, None]
 
 
-def _albedo(table: PlaceTable, bank: TextureBank, hits: Tensor, row: Tensor, points: Tensor,
-            depth: Tensor, rays: Rays) -> Tensor:
-    """Return linear colours [N, H, W, 3] of surfaces."""
-    u, v = ((row[..., start:start + 3] * points).sum(-1) + row[..., start + 3]
-            for start in (4, 8))
-    pixel = (rays.columns[:, 1] - rays.columns[:, 0])[:, None, None]
-    level = row[..., 17] + (pixel * depth * bank.size).clamp_min(1e-9).log2()
-    texture = table.texture[hits.clamp_min(0)]
+def _albedo(bank: TextureBank, texture: Tensor, row: Tensor, points: Tensor,
+            pixel: Tensor) -> Tensor:
+    """Return linear colours [P, 3] of surfaces, for pixels of a width [P] in metres."""
+    u, v = ((row[:, start:start + 3] * points).sum(-1) + row[:, start + 3] for start in (4, 8))
+    level = row[:, 17] + (pixel * bank.size).clamp_min(1e-9).log2()
     color = torch.stack(bank.sample(texture, u.remainder(1.0), v.remainder(1.0), level), -1)
-    return (color * row[..., 12:15]).square()
+    return (color * row[:, 12:15]).square()
 
 
 def _light(points: Tensor, normal: Tensor, directions: Tensor, gloss: Tensor,
