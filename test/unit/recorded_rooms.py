@@ -125,7 +125,8 @@ def write_tum(root: Path, count: int) -> None:
 
 def write_plain(root: Path, count: int, first: int = 0,
                 camera: tuple[float, float, float, float] = (535.4, 539.2, 320.1, 247.6),
-                size: tuple[int, int] = (WIDTH, HEIGHT), depth_step: int = 1) -> None:
+                size: tuple[int, int] = (WIDTH, HEIGHT), depth_step: int = 1,
+                suffix: str = 'png') -> None:
     """Write a plain folder `walk`; depth has every `depth_step`-th row and column of the image."""
     folder, (width, height) = root / 'walk', size
     for name in ('rgb', 'depth'):
@@ -136,7 +137,7 @@ def write_plain(root: Path, count: int, first: int = 0,
         _, depth = render(index, (fx / depth_step, fy / depth_step,
                                   (cx + 0.5) / depth_step - 0.5, (cy + 0.5) / depth_step - 0.5),
                           width // depth_step, height // depth_step)
-        cv2.imwrite(f'{folder}/rgb/{first + index:04d}.png', image)
+        cv2.imwrite(f'{folder}/rgb/{first + index:04d}.{suffix}', image)
         cv2.imwrite(f'{folder}/depth/{first + index:04d}.png',
                     np.round(depth * 1000).astype(np.uint16))
     fx, fy, cx, cy = camera
