@@ -19,12 +19,18 @@ from spann3r_ros.datasets.layouts import RATES, detect_layout, read_videos
 from spann3r_ros.datasets.rgbd import DatasetError, unproject
 from spann3r_ros.evaluation.measures.alignment import align_by_points
 from spann3r_ros.evaluation.measures.trajectories import Similarity, fit_similarity
-from spann3r_ros.evaluation.rgbd.depth_scores import ScaledErrors, compare_depth, score_depth
+from spann3r_ros.evaluation.rgbd.depth_scores import (
+    ScaledErrors,
+    compare_depth,
+    mean_image,
+    score_depth,
+)
 from spann3r_ros.evaluation.rgbd.rgbd_runs import pair_depths
 from spann3r_ros.evaluation.rgbd.rgbd_scores import (
     STEPS_PER_FRAME,
     VideoScores,
     evaluate_video,
+    score_map,
     score_path,
 )
 from spann3r_ros.evaluation.rgbd.true_views import Video, load_views, open_video
@@ -154,6 +160,14 @@ def test_network_without_any_estimate_has_no_scores(video: Video) -> None:
     assert scores.pairs.network.log_correlation is None
 
 
+def test_map_of_one_point_has_no_scores(video: Video) -> None:
+    truth = load_views(video, (SIZE, SIZE), True).fuse()
+    true = truth.points[:200]
+    assert score_map(true, true, true, truth).point_error < 1e-6
+    assert score_map(np.ones_like(true), np.ones_like(true), true, truth) is None
+    assert score_map(true, true[:49], true[:49], truth) is None
+
+
 TRUTH = np.tile([[[1.0, 2.0, 4.0]], [[2.0, 4.0, 8.0]]], (1, 20, 1))  # two frames, 60 pixels each
 
 
@@ -172,6 +186,14 @@ def test_trivial_answers_are_those_computed_by_hand() -> None:
     assert comparison.mean_image.frame_scale.abs_rel == pytest.approx(0.0, abs=1e-6)
     assert comparison.mean_image.sequence_scale.abs_rel == pytest.approx((0.5 + 0.25) / 2)
     assert comparison.mean_image.log_correlation == pytest.approx(1.0)
+
+
+def test_mean_depth_image_averages_what_is_known_of_each_pixel() -> None:
+    truth = TRUTH.copy()
+    truth[0, 0, 0], truth[:, 0, 1] = 0.0, 0.0
+    image = mean_image(truth)
+    np.testing.assert_allclose(image[0], [2.0, 0.0, np.sqrt(32.0)])
+    np.testing.assert_allclose(image[1:], np.sqrt(2.0) * TRUTH[0, 1:])
 
 
 def test_depth_that_is_not_positive_is_wrong_and_unknown_truth_is_left_out() -> None:

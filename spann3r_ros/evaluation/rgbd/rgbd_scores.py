@@ -176,10 +176,10 @@ def score_map(points: np.ndarray, matched: np.ndarray, true: np.ndarray,
               truth: VoxelCloud) -> MapScores | None:
     """Return the distances of a cloud [n, 3] after the similarity from `matched` to `true` [m, 3].
 
-    None without enough corresponding points. Distances are from a seeded selection of points to
-    the nearest of all points.
+    None without enough corresponding points at different places. Distances are from a seeded
+    selection of points to the nearest of all points.
     """
-    if len(matched) < LEAST_PAIRS or not len(points):
+    if len(matched) < LEAST_PAIRS or not len(points) or not np.ptp(matched, axis=0).any():
         return None
     alignment = align_by_points(matched, true)
     moved = alignment.apply(points.astype(np.float64))
