@@ -52,9 +52,10 @@ def measure(run: str, rounds: int, device: str, pack: Path) -> dict[str, list[fl
     size = (config.network.image_height, config.network.image_width)
     count = max(1, config.frames_per_step // LENGTH)
     now, draw = moment(config, config.steps // 2), random.Random(0)
-    sources = {name: open_sources(
-        replace(config, places_share=share, data=()), [0], device, pack)[0]
-               for name, share in (('rooms', 0.0), ('places', 1.0))}
+    sources = {}
+    for name, share in (('rooms', 0.0), ('places', 1.0)):
+        alone = replace(config, places_share=share, data=())
+        sources[name] = open_sources(alone, [0], device, pack)[0]
     took: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder), Rank(), device, pack)

@@ -13,6 +13,7 @@ COMMANDS = {
     'convert': 'convert',
     'evaluate': 'evaluate',
     'evaluate-photos': 'evaluate_photos',
+    'evaluate-rgbd': 'evaluate_rgbd',
     'ablate': 'ablate',
     'benchmark': 'benchmark',
     'train': 'train',

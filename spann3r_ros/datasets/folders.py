@@ -11,11 +11,13 @@ from scipy.spatial.transform import Rotation
 
 from .calibration import Calibration, find_calibration
 from .numbered import numbered_images, renumbered
+from .plain import plain
 from .rgbd import (
     DatasetError,
     RgbdSequence,
     ViewFiles,
     check_pose,
+    folders_below,
     image_number,
     read_depth_image,
     read_millimetres,
@@ -23,6 +25,8 @@ from .rgbd import (
     require,
 )
 
+# Depth images of 7-Scenes after their projection into the colour camera.
+REGISTERED_DEPTH = '.depth.proj.png'
 SEVEN_SCENES_CAMERA = (525.0, 525.0, 320.0, 240.0)
 NRGBD_CAMERA = (554.2562584220408, 554.2562584220408, 320.0, 240.0)
 # TUM's 16 bit depth images count fifths of a millimetre; the stamps of both cameras differ.
@@ -42,20 +46,33 @@ def seven_scenes(root: Path, split: str = 'Test') -> Iterator[RgbdSequence]:
     .pose.txt (world from camera). For another camera, calibration.txt of the sequence or of the
     scene contains fx, fy, cx and cy.
     """
-    for scene in _folders(root, f'*/{split}Split.txt', '*/seq-*'):
-        file = require(scene / f'{split}Split.txt')
-        for line in file.read_text().split() or ['']:
-            number = re.fullmatch(r'sequence(\d+)', line)
-            if number is None:
-                raise DatasetError(f'{file}: expected sequenceN, got {line!r}')
-            yield _seven_scenes_sequence(scene, int(number[1]))
+    for scene in folders_below(root, f'*/{split}Split.txt', '*/seq-*'):
+        for folder in split_folders(scene, split):
+            yield seven_scenes_sequence(require(folder))
 
 
-def _seven_scenes_sequence(scene: Path, number: int) -> RgbdSequence:
-    folder = require(scene / f'seq-{number:02d}')
+def split_folders(scene: Path, split: str) -> Iterator[Path]:
+    """Yield the folders seq-NN that a scene's TestSplit.txt or TrainSplit.txt names."""
+    file = require(scene / f'{split}Split.txt')
+    for line in file.read_text().split() or ['']:
+        number = re.fullmatch(r'sequence(\d+)', line)
+        if number is None:
+            raise DatasetError(f'{file}: expected sequenceN, got {line!r}')
+        yield scene / f'seq-{int(number[1]):02d}'
+
+
+def seven_scenes_sequence(folder: Path, depth_suffix: str = REGISTERED_DEPTH) -> RgbdSequence:
+    """Return the sequence of a folder SCENE/seq-NN; names of depth images end in `depth_suffix`.
+
+    DatasetError for a folder of another name.
+    """
+    folder = folder.absolute()
+    scene, number = folder.parent, re.fullmatch(r'seq-(\d+)', folder.name)
+    if number is None:
+        raise DatasetError(f'{folder}: expected a folder named seq-NN')
     colors = numbered_images(folder, ['frame-*.color.png'],
-                             ['frame-*.depth.proj.png', 'frame-*.pose.txt'])
-    depth = folder / colors[0].name.replace('.color.', '.depth.proj.')
+                             [f'frame-*{depth_suffix}', 'frame-*.pose.txt'])
+    depth = folder / colors[0].name.replace('.color.png', depth_suffix)
     camera = find_calibration([folder, scene], depth, read_millimetres(depth).shape,
                               SEVEN_SCENES_CAMERA)
     views = []
@@ -63,9 +80,9 @@ def _seven_scenes_sequence(scene: Path, number: int) -> RgbdSequence:
         stem = color.name.removesuffix('.color.png')
         pose_file = folder / f'{stem}.pose.txt'
         pose = check_pose(pose_file, _matrix(pose_file, read_numbers(pose_file, 4)))
-        views.append(ViewFiles(color, require(folder / f'{stem}.depth.proj.png'), pose,
+        views.append(ViewFiles(color, require(folder / f'{stem}{depth_suffix}'), pose,
                                camera, position))
-    return RgbdSequence(f'{scene.name}{number:02d}', tuple(views), read_millimetres)
+    return RgbdSequence(f'{scene.name}{int(number[1]):02d}', tuple(views), read_millimetres)
 
 
 def nrgbd(root: Path) -> Iterator[RgbdSequence]:
@@ -74,7 +91,7 @@ def nrgbd(root: Path) -> Iterator[RgbdSequence]:
     poses.txt has four lines a view, world from camera in OpenGL axes; views whose pose is NaN
     are left out.
     """
-    for scene in _folders(root, '*/poses.txt', '*/images/img*.png'):
+    for scene in folders_below(root, '*/poses.txt', '*/images/img*.png'):
         rows = read_numbers(scene / 'poses.txt', 4)
         colors = numbered_images(scene, ['images/img*.png'], ['depth/depth*.png'])
         _check_count(scene / 'poses.txt', len(rows), colors)
@@ -106,7 +123,7 @@ def dtu(root: Path) -> Iterator[RgbdSequence]:
     cams/NNNNNNNN_cam.txt (camera from world, intrinsics), depths/NNNNNNNN.npy,
     binary_masks/NNNNNNNN.png; pair.txt, of a scan or of all, lists each view's neighbours.
     """
-    for scan in _folders(root, 'scan*/images', 'scan*/depths'):
+    for scan in folders_below(root, 'scan*/images', 'scan*/depths'):
         # Camera files do not count: MVSNet's folders contain some without an image.
         colors = numbered_images(scan, ['images/*.jpg', 'images/*.png'],
                                  ['depths/*.npy', 'binary_masks/*.png'])
@@ -128,7 +145,7 @@ def tum(root: Path) -> Iterator[RgbdSequence]:
     Colour, depth and pose are associated when their stamps differ by at most 20 ms. For a camera
     that is not one of TUM's, calibration.txt contains fx, fy, cx and cy.
     """
-    single = [root] if (root / 'rgb.txt').exists() else _folders(root, '*/rgb.txt')
+    single = [root] if (root / 'rgb.txt').exists() else folders_below(root, '*/rgb.txt')
     for folder in single:
         colors, depths = (_read_tum_list(folder / name) for name in ('rgb.txt', 'depth.txt'))
         poses = read_numbers(folder / 'groundtruth.txt', 8)
@@ -144,7 +161,7 @@ def tum(root: Path) -> Iterator[RgbdSequence]:
             if depth is not None and pose is not None:
                 views.append(ViewFiles(color, depths[depth][1], check_pose(
                     folder / 'groundtruth.txt', _tum_pose(poses[pose])), camera,
-                    len(views)))
+                    len(views), stamp_sec=stamp))
         if not views:
             raise DatasetError(f'{folder}: expected colour, depth and poses within '
                                f'{TUM_STAMP_TOLERANCE_S} s of each other, found none')
@@ -152,7 +169,8 @@ def tum(root: Path) -> Iterator[RgbdSequence]:
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[RgbdSequence]]] = {
-    '7scenes': seven_scenes, 'nrgbd': nrgbd, 'dtu': dtu, 'tum': tum}
+    '7scenes': seven_scenes, 'nrgbd': nrgbd, 'dtu': dtu, 'tum': tum,
+    'plain': plain}
 
 
 def read_tum_depth(path: Path) -> np.ndarray:
@@ -169,17 +187,6 @@ def _read_array(path: Path) -> np.ndarray:
         raise DatasetError(f'{path}: expected a depth image [height, width], '
                            f'got {getattr(depth, "shape", type(depth).__name__)}')
     return np.nan_to_num(depth.astype(np.float32), posinf=0.0, neginf=0.0).clip(min=0.0)
-
-
-def _folders(root: Path, *patterns: str) -> list[Path]:
-    """Return the folders directly below a root that contain a match of a pattern."""
-    if not root.is_dir():
-        raise DatasetError(f'{root}: expected a folder, but it does not exist')
-    found = sorted({root / path.relative_to(root).parts[0]
-                    for pattern in patterns for path in root.glob(pattern)})
-    if not found:
-        raise DatasetError(f'{root}: expected {patterns[0]} below it, found none')
-    return found
 
 
 def _matrix(path: Path, rows: np.ndarray) -> np.ndarray:

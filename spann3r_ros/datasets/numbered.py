@@ -10,12 +10,12 @@ from pathlib import Path
 from .rgbd import DatasetError, image_number, require
 
 
-def numbered_images(folder: Path, patterns: Sequence[str],
-                    companions: Sequence[str]) -> list[Path]:
+def numbered_images(folder: Path, patterns: Sequence[str], companions: Sequence[str],
+                    even: bool = True) -> list[Path]:
     """Return the images below a folder that match the patterns, in the order of their numbers.
 
-    DatasetError for a missing image: a companion, such as a depth image, has its number, or it is
-    a gap in the otherwise even numbering. Also for two images of one number, and for none.
+    DatasetError for a missing image: a companion, such as a depth image, has its number, or, if
+    the numbering is `even`, there is a gap in it. Also for two images of one number, and for none.
     """
     images = _by_number(folder, patterns)
     if not images:
@@ -26,7 +26,7 @@ def numbered_images(folder: Path, patterns: Sequence[str],
             raise DatasetError(f'{other}: expected one image {number}, got also {path.name}')
     # A recording may contain every n-th image only; n is the smallest step.
     step = min((b - a for a, b in pairwise(numbers)), default=1)
-    expected = set(range(numbers[0], numbers[-1], step))
+    expected = set(range(numbers[0], numbers[-1], step)) if even else set()
     expected |= {image_number(path) for path in _by_number(folder, companions)}
     for number in sorted(expected.difference(numbers)):
         require(renumbered(images[0], number))

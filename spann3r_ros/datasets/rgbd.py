@@ -26,6 +26,7 @@ class ViewFiles:
 
     `calibration` (fx, fy, cx, cy) is that of the depth image, in pixels. `position` counts the
     images of the sequence from 0, including images that are no views as they have no pose.
+    `stamp_sec` is the time of the colour image; None if the recording has no times.
     """
 
     color: Path
@@ -34,6 +35,7 @@ class ViewFiles:
     calibration: tuple[float, float, float, float]
     position: int
     mask: Path | None = None
+    stamp_sec: float | None = None
 
     @property
     def number(self) -> int:
@@ -78,6 +80,22 @@ class RgbdSequence:
     def select(self, indices: list[int]) -> RgbdSequence:
         """Return the sequence of some of `views`, in the order given."""
         return replace(self, views=tuple(self.views[index] for index in indices), neighbours={})
+
+    def within(self, first: int, last: int) -> RgbdSequence:
+        """Return the views of the images `first` to `last`, counted from 0, both included.
+
+        DatasetError for a range that is not within the sequence or has fewer than two views.
+        """
+        end = self.views[-1].position
+        if not 0 <= first < last <= end:
+            raise DatasetError(f'{self.name}: expected a range of frames within 0 to {end}, first '
+                               f'to last, got {first} to {last}')
+        chosen = [index for index, view in enumerate(self.views)
+                  if first <= view.position <= last]
+        if len(chosen) < 2:
+            raise DatasetError(f'{self.name}: expected two views or more in the frames {first} to '
+                               f'{last}, got {len(chosen)}')
+        return self.select(chosen)
 
     def find(self, numbers: list[int]) -> list[int]:
         """Return the indices in `views` of image numbers; DatasetError for a missing one."""
@@ -160,6 +178,17 @@ def require(path: Path) -> Path:
     if not path.exists():
         raise DatasetError(f'{path}: expected, but it does not exist')
     return path
+
+
+def folders_below(root: Path, *patterns: str) -> list[Path]:
+    """Return the folders directly below a root that contain a match of a pattern."""
+    if not root.is_dir():
+        raise DatasetError(f'{root}: expected a folder, but it does not exist')
+    found = sorted({root / path.relative_to(root).parts[0]
+                    for pattern in patterns for path in root.glob(pattern)})
+    if not found:
+        raise DatasetError(f'{root}: expected {patterns[0]} below it, found none')
+    return found
 
 
 def read_numbers(path: Path, per_row: int) -> np.ndarray:

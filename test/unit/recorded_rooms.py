@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A box seen from inside, written to disk as 7-Scenes, NRGBD, DTU and TUM RGB-D lay out theirs."""
+"""A box seen from inside, written to disk as 7-Scenes, NRGBD, DTU, TUM RGB-D and plain folders."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -123,5 +123,27 @@ def write_tum(root: Path, count: int) -> None:
         (folder / f'{name}.txt').write_text('\n'.join(lines) + '\n')
 
 
+def write_plain(root: Path, count: int, first: int = 0,
+                camera: tuple[float, float, float, float] = (535.4, 539.2, 320.1, 247.6),
+                size: tuple[int, int] = (WIDTH, HEIGHT), depth_step: int = 1,
+                suffix: str = 'png') -> None:
+    """Write a plain folder `walk`; depth has every `depth_step`-th row and column of the image."""
+    folder, (width, height) = root / 'walk', size
+    for name in ('rgb', 'depth'):
+        (folder / name).mkdir(parents=True)
+    for index in range(count):
+        image, _ = render(index, camera, width, height)
+        fx, fy, cx, cy = camera
+        _, depth = render(index, (fx / depth_step, fy / depth_step,
+                                  (cx + 0.5) / depth_step - 0.5, (cy + 0.5) / depth_step - 0.5),
+                          width // depth_step, height // depth_step)
+        cv2.imwrite(f'{folder}/rgb/{first + index:04d}.{suffix}', image)
+        cv2.imwrite(f'{folder}/depth/{first + index:04d}.png',
+                    np.round(depth * 1000).astype(np.uint16))
+    fx, fy, cx, cy = camera
+    np.savetxt(folder / 'K.txt', [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    np.savetxt(folder / 'poses.txt', [pose(index).ravel() for index in range(count)])
+
+
 WRITERS = {'7scenes': write_seven_scenes, 'nrgbd': write_nrgbd, 'dtu': write_dtu,
-           'tum': write_tum}
+           'tum': write_tum, 'plain': write_plain}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of four data sets, on folders that the tests write."""
+"""Readers of four data sets and of plain folders, on folders that the tests write."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from spann3r_ros.datasets.rgbd import DatasetError, RgbdSequence
 
 SIZE = (96, 128)
 NAMES = {'7scenes': 'chess03', 'nrgbd': 'kitchen', 'dtu': 'scan1',
-         'tum': 'rgbd_dataset_freiburg3_box'}
+         'tum': 'rgbd_dataset_freiburg3_box', 'plain': 'walk'}
 
 
 def read(layout: str, root: Path, count: int = 3) -> RgbdSequence:
@@ -116,6 +116,9 @@ def test_scenes_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     ('dtu', 'scan1/binary_masks/00000000.png'),
     ('tum', 'rgbd_dataset_freiburg3_box/groundtruth.txt'),
     ('tum', 'rgbd_dataset_freiburg3_box/depth/1000.110000.png'),
+    ('plain', 'walk/poses.txt'),
+    ('plain', 'walk/depth/0001.png'),
+    ('plain', 'walk/rgb/0002.png'),
 ])
 def test_missing_file_is_named(layout: str, lost: str, tmp_path: Path) -> None:
     WRITERS[layout](tmp_path, 3)
@@ -186,6 +189,13 @@ def test_scene_without_its_list_is_not_skipped(layout: str, lost: str,
     ('dtu', 'pair.txt', '3\n0\n', 'expected the view lists'),
     ('tum', 'rgbd_dataset_freiburg3_box/rgb.txt', 'a b c\n', 'expected "stamp file"'),
     ('tum', 'rgbd_dataset_freiburg3_box/groundtruth.txt', '', 'expected poses'),
+    ('plain', 'walk/poses.txt', ' '.join(['1'] * 16), 'expected 3 rows for the images .* got 1'),
+    ('plain', 'walk/poses.txt', '1 0 0\n', 'expected 16 numbers a line'),
+    ('plain', 'walk/poses.txt', (' '.join(['2'] * 16) + '\n') * 3, 'expected a rigid'),
+    ('plain', 'walk/poses.txt', (' '.join(['inf'] * 16) + '\n') * 3, 'expected finite poses'),
+    ('plain', 'walk/K.txt', '500 500 320 240\n', 'expected 3 numbers a line'),
+    ('plain', 'walk/K.txt', '1 0 0\n0 -1 0\n0 0 1\n', 'expected a camera matrix'),
+    ('plain', 'walk/K.txt', '1 0 0\n0 1 0\n', 'expected a camera matrix'),
 ])
 def test_broken_file_is_named(layout: str, file: str, text: str, message: str,
                               tmp_path: Path) -> None:

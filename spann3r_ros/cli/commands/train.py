@@ -58,8 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Declare the options that replace settings of a run."""
-    parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER',
-                        help='train on recordings: 7scenes, nrgbd, dtu or tum; may be repeated')
+    parser.add_argument('--data', action='append', metavar='LAYOUT:FOLDER[:FIRST-LAST]',
+                        help='train on recordings: 7scenes, nrgbd, dtu, tum or plain; only on '
+                             'frames FIRST to LAST, counted from 0; may be repeated')
     parser.add_argument('--data-share', type=float,
                         help='share of the sequences that are of --data, the rest is rendered')
     parser.add_argument('--places-share', type=float,

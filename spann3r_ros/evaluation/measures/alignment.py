@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alignment of a predicted sequence to the true one by medians: depth shift and scale."""
+"""Alignment of a predicted sequence to the true one: by medians, or by corresponding points."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from .trajectories import Similarity, fit_similarity
+
 SCALE_BOUNDS = (1e-3, 1e3)
+REWEIGHTINGS = 30
+# Distances below this share of their median get no further weight.
+LEAST_DISTANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,33 @@ def lower_median(values: np.ndarray) -> float:
     """Return the median of values [n]; for even n the lower one of the two middle values."""
     middle = (len(values) - 1) // 2
     return float(np.partition(values, middle)[middle])
+
+
+def align_by_points(source: np.ndarray, target: np.ndarray) -> Similarity:
+    """Return a similarity from source points [n, 3] to the corresponding target points.
+
+    Distances count, not their squares: each pair is weighted by its inverse distance, again and
+    again. The scale is the ratio of the weighted spreads about the means: unlike that of least
+    squares, it does not shrink points that fit badly. ValueError for fewer than two different
+    points.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    weights = np.ones(len(source))
+    for _ in range(REWEIGHTINGS):
+        rotation = fit_similarity(source, target, with_scale=False, weights=weights).rotation
+        means, spreads = zip(*(_spread(points, weights) for points in (source, target)),
+                             strict=True)
+        scale = spreads[1] / spreads[0]
+        found = Similarity(scale, rotation, means[1] - scale * rotation @ means[0])
+        distances = np.linalg.norm(found.apply(source) - target, axis=1)
+        # Rounding alone remains where all points fit.
+        least = max(LEAST_DISTANCE * float(np.median(distances)), 1e-9 * spreads[1])
+        weights = 1.0 / np.maximum(distances, least)
+        weights /= weights.mean()
+    return found
+
+
+def _spread(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the weighted mean [3] and the root of the weighted mean square distance from it."""
+    mean = np.average(points, axis=0, weights=weights)
+    return mean, float(np.sqrt(np.average(((points - mean) ** 2).sum(axis=1), weights=weights)))

@@ -72,18 +72,24 @@ def rotation_errors_deg(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return rotation_angles_deg(np.swapaxes(estimate[:, :3, :3], 1, 2) @ truth[:, :3, :3])
 
 
-def fit_similarity(source: np.ndarray, target: np.ndarray, with_scale: bool = True) -> Similarity:
+def fit_similarity(source: np.ndarray, target: np.ndarray, with_scale: bool = True,
+                   weights: np.ndarray | None = None) -> Similarity:
     """Return the least-squares similarity (or rigid motion) taking source [n, 3] to target.
 
-    The closed form of Umeyama (1991). For collinear points the rotation about their line is not
-    determined; one minimiser is returned. ValueError for fewer than two different points.
+    The closed form of Umeyama (1991); `weights` [n] are those of the squares. For collinear points
+    the rotation about their line is not determined; one minimiser is returned. ValueError for
+    fewer than two different points.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or len(source) < 2:
         raise ValueError(f'source and target: expected two arrays [n >= 2, 3] of one shape, '
                          f'got {source.shape} and {target.shape}')
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    source_mean, target_mean = (np.average(points, axis=0, weights=weights)
+                                for points in (source, target))
     source_part, target_part = source - source_mean, target - target_mean
+    if weights is not None:
+        root = np.sqrt(weights)[:, None]
+        source_part, target_part = root * source_part, root * target_part
     variance = (source_part ** 2).sum()
     if variance == 0.0:
         raise ValueError('source: expected at least two different points, got one')

@@ -114,10 +114,15 @@ def select_content(cloud: VoxelCloud, trajectory: Sequence[StampedPose], truth: 
 
 def below_cut(points: np.ndarray, path: np.ndarray) -> np.ndarray:
     """Return which points are below the ceiling, bool [n]."""
+    return points[:, 2] < ceiling(points, path)
+
+
+def ceiling(points: np.ndarray, path: np.ndarray) -> float:
+    """Return the height above which points are not drawn; infinity without a path."""
     if not len(path):
-        return np.ones(len(points), bool)
+        return math.inf
     floor, camera = np.quantile(points[:, 2], 0.02), np.median(path[:, 2])
-    return points[:, 2] < floor + CUT * max(camera - floor, 0.0) + 1e-9
+    return float(floor + CUT * max(camera - floor, 0.0) + 1e-9)
 
 
 def bounds(content: Content) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,8 @@ import numpy as np
 OVERSAMPLING = 2
 SHADING = 12.0
 LARGEST_REACH = 8
+# Points that are drawn at once.
+CHUNK = 20_000
 
 
 @dataclass(frozen=True)
@@ -77,23 +79,22 @@ def splat(view: View, points: np.ndarray, colors: np.ndarray, size: float,
     height, width = view.height * OVERSAMPLING, view.width * OVERSAMPLING
     projected = view.project(points)
     shown = np.isfinite(projected).all(axis=1)
-    projected, colors = projected[shown], colors[shown]
+    # From far to near: of several points in a cell the last one written is the nearest.
+    order = np.flatnonzero(shown)[np.argsort(-projected[shown, 2], kind='stable')]
+    projected, colors = projected[order], colors[order]
     column, row = (np.floor(projected[:, i] * OVERSAMPLING).astype(int) for i in (0, 1))
     reach = min(max(1, round(size * OVERSAMPLING / 2)), LARGEST_REACH)
-    offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2), -1).reshape(-1, 2)
+    across, down = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2), -1).reshape(-1, 2).T
     image = np.full((height * width, 3), background, np.uint8)
     depth = np.full(height * width, np.inf)
-    cells, sources = [], []
-    for across, down in offsets:
-        x, y = column + across, row + down
-        inside = np.flatnonzero((x >= 0) & (x < width) & (y >= 0) & (y < height))
-        cells.append(y[inside] * width + x[inside])
-        sources.append(inside)
-    cell, source = np.concatenate(cells), np.concatenate(sources)
-    # From far to near: of several points in a cell the last one written is the nearest.
-    order = np.argsort(-projected[source, 2], kind='stable')
-    image[cell[order]] = colors[source[order]]
-    depth[cell[order]] = projected[source[order], 2]
+    for start in range(0, len(projected), CHUNK):
+        part = slice(start, start + CHUNK)
+        x, y = column[part, None] + across, row[part, None] + down  # [points, cells of a square]
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        cell = (y * width + x)[inside]
+        source = start + np.nonzero(inside)[0]
+        image[cell] = colors[source]
+        depth[cell] = projected[source, 2]
     image = image.reshape(height, width, 3)
     if shaded:
         image = shade_edges(image, depth.reshape(height, width))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.datasets.folders import LAYOUTS
+from spann3r_ros.datasets.layouts import split_range
 from spann3r_ros.datasets.rgbd import PosedView, RgbdSequence
 from spann3r_ros.rooms.draw import Draw
 from spann3r_ros.training.schedule import Moment
@@ -30,15 +31,18 @@ HUE = 0.1
 def recorded_sequences(data: tuple[str, ...]) -> Iterator[RgbdSequence]:
     """Yield the sequences of all 'LAYOUT:FOLDER'; of 7-Scenes those of the training split.
 
-    Raises ValueError for an unknown layout, DatasetError for a folder that does not have it.
+    Of 'LAYOUT:FOLDER:FIRST-LAST' only the frames FIRST to LAST of each sequence. Raises ValueError
+    for an unknown layout, DatasetError for a folder that does not have it or lacks such frames.
     """
     for item in data:
-        layout, _, folder = item.partition(':')
+        layout, _, rest = item.partition(':')
+        folder, frames = split_range(rest)
         if layout not in LAYOUTS or not folder:
             raise ValueError(f'data: expected LAYOUT:FOLDER with a layout of {sorted(LAYOUTS)}, '
-                             f'got {item!r}')
+                             f'or LAYOUT:FOLDER:FIRST-LAST, got {item!r}')
         arguments = ('Train',) if layout == '7scenes' else ()
-        yield from LAYOUTS[layout](Path(folder), *arguments)
+        for sequence in LAYOUTS[layout](Path(folder), *arguments):
+            yield sequence.within(*frames) if frames else sequence
 
 
 class Recordings:
