@@ -52,7 +52,8 @@ def evaluate(folder: Path, checkpoint: Path, *arguments: str) -> int:
 def test_command_prints_writes_and_draws_what_it_measured(
         folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rgbd_picture, 'MOST_POINTS', 3000)
+    monkeypatch.setattr(rgbd_picture, 'MOST_POINTS', 2000)
+    monkeypatch.setattr(rgbd_scores, 'FIT_POINTS', 2000)
     output, picture = tmp_path / 'scores.json', tmp_path / 'walk.png'
     assert evaluate(folder, BUNDLED, '--output', str(output), '--picture', str(picture)) == 0
     table = capsys.readouterr().out
