@@ -15,6 +15,7 @@ from spann3r_ros.rooms.places.asset_pack import PackError, read_pack, write_pack
 from spann3r_ros.rooms.places.camera_effects import compress
 from spann3r_ros.rooms.places.camera_walks import CLEARANCE, FreeSpace, draw_walk
 from spann3r_ros.rooms.places.place_drawing import draw_place
+from spann3r_ros.rooms.places.place_drawings import PlaceDrawings
 from spann3r_ros.rooms.places.place_generator import PlaceBatch, PlaceConfig, PlaceGenerator
 from spann3r_ros.rooms.places.place_shading import PlaceTable, Samples, ShadowCube, sample_depth
 from spann3r_ros.rooms.places.surfaces import Look, SurfaceBuilder
@@ -83,6 +84,14 @@ def test_equal_seeds_give_equal_batches_and_a_state_continues() -> None:
     assert torch.equal(got.points, expected[1].points)
     assert int(second.state()) == 6
     assert not torch.equal(expected[0].images, generator(seed=2).batch(3, 2).images)
+
+
+def test_places_of_other_processes_are_those_of_this_one() -> None:
+    drawings = PlaceDrawings(small_pack(), 2, seed=4, workers=2)
+    for number in (3, 4, 9, 5):
+        got, expected = drawings.get(number), drawings.draw(number)
+        assert torch.equal(got.surfaces.corners, expected.surfaces.corners)
+        assert np.array_equal(got.size, expected.size)
 
 
 def test_images_have_the_size_that_is_asked_for() -> None:

@@ -2,6 +2,7 @@
 """Places: image sequences of furnished rooms with exact geometry, for training."""
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from spann3r_ros.rooms.textures import TextureBank, build_bank, draw_textures
 from .asset_pack import PHOTOGRAPH_SIZE, AssetPack
 from .camera_effects import CameraEffects
 from .camera_walks import draw_walk
-from .place_drawing import Place, draw_place
+from .place_drawing import Place
+from .place_drawings import PlaceDrawings
 from .place_shading import PlaceTable, Samples, ShadowCube, sample_depth, shade
 from .visibility import Caster, open_caster
 
@@ -111,6 +113,9 @@ class PlaceGenerator:
         self._drawn = 0
         self._bank = bank or load_bank(pack, config.patterns, self.device)
         self._last: tuple[int, LitPlace] | None = None
+        # On a CPU the drawing is a small part of a step. A GPU would wait for it.
+        workers = 0 if self.device.type == 'cpu' else min(8, os.cpu_count() or 1)
+        self._drawings = PlaceDrawings(pack, config.patterns, seed, workers)
         self._draw = Draw(seed)
         self._sensor = Sensor(config.exposure, config.balance, config.noise, config.vignetting,
                               config.streak * config.width, self._draw, self.device)
@@ -153,9 +158,7 @@ class PlaceGenerator:
     def _lit_place(self, number: int) -> LitPlace:
         """Return a place of this generator by its number."""
         if self._last is None or self._last[0] != number:
-            rng = np.random.default_rng((self._seed, 0, number))
-            place = draw_place(self._pack, self.config.patterns, rng)
-            self._last = number, LitPlace.of(place, self.device)
+            self._last = number, LitPlace.of(self._drawings.get(number), self.device)
         return self._last[1]
 
     def _view(self, lit: LitPlace, rays: Rays) -> tuple[Tensor, Tensor]:

@@ -64,33 +64,28 @@ class Rasteriser:
 
     def first_hits(self, rays: Rays) -> Tensor:
         """Return the triangle that each pixel sees, int64 [N, H, W]; -1: none."""
-        return torch.stack([self._view(rays.select(slice(index, index + 1)))
-                            for index in range(len(rays.origin))])
-
-    def _view(self, rays: Rays) -> Tensor:
         height, width = rays.rows.shape[1], rays.columns.shape[1]
-        local = (self._corners - rays.origin) @ rays.rotation[0]
+        local = (self._corners - rays.origin[:, None, None]) @ rays.rotation[:, None]
         low, high, visible = _bounds(local, rays)
-        index = visible.nonzero().flatten()
-        inverse, regular = _inverse(local[index])
-        index, inverse = index[regular], inverse[regular]
-        triangle, tile = _sort(low[index], high[index], height, width)
-        directions = _tiled(view_directions(rays)[0])
+        view, index = visible.nonzero().unbind(1)
+        inverse, regular = _inverse(local[view, index])
+        view, index, inverse = view[regular], index[regular], inverse[regular]
+        pair, tile = _sort(view, low[view, index], high[view, index], height, width)
+        directions = _tiled(view_directions(rays))
         nearest = torch.zeros(directions.shape[:2], device=local.device)
         winner = torch.full(directions.shape[:2], -1, device=local.device)
         items, owner = _bundles(tile, len(directions))
         for start in range(0, len(owner), ITEMS):
             part, owns = items[start:start + ITEMS], owner[start:start + ITEMS]
-            chosen = triangle[part.clamp_min(0)]
+            chosen = pair[part.clamp_min(0)]
             # [items, bundle, 3, pixels]
             weight = inverse[chosen] @ directions[owns].mT[:, None]
             depth = weight.sum(2)
             outside = (weight < -EDGE * depth.abs()[:, :, None]).any(2) | (part < 0)[..., None]
             near, place = depth.masked_fill(outside, 0.0).max(1)
-            found = index[chosen.gather(1, place)]
-            _keep_nearest(nearest, winner, owns, near, found)
+            _keep_nearest(nearest, winner, owns, near, index[chosen.gather(1, place)])
         winner[nearest <= 0.0] = -1
-        return _untiled(winner, height, width)
+        return _untiled(winner, len(rays.origin), height, width)
 
 
 def view_directions(rays: Rays) -> Tensor:
@@ -103,44 +98,50 @@ def view_directions(rays: Rays) -> Tensor:
 
 
 def _bounds(local: Tensor, rays: Rays) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first and last pixel [T, 2] (x, y) of triangles, and whether they may be seen.
+    """Return first and last pixel [N, T, 2] (x, y) of triangles, and whether they may be seen.
 
     A triangle that reaches behind the camera may cover the whole image.
     """
     depth = local[..., 2]
-    ahead = depth.amin(1) > NEAR_METRES
+    ahead = depth.amin(2) > NEAR_METRES
     flat = local[..., :2] / depth.clamp_min(NEAR_METRES)[..., None]
-    origin = torch.stack((rays.columns[0, 0], rays.rows[0, 0]))
-    step = torch.stack((rays.columns[0, 1] - rays.columns[0, 0],
-                        rays.rows[0, 1] - rays.rows[0, 0]))
-    pixel = ((flat - origin) / step).clamp(-1e6, 1e6)
+    origin = torch.stack((rays.columns[:, 0], rays.rows[:, 0]), 1)
+    step = torch.stack((rays.columns[:, 1], rays.rows[:, 1]), 1) - origin
+    pixel = ((flat - origin[:, None, None]) / step[:, None, None]).clamp(-1e6, 1e6)
     last = torch.tensor((rays.columns.shape[1] - 1, rays.rows.shape[1] - 1), device=local.device)
-    low = torch.where(ahead[:, None], (pixel.amin(1) - 0.5).floor().long(), 0)
-    high = torch.where(ahead[:, None], (pixel.amax(1) + 0.5).ceil().long(), last)
-    visible = (depth.amax(1) > NEAR_METRES) & (low <= last).all(1) & (high >= 0).all(1)
+    low = torch.where(ahead[..., None], (pixel.amin(2) - 0.5).floor().long(), 0)
+    high = torch.where(ahead[..., None], (pixel.amax(2) + 0.5).ceil().long(), last)
+    visible = (depth.amax(2) > NEAR_METRES) & (low <= last).all(2) & (high >= 0).all(2)
     return low.clamp_min(0), high.minimum(last), visible
 
 
 def _inverse(corners: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the inverses [T, 3, 3] of matrices of corners, and which of them exist."""
-    inverse, info = torch.linalg.inv_ex(corners.double().mT)
-    inverse = inverse.float()
-    return inverse, (info == 0) & inverse.isfinite().all(2).all(1)
+    """Return the inverses [P, 3, 3] of matrices whose columns are corners, and which exist."""
+    first, second, third = corners.double().unbind(1)
+    rows = torch.stack((torch.linalg.cross(second, third), torch.linalg.cross(third, first),
+                        torch.linalg.cross(first, second)), 1)
+    determinant = (first * rows[:, 0]).sum(1)
+    inverse = (rows / determinant[:, None, None]).float()
+    return inverse, inverse.isfinite().flatten(1).all(1)
 
 
-def _sort(low: Tensor, high: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return pairs of triangle and tile that overlap by their bounds, in the order of tiles."""
-    columns = -(-width // TILE)
+def _sort(view: Tensor, low: Tensor, high: Tensor, height: int,
+          width: int) -> tuple[Tensor, Tensor]:
+    """Return what overlaps by its bounds: places in `view` and tiles, in the order of tiles.
+
+    The tiles are counted view by view, row by row.
+    """
+    rows, columns = -(-height // TILE), -(-width // TILE)
     first, last = low // TILE, high // TILE
     span = last - first + 1
     count = span[:, 0] * span[:, 1]
-    triangle = torch.arange(len(low), device=low.device).repeat_interleave(count)
-    rank = torch.arange(len(triangle), device=low.device) - (
-        count.cumsum(0) - count)[triangle]
-    across = span[triangle, 0]
-    tile = (first[triangle, 1] + rank // across) * columns + first[triangle, 0] + rank % across
+    pair = torch.arange(len(low), device=low.device).repeat_interleave(count)
+    rank = torch.arange(len(pair), device=low.device) - (count.cumsum(0) - count)[pair]
+    across = span[pair, 0]
+    row = first[pair, 1] + rank // across
+    tile = (view[pair] * rows + row) * columns + first[pair, 0] + rank % across
     tile, order = tile.sort(stable=True)
-    return triangle[order], tile
+    return pair[order], tile
 
 
 def _bundles(tile: Tensor, tiles: int) -> tuple[Tensor, Tensor]:
@@ -165,19 +166,19 @@ def _keep_nearest(nearest: Tensor, winner: Tensor, owner: Tensor, near: Tensor,
     nearest.copy_(best)
 
 
-def _tiled(image: Tensor) -> Tensor:
-    """Return the pixels [tiles, TILE * TILE, 3] of an image [H, W, 3], its edges repeated."""
-    height, width = image.shape[:2]
+def _tiled(images: Tensor) -> Tensor:
+    """Return the pixels [tiles, TILE * TILE, 3] of images [N, H, W, 3], their edges repeated."""
+    height, width = images.shape[1:3]
     rows, columns = -(-height // TILE), -(-width // TILE)
-    place = [torch.arange(count * TILE, device=image.device).clamp_max(size - 1)
+    place = [torch.arange(count * TILE, device=images.device).clamp_max(size - 1)
              for count, size in ((rows, height), (columns, width))]
-    padded = image[place[0]][:, place[1]]
-    return padded.view(rows, TILE, columns, TILE, 3).transpose(1, 2).reshape(
-        rows * columns, TILE * TILE, 3)
+    padded = images[:, place[0]][:, :, place[1]]
+    return padded.view(-1, rows, TILE, columns, TILE, 3).transpose(2, 3).reshape(
+        -1, TILE * TILE, 3)
 
 
-def _untiled(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return the image [H, W] of pixels [tiles, TILE * TILE]."""
+def _untiled(pixels: Tensor, count: int, height: int, width: int) -> Tensor:
+    """Return the images [N, H, W] of pixels [tiles, TILE * TILE]."""
     rows, columns = -(-height // TILE), -(-width // TILE)
-    image = pixels.view(rows, columns, TILE, TILE).transpose(1, 2)
-    return image.reshape(rows * TILE, columns * TILE)[:height, :width]
+    images = pixels.view(count, rows, columns, TILE, TILE).transpose(2, 3)
+    return images.reshape(count, rows * TILE, columns * TILE)[:, :height, :width]
