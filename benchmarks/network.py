@@ -137,7 +137,7 @@ def network_input(image: np.ndarray) -> Tensor:
 
 def images(height: int, width: int, frames: int) -> np.ndarray:
     """Return a walk through an unseen room, uint8 [frames, height, width, 3]."""
-    rooms = unseen_rooms(HeldOutConfig(), width)
+    rooms = unseen_rooms(HeldOutConfig(), (width, width))
     top = (width - height) // 2
     return next(iter(draw_sequences(rooms, 1, Turn(frames)))).images[:, top:top + height]
 

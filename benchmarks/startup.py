@@ -143,7 +143,7 @@ def start(parameters: dict[str, str], folder: Path) -> Start:
 
 def walk() -> Iterator[np.ndarray]:
     """Return the images of a walk through an unseen room."""
-    rooms = unseen_rooms(HeldOutConfig(), SIZE)
+    rooms = unseen_rooms(HeldOutConfig(), (SIZE, SIZE))
     return iter(next(iter(draw_sequences(rooms, 1, Turn(2 + FURTHER_IMAGES)))).images)
 
 

@@ -16,8 +16,8 @@ class FakeNetwork:
     name = 'fake'
     measures_pose = False
 
-    def __init__(self, size: int) -> None:
-        self._size = (size, size)
+    def __init__(self, size: int | tuple[int, int]) -> None:
+        self._size = (size, size) if isinstance(size, int) else size
         self._ids: list[int] = []
 
     def begin(self) -> None:

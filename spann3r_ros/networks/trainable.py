@@ -25,6 +25,10 @@ class NetworkSizes(Protocol):
         """Return the width of the input images, in pixels."""
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Return (height, width) of all images that the weights are trained for."""
+
+    @property
     def patch_size(self) -> int:
         """Return the side of the square patch that becomes one token, in pixels."""
 

@@ -24,6 +24,8 @@ _LONGEST_STREAK = 0.25
 class RoomConfig:
     """The distributions of rooms, camera and motion; metres, degrees, pixels.
 
+    Images are `size` wide and `height` high, 0: as high as wide. The field of view is that across
+    the width.
     Steps are per frame at full motion; ranges are (low, high). A share `partition_share` of the
     rooms has a second room behind a wall with a doorway, a share `composite_share` a seat with a
     back, and the same share a table. `vignetting` is the largest loss of light in the corners,
@@ -33,6 +35,7 @@ class RoomConfig:
     """
 
     size: int = 96
+    height: int = 0
     field_of_view_deg: float = 80.0
     field_of_view_jitter_deg: float = 0.0
     textures: int = 384
@@ -51,8 +54,10 @@ class RoomConfig:
     chunk: int = 0
 
     def __post_init__(self) -> None:
-        if not 8 <= self.size <= _LARGEST_SIZE:
-            raise ValueError(f'size: expected 8 to {_LARGEST_SIZE} pixels, got {self.size}')
+        for name in ('size', 'height'):
+            pixels = getattr(self, name)
+            if not 8 <= pixels <= _LARGEST_SIZE and (name, pixels) != ('height', 0):
+                raise ValueError(f'{name}: expected 8 to {_LARGEST_SIZE} pixels, got {pixels}')
         widest = self.field_of_view_deg + self.field_of_view_jitter_deg
         narrowest = self.field_of_view_deg - self.field_of_view_jitter_deg
         if not 10 <= narrowest <= widest <= 150:
@@ -127,8 +132,7 @@ class RoomGenerator:
         `motion` scales the steps and tilts of the `train` trajectory. `turn` yaws by
         `turn_deg_per_frame` and moves `turn_path_step` rad along the ellipse per frame (by
         default 0.12 rad per 9 degrees), level. `image_size` is the height and width of the
-        images, by default those of the configuration; the field of view is that across the width.
-        Raises ValueError for an unknown trajectory.
+        images, by default those of the configuration. Raises ValueError for an unknown trajectory.
         """
         if trajectory not in TRAJECTORIES:
             raise ValueError(f'trajectory: expected one of {TRAJECTORIES}, got {trajectory!r}')
@@ -145,7 +149,7 @@ class RoomGenerator:
         near = torch.stack([distances(scenes, p) for p in origin.unbind(1)]).amin(0)
         too_near = near < self.config.clearance
         too_near[:, ROOM] = False
-        size = image_size or (self.config.size, self.config.size)
+        size = image_size or (self.config.height or self.config.size, self.config.size)
         return self._render(scenes.without(too_near), room_size, origin, rotation, size)
 
     def state(self) -> Tensor:

@@ -104,13 +104,12 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         measured = torch.zeros(len(MEASURED), dtype=torch.float64)
-        network = config.network
-        sizes = config.image_sizes or ((network.image_height, network.image_width),)
         for shard, source in self.sources.items():
             # All shards use the same length and kind of sequence, with different content.
             draw = random.Random(f'{config.seed} {self.step}')
             length = draw.choice(now.stage.lengths)
             batch_size = max(1, config.frames_per_step // length // config.shards)
+            sizes = config.network.sizes
             size = draw.choice(sizes) if len(sizes) > 1 else sizes[0]
             batch = source.batch(batch_size, length, size, now, draw)
             objective = self._objective(batch, draw.getrandbits(32) + shard, now)

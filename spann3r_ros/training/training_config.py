@@ -53,8 +53,8 @@ class TrainingConfig:
     `losses` are those of the bundled model ('rooms'), of the paper ('paper'), or of the paper's
     code ('released'), which mix the sequences of a shard. `data` are folders as 'LAYOUT:FOLDER'. A
     share `data_share` of the sequences is from them if there are any, a share `places_share` is of
-    furnished places, the rest of procedural rooms. Each step has images of one of `image_sizes`
-    (height, width), none: of the network's own. `frame_gap` is the widest step between two views
+    furnished places, the rest of procedural rooms. Each step has images of one of the network's
+    sizes. `frame_gap` is the widest step between two views
     of a recording, in views, at the start and in the middle of a run. Every step is the mean over
     `shards`, which are drawn separately and distributed evenly over the processes: the curve does
     not depend on the number of processes.
@@ -82,7 +82,6 @@ class TrainingConfig:
     data: tuple[str, ...] = ()
     data_share: float = 1.0
     places_share: float = 0.0
-    image_sizes: tuple[tuple[int, int], ...] = ()
     frame_gap: tuple[int, int] = (5, 30)
     color_jitter: bool = True
     stages: tuple[Stage, ...] = CURRICULUM
@@ -130,10 +129,6 @@ class TrainingConfig:
         if min(self.source_shares) < 0.0:
             raise ValueError('data_share and places_share: expected shares of at most 1 together, '
                              f'got {self.data_share} and {self.places_share}')
-        for size in self.image_sizes:
-            if len(size) != 2 or any(item < 1 or item % self.network.patch_size for item in size):
-                raise ValueError(f'image_sizes: expected pairs of multiples of the patch size '
-                                 f'{self.network.patch_size}, got {size}')
         for name in ('steps', 'shards', 'frames_per_step', 'warmup_steps'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected at least 1, got {getattr(self, name)}')
@@ -185,8 +180,6 @@ class TrainingConfig:
         if 'network' in made:
             kind = trainable_kind(made.get('network_name', ''))
             made['network'] = kind.training().sizes_from_dict(made['network'])
-        if 'image_sizes' in made:
-            made['image_sizes'] = tuple(tuple(item) for item in made['image_sizes'])
         if 'stages' in made:
             made['stages'] = tuple(
                 Stage(item['share'], tuple(item['lengths']),

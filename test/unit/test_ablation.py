@@ -20,7 +20,7 @@ from spann3r_ros.networks.spann3r import KIND
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.rooms.room_generator import RoomConfig
 
-SIZE = 32
+SIZE = (24, 32)
 CONFIG = HeldOutConfig(rooms=3, turns=(Turn(3), Turn(4)), query_points=300)
 
 
@@ -48,7 +48,7 @@ class Stretching(FakeNetwork):
 
     def answer(self, index: int) -> Pointmap:
         points = self._sequence.points[index] * [self._stretch, 1.0, 1.0]
-        return Pointmap(points.astype(np.float32), np.full((SIZE, SIZE), 0.5, np.float32))
+        return Pointmap(points.astype(np.float32), np.full(SIZE, 0.5, np.float32))
 
 
 def test_each_memory_lacks_one_part() -> None:

@@ -28,7 +28,7 @@ from spann3r_ros.evaluation.held_out.references import Reference
 from spann3r_ros.evaluation.held_out.room_scores import evaluate_held_out, score_map
 from spann3r_ros.rooms.room_generator import RoomConfig
 
-SIZE = 32
+SIZE = (24, 32)
 CONFIG = HeldOutConfig(rooms=2, training_rooms=3, turns=(Turn(3),), query_points=500)
 
 
@@ -61,7 +61,7 @@ class Oracle(FakeNetwork):
 
     def answer(self, index: int) -> Pointmap:
         points = 0.5 * self._sequence.points[index] * [self._stretch, 1.0, 1.0]
-        return Pointmap(points.astype(np.float32), np.full((SIZE, SIZE), 0.5, np.float32))
+        return Pointmap(points.astype(np.float32), np.full(SIZE, 0.5, np.float32))
 
 
 def test_truth_at_another_scale_has_no_error() -> None:
@@ -88,7 +88,7 @@ def test_map_is_scored_where_the_mapper_places_it() -> None:
     points = 2.0 * sequence.points
     points[2, 1] = np.nan  # behind the camera
     points[0, 0] += 5.0
-    certain = np.ones((SIZE, SIZE), np.float32)
+    certain = np.ones(SIZE, np.float32)
     certain[0] = 0.0
     # The mapper also keeps the points of a frame whose camera it could not place.
     poses = {0: StampedPose(0, '', np.eye(4)), 2: None}
@@ -135,7 +135,7 @@ def test_means_report_the_number_of_missing_rooms() -> None:
         def answer(self, index: int) -> Pointmap:
             pointmap = super().answer(index)
             if self.rooms == 1 and index > 0:
-                pointmap.points[:] = np.random.default_rng(index).normal(size=(SIZE, SIZE, 3))
+                pointmap.points[:] = np.random.default_rng(index).normal(size=(*SIZE, 3))
             return pointmap
 
     result = evaluate_held_out(LostOnce(), CONFIG)[0]
@@ -172,7 +172,7 @@ def test_varied_rooms_differ_in_their_cameras_and_keep_their_geometry() -> None:
     assert max(focal) > 1.1 * min(focal)
     trivial = TrivialPredictions(familiar_rooms(config, SIZE), 3, Turn(3))
     for sequence in sequences:
-        rays = baselines.pixel_rays(sequence.intrinsics.matrix, SIZE, SIZE)
+        rays = baselines.pixel_rays(sequence.intrinsics.matrix, *SIZE)
         depth = depth_images(sequence)
         for index in range(3):
             posed = baselines.posed_depth_pointmaps(depth[index], sequence.poses, rays)[index]

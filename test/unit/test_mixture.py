@@ -98,16 +98,9 @@ def test_run_with_places_needs_a_pack(tmp_path: Path) -> None:
         open_sources(RUN, [0], 'cpu', tmp_path / 'nowhere.npz')
 
 
-@pytest.mark.parametrize('sizes', [((24, 30),), ((24,),), ((0, 32),)])
-def test_image_sizes_are_multiples_of_the_patch(sizes: tuple) -> None:
-    with pytest.raises(ValueError, match='image_sizes: expected pairs of multiples of the patch '
-                                         'size 8'):
-        replace(RUN, image_sizes=sizes)
-
-
 def test_resumed_run_on_places_repeats_the_curve_of_a_whole_one(tmp_path: Path, pack: Path
                                                                 ) -> None:
-    config = replace(RUN, image_sizes=((24, 32), (16, 40)))
+    config = replace(RUN, network=replace(NETWORK, other_sizes=((16, 40),)))
     whole = Trainer(config, tmp_path / 'whole', Rank(), pack=pack)
     whole.run(save_every_steps=1)
     for _ in range(2):

@@ -273,3 +273,79 @@ def test_only_the_memory_manager_resets_a_network(network: Spann3RNetwork) -> No
         manager.step(picture(seed), seed)
     assert isinstance(manager.flush()[0], Estimate)
     assert network.status().tokens == 0
+
+
+
+SIZES = ((32, 48), (48, 48), (32, 64))
+
+
+@pytest.fixture
+def adaptable() -> Spann3RNetwork:
+    """A network for images of several sizes."""
+    model = tiny_model()
+    model.config = replace(model.config, image_height=32, image_width=48, other_sizes=SIZES[1:])
+    return Spann3RNetwork(model, MemoryConfig())
+
+
+def images(size: tuple[int, int], count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, *size, 3), np.uint8)
+
+
+def test_input_size_has_the_nearest_aspect(adaptable: Spann3RNetwork) -> None:
+    aspects = (0.5, 1.0, 1.2, 1.3, 1.5, 1.7, 1.8, 3.0)
+    assert [adaptable.input_size(aspect) for aspect in aspects] == [
+        SIZES[index] for index in (1, 1, 1, 0, 0, 0, 2, 2)]
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_a_sequence_has_one_of_the_sizes(adaptable: Spann3RNetwork, size: tuple[int, int]) -> None:
+    alone = tiny_model()
+    alone.config = replace(alone.config, image_height=size[0], image_width=size[1])
+    expected, walk = Spann3RNetwork(alone, MemoryConfig()), images(size, 4)
+    adaptable.step(images(SIZES[1], 1)[0], 0)
+    adaptable.reset()
+    for number, image in enumerate(walk):
+        got, other = adaptable.step(image, number), expected.step(image, number)
+        assert len(got) == len(other) == min(number, 1)
+        for one, two in zip(got, other, strict=True):
+            np.testing.assert_array_equal(one.pointmap.points, two.pointmap.points)
+    assert adaptable.status() == expected.status()
+    with pytest.raises(FrameError, match=r'image: expected uint8 \('):
+        adaptable.step(images((32, 80), 1)[0], 9)
+    other_size = SIZES[0] if size != SIZES[0] else SIZES[1]
+    with pytest.raises(FrameError, match=r'image: expected uint8 \('):
+        adaptable.step(images(other_size, 1)[0], 9)
+    assert len(adaptable.flush()) == 1
+
+
+def test_state_has_its_size(adaptable: Spann3RNetwork) -> None:
+    walk = images(SIZES[2], 4)
+    for number, image in enumerate(walk[:3]):
+        adaptable.step(image, number)
+    state = adaptable.state()
+    expected = adaptable.step(walk[3], 3)[0].pointmap.points
+    adaptable.reset()
+    adaptable.step(images(SIZES[0], 1)[0], 0)
+    with pytest.raises(ValueError, match='image_size: expected one of'):
+        adaptable.restore({**state, 'image_size': np.array((16, 16))})
+    with pytest.raises(ValueError, match='feature: expected shape'):
+        adaptable.restore({**state, 'image_size': np.array(SIZES[1])})
+    adaptable.restore(state)
+    np.testing.assert_array_equal(adaptable.step(walk[3], 3)[0].pointmap.points, expected)
+
+
+def test_pair_and_arrangement_take_any_of_the_sizes(adaptable: Spann3RNetwork) -> None:
+    for size in SIZES:
+        shots = images(size, 3)
+        assert adaptable.pair(*shots[:2])[1].pointmap.points.shape == (*size, 3)
+        assert len(adaptable.arrange(shots)) == 3
+    with pytest.raises(FrameError):
+        adaptable.pair(images(SIZES[0], 1)[0], images(SIZES[1], 1)[0])
+
+
+@pytest.mark.parametrize(('sizes', 'message'), [
+    (((32,),), 'other_sizes: expected pairs'), (((30, 48),), 'image size: expected multiples'),
+    (((48, 32),), 'image size')])
+def test_bad_sizes_are_refused(sizes: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(tiny_model().config, other_sizes=sizes)

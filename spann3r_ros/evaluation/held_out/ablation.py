@@ -13,7 +13,7 @@ from spann3r_ros.evaluation.recorded_runs import run_recording, to_frames
 from spann3r_ros.networks.kind import NetworkKind
 
 from .held_out_rooms import HeldOutConfig, draw_sequences, unseen_rooms
-from .room_scores import WITHOUT_LIVE_POSES, score_points, score_poses, square_input
+from .room_scores import ASPECT, WITHOUT_LIVE_POSES, score_points, score_poses
 
 EVERYTHING = 'everything'
 COLUMNS = ('accuracy', 'completion', 'point', 'trajectory')
@@ -58,7 +58,7 @@ def ablate(networks: Mapping[str, Network], config: HeldOutConfig,
     `observe` is called after every sequence. ValueError if the input is not square.
     """
     names = list(networks)
-    unseen = unseen_rooms(config, square_input(networks[names[0]]))
+    unseen = unseen_rooms(config, networks[names[0]].input_size(ASPECT))
     state = unseen.state()
     results = []
     for turn in config.turns:

@@ -89,23 +89,24 @@ class Sequence:
     mean_side: float
 
 
-def unseen_rooms(config: HeldOutConfig, size: int) -> RoomGenerator:
-    """Return the source of unseen rooms with unseen textures."""
+def unseen_rooms(config: HeldOutConfig, size: tuple[int, int]) -> RoomGenerator:
+    """Return the source of unseen rooms with unseen textures; `size` is (height, width)."""
     return RoomGenerator(room_config(config, size), config.seed, config.textures_seed)
 
 
-def familiar_rooms(config: HeldOutConfig, size: int) -> RoomGenerator:
+def familiar_rooms(config: HeldOutConfig, size: tuple[int, int]) -> RoomGenerator:
     """Return a source of rooms of the same kind with the textures of training."""
     return RoomGenerator(room_config(config, size), config.training_seed,
                          config.training_textures_seed)
 
 
-def room_config(config: HeldOutConfig, size: int) -> RoomConfig:
+def room_config(config: HeldOutConfig, size: tuple[int, int]) -> RoomConfig:
     """Return the configuration of rooms and cameras."""
+    height, width = size
     if not config.varied:
-        return RoomConfig(size=size)
-    return RoomConfig(size=size, field_of_view_jitter_deg=12.0, partition_share=0.5,
-                      composite_share=0.5, vignetting=0.4, streak=0.02)
+        return RoomConfig(size=width, height=height)
+    return RoomConfig(size=width, height=height, field_of_view_jitter_deg=12.0,
+                      partition_share=0.5, composite_share=0.5, vignetting=0.4, streak=0.02)
 
 
 def draw_sequences(generator: RoomGenerator, rooms: int, turn: Turn) -> Iterator[Sequence]:

@@ -34,6 +34,8 @@ from .held_out_rooms import (
 
 PREDICTIONS = ('network', 'mapped', 'plane', 'median', 'posed_depth')
 Observer = Callable[[Turn, Sequence, RecordedRun], object]
+# Width by height of the camera for which a network chooses the size of its images.
+ASPECT = 4 / 3
 WITHOUT_LIVE_POSES = MapperConfig(live_pose=False, resampling='exact')
 
 logger = logging.getLogger(__name__)
@@ -97,12 +99,11 @@ def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
                       observe: Observer = lambda *_: None) -> list[TurnResult]:
     """Run every held-out sequence through the mapper and score it beside the baselines.
 
-    `observe` is called with each sequence and its run. ValueError if the network's input is not
-    square.
+    `observe` is called with each sequence and its run.
     """
     config = config or HeldOutConfig()
-    height = square_input(network)
-    unseen, familiar = unseen_rooms(config, height), familiar_rooms(config, height)
+    size = network.input_size(ASPECT)
+    unseen, familiar = unseen_rooms(config, size), familiar_rooms(config, size)
     seeded = unseen.state(), familiar.state()
     results = []
     for turn in config.turns:
@@ -137,14 +138,6 @@ def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
             network_poses=mean_scores(poses, PoseScores),
             **{name: mean_scores(points.get(name, []), PointScores) for name in PREDICTIONS}))
     return results
-
-
-def square_input(network: Network) -> int:
-    """Return the side of a network's square input; ValueError for another shape."""
-    height, width = network.input_size(aspect=1.0)
-    if height != width:
-        raise ValueError(f'network: expected a square input, got {height}x{width}')
-    return height
 
 
 def score_map(keyframes: list[Keyframe], sequence: Sequence,

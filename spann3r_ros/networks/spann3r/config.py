@@ -23,8 +23,9 @@ def _require(condition: bool, name: str, expected: str, got: object) -> None:
 class Spann3RConfig:
     """Sizes of the network; the defaults are those of the official checkpoint (v1.01).
 
-    `image_height` and `image_width` are the input size the weights were trained for; a network
-    without `learned_positions` takes any landscape size that is a multiple of `patch_size`.
+    `image_height` and `image_width` are the input size the weights were trained for, `other_sizes`
+    (height, width) further ones; a network without `learned_positions` takes any landscape size
+    that is a multiple of `patch_size`.
     """
 
     image_height: int = 224
@@ -44,6 +45,7 @@ class Spann3RConfig:
     dpt_width: int = 256
     dpt_layers: tuple[int, int, int, int] = (96, 192, 384, 768)
     learned_positions: bool = False
+    other_sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -64,7 +66,17 @@ class Spann3RConfig:
             heads = getattr(self, f'{name}_heads')
             _require(width % (4 * heads) == 0, f'{name}_heads',
                      f'a divisor of {width} that leaves head sizes divisible by 4', heads)
-        self.grid(self.image_height, self.image_width)
+        object.__setattr__(self, 'other_sizes', tuple(tuple(item) for item in self.other_sizes))
+        _require(not (self.other_sizes and self.learned_positions), 'other_sizes',
+                 'none with learned positions', self.other_sizes)
+        for size in self.sizes:
+            _require(len(size) == 2, 'other_sizes', 'pairs of height and width', self.other_sizes)
+            self.grid(*size)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Return (height, width) of all images the weights were trained for."""
+        return (self.image_height, self.image_width), *self.other_sizes
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the token grid (rows, columns) of an image, or raise ValueError."""

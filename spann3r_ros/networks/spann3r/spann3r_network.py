@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from itertools import chain
 from pathlib import Path
 
@@ -80,33 +81,33 @@ class Spann3RNetwork:
     def __init__(self, model: Spann3R, memory: MemoryConfig | None = None,
                  cuda_graph: bool = False) -> None:
         self.model = model
-        self._size = (model.config.image_height, model.config.image_width)
-        rows, columns = model.config.grid(*self._size)
-        memory = scale_memory_budget(memory or MemoryConfig(), rows * columns)
-        self._memory = memory
+        self._budget = memory or MemoryConfig()
         self._device = model.norm_k.weight.device
         self._weight_bytes = sum(item.nbytes for item in chain(model.parameters(),
                                                                model.buffers()))
-        self._capacity = memory.capacity(rows * columns)
-        make = _graphed if cuda_graph else PlainStream
-        self._stream = make(model, *self._size, memory)
+        self._make = _graphed if cuda_graph else PlainStream
+        self._open(model.config.sizes[0])
         # Ids of the first and of the newest image of the sequence.
         self._ids: tuple[int, int] | None = None
 
     def input_size(self, aspect: float) -> tuple[int, int]:
-        """Return (height, width) of the images that the weights were trained for."""
-        return self._size
+        """Return (height, width) of images the weights were trained for, nearest in aspect."""
+        return min(self.model.config.sizes,
+                   key=lambda size: abs(math.log(aspect * size[0] / size[1])))
 
     def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
         """Take one uint8 RGB image [height, width, 3]; return the estimate of the one before it.
 
-        Raises FrameError for an image of another size or type, and when the network returns
-        points that are not finite; the sequence is then unchanged. Raises DeviceMemoryError when
+        The first image of a sequence has one of the sizes of `input_size`, the others have the
+        same. Raises FrameError for an image of another size or type, and when the network returns points
+        that are not finite; the sequence is then unchanged. Raises DeviceMemoryError when
         memory runs out: `reset` frees the memory of the sequence.
         """
-        self._check_image(image)
+        self._check_image(image, self.model.config.sizes if self._ids is None else (self._size,))
         try:
             with out_of_memory_reported(self._device):
+                if image.shape[:2] != self._size:
+                    self._open(image.shape[:2])
                 refined = self._stream.step(image)
         except NotFiniteError as error:
             raise FrameError(str(error)) from error
@@ -125,8 +126,8 @@ class Spann3RNetwork:
 
     def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
         """Return the estimates of two images alone, in the first one's frame."""
-        for image in (first, second):
-            self._check_image(image)
+        self._check_image(first, self.model.config.sizes)
+        self._check_image(second, (first.shape[:2],))
         with out_of_memory_reported(self._device):
             predictions = self.model.pair(to_input(first, self._device),
                                           to_input(second, self._device))
@@ -136,10 +137,11 @@ class Spann3RNetwork:
     def arrange(self, images: np.ndarray) -> list[Estimate]:
         """Return the estimates of unordered images, in order of confidence (paper, 3.4)."""
         for image in images:
-            self._check_image(image)
+            self._check_image(image, self.model.config.sizes)
+        memory = scale_memory_budget(self._budget, self._tokens(images.shape[1:3]))
         with out_of_memory_reported(self._device):
             result = reconstruct_offline(self.model, torch.cat([
-                to_input(image, self._device) for image in images]), self._memory)
+                to_input(image, self._device) for image in images]), memory)
             packed = [item.packed().float().cpu().numpy() for item in result.predictions]
         return [Estimate(index, result.order[0], _to_pointmap(item))
                 for index, item in zip(result.order, packed, strict=True)]
@@ -157,8 +159,10 @@ class Spann3RNetwork:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return copies of the sequence's state."""
-        ids = {} if self._ids is None else {'image_ids': np.array(self._ids, np.int64)}
-        return {**self._stream.arrays(), **ids}
+        if self._ids is None:
+            return self._stream.arrays()
+        return {**self._stream.arrays(), 'image_ids': np.array(self._ids, np.int64),
+                'image_size': np.array(self._size, np.int64)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from a result of `state`; ValueError, without a change, if it does not fit."""
@@ -167,10 +171,21 @@ class Spann3RNetwork:
         if (ids is None) != (not arrays) or np.shape(ids) not in ((), (2,)):
             raise ValueError('image_ids: expected 2 numbers with the arrays of a sequence, '
                              f'got {ids!r}')
+        # States that were saved before there were several sizes have no size.
+        size = tuple(np.ravel(arrays.pop('image_size', self.model.config.sizes[0])).tolist())
+        if size not in self.model.config.sizes:
+            raise ValueError(f'image_size: expected one of {self.model.config.sizes}, got {size}')
+        before = self._size
+        if size != before:
+            self._open(size)
         try:
             self._stream.restore(arrays)
-        except KeyError as error:
-            raise ValueError(f'state: expected the array {error}') from error
+        except (KeyError, ValueError) as error:
+            if size != before:
+                self._open(before)
+            if isinstance(error, KeyError):
+                raise ValueError(f'state: expected the array {error}') from error
+            raise
         self._ids = None if ids is None else (int(ids[0]), int(ids[1]))
 
     def status(self) -> NetworkStatus:
@@ -190,9 +205,22 @@ class Spann3RNetwork:
         self.provisional()
         self.reset()
 
-    def _check_image(self, image: np.ndarray) -> None:
-        expected = (*self._size, 3)
-        if image.shape != expected or image.dtype != np.uint8:
+    def _open(self, size: tuple[int, int]) -> None:
+        """Prepare for sequences of images of a size."""
+        # The memory of the former size is freed before the next one is allocated.
+        self._stream = None
+        tokens = self._tokens(size)
+        memory = scale_memory_budget(self._budget, tokens)
+        self._size, self._capacity = size, memory.capacity(tokens)
+        self._stream = self._make(self.model, *size, memory)
+
+    def _tokens(self, size: tuple[int, int]) -> int:
+        rows, columns = self.model.config.grid(*size)
+        return rows * columns
+
+    def _check_image(self, image: np.ndarray, sizes: tuple[tuple[int, int], ...]) -> None:
+        if image.dtype != np.uint8 or image.shape not in [(*size, 3) for size in sizes]:
+            expected = ' or '.join(str((*size, 3)) for size in sizes)
             raise FrameError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
 
     def _newest(self, final: bool) -> Estimate | None:

@@ -74,7 +74,8 @@ def copy_weights(model: Spann3R, source: Spann3R) -> None:
     a network that differs in other sizes.
     """
     others = {'image_height': model.config.image_height, 'image_width': model.config.image_width,
-              'learned_positions': model.config.learned_positions}
+              'learned_positions': model.config.learned_positions,
+              'other_sizes': model.config.other_sizes}
     if replace(source.config, **others) != model.config:
         raise ValueError(f'expected {model.config} but for the image size and the positions, got '
                          f'{source.config}')
