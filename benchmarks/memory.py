@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from network import LAYOUTS, build, images, network_input
-from network_parts import time_parts
-from plain_schedule import PlainSchedule
-from stopwatch import Stopwatch
 from torch import Tensor
 from tqdm import tqdm
 
 from spann3r_ros.core.files import write_json
 from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.networks.spann3r.checks.network_parts import time_parts
+from spann3r_ros.networks.spann3r.checks.plain_schedule import PlainSchedule
 from spann3r_ros.networks.spann3r.config import MemoryConfig, scale_memory_budget
 from spann3r_ros.networks.spann3r.fast.static import StaticMemory
 from spann3r_ros.networks.spann3r.memory import MemoryEntry, SpatialMemory
 from spann3r_ros.networks.spann3r.spann3r import StreamState
+from spann3r_ros.networks.stopwatch import Stopwatch
 
 TOKENS = (0, 1000, 4000, 10_000, 20_000)
 STEPS = 3

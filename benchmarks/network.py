@@ -26,9 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from network_parts import count_numbers, count_operations, limits, time_parts
-from plain_schedule import PlainSchedule
-from stopwatch import Stopwatch, machine_rates, round_products
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,11 +38,19 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
 )
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.networks.spann3r.checkpoint import load_model
+from spann3r_ros.networks.spann3r.checks.network_parts import (
+    count_numbers,
+    count_operations,
+    limits,
+    time_parts,
+)
+from spann3r_ros.networks.spann3r.checks.plain_schedule import PlainSchedule
 from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig, scale_memory_budget
 from spann3r_ros.networks.spann3r.fast.graph import GraphedStream
 from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.networks.spann3r.streams import PlainStream, Stream
+from spann3r_ros.networks.stopwatch import Stopwatch, machine_rates, round_products
 
 # The first steps are of another kind: nothing to read, nothing to refine.
 WARM_UP = 3

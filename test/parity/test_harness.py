@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipe import image, uniform
-from recording import (
-    DATA,
+from replays import DATA, REPLAYS, recording_paths
+
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import preprocess
+from spann3r_ros.networks.spann3r.checks.recipe import image, uniform
+from spann3r_ros.networks.spann3r.checks.recording import (
     LIMITS,
     Arrays,
     Recording,
     compare,
     load_recording,
-    recording_paths,
     save_recording,
 )
-from replays import REPLAYS
-
-from spann3r_ros.core.types import Frame
-from spann3r_ros.core.views import preprocess
 
 NETWORK = {'enc_dim': 32, 'enc_depth': 1, 'enc_heads': 2, 'dec_dim': 24, 'dec_depth': 4,
            'dec_heads': 2, 'mem_depth': 1, 'mem_heads': 2, 'feat': 8, 'layers': [4, 6, 8, 10]}
