@@ -15,6 +15,7 @@ COMMANDS = {
     'evaluate-photos': 'evaluate_photos',
     'ablate': 'ablate',
     'benchmark': 'benchmark',
+    'check': 'check',
     'train': 'train',
     'make-demo-bag': 'make_demo_bag',
     'photos-to-bag': 'photos_to_bag',

@@ -55,10 +55,13 @@ class Checks(Protocol):
     PLAIN: str
 
     def networks(self, rehearsal: bool) -> Mapping[str, tuple[int, int]]:
-        """Return height and width of the images of each network that can be built, by name.
+        """Return height and width of the images of each network of random weights, by name.
 
         For a rehearsal on a CPU they are small.
         """
+
+    def trained(self) -> Mapping[str, tuple[int, int]]:
+        """Return height and width of the images of each bundled network, by name."""
 
     def layouts(self, device: torch.device) -> Sequence[str]:
         """Return the layouts of a device, `PLAIN` first, compiled ones left out."""
@@ -67,16 +70,16 @@ class Checks(Protocol):
         """Return the layouts that take long to build, as they are compiled."""
 
     def build(self, network: str, layout: str, device: torch.device) -> Variant:
-        """Build a network with the same random weights for each layout, or the bundled one.
+        """Build a network in a layout on a device, with the same weights for each layout.
 
-        Every image is stored in memory.
+        Every image is stored in its memory.
         """
 
-    def floor_sec(self, network: str, layouts: Sequence[str], tokens: int, device: torch.device,
+    def floor_sec(self, network: str, layouts: Sequence[str], images: int, device: torch.device,
                   rates: Mapping[str, float]) -> Mapping[str, float]:
         """Return the least seconds of a step with both predictions, of each layout.
 
-        The memory holds `tokens`; `rates` is what `stopwatch.machine_rates` measured.
+        So many images came before it; `rates` is what `stopwatch.machine_rates` measured.
         """
 
     def recordings(self, folder: Path) -> Mapping[str, Path]:
