@@ -47,13 +47,14 @@ class Stopwatch:
         self._laps.clear()
 
 
-def machine_rates(device: torch.device) -> dict[str, float]:
+def machine_rates(device: torch.device, side: int | None = None) -> dict[str, float]:
     """Return operations a second of products of each kind, bytes a second of a copy.
 
     The kinds are 'fp32' and 'bf16', on a CPU 'int8' besides, on CUDA 'tf32'. Leaves CUDA's
-    rounding of products switched off.
+    rounding of products switched off. `side` is that of the largest matrices; None: as large as
+    the device needs.
     """
-    side = 2048 if device.type == 'cpu' else 8192
+    side = side or (2048 if device.type == 'cpu' else 8192)
     left, right = torch.rand(2, side, side, device=device)
     source = torch.zeros(64 * MEBI, device=device)
     target = torch.empty_like(source)

@@ -36,7 +36,7 @@ from spann3r_ros.pipeline.runner import Collector, run_frames
 
 from .check_rows import Row
 from .part_process import CheckSettings, Emit
-from .speeds import deviation
+from .speeds import MEBI, deviation
 
 FRAMES, REHEARSED_FRAMES, QUICK_FRAMES = 200, 60, 12
 STEP_DEG = 1.8
@@ -44,6 +44,8 @@ COMPARED_FRAMES = 10
 # Between a device with tf32 and a CPU, as a share of the points' distance.
 CPU_DEVIATION = 0.05
 LEAST_POSED = 0.9
+# A library may allocate another workspace.
+MOST_GROWN = 64 * MEBI
 SHORT_FROM, SHORT_FRAMES, SHORT_TOTAL = 8, 3, 24
 
 
@@ -84,7 +86,7 @@ def check_mapper(settings: CheckSettings, emit: Emit) -> None:
     expected = run_mapper(open_network(checkpoint, compute=Compute('cpu')),
                           shortened(sequence, COMPARED_FRAMES))
     for name, compute in computes.items():
-        with warnings_of_networks() as warnings:
+        with warnings_of('spann3r_ros.networks') as warnings:
             mapped = run_mapper(open_network(checkpoint, compute=compute), sequence)
         emit(mapper_row(name, mapped, expected, sequence, warnings))
 
@@ -128,15 +130,15 @@ def shortened(sequence: Sequence, frames: int) -> Sequence:
 
 
 @contextmanager
-def warnings_of_networks() -> Iterator[list[str]]:
-    """Collect what networks warn of: for example that they run without what was asked for."""
+def warnings_of(name: str) -> Iterator[list[str]]:
+    """Collect the warnings of a logger: for example that a network runs without its graph."""
     found: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             found.append(record.getMessage())
 
-    logger, handler = logging.getLogger('spann3r_ros.networks'), Keep(logging.WARNING)
+    logger, handler = logging.getLogger(name), Keep(logging.WARNING)
     logger.addHandler(handler)
     try:
         yield found
@@ -150,8 +152,10 @@ def check_out_of_memory(settings: CheckSettings, emit: Emit) -> None:
     checkpoint = resolve_checkpoint('')
     network = open_network(checkpoint, compute=Compute(settings.device))
     sequence = draw(SHORT_TOTAL, network.input_size(1.0)[0])
-    short = ShortNetwork(network, make_shortage(device))
+    # What lasts is allocated by the first steps.
+    run_mapper(network, shortened(sequence, SHORT_FROM))
     held = allocated(device)
+    short = ShortNetwork(network, make_shortage(device))
     mapped = run_mapper(short, sequence)
     failures = mapped.collector.failures
     posed = poses_of(in_first_camera(mapped.collector.updates))[1]
@@ -168,8 +172,8 @@ def check_out_of_memory(settings: CheckSettings, emit: Emit) -> None:
     if SHORT_TOTAL - 1 not in posed:
         wrong.append('expected a pose of the last frame')
     grown = allocated(device) - held
-    if grown > 0:
-        wrong.append(f'expected no more memory than before, got {grown} bytes more')
+    if grown > MOST_GROWN:
+        wrong.append(f'expected at most {MOST_GROWN} bytes more than before, got {grown}')
     emit(Row('out-of-memory', 'mapper', 'failed' if wrong else 'passed', {
         'frames': SHORT_TOTAL, 'short_frames': SHORT_FRAMES, 'refused': len(failures),
         'recoveries': mapped.recoveries, 'with_pose': len(posed), 'bytes_more': grown},
@@ -216,8 +220,9 @@ class CudaShortage:
 
     LARGEST, SMALLEST = 2**30, 2**9
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
+        # The setter of the limit takes no device without an index.
+        self._device = torch.cuda.current_device()
         self._ballast: list[torch.Tensor] = []
         self._limited = False
 
@@ -276,4 +281,4 @@ class _NoMemory(TorchDispatchMode):
 
 def make_shortage(device: torch.device) -> CudaShortage | CpuShortage:
     """Return the shortage for a device."""
-    return CudaShortage(device) if device.type == 'cuda' else CpuShortage()
+    return CudaShortage() if device.type == 'cuda' else CpuShortage()

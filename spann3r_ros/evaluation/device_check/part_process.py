@@ -16,6 +16,8 @@ from pathlib import Path
 from .check_rows import PartTime, Results, Row
 
 LAST_LINES = 3
+# For a process that has sent all its rows to end, before it is killed.
+ENDING_SEC = 5.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _run_part(part: Part, settings: CheckSettings, deadline: float, take: Emit) 
                 break
             rows += 1
             take(row)
-        process.join(max(0.0, deadline - time.monotonic()))
+        process.join(min(ENDING_SEC, max(0.0, deadline - time.monotonic())))
         if not ended:
             take(Row(part.name, 'process', 'failed',
                      detail=f'ended by {_ending(process.exitcode)}'))

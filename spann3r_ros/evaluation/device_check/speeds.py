@@ -23,18 +23,22 @@ MEBI = 2**20
 FIRST_STEPS = 3
 READ_TOKENS = 4000
 DIFFERENT_IMAGES = 24
+# Of the matrices whose products show the rates of a machine.
+QUICK_SIDE = 512
 
 
 @dataclass(frozen=True)
 class Length:
-    """Images that only fill the memory, then images that are timed; deviations are of the first.
+    """Images that only fill the memory, then images that are timed.
 
-    `compared` of all images have a deviation.
+    Of the first `compared` images deviations are measured. `quick` measures the machine's rates by
+    small products.
     """
 
     filling: int
     timed: int
     compared: int = 50
+    quick: bool = False
 
 
 @dataclass
@@ -64,10 +68,13 @@ class Timed:
         return final
 
 
-def walk(height: int, width: int, count: int) -> np.ndarray:
-    """Return images uint8 [count, height, width, 3] of an unseen room, to and fro."""
+def walk(height: int, width: int, count: int, different: int | None = None) -> np.ndarray:
+    """Return images uint8 [count, height, width, 3] of a turn through an unseen room.
+
+    With `different` the turn has so many images, which follow each other to and fro.
+    """
     rooms = unseen_rooms(HeldOutConfig(), width)
-    drawn = min(count, DIFFERENT_IMAGES)
+    drawn = min(count, different or count)
     images = next(iter(draw_sequences(rooms, 1, Turn(drawn)))).images
     top = (width - height) // 2
     there = np.arange(drawn)
@@ -109,10 +116,10 @@ def run_in_turn(layouts: Sequence[Timed], images: np.ndarray, length: Length) ->
 def compare_layouts(checks: Checks, network: str, size: tuple[int, int], layouts: Sequence[str],
                     device: torch.device, length: Length) -> Mapping[str, Mapping[str, float]]:
     """Return the figures of each layout of a network, the plain one first."""
-    images = walk(*size, FIRST_STEPS + length.filling + length.timed)
+    images = walk(*size, FIRST_STEPS + length.filling + length.timed, DIFFERENT_IMAGES)
     runs = {layout: build_timed(checks, network, layout, device, images) for layout in layouts}
     run_in_turn(list(runs.values()), images, length)
-    rates = machine_rates(device)
+    rates = machine_rates(device, QUICK_SIDE if length.quick else None)
     floors = checks.floor_sec(network, layouts, length.filling + length.timed // 2, device, rates)
     plain = np.array(next(iter(runs.values())).both)
     return {layout: _figures(run, plain, floors[layout]) for layout, run in runs.items()}

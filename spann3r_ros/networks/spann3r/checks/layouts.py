@@ -84,16 +84,16 @@ class PlainVariant:
     """The plain schedule, which computes both predictions in each step, in float32."""
 
     def __init__(self, model: Spann3R) -> None:
-        self._model = model
+        self.model = model
         self._device = model.norm_k.weight.device
         self._memory = memory_of(model.config)
-        self._schedule = PlainSchedule(model, self._memory)
+        self.schedule = PlainSchedule(model, self._memory)
         self._newest: np.ndarray | None = None
 
     def step(self, image: np.ndarray) -> np.ndarray | None:
         """Take the next image; return the final prediction of the one before it."""
         round_products(False)
-        output = self._schedule.step(to_input(image, self._device))
+        output = self.schedule.step(to_input(image, self._device))
         final, self._newest = (None if item is None else item.packed().cpu().numpy()
                                for item in (output.refined, output.provisional))
         return final
@@ -106,10 +106,10 @@ class PlainVariant:
     def read_sec(self, tokens: int) -> float:
         """Return the seconds that a read of a memory of so many tokens takes on the device."""
         round_products(False)
-        schedule = PlainSchedule(self._model, self._memory)
-        width = self._model.config.encoder_width
+        schedule = PlainSchedule(self.model, self._memory)
+        width = self.model.config.encoder_width
         keys, values = torch.randn(2, tokens, width, device=self._device)
-        query = torch.randn(1, tokens_of(self._model.config), width, device=self._device)
+        query = torch.randn(1, tokens_of(self.model.config), width, device=self._device)
         schedule.fill(keys, values, query)
         return median_sec(schedule.fuse, self._device)
 
@@ -118,7 +118,7 @@ class StreamVariant:
     """A stream of the package; on CUDA `rounded` lets products of float32 be rounded to tf32."""
 
     def __init__(self, model: Spann3R, stream: Stream, rounded: bool) -> None:
-        self._model, self._stream, self._rounded = model, stream, rounded
+        self.model, self._stream, self._rounded = model, stream, rounded
         self._device = model.norm_k.weight.device
 
     def step(self, image: np.ndarray) -> np.ndarray | None:
@@ -135,7 +135,7 @@ class StreamVariant:
     def read_sec(self, tokens: int) -> float:
         """Return the seconds that a read of a memory of so many tokens takes on the device."""
         round_products(self._rounded)
-        count, width = tokens_of(self._model.config), self._model.config.encoder_width
+        count, width = tokens_of(self.model.config), self.model.config.encoder_width
         config = MemoryConfig(similarity_threshold=1.0, long_term_tokens=max(
             tokens, MemoryConfig().working_frames * count))
         query = torch.randn(1, count, width, device=self._device)
@@ -147,7 +147,7 @@ class StreamVariant:
                          entry)
 
         def read() -> tuple[Tensor, Tensor]:
-            return memory.read(self._model.norm_q(query))
+            return memory.read(self.model.norm_q(query))
         if isinstance(self._stream, GraphedStream):
             return median_sec(capture(read, self._device).replay, self._device)
         return median_sec(read, self._device)
