@@ -10,6 +10,10 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spann3r_ros.evaluation.device_check.check_rows import Row
 
 SUMMARY = 'check numbers, speed, mapping and lack of memory on a device'
 # Without the heavy imports of the parts; a test compares the two.
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     # `timeout` ends this process alone: the part in progress has to end with it.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        run_parts([PARTS[name] for name in args.parts], settings, results, observe=print)
+        run_parts([PARTS[name] for name in args.parts], settings, results, show)
     finally:
         signal.signal(signal.SIGTERM, before)
         print(f'\n{results.tables()}')
@@ -55,6 +59,11 @@ def run(args: argparse.Namespace) -> int:
             write_files({args.table: results.tables(markdown_table).encode()})
     print(f'wrote {args.output}')
     return int(results.failed)
+
+
+def show(row: Row) -> None:
+    """Print a row at once, also into a pipe."""
+    print(row, flush=True)
 
 
 def default_recordings() -> Path | None:
