@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -145,6 +146,38 @@ def test_goals_are_judged_by_the_fastest_layout() -> None:
     assert {row.detail for row in rows} == {'full, graph'}
 
 
+def test_shortage_on_cuda_leaves_nothing_and_gives_all_back(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from spann3r_ros.evaluation.device_check.device_maps import CudaShortage
+    total, reserved = 2**36, 5 * 2**30 + 12_345
+    limits, held = [], []
+
+    def empty(size: int, dtype: torch.dtype, device: int) -> int:
+        if sum(held) + size > limits[-1] * total:
+            raise torch.OutOfMemoryError('over the limit')
+        held.append(size)
+        return size
+
+    for name, stand_in in {
+            'current_device': lambda: 0, 'synchronize': lambda: None,
+            'empty_cache': lambda: None, 'memory_reserved': lambda _: reserved,
+            'get_device_properties': lambda _: SimpleNamespace(total_memory=total),
+            'set_per_process_memory_fraction': lambda share, _: limits.append(share)}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch, 'empty', empty)
+    shortage = CudaShortage()
+    shortage.begin()
+    assert 0 <= reserved - sum(held) < 512
+    held.pop(0)  # something was freed since
+    shortage.begin()
+    assert 0 <= reserved - sum(held) < 512
+    shortage.end()
+    shortage.end()
+    assert len(limits) == 2 and limits[-1] == 1.0
+
+
 def test_every_part_that_compiles_nothing_has_rows_without_ros_and_bags(tmp_path: Path) -> None:
     (tmp_path / 'sitecustomize.py').write_text(BLOCKED)
     parts = [name for name in PART_NAMES if name != 'compiled']
@@ -160,7 +193,7 @@ def test_every_part_that_compiles_nothing_has_rows_without_ros_and_bags(tmp_path
     refused = rows['out-of-memory', 'mapper']['figures']
     assert refused['refused'] == refused['short_frames'] and refused['recoveries'] > 0
     assert rows['mapper', 'step by step']['figures']['off_CPU'] < 1e-5
-    exact = rows['deviation', 'bundled, fp32']['figures']
-    rounded = rows['deviation', 'bundled, bf16']['figures']
+    exact = rows['deviation', 'spann3r bundled, fp32']['figures']
+    rounded = rows['deviation', 'spann3r bundled, bf16']['figures']
     assert 0.0 < exact['deviation'] < 1e-5 < rounded['deviation'] < 0.05
     assert (tmp_path / 'check.md').read_text().count('\n| ') > len(rows)

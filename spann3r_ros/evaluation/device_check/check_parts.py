@@ -42,7 +42,7 @@ def check_recorded(settings: CheckSettings, emit: Emit) -> None:
             f'no .npz recordings in {folder}: name a folder by --recordings or SPANN3R_GOLDENS')))
         return
     device = torch.device(settings.device)
-    for _, checks in checked_networks():
+    for kind, checks in checked_networks():
         paths = list(checks.recordings(folder).items())
         for name, path in paths[:QUICK_RECORDINGS] if settings.quick else paths:
             began = time.monotonic()
@@ -50,13 +50,13 @@ def check_recorded(settings: CheckSettings, emit: Emit) -> None:
                 found = checks.replay(path, device)
             # The other recordings still have to be replayed.
             except Exception as error:
-                emit(failure('recorded', name, error))
+                emit(failure('recorded', f'{kind} {name}', error))
                 continue
             took = time.monotonic() - began
             for layout, deviations in found.items():
                 worst = max(deviations, key=lambda item: _share_of_limit(item.worst, item.limit))
                 wrong = [str(item) for item in deviations if not item.acceptable]
-                emit(Row('recorded', f'{name}, {layout}', 'failed' if wrong else 'passed',
+                emit(Row('recorded', f'{kind} {name}, {layout}', 'failed' if wrong else 'passed',
                          {'arrays': len(deviations), 'worst': worst.worst, 'limit': worst.limit,
                           'sec': took / len(found)}, '; '.join(wrong) or worst.name))
 
@@ -70,13 +70,13 @@ def _share_of_limit(worst: float, limit: float) -> float:
 def check_speed(settings: CheckSettings, emit: Emit) -> None:
     """Time the layouts of each network, the plain schedule among them."""
     device = torch.device(settings.device)
-    for _, checks in checked_networks():
+    for kind, checks in checked_networks():
         for index, (network, size) in enumerate(checks.networks(_rehearses(settings)).items()):
             figures = compare_layouts(checks, network, size, checks.layouts(device), device,
                                       _length(settings))
-            _emit_layouts('speed', network, figures, emit)
+            _emit_layouts('speed', f'{kind} {network}', figures, emit)
             if index == 0:
-                for row in goals('speed', network, checks.PLAIN, figures):
+                for row in goals('speed', f'{kind} {network}', checks.PLAIN, figures):
                     emit(row)
             if settings.quick:
                 break
@@ -86,18 +86,18 @@ def check_deviation(settings: CheckSettings, emit: Emit) -> None:
     """Measure how far the layouts of trained networks deviate over 50 frames."""
     device = torch.device(settings.device)
     frames = 5 if settings.quick else 50
-    for _, checks in checked_networks():
+    for kind, checks in checked_networks():
         for network, size in checks.trained().items():
             figures = compare_layouts(checks, network, size, checks.layouts(device), device,
                                       Length(frames // 5, frames - frames // 5,
                                              quick=settings.quick))
-            _emit_layouts('deviation', network, figures, emit)
+            _emit_layouts('deviation', f'{kind} {network}', figures, emit)
 
 
 def check_compiled(settings: CheckSettings, emit: Emit) -> None:
     """Time compiled layouts and their deviation, each beside the plain schedule."""
     device = torch.device(settings.device)
-    for _, checks in checked_networks():
+    for kind, checks in checked_networks():
         # The trained networks second: what they deviate is of more use than another size.
         first, *others = checks.networks(_rehearses(settings)).items()
         networks = [first, *checks.trained().items(), *others]
@@ -118,7 +118,8 @@ def check_compiled(settings: CheckSettings, emit: Emit) -> None:
                     wrong.append('nothing was compiled')
                 if not figures['deviation'] < DEVIATION_LIMIT:
                     wrong.append(f'expected a deviation below {DEVIATION_LIMIT:g}')
-                emit(Row('compiled', f'{network}, {layout}', 'failed' if wrong else 'measured',
+                emit(Row('compiled', f'{kind} {network}, {layout}',
+                         'failed' if wrong else 'measured',
                          {**figures, 'graphs': graphs,
                           'graph_breaks': sum(counters['graph_break'].values()),
                           'total_sec': time.monotonic() - began}, '; '.join(wrong)))
