@@ -165,9 +165,9 @@ def _length(settings: CheckSettings) -> Length:
 
 # The limits on CUDA add up to less than four minutes, those on a CPU to ten.
 PARTS = {part.name: part for part in (
-    Part('recorded', check_recorded, {'cuda': 50.0, 'cpu': 150.0}),
-    Part('speed', check_speed, {'cuda': 60.0, 'cpu': 120.0}),
+    Part('recorded', check_recorded, {'cuda': 50.0, 'cpu': 240.0}),
+    Part('speed', check_speed, {'cuda': 60.0, 'cpu': 60.0}),
     Part('deviation', check_deviation, {'cuda': 25.0, 'cpu': 60.0}),
-    Part('mapper', check_mapper, {'cuda': 30.0, 'cpu': 60.0}),
-    Part('out-of-memory', check_out_of_memory, {'cuda': 15.0, 'cpu': 30.0}),
-    Part('compiled', check_compiled, {'cuda': 50.0, 'cpu': 180.0}))}
+    Part('mapper', check_mapper, {'cuda': 30.0, 'cpu': 40.0}),
+    Part('out-of-memory', check_out_of_memory, {'cuda': 15.0, 'cpu': 40.0}),
+    Part('compiled', check_compiled, {'cuda': 50.0, 'cpu': 160.0}))}
