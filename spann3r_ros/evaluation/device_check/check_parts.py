@@ -160,7 +160,7 @@ def _length(settings: CheckSettings) -> Length:
     if settings.quick:
         return Length(1, 4, quick=True)
     # 4,000 tokens are stored after 21 images; then the memory is full.
-    return Length(6, 14) if _rehearses(settings) else Length(24, 60)
+    return Length(6, 14) if _rehearses(settings) else Length(24, 40)
 
 
 # The limits on CUDA add up to less than four minutes, those on a CPU to ten.

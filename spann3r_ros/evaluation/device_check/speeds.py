@@ -22,7 +22,7 @@ MEBI = 2**20
 # Steps before anything is measured: kernels are chosen, caches filled.
 FIRST_STEPS = 3
 READ_TOKENS = 4000
-DIFFERENT_IMAGES = 24
+DIFFERENT_IMAGES = 12
 # Of the matrices whose products show the rates of a machine.
 QUICK_SIDE = 512
 
