@@ -86,6 +86,8 @@ def test_part_that_fails_is_a_row_and_the_others_run(tmp_path: Path) -> None:
     assert ends['hanging'] == ('time limit', 'failed', 'still running after 3 s')
     assert ends['raising'][:2] == ('part', 'failed')
     assert ends['raising'][2].startswith('RuntimeError: CUDA error: an illegal memory access')
+    trace = next(row.trace for row in results.rows if row.name == 'part')
+    assert 'second line' in trace and trace.startswith('Traceback')
     assert ends['exiting'] == ('process', 'failed', 'ended by exit status 7')
     assert ends['killed'] == ('process', 'failed', 'ended by signal SIGKILL')
     assert ends['silent'] == ('process', 'failed', 'there was no result')

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 
 from spann3r_ros.core.files import write_json
 from spann3r_ros.evaluation.tables import format_table
@@ -13,17 +14,23 @@ from spann3r_ros.evaluation.tables import format_table
 # 'failed' fails the check; 'missed' is a goal that was not reached.
 OUTCOMES = ('passed', 'failed', 'met', 'missed', 'measured')
 Figure = float | int | str
+# Longest remark in a table, in characters; the file has all of it.
+REMARK = 90
 
 
 @dataclass(frozen=True)
 class Row:
-    """One result of a part: what was looked at, how it came out, its figures by name."""
+    """One result of a part: what was looked at, how it came out, its figures by name.
+
+    `trace`, which only the file has, is the traceback of an exception or the compiler's report.
+    """
 
     part: str
     name: str
     outcome: str
     figures: Mapping[str, Figure] = field(default_factory=dict)
     detail: str = ''
+    trace: str = ''
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -76,7 +83,8 @@ class Results:
             # Rows with other figures make another table.
             for names in dict.fromkeys(tuple(row.figures) for row in rows):
                 header = [part, '', *(name.replace('_', ' ') for name in names), 'remark']
-                cells = [[row.name, row.outcome, *map(_text, row.figures.values()), row.detail]
+                cells = [[row.name, row.outcome, *map(_text, row.figures.values()),
+                          shorten(row.detail, REMARK, placeholder=' ...')]
                          for row in rows if tuple(row.figures) == names]
                 texts.append(form(header, cells))
         texts.append(form(['part', 'seconds', 'limit'], [

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from .check_rows import PartTime, Results, Row
 
-LAST_LINES = 3
+# Of the text of an exception; the rest is in its trace.
+FIRST_LINES = 3
+PACKAGE = Path(__file__).parents[2]
 # For a process that has sent all its rows to end, before it is killed.
 ENDING_SEC = 5.0
 
@@ -122,8 +124,10 @@ def _child(part: Part, settings: CheckSettings, sender: Connection) -> None:
 
 
 def failure(part: str, name: str, error: BaseException) -> Row:
-    """Return the row of an exception."""
-    where = traceback.extract_tb(error.__traceback__)[-1:]
-    text = ' '.join(str(error).split('\n')[:LAST_LINES])
-    place = ''.join(f' ({Path(item.filename).name}:{item.lineno})' for item in where)
-    return Row(part, name, 'failed', detail=f'{type(error).__name__}: {text}{place}')
+    """Return the row of an exception, with the place in this package that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [item for item in frames if PACKAGE in Path(item.filename).parents] or frames
+    place = ''.join(f' ({Path(item.filename).name}:{item.lineno})' for item in own[-1:])
+    text = ' '.join(str(error).split('\n')[:FIRST_LINES])
+    return Row(part, name, 'failed', detail=f'{type(error).__name__}: {text}{place}',
+               trace=''.join(traceback.format_exception(error)))
