@@ -6,7 +6,7 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-memory bench-packages bench-rendering bench-startup soak clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-memory bench-packages bench-rendering bench-startup soak check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -68,6 +68,10 @@ bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB
 
 soak: setup  ## 10,000 frames through the live node (a quarter of an hour), FRAMES=
 	@$(run) python benchmarks/soak.py --frames $(or $(FRAMES),10000)
+
+check-cuda: setup  ## check a GPU: numbers, speed, maps, lack of memory (4 minutes), PARTS=
+	@$(run) scripts/spann3r check --device cuda --output output/check.json --table output/check.md \
+	  --recordings '$(or $(SPANN3R_GOLDENS),test/parity/data)' $(if $(PARTS),--parts $(PARTS))
 
 clean:  ## remove the environment and what was built; keeps output
 	rm -rf .venv .venv-noble build install log .setup.lock .setup-noble.lock

@@ -19,20 +19,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from network import LAYOUTS, build, images, network_input
-from network_parts import time_parts
-from plain_schedule import PlainSchedule
-from stopwatch import Stopwatch
 from torch import Tensor
 from tqdm import tqdm
 
 from spann3r_ros.core.files import write_json
+from spann3r_ros.evaluation.device_check.speeds import walk
 from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.networks.spann3r.checks.network_parts import time_parts
+from spann3r_ros.networks.spann3r.checks.plain_schedule import PlainSchedule
+from spann3r_ros.networks.spann3r.checks.variants import LAYOUTS, build_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig, scale_memory_budget
 from spann3r_ros.networks.spann3r.fast.static import StaticMemory
 from spann3r_ros.networks.spann3r.memory import MemoryEntry, SpatialMemory
 from spann3r_ros.networks.spann3r.spann3r import StreamState
+from spann3r_ros.networks.spann3r.streams import to_input
+from spann3r_ros.networks.stopwatch import Stopwatch
 
+FULL = 'full 224x224'
 TOKENS = (0, 1000, 4000, 10_000, 20_000)
 STEPS = 3
 SIZES = {'full': (196, 1024), 'bundled': (64, 192)}  # tokens of a frame, width
@@ -42,13 +45,13 @@ PARTS = 10
 def measure_sizes(layout: str, device: torch.device) -> list[dict[str, float]]:
     """Return the seconds of steps, plain and of a layout, and of the latter's memory read."""
     memory = MemoryConfig(similarity_threshold=1.0, long_term_tokens=2 * max(TOKENS))
-    model, watch = LAYOUTS[layout](build('full', device)), Stopwatch(device)
+    model, watch = LAYOUTS[layout](build_model(FULL, device)), Stopwatch(device)
     time_parts(model, model, watch)
-    plain = PlainSchedule(build('full', device), memory)
+    plain = PlainSchedule(build_model(FULL, device), memory)
     size = (model.config.image_height, model.config.image_width)
-    walk = [network_input(image).to(device) for image in images(*size, 3)]
+    images = [to_input(image, device) for image in walk(*size, 3)]
     state = model.start(*size, memory)
-    for image in walk:
+    for image in images:
         model.step(state, image)
         plain.step(image)
     rows = []
@@ -60,7 +63,7 @@ def measure_sizes(layout: str, device: torch.device) -> list[dict[str, float]]:
         watch.times.clear()
         took: dict[str, list[float]] = {'plain': [], layout: []}
         for index in range(STEPS):
-            image = walk[index % len(walk)]
+            image = images[index % len(images)]
             took['plain'].append(_timed(lambda image=image: plain.step(image), device))
             took[layout].append(_timed(
                 lambda image=image: model.step(state, image, provisional=True), device))

@@ -2,18 +2,17 @@
 """What the network costs, beside a plain schedule and the machine's limit: `make bench-network`.
 
 Each image goes through every variant in turn, so that all see the same machine: the plain
-schedule (`plain_schedule.py`) and the package with each layout, from an image in host memory to
-the results there. On CUDA the parts are timed by events, so that nothing waits between them;
-a recorded graph has no parts. The limit of a component is
-the larger of its operations at the rate of a large matrix product of the same kind of numbers,
-and of its weights at the rate of a copy; all rates are measured in the same run. Where corners are
-tracked, without `live_pose`, and with poses from TF, the package leaves out the provisional head,
-which the plain schedule always runs: "refined only".
+schedule and the package with each layout, from an image in host memory to the results there. On
+CUDA the parts are timed by events, so that nothing waits between them; a recorded graph has no
+parts; `spann3r check` measures whole steps there. The limit of a component is the larger of its
+operations at the rate of a large matrix product of the same kind of numbers, and of its weights at
+the rate of a copy; all rates are measured in the same run. Where corners are tracked, without
+`live_pose`, and with poses from TF, the package leaves out the provisional head, which the plain
+schedule always runs: "refined only".
 """
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
 import sys
@@ -26,143 +25,85 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from network_parts import count_numbers, count_operations, limits, time_parts
-from plain_schedule import PlainSchedule
-from stopwatch import Stopwatch, machine_rates, round_products
-from torch import Tensor
 from tqdm import tqdm
 
 from spann3r_ros.core.files import write_json
-from spann3r_ros.evaluation.held_out.held_out_rooms import (
-    HeldOutConfig,
-    Turn,
-    draw_sequences,
-    unseen_rooms,
-)
+from spann3r_ros.evaluation.device_check.speeds import deviation, walk
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.networks.spann3r.checkpoint import load_model
-from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig, scale_memory_budget
-from spann3r_ros.networks.spann3r.fast.graph import GraphedStream
-from spann3r_ros.networks.spann3r.fast.inference import compile_blocks, prepare
-from spann3r_ros.networks.spann3r.spann3r import Spann3R
-from spann3r_ros.networks.spann3r.streams import PlainStream, Stream
+from spann3r_ros.networks.spann3r.checks.network_parts import (
+    count_numbers,
+    count_operations,
+    limits,
+    time_parts,
+)
+from spann3r_ros.networks.spann3r.checks.variants import (
+    BUNDLED,
+    LAYOUTS,
+    PLAIN,
+    PlainVariant,
+    StreamVariant,
+    build_model,
+    build_variant,
+    kind_of_numbers,
+    memory_of,
+    tokens_of,
+)
+from spann3r_ros.networks.spann3r.streams import to_input
+from spann3r_ros.networks.stopwatch import Stopwatch, machine_rates
 
 # The first steps are of another kind: nothing to read, nothing to refine.
 WARM_UP = 3
-LAYOUTS = {'fp32': prepare, 'int8': lambda model: prepare(model, 'int8'),
-           'tf32': lambda model: prepare(model, 'tf32'),
-           'bf16': lambda model: prepare(model, 'bf16'),
-           'compiled': lambda model: compile_blocks(prepare(model, pack=False)),
-           'graph': lambda model: prepare(model, 'tf32'),
-           'graph bf16': lambda model: prepare(model, 'bf16'),
-           'graph compiled': lambda model: compile_blocks(prepare(model, 'tf32', pack=False))}
-# Height and width of the images of the official sizes.
-NETWORKS = {'bundled': None, 'full': (224, 224), 'full 512x384': (384, 512)}
-BUNDLED = Path(__file__).parents[1] / 'models/rooms_small.safetensors'
-# What products are made of; fp32 where a layout does not say.
-KINDS = {'int8': 'int8', 'tf32': 'tf32', 'bf16': 'bf16', 'graph': 'tf32', 'graph bf16': 'bf16',
-         'graph compiled': 'tf32'}
+NETWORKS = (BUNDLED, 'full 224x224', 'full 512x384')
 
 Outputs = tuple[np.ndarray | None, np.ndarray | None]  # [height, width, 4]: points, confidence
 
 
 @dataclass
-class Variant:
-    """One way to run the network: a step, and what its parts took."""
+class Run:
+    """One way to run the network: a variant, and what its steps and their parts took."""
 
     name: str
-    step: Callable[[np.ndarray], Outputs]
+    variant: PlainVariant | StreamVariant
     watch: Stopwatch
-    rounded: bool  # on CUDA: whether products of float32 are rounded to tf32
     seconds: list[float] = field(default_factory=list)
 
-    def run(self, image: np.ndarray) -> Outputs:
+    def step(self, image: np.ndarray) -> Outputs:
         """Take an image and note the time."""
-        round_products(self.rounded)
         began = time.perf_counter()
-        outputs = self.step(image)
+        outputs = self.variant.step(image), self.variant.newest()
         self.seconds.append(time.perf_counter() - began)
         self.watch.next_step()
         return outputs
 
 
-def build(name: str, device: torch.device) -> Spann3R:
-    """Return the bundled network, or one of the official sizes with random weights."""
-    size = NETWORKS[name]
-    if size is None:
-        return load_model(BUNDLED, device)
-    torch.manual_seed(0)
-    config = Spann3RConfig(image_height=size[0], image_width=size[1])
-    return Spann3R(config).eval().requires_grad_(False).to(device)
-
-
-def variants(name: str, memory: MemoryConfig, layouts: list[str],
-             device: torch.device) -> list[Variant]:
+def build_runs(network: str, layouts: list[str], device: torch.device) -> list[Run]:
     """Return the plain schedule and the package with each layout, each with its own weights."""
-    made = []
-    for label in ('plain', *layouts):
-        model, watch = build(name, device), Stopwatch(device)
-        size = (model.config.image_height, model.config.image_width)
-        if label == 'plain':
-            schedule = PlainSchedule(model, memory)
-            time_parts(model, schedule, watch)
-            step = plain_step(schedule, device)
-        elif label.startswith('graph'):
-            step = both_heads(GraphedStream(LAYOUTS[label](model), *size, memory))
-        else:
-            time_parts(LAYOUTS[label](model), model, watch)
-            step = both_heads(PlainStream(model, *size, memory))
-        made.append(Variant(label, step, watch, rounded=label not in ('plain', 'fp32')))
-    return made
-
-
-def both_heads(stream: Stream) -> Callable[[np.ndarray], Outputs]:
-    """Return the step of a stream with the provisional head."""
-    return lambda image: (stream.step(image), stream.newest())
-
-
-def plain_step(schedule: PlainSchedule, device: torch.device) -> Callable[[np.ndarray], Outputs]:
-    """Return the plain schedule's step, with its transfers."""
-    def step(image: np.ndarray) -> Outputs:
-        output = schedule.step(network_input(image).to(device))
-        return tuple(None if item is None else item.packed().cpu().numpy()
-                     for item in (output.refined, output.provisional))
-    return step
-
-
-def network_input(image: np.ndarray) -> Tensor:
-    """Return an image as [1, 3, height, width] in [-1, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
-
-
-def images(height: int, width: int, frames: int) -> np.ndarray:
-    """Return a walk through an unseen room, uint8 [frames, height, width, 3]."""
-    rooms = unseen_rooms(HeldOutConfig(), (width, width))
-    top = (width - height) // 2
-    return next(iter(draw_sequences(rooms, 1, Turn(frames)))).images[:, top:top + height]
-
-
-def deviation(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Return the median distance of points [..., 4], as a share of theirs from the origin."""
-    off = np.linalg.norm(prediction[..., :3] - truth[..., :3], axis=-1)
-    return float(np.median(off / np.linalg.norm(truth[..., :3], axis=-1)))
+    runs = []
+    for layout in (PLAIN, *layouts):
+        variant, watch = build_variant(network, layout, device), Stopwatch(device)
+        if layout == PLAIN:
+            time_parts(variant.model, variant.schedule, watch)
+        elif not layout.startswith('graph'):
+            time_parts(variant.model, variant.model, watch)
+        runs.append(Run(layout, variant, watch))
+    return runs
 
 
 def measure(name: str, frames: int, layouts: list[str], device: torch.device) -> dict:
     """Run all variants over the same images and return what they took, in seconds."""
-    model = build(name, torch.device('cpu'))
+    cpu = torch.device('cpu')
+    model = build_model(name, cpu)
     config = model.config
-    tokens = math.prod(config.grid(config.image_height, config.image_width))
-    memory = scale_memory_budget(MemoryConfig(similarity_threshold=1.0), tokens)
-    walk = images(config.image_height, config.image_width, frames)
+    tokens, memory = tokens_of(config), memory_of(config)
+    images = walk(config.image_height, config.image_width, frames)
     typical = min(frames // 2 * tokens, memory.capacity(tokens))  # tokens in memory
-    operations = count_operations(model, network_input(walk[0]), typical)
+    operations = count_operations(model, to_input(images[0], cpu), typical)
     numbers = count_numbers(model, typical)
     del model
-    runs = variants(name, memory, layouts, device)
+    runs = build_runs(name, layouts, device)
     off: dict[str, list[float]] = defaultdict(list)
-    for image in tqdm(walk, name, unit='frame'):
-        outputs = [run.run(image) for run in runs]
+    for image in tqdm(images, name, unit='frame'):
+        outputs = [run.step(image) for run in runs]
         for run, output in zip(runs, outputs, strict=True):
             if output[0] is not None:
                 off[run.name].append(deviation(output[0], outputs[0][0]))
@@ -181,8 +122,8 @@ def measure(name: str, frames: int, layouts: list[str], device: torch.device) ->
             'speedup': float(np.median(plain / took)),
             'speedup_refined_only': None if head is None else float(
                 np.median(plain / (took - head))),
-            'limit_sec': limits(operations, numbers, KINDS.get(run.name, 'fp32'), rates,
-                                device.type),
+            'limit_sec': limits(operations, numbers, kind_of_numbers(run.name, device),
+                                rates, device.type),
             'deviation': float(np.median(off[run.name])),
             'deviation_last': off[run.name][-1]}
     return result
@@ -224,8 +165,7 @@ def show(result: dict) -> None:
 def main() -> int:
     """Measure, print, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--networks', nargs='+', default=['bundled', 'full'],
-                        choices=list(NETWORKS))
+    parser.add_argument('--networks', nargs='+', default=NETWORKS[:2], choices=NETWORKS)
     parser.add_argument('--layouts', nargs='+', default=['fp32', 'bf16', 'int8'],
                         choices=list(LAYOUTS))
     parser.add_argument('--device', type=torch.device, default=torch.device('cpu'),

@@ -9,19 +9,20 @@ from importlib import import_module
 
 # Command and the module that has SUMMARY, add_arguments(parser) and run(args) -> exit status.
 COMMANDS = {
-    'info': 'info',
-    'convert': 'convert',
-    'evaluate': 'evaluate',
-    'evaluate-photos': 'evaluate_photos',
-    'evaluate-rgbd': 'evaluate_rgbd',
-    'ablate': 'ablate',
-    'benchmark': 'benchmark',
-    'train': 'train',
-    'pack-assets': 'pack_assets',
-    'make-demo-bag': 'make_demo_bag',
-    'photos-to-bag': 'photos_to_bag',
-    'replay': 'replay',
-    'report': 'report',
+    'info': 'weights.info',
+    'convert': 'weights.convert',
+    'evaluate': 'scores.evaluate',
+    'evaluate-photos': 'scores.evaluate_photos',
+    'evaluate-rgbd': 'scores.evaluate_rgbd',
+    'ablate': 'scores.ablate',
+    'benchmark': 'scores.benchmark',
+    'check': 'scores.check',
+    'train': 'weights.train',
+    'pack-assets': 'weights.pack_assets',
+    'make-demo-bag': 'recordings.make_demo_bag',
+    'photos-to-bag': 'recordings.photos_to_bag',
+    'replay': 'recordings.replay',
+    'report': 'scores.report',
 }
 
 

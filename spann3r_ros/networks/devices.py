@@ -10,8 +10,10 @@ import torch
 from spann3r_ros.core.types import DeviceMemoryError
 
 DEVICES = ('auto', 'cpu', 'cuda')
-# On a CPU torch raises a RuntimeError with this text.
-CPU_OUT_OF_MEMORY = "can't allocate memory"
+# Texts of the RuntimeErrors by which torch on a CPU, and the driver and the libraries of CUDA
+# report a lack of memory that torch's own allocator does not see.
+OUT_OF_MEMORY = ("can't allocate memory", 'CUDA error: out of memory',
+                 'CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED')
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,6 +40,6 @@ def out_of_memory_reported(device: torch.device) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise DeviceMemoryError(f'out of memory on {device}: {error}') from error
     except RuntimeError as error:
-        if CPU_OUT_OF_MEMORY not in str(error):
+        if not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
         raise DeviceMemoryError(f'out of memory on {device}: {error}') from error

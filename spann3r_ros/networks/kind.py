@@ -12,6 +12,7 @@ from .checkpoint_files import CheckpointFile
 if TYPE_CHECKING:
     from spann3r_ros.core.network import Compute, Network
 
+    from .checkable import Checks
     from .trainable import Trainable
 
 
@@ -26,7 +27,8 @@ class NetworkKind:
     `vary` returns a network of the same weights with other settings. `ablations` are named changes
     of the settings, each of which leaves out a part of the memory.
     `files` returns a module that inspects and converts checkpoints of this kind, `training` one
-    that implements `trainable.Trainable` for it; None: not supported.
+    that implements `trainable.Trainable` for it, `checks` one that implements `checkable.Checks`;
+    None: not supported.
     """
 
     name: str
@@ -38,3 +40,4 @@ class NetworkKind:
     vary: Callable[[Network, Any], Network] | None = None
     files: Callable[[], Any] | None = None
     training: Callable[[], Trainable] | None = None
+    checks: Callable[[], Checks] | None = None

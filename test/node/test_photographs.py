@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.recipe import build_model
 
-from spann3r_ros.cli.commands.photos_to_bag import find_photos
+from spann3r_ros.cli.commands.recordings.photos_to_bag import find_photos
 from spann3r_ros.cli.main import main as command_line
 from spann3r_ros.mapping.mapper_config import VoxelMapConfig
 from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.networks.spann3r.checkpoint import save_model
+from spann3r_ros.networks.spann3r.checks.recipe import build_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
 from spann3r_ros.networks.spann3r.memory import SpatialMemory
 

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replay the original's focal estimate, losses, evaluation alignment and cloud metrics."""
+"""Replay what is around the network: preprocessing, focal length, losses, metrics."""
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from focal_reference import estimate_focal_reference
-from recipe import uniform, vector
-from recording import Arrays, Recording
 from torch import Tensor
 
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import preprocess
 from spann3r_ros.evaluation.measures.alignment import align_by_medians
 from spann3r_ros.evaluation.measures.metrics import nearest_distances, normal_consistency
 from spann3r_ros.networks.blocks.heads import DensePrediction
+from spann3r_ros.networks.spann3r.checks.recipe import image, network_input, uniform, vector
+from spann3r_ros.networks.spann3r.checks.recording import Arrays, Recording
 from spann3r_ros.networks.spann3r.unroll import Unrolled
 from spann3r_ros.training.losses import normalisation_factor, paper_losses
 
@@ -104,4 +107,20 @@ def _clouds(salt: int) -> Arrays:
         distances = nearest_distances(source, target)
         normals = normal_consistency(source, target, source_normals, target_normals)
         arrays[name] = np.array([distances.mean, distances.median, normals.mean, normals.median])
+    return arrays
+
+
+def replay_preprocess(recording: Recording) -> Arrays:
+    """Resize and crop every source image; the checksums are compared here."""
+    arrays: Arrays = {}
+    for index, item in enumerate(recording.meta['items']):
+        source = image(item['seed'], item['H'], item['W'], 0, 0)
+        result = preprocess(Frame(0, 'camera', source, None), (224, 224)).image
+        checksum = zlib.crc32(np.ascontiguousarray(result).tobytes())
+        if checksum != item['crc32']:
+            raise AssertionError(f'image {index} of {item["W"]}x{item["H"]}: CRC-32 {checksum}, '
+                                 f'recorded {item["crc32"]}')
+        step, norm_step = recording.meta['stride'], recording.meta['norm_stride']
+        arrays[f'img{index}'] = result[::step, ::step]
+        arrays[f'norm{index}'] = network_input(result)[0, :, ::norm_step, ::norm_step].numpy()
     return arrays

@@ -8,21 +8,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipe import image, uniform
-from recording import (
-    DATA,
+import torch
+from replays import DATA, REPLAYS, recording_paths
+
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import preprocess
+from spann3r_ros.networks.spann3r.checks.recipe import (
+    PIECES,
+    STEP,
+    image,
+    scramble,
+    uniform,
+)
+from spann3r_ros.networks.spann3r.checks.recording import (
     LIMITS,
     Arrays,
     Recording,
     compare,
     load_recording,
-    recording_paths,
     save_recording,
 )
-from replays import REPLAYS
-
-from spann3r_ros.core.types import Frame
-from spann3r_ros.core.views import preprocess
 
 NETWORK = {'enc_dim': 32, 'enc_depth': 1, 'enc_heads': 2, 'dec_dim': 24, 'dec_depth': 4,
            'dec_heads': 2, 'mem_depth': 1, 'mem_heads': 2, 'feat': 8, 'layers': [4, 6, 8, 10]}
@@ -65,6 +70,19 @@ def recorded(request: pytest.FixtureRequest,
     path = tmp_path_factory.mktemp('recordings') / f'{request.param}.npz'
     save_recording(path, meta, inputs | replay(Recording(request.param, meta, inputs)))
     return load_recording(path)
+
+
+def test_words_are_scrambled_as_by_splitmix64() -> None:
+    state = torch.tensor([1, 2]) * STEP
+    assert [word % 2**64 for word in scramble(state).tolist()] == [
+        0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
+
+
+def test_samples_do_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = uniform('a name', (3, 700), 2**32 - 1)
+    monkeypatch.setitem(PIECES, 'cpu', 64)
+    np.testing.assert_array_equal(uniform('a name', (3, 700), 2**32 - 1), whole)
+    assert abs(whole.mean()) < 0.1 and abs(whole.var() - 1.0) < 0.1
 
 
 def test_own_recording_replays_within_limits(recorded: Recording) -> None:

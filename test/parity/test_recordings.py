@@ -10,12 +10,10 @@ import os
 from pathlib import Path
 
 import pytest
-import replay_images
 import torch
-from recipe import build_model
-from recording import DATA, compare, load_recording, recording_paths
-from replays import REPLAYS
+from replays import DATA, REPLAYS, recording_paths
 
+from spann3r_ros.networks.spann3r.checks.recording import compare, load_recording
 from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.fast.inference import prepare
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
@@ -45,15 +43,12 @@ def test_recording_is_reproduced(path: Path) -> None:
 
 @pytest.mark.parametrize('path', [item for item in _parameters()
                                   if load_recording(item.values[0]).kind in ('online', 'offline')])
-def test_recording_is_reproduced_by_the_layout_for_inference(
-        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_is_reproduced_by_the_layout_for_inference(path: Path) -> None:
     recording = load_recording(path)
     if recording.unsupported():
         pytest.skip(recording.unsupported())
-    monkeypatch.setattr(replay_images, 'build_model',
-                        lambda *arguments: prepare(build_model(*arguments)))
-    failed = [str(item) for item in compare(recording, REPLAYS[recording.kind](recording))
-              if not item.acceptable]
+    replayed = REPLAYS[recording.kind](recording, torch.device('cpu'), prepare)
+    failed = [str(item) for item in compare(recording, replayed) if not item.acceptable]
     assert not failed, '\n'.join(failed)
 
 

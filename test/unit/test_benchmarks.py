@@ -15,8 +15,13 @@ from spann3r_ros.networks.spann3r.config import MemoryConfig
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import memory as memory_benchmark
 import network
-from network_parts import count_numbers, count_operations, limits
-from plain_schedule import PlainSchedule
+
+from spann3r_ros.networks.spann3r.checks.network_parts import (
+    count_numbers,
+    count_operations,
+    limits,
+)
+from spann3r_ros.networks.spann3r.checks.plain_schedule import PlainSchedule
 
 CPU = torch.device('cpu')
 

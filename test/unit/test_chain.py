@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny import tiny_run
 
-from spann3r_ros.cli.commands import train as command
+from spann3r_ros.cli.commands.weights import train as command
 from spann3r_ros.cli.main import main
 from spann3r_ros.networks.spann3r.checkpoint import load_model, read_metadata
 from spann3r_ros.training import chain

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_network import FakeNetwork
 
-from spann3r_ros.cli.commands.evaluate import table_rows
+from spann3r_ros.cli.commands.scores.evaluate import table_rows
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.types import Pointmap, StampedPose

@@ -37,7 +37,7 @@ def required(name: str) -> set[str]:
 
 def imported(*folders: str) -> set[str]:
     """Return the modules that folders import, less Python's and this project's own."""
-    own = {'spann3r_ros', 'parity', *(
+    own = {'spann3r_ros', *(
         file.stem for folder in ('test', 'benchmarks') for file in (ROOT / folder).rglob('*.py'))}
     found = {name.partition('.')[0] for folder in folders
              for file in (ROOT / folder).rglob('*.py') for name in imported_names(file, ROOT)}

@@ -13,7 +13,7 @@ from recorded_rooms import WRITERS, pose, write_dtu, write_nrgbd, write_seven_sc
 from scipy.spatial.transform import Rotation
 from tiny import tiny_model
 
-from spann3r_ros.cli.commands import benchmark
+from spann3r_ros.cli.commands.scores import benchmark
 from spann3r_ros.cli.main import main
 from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.datasets.folders import LAYOUTS

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from spann3r_ros.cli.commands.report import find_faults, run_rows
+from spann3r_ros.cli.commands.scores.report import find_faults, run_rows
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.datasets.bag_truth import Truth

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import SQUARE
 
-from spann3r_ros.cli.commands.train import add_arguments, read_config
+from spann3r_ros.cli.commands.weights.train import add_arguments, read_config
 from spann3r_ros.networks.spann3r.checkpoint import save_model
 from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R

@@ -141,6 +141,22 @@ def spoil(model: Spann3R, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(model, 'predict_reference', spoilt)
 
 
+def test_stream_that_has_run_continues_from_a_state() -> None:
+    images = walk(12)
+    streams = [StaticStream(tiny_model(), HEIGHT, WIDTH, SMALL) for _ in range(2)]
+    for index, image in enumerate(images[:6]):
+        advanced(streams[0], image, first=index == 0)
+    # As the warm-up of a graph: what the first steps allocate is there already.
+    for index, image in enumerate(images[6:8]):
+        advanced(streams[1], image, first=index == 0)
+    streams[1].restore({name: item.clone() for name, item in streams[0].arrays().items()})
+    for image in images[6:]:
+        for stream in streams:
+            advanced(stream, image)
+        torch.testing.assert_close(streams[1].refined, streams[0].refined)
+        torch.testing.assert_close(streams[1].provisional, streams[0].provisional)
+
+
 def test_budget_below_the_working_frames_is_refused() -> None:
     with pytest.raises(ValueError, match='long_term_tokens: expected 0 or at least 12'):
         StaticMemory(MemoryConfig(working_frames=2, long_term_tokens=11), TOKENS, 32)

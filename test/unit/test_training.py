@@ -373,7 +373,8 @@ def test_new_run_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None
 
 def test_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / 'weights.safetensors', Spann3R(TINY))
-    with pytest.raises(CheckpointError, match='learned_positions: expected those of as many tokens'):
+    with pytest.raises(CheckpointError, match='learned_positions: expected those of as '
+                                              'many tokens'):
         Trainer(tiny_run(2), tmp_path, Rank()).start_from(tmp_path / 'weights.safetensors')
 
 

@@ -39,8 +39,13 @@ def _training() -> ModuleType:
     return import_module('.training', __name__)
 
 
+def _checks() -> ModuleType:
+    return import_module('.checks.device_checks', __name__)
+
+
 ABLATIONS = {'no long-term memory': {'long_term_tokens': 0},
              'no attention threshold': {'attention_threshold': 0.0},
              'no similarity test': {'similarity_threshold': 1.0}}
 KIND = NetworkKind('spann3r', MemoryConfig, _recognises, _open, former_prefixes=('memory',),
-                   ablations=ABLATIONS, vary=_vary, files=_files, training=_training)
+                   ablations=ABLATIONS, vary=_vary, files=_files, training=_training,
+                   checks=_checks)

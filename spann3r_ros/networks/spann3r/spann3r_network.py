@@ -99,8 +99,8 @@ class Spann3RNetwork:
         """Take one uint8 RGB image [height, width, 3]; return the estimate of the one before it.
 
         The first image of a sequence has one of the sizes of `input_size`, the others have the
-        same. Raises FrameError for an image of another size or type, and when the network returns points
-        that are not finite; the sequence is then unchanged. Raises DeviceMemoryError when
+        same. Raises FrameError for an image of another size or type, and when the network returns
+        points that are not finite; the sequence is then unchanged. Raises DeviceMemoryError when
         memory runs out: `reset` frees the memory of the sequence.
         """
         self._check_image(image, self.model.config.sizes if self._ids is None else (self._size,))

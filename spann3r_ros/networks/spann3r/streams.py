@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spann3r_ros.core.types import DeviceMemoryError
 from spann3r_ros.networks.blocks.heads import DensePrediction
+from spann3r_ros.networks.devices import out_of_memory_reported
 
 from .config import MemoryConfig, Spann3RConfig
 from .memory import COUNTERS
@@ -73,7 +75,7 @@ class PlainStream:
         """Begin a new sequence."""
         # Freed before the next one is allocated; if that fails, `step` tries again.
         self._state = None
-        with suppress(torch.OutOfMemoryError, MemoryError):
+        with suppress(DeviceMemoryError), out_of_memory_reported(self._device):
             self._state = self._model.start(*self._arguments)
 
     def step(self, image: np.ndarray) -> np.ndarray | None:

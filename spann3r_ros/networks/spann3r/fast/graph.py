@@ -45,8 +45,8 @@ class GraphedStream:
         self._warm_up()
         # The graphs share memory, as no intermediate value is needed after a replay.
         pool = torch.cuda.graph_pool_handle()
-        self._step_graph = self._record(self._run_step, pool)
-        self._newest_graph = self._record(self._run_newest, pool)
+        self._step_graph = record(self._run_step, self._recording, pool)
+        self._newest_graph = record(self._run_newest, self._recording, pool)
         self._check()
         self.clear()
 
@@ -93,11 +93,16 @@ class GraphedStream:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of the sequence's state."""
+        if self._images == 0:
+            return {}
         held = {name: fetched(item) for name, item in self._stream.arrays().items()}
         return {**held, 'images': np.array(self._images)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from a result of `arrays`; ValueError, without a change, if it does not fit."""
+        if not arrays:
+            self.clear()
+            return
         arrays = dict(arrays)
         images = int(arrays.pop('images'))
         device = self._stream.image.device
@@ -108,22 +113,11 @@ class GraphedStream:
 
     def _warm_up(self) -> None:
         """Run some steps before any recording, so that kernels are selected and caches filled."""
-        side = self._recording
-        side.wait_stream(torch.cuda.current_stream(side.device))
-        with torch.cuda.stream(side):
-            self._stream.begin()
-            for _ in range(WARM_UPS):
-                self._run_step()
-                self._run_newest()
-        side.synchronize()
-
-    def _record(self, work: Callable[[], None], pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        # The outer context selects the device, and restores the stream if the recording fails.
-        with (torch.cuda.stream(self._recording),
-              torch.cuda.graph(graph, pool=pool, stream=self._recording)):
-            work()
-        return graph
+        def both() -> None:
+            self._run_step()
+            self._run_newest()
+        for work in (self._stream.begin, both):
+            warm_up(work, self._recording)
 
     def _check(self) -> None:
         """Raise RuntimeError unless replays give the predictions of the normal step."""
@@ -165,6 +159,32 @@ class GraphedStream:
         """Compute the newest image's prediction and download it."""
         self._stream.predict_newest()
         self._provisional.copy_(self._stream.provisional, non_blocking=True)
+
+
+def record(work: Callable[[], object], stream: torch.cuda.Stream,
+           pool: tuple[int, int] | None = None) -> torch.cuda.CUDAGraph:
+    """Return a graph of work that has run on the stream before."""
+    graph = torch.cuda.CUDAGraph()
+    # The outer context selects the device, and restores the stream if the recording fails.
+    with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
+        work()
+    return graph
+
+
+def capture(work: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+    """Run some work on a stream of its own, then return a graph of it."""
+    stream = torch.cuda.Stream(device)
+    warm_up(work, stream)
+    return record(work, stream)
+
+
+def warm_up(work: Callable[[], object], stream: torch.cuda.Stream) -> None:
+    """Run some work on a stream, after what the current stream has been given."""
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            work()
+    stream.synchronize()
 
 
 def _pinned(like: Tensor) -> Tensor:

@@ -188,6 +188,8 @@ class StaticStream:
                 **{f'memory_{name}': item for name, item in self.memory.arrays().items()},
                 **{f'target_tokens_{index}': item for index, item in enumerate(tokens)}}
 
+    # Buffers that a step has allocated can be changed in inference mode only.
+    @torch.inference_mode()
     def restore(self, arrays: dict[str, Tensor]) -> None:
         """Continue from a result of `arrays`; ValueError, without a change, if it does not fit."""
         given = [item for name, item in arrays.items() if name.startswith('target_tokens_')]

@@ -2,6 +2,7 @@
 """Times of calls and rates of the machine, on a CPU or a CUDA device."""
 from __future__ import annotations
 
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -46,13 +47,14 @@ class Stopwatch:
         self._laps.clear()
 
 
-def machine_rates(device: torch.device) -> dict[str, float]:
+def machine_rates(device: torch.device, side: int | None = None) -> dict[str, float]:
     """Return operations a second of products of each kind, bytes a second of a copy.
 
     The kinds are 'fp32' and 'bf16', on a CPU 'int8' besides, on CUDA 'tf32'. Leaves CUDA's
-    rounding of products switched off.
+    rounding of products switched off. `side` is that of the largest matrices; None: as large as
+    the device needs.
     """
-    side = 2048 if device.type == 'cpu' else 8192
+    side = side or (2048 if device.type == 'cpu' else 8192)
     left, right = torch.rand(2, side, side, device=device)
     source = torch.zeros(64 * MEBI, device=device)
     target = torch.empty_like(source)
@@ -84,12 +86,21 @@ def round_products(rounded: bool) -> None:
     torch.backends.cudnn.allow_tf32 = rounded
 
 
+def median_sec(action: Callable[[], object], device: torch.device, calls: int = 20) -> float:
+    """Return the median seconds of some calls after two that do not count."""
+    return statistics.median(_times(action, device, calls + 2)[2:])
+
+
 def best_time(action: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of the quickest of several calls."""
+    return min(_times(action, device, 8))
+
+
+def _times(action: Callable[[], object], device: torch.device, calls: int) -> list[float]:
     watch = Stopwatch(device)
-    for _ in range(8):
+    for _ in range(calls):
         began = watch.mark()
         action()
         watch.lap('action', began)
         watch.next_step()
-    return min(watch.times['action'])
+    return watch.times['action']

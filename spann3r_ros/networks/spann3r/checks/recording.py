@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spann3r_ros.networks.checkable import Deviation
 from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig
 
 Arrays = dict[str, np.ndarray]
 
-DATA = Path(__file__).parent / 'data'
 # Stored to reproduce a case or to describe the original, not results to compare.
 NOT_RESULTS = {
     'components': {'act_in'},
@@ -110,35 +109,6 @@ def load_recording(path: Path) -> Recording:
 def save_recording(path: Path, meta: dict[str, Any], arrays: Arrays) -> None:
     """Write a file in the format that `load_recording` reads."""
     np.savez_compressed(path, meta=json.dumps(meta), **arrays)
-
-
-def recording_paths() -> list[Path]:
-    """Return every recording in SPANN3R_GOLDENS, or beside this file when that is not set."""
-    directory = Path(os.environ.get('SPANN3R_GOLDENS') or DATA)
-    paths = sorted(directory.glob('*.npz'))
-    if not paths:
-        raise FileNotFoundError(f'SPANN3R_GOLDENS: no .npz recordings in {directory}')
-    return paths
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """How far one replayed array lies from the recorded one, and how far it may lie."""
-
-    name: str
-    worst: float
-    typical: float  # at the 99th percentile
-    limit: float
-    typical_limit: float
-
-    @property
-    def acceptable(self) -> bool:
-        """Return whether both limits hold; NaN never does."""
-        return self.worst <= self.limit and self.typical <= self.typical_limit
-
-    def __str__(self) -> str:
-        return (f'{self.name}: {self.worst:.1e} (limit {self.limit:.0e}), '
-                f'99th percentile {self.typical:.1e} (limit {self.typical_limit:.0e})')
 
 
 def compare(recording: Recording, replayed: Arrays) -> list[Deviation]:

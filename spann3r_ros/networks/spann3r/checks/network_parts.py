@@ -7,14 +7,15 @@ from collections.abc import Callable
 from unittest import mock
 
 import torch
-from plain_schedule import PlainSchedule, plain_attention
-from stopwatch import Stopwatch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from spann3r_ros.networks.blocks import layers
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
+from spann3r_ros.networks.stopwatch import Stopwatch
+
+from .plain_schedule import PlainSchedule, plain_attention
 
 
 def parts(model: Spann3R, reader: Spann3R | PlainSchedule) -> dict[str, list[tuple[object, str]]]:

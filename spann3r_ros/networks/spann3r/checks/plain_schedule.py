@@ -60,8 +60,12 @@ class PlainSchedule:
         self._feature, self._query = feature, query
         return StepOutput(refined, provisional)
 
-    def fill(self, keys: Tensor, values: Tensor) -> None:
-        """Begin with keys and values [tokens, width] in long-term memory."""
+    def fill(self, keys: Tensor, values: Tensor, query: Tensor | None = None) -> None:
+        """Begin with keys and values [tokens, width] in long-term memory.
+
+        `query` [1, tokens, width] is that of the newest image; None: it stays as it is.
+        """
+        self._query = self._query if query is None else query
         self.keys, self.values = keys, values
         self._count, self._mass = torch.ones(2, len(keys), device=keys.device)
         self._long = len(keys)

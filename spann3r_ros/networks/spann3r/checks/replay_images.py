@@ -10,14 +10,25 @@ from unittest import mock
 
 import numpy as np
 import torch
-from recipe import build_model, image, network_input
-from recording import Arrays, Recording
-from replay_parts import final_memory, finite_or_nan, raw_confidence, stack, zero_fraction
 from torch import Tensor
 
 from spann3r_ros.networks.blocks.heads import DensePrediction
 from spann3r_ros.networks.spann3r.memory import MemoryEntry, SpatialMemory
 from spann3r_ros.networks.spann3r.offline import reconstruct_offline
+
+from .recipe import build_model, image, network_input
+from .recording import Arrays, Recording
+from .replay_parts import (
+    CPU,
+    Layout,
+    final_memory,
+    finite_or_nan,
+    on_host,
+    raw_confidence,
+    stack,
+    unchanged,
+    zero_fraction,
+)
 
 
 class Calls:
@@ -48,8 +59,8 @@ class Calls:
 class OnlineRun:
     """A streamed sequence; `rows` holds, by array name, one item a step."""
 
-    def __init__(self, recording: Recording) -> None:
-        self.model = build_model(recording.network_config, recording.meta['salt'])
+    def __init__(self, recording: Recording, device: torch.device, layout: Layout) -> None:
+        self.model = layout(build_model(recording.network_config, recording.meta['salt'], device))
         height, width = recording.meta['frames'][0][1:3]
         self.state = self.model.start(height, width, recording.memory_config)
         self.rows: dict[str, list] = {}
@@ -125,21 +136,24 @@ class OnlineRun:
 
 
 @torch.no_grad()
-def replay_online(recording: Recording) -> Arrays:
+def replay_online(recording: Recording, device: torch.device = CPU,
+                  layout: Layout = unchanged) -> Arrays:
     """Stream the recorded images."""
-    run = OnlineRun(recording)
+    run = OnlineRun(recording, device, layout)
     for arguments in recording.meta['frames']:
-        run.step(network_input(image(*arguments)))
+        run.step(network_input(image(*arguments)).to(device))
     run.flush()
     order, arrays = final_memory(run.state.memory)
-    arrays['final_k0'] = run.state.memory.raw_keys[:, 0].numpy()[order]
+    arrays['final_k0'] = on_host(run.state.memory.raw_keys[:, 0])[order]
     return arrays | {name: stack(items) for name, items in run.rows.items()}
 
 
-def replay_offline(recording: Recording) -> Arrays:
+def replay_offline(recording: Recording, device: torch.device = CPU,
+                   layout: Layout = unchanged) -> Arrays:
     """Reconstruct the recorded images in the order the network chooses."""
-    model = build_model(recording.network_config, recording.meta['salt'])
-    images = torch.cat([network_input(image(*item)) for item in recording.meta['frames']])
+    model = layout(build_model(recording.network_config, recording.meta['salt'], device))
+    images = torch.cat([network_input(image(*item))
+                        for item in recording.meta['frames']]).to(device)
     tokens: list[int] = []
     similarities: list[float] = []
     original_write, original_similarity = SpatialMemory.write, SpatialMemory.similarity
@@ -160,7 +174,7 @@ def replay_offline(recording: Recording) -> Arrays:
     confidence = [raw_confidence(item)[0] for item in result.predictions]
     return {
         'order': np.array(result.order), 'nbv_conf': np.array(result.scores),
-        'conf_matrix': result.pair_confidence.numpy(), 'tokens': np.array(tokens),
+        'conf_matrix': on_host(result.pair_confidence), 'tokens': np.array(tokens),
         'sim': stack([finite_or_nan(item) for item in similarities]),
         'pts': stack([item[pixels, pixels] for item in points]),
         'conf': stack([item[pixels, pixels] for item in confidence]),

@@ -5,6 +5,7 @@ The recordings hold outputs only; their inputs come from here, named by strings 
 """
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -14,49 +15,64 @@ from torch import Tensor
 from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 
-STEP = np.uint64(0x9E3779B97F4A7C15)
-FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-PIECE = 1 << 15
+# 64-bit words are held as int64, whose products and sums wrap around.
+STEP = 0x9E3779B97F4A7C15 - 2**64
+FACTORS = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+# Numbers that are computed at a time: on a CPU they fit its cache.
+PIECES = {'cpu': 2**15, 'cuda': 2**24}
 OCTAVES = (64, 3), (16, 3), (4, 1), (1, 1)  # lattice spacing in pixels, amount
 UNIT_WEIGHT_NORMS = 'enc_norm', 'dec_norm', 'value_norm'
 
 
-def scramble(state: np.ndarray) -> np.ndarray:
-    """Return splitmix64's output for uint64 states, in place; arithmetic wraps around."""
+def scramble(state: Tensor) -> Tensor:
+    """Return splitmix64's output for int64 states, in place; arithmetic wraps around."""
     for shift, factor in zip((30, 27), FACTORS, strict=True):
-        state ^= state >> np.uint64(shift)
+        state ^= shifted(state, shift)
         state *= factor
-    state ^= state >> np.uint64(31)
+    state ^= shifted(state, 31)
     return state
 
 
-def uniform(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
+def shifted(words: Tensor, bits: int) -> Tensor:
+    """Return 64-bit words moved right by some bits, with zeros on the left."""
+    return (words >> bits) & (2**(64 - bits) - 1)
+
+
+def samples(name: str, shape: tuple[int, ...], salt: int,
+            device: torch.device | str = 'cpu') -> Tensor:
     """Return float64 samples of mean 0 and variance 1, fixed by a name and a salt."""
-    seed = np.uint64((zlib.crc32(name.encode()) << 32) | (salt & 0xFFFFFFFF))
-    samples = np.empty(int(np.prod(shape)))
-    # In pieces that fit the cache; the full-size network has 659 million weights.
-    for start in range(0, samples.size, PIECE):
-        part = samples[start:start + PIECE]
-        state = np.arange(start + 1, start + 1 + part.size, dtype=np.uint64)
+    seed = (zlib.crc32(name.encode()) << 32) | (salt & 0xFFFFFFFF)
+    seed -= 2**64 if seed >= 2**63 else 0
+    found = torch.empty(math.prod(shape), dtype=torch.float64, device=device)
+    piece = PIECES[found.device.type]
+    # The full-size network has 659 million weights.
+    for start in range(0, found.numel(), piece):
+        part = found[start:start + piece]
+        state = torch.arange(start + 1, start + 1 + len(part), device=device)
         state *= STEP
         state += seed
-        np.multiply(scramble(state) >> np.uint64(40), 2.0 ** -24, out=part)
-        part *= 2.0
-        part -= 1.0
-        part *= np.sqrt(3.0)
-    return samples.reshape(shape)
+        part.copy_(shifted(scramble(state), 40))
+        part.mul_(2.0 ** -24).mul_(2.0).sub_(1.0).mul_(math.sqrt(3.0))
+    return found.view(shape)
 
 
-def vector(name: str, shape: tuple[int, ...], salt: int) -> Tensor:
-    """Return `uniform` as a float32 tensor."""
-    return torch.from_numpy(uniform(name, shape, salt).astype(np.float32))
+def uniform(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
+    """Return `samples` as numpy."""
+    return samples(name, shape, salt).numpy()
 
 
-def weight(key: str, shape: tuple[int, ...], salt: int, encoder_width: int) -> Tensor:
+def vector(name: str, shape: tuple[int, ...], salt: int,
+           device: torch.device | str = 'cpu') -> Tensor:
+    """Return `samples` in float32."""
+    return samples(name, shape, salt, device).float()
+
+
+def weight(key: str, shape: tuple[int, ...], salt: int, encoder_width: int,
+           device: torch.device | str = 'cpu') -> Tensor:
     """Return the float32 tensor of one state-dict key."""
     for level in range(4):  # tensors with two names share one value
         key = key.replace(f'scratch.layer_rn.{level}.', f'scratch.layer{level + 1}_rn.')
-    sample = uniform(key, shape, salt)
+    sample = samples(key, shape, salt, device)
     owner, leaf = f'.{key}'.split('.')[-2:]
     if leaf == 'mask_token':
         value = 0.02 * sample
@@ -67,12 +83,17 @@ def weight(key: str, shape: tuple[int, ...], salt: int, encoder_width: int) -> T
     elif leaf == 'bias':
         value = 0.05 * sample
     elif len(shape) == 4:
-        value = _gain(key) * (sample / np.sqrt(_fan_in(key, shape)))
+        value = _gain(key) * _divided(sample, _fan_in(key, shape))
     else:
-        value = sample / np.sqrt(shape[1])
+        value = _divided(sample, shape[1])
         if key in ('attn_head_1.0.weight', 'attn_head_2.0.weight'):
             value[:, encoder_width:] *= 0.2  # the columns that see the decoder
-    return torch.from_numpy(value.astype(np.float32))
+    return value.float()
+
+
+def _divided(sample: Tensor, inputs: int) -> Tensor:
+    # CUDA multiplies by the reciprocal of a number, but divides by a tensor.
+    return sample / torch.tensor(inputs, dtype=torch.float64, device=sample.device).sqrt()
 
 
 def _gain(key: str) -> float:
@@ -86,11 +107,12 @@ def _fan_in(key: str, shape: tuple[int, ...]) -> int:
     return shape[0] if transposed else shape[1] * shape[2] * shape[3]
 
 
-def build_model(config: Spann3RConfig, salt: int) -> Spann3R:
+def build_model(config: Spann3RConfig, salt: int,
+                device: torch.device | str = 'cpu') -> Spann3R:
     """Return a network with the recipe's weights, holding them once in memory."""
     with torch.device('meta'):
         model = Spann3R(config)
-    state = {key: weight(key, tuple(item.shape), salt, config.encoder_width)
+    state = {key: weight(key, tuple(item.shape), salt, config.encoder_width, device)
              for key, item in model.state_dict().items()}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
@@ -98,16 +120,15 @@ def build_model(config: Spann3RConfig, salt: int) -> Spann3R:
 
 def image(seed: int, height: int, width: int, left: int, top: int) -> np.ndarray:
     """Return a uint8 [height, width, 3] window at (left, top) of an endless noise canvas."""
-    x = np.arange(left, left + width, dtype=np.int64)[None, :, None]
-    y = np.arange(top, top + height, dtype=np.int64)[:, None, None]
-    total = np.zeros((height, width, 3), np.int64)
+    x = torch.arange(left, left + width)[None, :, None]
+    y = torch.arange(top, top + height)[:, None, None]
+    total = torch.zeros(height, width, 3, dtype=torch.int64)
     for octave, (spacing, amount) in enumerate(OCTAVES):
         total += amount * (_interpolate(seed, octave, spacing, x, y) // spacing ** 2)
-    return np.clip((total // 8 - 128) * 2 + 128, 0, 255).astype(np.uint8)
+    return ((total // 8 - 128) * 2 + 128).clamp(0, 255).byte().numpy()
 
 
-def _interpolate(seed: int, octave: int, spacing: int, x: np.ndarray,
-                 y: np.ndarray) -> np.ndarray:
+def _interpolate(seed: int, octave: int, spacing: int, x: Tensor, y: Tensor) -> Tensor:
     column, row = x // spacing, y // spacing
     right, down = x % spacing, y % spacing
     left, up = spacing - right, spacing - down
@@ -117,11 +138,11 @@ def _interpolate(seed: int, octave: int, spacing: int, x: np.ndarray,
             + _lattice(seed, octave, column + 1, row + 1) * right * down)
 
 
-def _lattice(seed: int, octave: int, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    channel = np.arange(1, 4, dtype=np.int64)[None, None, :]
+def _lattice(seed: int, octave: int, column: Tensor, row: Tensor) -> Tensor:
+    channel = torch.arange(1, 4)[None, None, :]
     hashed = ((column * 73856093) ^ (row * 19349663) ^ (channel * 83492791)
               ^ ((octave + 1) * 2654435761) ^ (seed * 40503 << 20))
-    return (scramble(hashed.astype(np.uint64)) >> np.uint64(56)).astype(np.int64)
+    return shifted(scramble(hashed), 56)
 
 
 def network_input(pixels: np.ndarray) -> Tensor:
