@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from spann3r_ros.core.files import write_json
-from spann3r_ros.rooms.places.asset_pack import default_pack, ensure_pack
+from spann3r_ros.rooms.assets.asset_pack import default_pack, ensure_pack
 from spann3r_ros.training.loop import Trainer
 from spann3r_ros.training.rank import Rank
 from spann3r_ros.training.runs import find_run, read_runs

@@ -7,7 +7,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from spann3r_ros.rooms.places.asset_pack import AssetPack, PackedMesh
+from spann3r_ros.rooms.assets.asset_pack import AssetPack, PackedMesh
 from spann3r_ros.rooms.places.surfaces import Look, SurfaceBuilder
 
 PHOTOGRAPHS = 4

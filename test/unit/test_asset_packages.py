@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from spann3r_ros.rooms.places import asset_pack, asset_packages
-from spann3r_ros.rooms.places.asset_pack import ensure_pack, read_pack
-from spann3r_ros.rooms.places.asset_packages import AssetError, AssetPackage, fetch_packages
+from spann3r_ros.rooms.assets import asset_pack, asset_packages
+from spann3r_ros.rooms.assets.asset_pack import ensure_pack, read_pack
+from spann3r_ros.rooms.assets.asset_packages import AssetError, AssetPackage, fetch_packages
 
 needs_dpkg = pytest.mark.skipif(shutil.which('dpkg-deb') is None,
                                 reason='dpkg-deb, which makes and unpacks packages, is missing')

@@ -12,7 +12,7 @@ from small_pack import small_pack
 from torch import Tensor
 
 from spann3r_ros.networks.spann3r.config import Spann3RConfig
-from spann3r_ros.rooms.places.asset_pack import PackError, write_pack
+from spann3r_ros.rooms.assets.asset_pack import PackError, write_pack
 from spann3r_ros.training.curve import FIELDS
 from spann3r_ros.training.loop import CURVE, Trainer
 from spann3r_ros.training.rank import Rank

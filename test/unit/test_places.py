@@ -11,11 +11,11 @@ import pytest
 import torch
 from small_pack import small_pack
 
-from spann3r_ros.rooms.places.asset_pack import PackError, read_pack, write_pack
+from spann3r_ros.rooms.assets.asset_pack import PackError, read_pack, write_pack
 from spann3r_ros.rooms.places.camera_effects import compress
 from spann3r_ros.rooms.places.camera_walks import CLEARANCE, FreeSpace, draw_walk
+from spann3r_ros.rooms.places.drawn_ahead import PlaceDrawings
 from spann3r_ros.rooms.places.place_drawing import draw_place
-from spann3r_ros.rooms.places.place_drawings import PlaceDrawings
 from spann3r_ros.rooms.places.place_generator import PlaceBatch, PlaceConfig, PlaceGenerator
 from spann3r_ros.rooms.places.place_shading import PlaceTable, Samples, ShadowCube, sample_depth
 from spann3r_ros.rooms.places.surfaces import Look, SurfaceBuilder

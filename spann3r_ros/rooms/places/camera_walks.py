@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .place_drawing import Obstacle, Place
+from .place import Obstacle, Place
 
 CLEARANCE = 0.3  # metres
 # Furniture this much lower than the camera does not stop it.

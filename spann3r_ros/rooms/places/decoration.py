@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .asset_pack import AssetPack
+from spann3r_ros.rooms.assets.asset_pack import AssetPack
+
 from .surfaces import Look
 
 

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spann3r_ros.rooms.assets.asset_pack import PHOTOGRAPH_SIZE, AssetPack
 from spann3r_ros.rooms.draw import Draw
 from spann3r_ros.rooms.paths import Walk, world_from_camera
 from spann3r_ros.rooms.raycast import Rays
 from spann3r_ros.rooms.sensor import Sensor
 from spann3r_ros.rooms.textures import TextureBank, build_bank, draw_textures
 
-from .asset_pack import PHOTOGRAPH_SIZE, AssetPack
 from .camera_effects import CameraEffects
 from .camera_walks import draw_walk
-from .place_drawing import Place
-from .place_drawings import PlaceDrawings
+from .drawn_ahead import PlaceDrawings
+from .place import Place
 from .place_shading import PlaceTable, Samples, ShadowCube, sample_depth, shade
 from .visibility import Caster, open_caster
 

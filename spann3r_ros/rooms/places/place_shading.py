@@ -10,7 +10,7 @@ from torch import Tensor
 from spann3r_ros.rooms.raycast import Rays
 from spann3r_ros.rooms.textures import TextureBank
 
-from .place_drawing import Place
+from .place import Place
 from .surfaces import Surfaces
 from .visibility import Caster, view_directions
 

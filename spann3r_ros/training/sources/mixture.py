@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spann3r_ros.rooms.places.asset_pack import read_pack
+from spann3r_ros.rooms.assets.asset_pack import read_pack
 from spann3r_ros.rooms.places.place_generator import load_bank
 from spann3r_ros.training.schedule import Moment
 from spann3r_ros.training.training_config import TrainingConfig

@@ -7,7 +7,7 @@ import random
 import torch
 from torch import Tensor
 
-from spann3r_ros.rooms.places.asset_pack import AssetPack
+from spann3r_ros.rooms.assets.asset_pack import AssetPack
 from spann3r_ros.rooms.places.place_generator import PlaceConfig, PlaceGenerator
 from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
 from spann3r_ros.rooms.textures import TextureBank

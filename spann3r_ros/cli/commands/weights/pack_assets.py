@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the pack, list its sources, draw the sheet."""
-    from spann3r_ros.rooms.places.asset_pack import default_pack, ensure_pack, read_pack
+    from spann3r_ros.rooms.assets.asset_pack import default_pack, ensure_pack, read_pack
     for name in ('sequences', 'frames'):
         if getattr(args, name) < 1:
             raise ValueError(f'--{name}: expected at least 1, got {getattr(args, name)}')

@@ -165,7 +165,7 @@ def find_pack(args: argparse.Namespace, config: TrainingConfig, rank: Rank) -> P
     """Return the file of the places' assets, which the first process makes; None: no places."""
     if not config.places_share:
         return None
-    from spann3r_ros.rooms.places.asset_pack import default_pack, ensure_pack
+    from spann3r_ros.rooms.assets.asset_pack import default_pack, ensure_pack
     path = args.pack or default_pack()
     if rank.index == 0:
         ensure_pack(path)

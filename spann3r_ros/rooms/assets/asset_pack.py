@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class PackedMesh:
     texture: np.ndarray
     tint: np.ndarray
 
-    @property
+    @cached_property
     def size(self) -> np.ndarray:
         """Return the extent [3] in metres."""
         return self.vertices.max(axis=0) - self.vertices.min(axis=0)

@@ -8,8 +8,10 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from .asset_pack import AssetPack
-from .place_drawing import Place, draw_place
+from spann3r_ros.rooms.assets.asset_pack import AssetPack
+
+from .place import Place
+from .place_drawing import draw_place
 
 # Places that are drawn ahead, per process.
 AHEAD = 4
