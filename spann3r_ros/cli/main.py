@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from spann3r_ros.networks.registry import resolve_checkpoint
+
+from .options import BUNDLED
+
 # Command and the module that has SUMMARY, add_arguments(parser) and run(args) -> exit status.
 COMMANDS = {
     'info': 'weights.info',
@@ -53,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     args = build_parser().parse_args(arguments)
     try:
+        if getattr(args, 'checkpoint', None) is BUNDLED:
+            args.checkpoint = resolve_checkpoint('')
         return args.execute(args)
     # Errors that the user can correct: a wrong value, a missing or unreadable file.
     except (ValueError, OSError) as error:

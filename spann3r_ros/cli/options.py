@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spann3r_ros.core.settings import list_settings, rebuild
@@ -15,6 +16,16 @@ from spann3r_ros.networks.registry import kind_of, network_kinds
 if TYPE_CHECKING:
     from spann3r_ros.core.network import Compute, Network
     from spann3r_ros.networks.kind import NetworkKind
+
+
+# Stands for the bundled model until `cli.main` replaces it.
+BUNDLED = Path('bundled')
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument `checkpoint`; without it, it is the bundled model."""
+    parser.add_argument('checkpoint', type=Path, nargs='?', default=BUNDLED,
+                        help='.safetensors or official .pth file (default: the bundled model)')
 
 
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:

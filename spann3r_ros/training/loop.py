@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,12 @@ class Trainer:
         self.seconds = 0.0
         self.origin: dict[str, str] = {}  # history of the weights it began with
 
-    def run(self, save_every_steps: int = 100) -> None:
-        """Train to the last step; save the state, atomically, every `save_every_steps` steps."""
+    def run(self, save_every_steps: int = 100,
+            saved: Callable[[], object] = lambda: None) -> None:
+        """Train to the last step; save the state, atomically, every `save_every_steps` steps.
+
+        The first process calls `saved` after that.
+        """
         progress = tqdm(total=self.config.steps, initial=self.step, unit='step',
                         disable=self.rank.index != 0, mininterval=10)
         while self.step < self.config.steps:
@@ -87,6 +92,8 @@ class Trainer:
             # By steps, not by the clock, so that all processes save after the same step.
             if self.step % save_every_steps == 0 or self.step == self.config.steps:
                 self.save()
+                if self.rank.index == 0:
+                    saved()
 
     def advance(self) -> dict[str, float]:
         """Make one step and return its line of the curve."""

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
+from spann3r_ros.datasets.layouts import split_range
 from spann3r_ros.networks.checkpoint_files import CheckpointError
+from spann3r_ros.rooms.assets.asset_packages import PACKAGES
 
 from .loop import STATE
 from .training_config import TrainingConfig
 
 LICENCE = 'Apache-2.0'
 ROOMS = 'procedurally generated rooms (spann3r_ros.rooms)'
+PLACES = 'furnished places (spann3r_ros.rooms.places)'
 
 
 def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, str]:
@@ -38,7 +41,7 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
             for one, two in zip(model.parameters(), second.parameters(), strict=True):
                 one.lerp_(two, 0.5)
     origin = state['origin']
-    data = ', '.join(config.data) or ROOMS
+    data = training_data(config)
     earlier = origin.get('training_data', data)
     metadata = {
         'licence': origin.get('licence', LICENCE),
@@ -46,13 +49,30 @@ def release(folder: Path, path: Path, other: Path | None = None) -> dict[str, st
         'training_frames': str(state['frames']),
         'training_seconds': f'{state["seconds"]:.0f}',
     }
-    if not config.data:
+    if data == ROOMS:
         metadata['field_of_view_deg'] = str(config.field_of_view_deg)
     if other is not None:
         add_history(metadata, trainable.read_history(other), other.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     trainable.save_model(path, model, torch.float16, metadata)
     return metadata
+
+
+def training_data(config: TrainingConfig) -> str:
+    """Return what a run is trained on: recordings by layout and folder name, rooms, places."""
+    rooms, places, recordings = config.source_shares
+    names = []
+    if recordings:
+        for item in config.data:
+            layout, _, rest = item.partition(':')
+            folder, frames = split_range(rest)
+            part = f', frames {frames[0]} to {frames[1]}' if frames else ''
+            names.append(f'{layout}:{Path(folder).name}{part}')
+    if places:
+        names.append(f'{PLACES} of {", ".join(item.name for item in PACKAGES)}')
+    if rooms:
+        names.append(ROOMS)
+    return ', '.join(names)
 
 
 def add_history(metadata: dict[str, str], other: dict[str, str], name: str) -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from rosbags.highlevel import AnyReader
 
+from spann3r_ros.cli.commands.scores import evaluate_rgbd
 from spann3r_ros.cli.main import COMMANDS, main
 from spann3r_ros.datasets.bag_truth import read_truth
+from spann3r_ros.networks.registry import resolve_checkpoint
 from spann3r_ros.networks.spann3r.checkpoint import load_model, read_metadata, save_model
 from spann3r_ros.networks.spann3r.config import Spann3RConfig
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
@@ -214,3 +216,11 @@ def test_ablate_prints_differences_to_the_whole_memory(
     assert [item['memory'] for item in results] == [
         'everything', 'no long-term memory', 'no attention threshold', 'no similarity test']
     assert table.count('  adds ') == 3 and f'{results[1]["scores"][0]["mean"]:.3f}' in table
+
+
+def test_checkpoint_of_a_score_is_the_bundled_model_by_default(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(evaluate_rgbd, 'run', lambda args: used.append(args.checkpoint) or 0)
+    assert main(['evaluate-rgbd', 'walk']) == main(['evaluate-rgbd', 'walk', 'own.pth']) == 0
+    assert used == [resolve_checkpoint(''), Path('own.pth')]

@@ -161,7 +161,7 @@ def test_network_is_fine_tuned_on_a_recording_in_parts(
         assert torch.allclose(after[name], value.half().float()) == name.startswith(frozen), name
     history = read_metadata(released)
     assert history['licence'] == 'CC BY-NC'
-    assert history['training_data'] == f'as before.safetensors, then 7scenes:{tmp_path / "data"}'
+    assert history['training_data'] == 'as before.safetensors, then 7scenes:data'
 
 
 def test_begun_run_resumes_with_its_own_settings(tmp_path: Path) -> None:

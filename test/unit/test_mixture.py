@@ -16,6 +16,7 @@ from spann3r_ros.rooms.assets.asset_pack import PackError, write_pack
 from spann3r_ros.training.curve import FIELDS
 from spann3r_ros.training.loop import CURVE, Trainer
 from spann3r_ros.training.rank import Rank
+from spann3r_ros.training.release import PLACES, ROOMS, training_data
 from spann3r_ros.training.schedule import Moment, moment
 from spann3r_ros.training.sources.mixture import Mixture, open_sources
 from spann3r_ros.training.sources.rendered import PlaceSource, RoomSource
@@ -114,6 +115,18 @@ def test_resumed_run_on_places_repeats_the_curve_of_a_whole_one(tmp_path: Path, 
     curves = [without_time((tmp_path / name / CURVE).read_text()) for name in ('whole', 'parted')]
     assert len(curves[0]) == 1 + config.steps
     assert curves[0] == curves[1]
+
+
+def test_release_names_what_it_was_trained_on() -> None:
+    assert training_data(replace(RUN, places_share=0.0)) == ROOMS
+    both = training_data(RUN)
+    assert both.startswith(f'{PLACES} of sweethome3d-furniture, lomiri')
+    assert both.endswith(f'plasma-workspace-wallpapers, {ROOMS}')
+    folders = ('plain:/home/me/office:0-259', 'tum:/data/desk/')
+    recorded = replace(RUN, data=folders, data_share=0.5)
+    assert training_data(recorded).startswith(
+        'plain:office, frames 0 to 259, tum:desk, furnished places')
+    assert ROOMS not in training_data(recorded)
 
 
 def without_time(text: str) -> list[list[str]]:

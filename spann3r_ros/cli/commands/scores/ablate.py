@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spann3r_ros.cli.options import (
+    add_checkpoint_argument,
     add_network_arguments,
     read_compute,
     read_settings,
@@ -29,7 +30,7 @@ increase above 0 is worse."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+    add_checkpoint_argument(parser)
     parser.add_argument('--rooms', type=int, default=20, help='default: %(default)s')
     parser.add_argument('--frames', type=int, nargs='+', default=FRAMES,
                         help='sequences of so many frames (default: %(default)s)')

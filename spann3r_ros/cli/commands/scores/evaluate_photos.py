@@ -7,7 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spann3r_ros.cli.options import add_network_arguments, open_network, without_frame_warnings
+from spann3r_ros.cli.options import (
+    add_checkpoint_argument,
+    add_network_arguments,
+    open_network,
+    without_frame_warnings,
+)
 from spann3r_ros.core.files import write_json
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog, parser.formatter_class = FORMAT, argparse.RawDescriptionHelpFormatter
     parser.add_argument('photos', type=Path, help='folder of photographs')
-    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+    add_checkpoint_argument(parser)
     parser.add_argument('--cameras', type=Path,
                         help='JSON file of intrinsics and poses (default: cameras.json in the '
                              'folder)')

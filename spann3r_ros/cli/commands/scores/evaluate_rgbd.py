@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spann3r_ros.cli.options import (
+    add_checkpoint_argument,
     add_network_arguments,
     read_compute,
     read_settings,
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('folder', type=Path,
                         help='a plain folder (rgb, depth, poses.txt, K.txt), a TUM folder, a '
                              'scene or sequence of 7-Scenes, NRGBD; or a folder of these')
-    parser.add_argument('checkpoint', type=Path, help='.safetensors or official .pth file')
+    add_checkpoint_argument(parser)
     parser.add_argument('--layout', choices=LAYOUTS, help='default: found from the files')
     parser.add_argument('--scene', action='append', metavar='NAME',
                         help='only this sequence, as named in the table; may be repeated')

@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='do not train; write the averaged weights to a .safetensors file')
     parser.add_argument('--mean-with', type=Path, metavar='CHECKPOINT',
                         help='with --release: write the mean with the weights of this checkpoint')
+    parser.add_argument('--keep-weights', type=Path, metavar='FILE',
+                        help='write the averaged weights to this file too, whenever the state is '
+                             'saved')
     parser.add_argument('--start-from', type=Path, metavar='FILE',
                         help='checkpoint with which a new run begins')
     parser.add_argument('--run', metavar='NAME',
@@ -112,14 +115,16 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(config, args.folder, rank, device, find_pack(args, config, rank))
     if not trainer.resume() and args.start_from:
         trainer.start_from(args.start_from)
-    trainer.run(args.save_every)
+    trainer.run(args.save_every, lambda: args.keep_weights
+                and release(args.folder, args.keep_weights))
     return 0
 
 
 def run_chain(args: argparse.Namespace) -> int:
     """Train or resume the runs of the bundled model."""
-    for name in ('start_from', 'config', 'release', 'mean_with', 'data', 'frozen', 'frame_gap',
-                 'color_jitter', 'adam_lr', 'muon_lr', 'lengths', 'losses', 'seed'):
+    for name in ('start_from', 'config', 'release', 'mean_with', 'keep_weights', 'data',
+                 'data_share', 'places_share', 'frozen', 'frame_gap', 'color_jitter', 'adam_lr',
+                 'muon_lr', 'lengths', 'losses', 'seed'):
         if getattr(args, name) is not None:
             raise ValueError(f'--run {CHAIN}: expected no --{name.replace("_", "-")}, which is '
                              'for a single run')
