@@ -2,9 +2,10 @@
 """Fitting of a camera image to the network's input, and the intrinsics of the result."""
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 
 import cv2
@@ -14,6 +15,8 @@ from PIL import Image
 from .camera import Intrinsics
 from .rectification import Rectifier
 from .types import Frame, FrameError
+
+logger = logging.getLogger(__name__)
 
 # Least distance of the principal point from each border of the image, as a share of the side.
 MIN_CENTRE_SHARE = 0.2
@@ -123,12 +126,28 @@ def _resize_exactly(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize_fast(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if not _torch_has_lanczos():
+        return _resize_exactly(rgb, size)
     import torch  # imported here because it takes seconds, and `_resize_exactly` does not need it
 
     # torch does not accept negative strides, and it warns about read-only memory.
     image = torch.from_numpy(np.require(rgb, requirements='CW')).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(image, size, mode='lanczos', antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
+
+
+@cache
+def _torch_has_lanczos() -> bool:
+    """Return whether torch has this filter: version 2.13 has it, 2.11 not."""
+    import torch
+    try:
+        torch.nn.functional.interpolate(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), (2, 2),
+                                        mode='lanczos', antialias=True)
+    except (ValueError, NotImplementedError):
+        logger.warning('torch %s has no Lanczos filter; images are resized by Pillow, which takes '
+                       'longer', torch.__version__)
+        return False
+    return True
 
 
 @dataclass(frozen=True)

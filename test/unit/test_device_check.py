@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spann3r_ros.cli.commands.scores.check import PART_NAMES
+from spann3r_ros.cli.commands.scores.check import PART_NAMES, default_recordings
 from spann3r_ros.cli.main import main
 from spann3r_ros.evaluation.device_check.check_rows import PartTime, Results, Row, markdown_table
 from spann3r_ros.evaluation.device_check.part_process import (
@@ -121,6 +121,14 @@ def test_tables_hold_every_row_and_time(tmp_path: Path) -> None:
     table = results.tables(markdown_table)
     assert '| a | measured | 12.3 | 3 |  |' in table and '| b | failed | x \\| y |' in table
     assert '| speed | 2.0 | 5 |' in table and table.startswith('card none')
+
+
+def test_recordings_are_those_of_the_source_tree_by_default(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv('SPANN3R_GOLDENS', raising=False)
+    assert default_recordings() == Path(__file__).parents[1] / 'parity' / 'data'
+    monkeypatch.setenv('SPANN3R_GOLDENS', str(tmp_path))
+    assert default_recordings() == tmp_path
 
 
 def test_missing_recordings_are_a_failed_row(

@@ -7,8 +7,10 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from spann3r_ros.core import views
 from spann3r_ros.core.camera import Distortion, Intrinsics
 from spann3r_ros.core.rectification import Rectifier
 from spann3r_ros.core.types import Frame, FrameError
@@ -206,3 +208,24 @@ def test_camera_model_is_computed_once_per_calibration() -> None:
     assert first.usable is second.usable and not first.usable.flags.writeable
     other = preprocess(Frame(2, 'camera', rgb, replace(camera, fx=310.0)), (96, 96))
     assert other.usable is not first.usable
+
+
+def test_images_are_resized_exactly_where_torch_has_no_lanczos_filter(
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    frame = Frame(0, 'camera', rgb, None)
+    interpolate = torch.nn.functional.interpolate
+
+    def refusing(*arguments: object, mode: str, antialias: bool) -> torch.Tensor:
+        if mode == 'lanczos':
+            raise ValueError('Anti-alias option is restricted to bilinear and bicubic modes')
+        return interpolate(*arguments, mode=mode, antialias=antialias)
+
+    monkeypatch.setattr(torch.nn.functional, 'interpolate', refusing)
+    views._torch_has_lanczos.cache_clear()
+    try:
+        fast, exact = (preprocess(frame, (32, 32), exact=value).image for value in (False, True))
+    finally:
+        views._torch_has_lanczos.cache_clear()
+    np.testing.assert_array_equal(fast, exact)
+    assert 'has no Lanczos filter' in caplog.text

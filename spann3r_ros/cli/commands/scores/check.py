@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import spann3r_ros
+
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.device_check.check_rows import Row
 
@@ -71,7 +73,7 @@ def default_recordings() -> Path | None:
     named = os.environ.get('SPANN3R_GOLDENS')
     if named:
         return Path(named)
-    folder = Path(__file__).parents[3] / 'test' / 'parity' / 'data'
+    folder = Path(spann3r_ros.__file__).parents[1] / 'test' / 'parity' / 'data'
     return folder if folder.is_dir() else None
 
 
