@@ -58,7 +58,7 @@ def measure(run: str, rounds: int, device: str, pack: Path) -> dict[str, list[fl
         sources[name] = open_sources(alone, [0], device, pack)[0]
     took: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, Path(folder), Rank(), device, pack)
+        trainer = Trainer(replace(config, places_share=0.0, data=()), Path(folder), Rank(), device)
         for _ in tqdm(range(rounds + 1), 'rounds'):
             for name, source in sources.items():
                 began = time.perf_counter()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Analytic ray casting of box rooms with boxes, spheres and upright cylinders inside."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,6 +12,20 @@ from .scenes import BOXES, CYLINDERS, FACES, SOLIDS, SPHERES, WALLS, Scenes
 
 _FAR = 1e9
 _TAG_VALUES = 128  # a power of two that holds SOLIDS * FACES surfaces
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 without rounding to TF32, also where a training run allows it.
+
+    The rounding would move surfaces by a millimetre, and points off the rays of their pixels.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from torch import Tensor
 from . import partitions, paths
 from .draw import Draw
 from .furniture import compose
-from .raycast import Rays, View, cast, in_view
+from .raycast import Rays, View, cast, exact_products, in_view
 from .scenes import ROOM, Scenes, distances, furnish
-from .sensor import Sensor
+from .sensor import Sensor, check_image_size
 from .shading import shade
 from .textures import make_texture_bank
 
@@ -110,7 +110,7 @@ class RoomGenerator:
         self._draw = Draw(seed)
         self._sensor = Sensor(
             config.exposure, config.gain, config.noise, config.vignetting,
-            config.streak * config.size, self._draw, self.device,
+            config.streak, self._draw, self.device,
         )  # fmt: skip
         self._bank = make_texture_bank(
             config.textures, config.texture_size, textures_seed, self.device
@@ -149,8 +149,10 @@ class RoomGenerator:
         near = torch.stack([distances(scenes, p) for p in origin.unbind(1)]).amin(0)
         too_near = near < self.config.clearance
         too_near[:, ROOM] = False
-        size = image_size or (self.config.height or self.config.size, self.config.size)
-        return self._render(scenes.without(too_near), room_size, origin, rotation, size)
+        height, width = image_size or (self.config.height or self.config.size, self.config.size)
+        size = check_image_size(height, width)
+        with exact_products():
+            return self._render(scenes.without(too_near), room_size, origin, rotation, size)
 
     def state(self) -> Tensor:
         """Return the random state, uint8."""

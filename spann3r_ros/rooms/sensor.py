@@ -14,6 +14,14 @@ _GRAIN_POOL = 1 << 20
 _SHUTTER_STEPS = 7
 
 
+def check_image_size(height: int, width: int) -> tuple[int, int]:
+    """Return the size of an image, or raise ValueError for one that is too small or too large."""
+    if min(height, width) < 8 or 3 * height * width > _GRAIN_POOL:
+        raise ValueError(f'image size: expected sides of 8 pixels or more and at most '
+                         f'{_GRAIN_POOL // 3} pixels, got {height} x {width}')
+    return height, width
+
+
 @dataclass(frozen=True)
 class Settings:
     """Grey levels of 255 for N frames: `gain` [N, 3, 1, 1], `offset` and `noise` [N, 1, 1, 1].
@@ -45,7 +53,7 @@ class Sensor:
     `exposure` and `balance` bound the logarithm of the gain of all channels and of each channel;
     both vary little within a sequence. `noise` bounds the standard deviation of the pixel noise,
     as a share of full scale. `vignetting` bounds the loss of light in the corners, `streak` the
-    length of the motion blur in pixels.
+    length of the motion blur as a share of the image's width.
     """
 
     def __init__(
@@ -72,7 +80,7 @@ class Sensor:
             255 * noise.repeat_interleave(frames)[:, None, None, None],
             self._draw.integers(_GRAIN_POOL - values + 1, count * frames),
             self._shades(count, frames, height, width),
-            self._smears(count, frames),
+            self._smears(count, frames, width),
         ).to(self._device)
 
     def expose(self, color: Tensor, settings: Settings) -> Tensor:
@@ -99,15 +107,16 @@ class Sensor:
         shade = 1 - lost * (down[:, None] + across) / 2
         return shade.repeat_interleave(frames, 0)[:, None]
 
-    def _smears(self, count: int, frames: int) -> Tensor:
+    def _smears(self, count: int, frames: int, width: int) -> Tensor:
         """Return kernels of straight motion blur, mostly short and horizontal, as in a turn."""
         if not self._streak:
             return torch.empty(0)
-        longest = self._streak * self._draw.uniform(0, 1, count, 1)
+        most = self._streak * width
+        longest = most * self._draw.uniform(0, 1, count, 1)
         length = (longest * self._draw.uniform(0, 1, count, frames)).flatten()
         angle = 0.4 * self._draw.normal(count * frames)
         step = torch.linspace(-0.5, 0.5, _SHUTTER_STEPS) * length[:, None]
-        reach = math.ceil(self._streak / 2)
+        reach = math.ceil(most / 2)
         grid = torch.arange(-reach, reach + 1.0)[:, None]
         columns, rows = (
             (1 - (grid - (step * part[:, None])[:, None]).abs()).clamp_min(0)

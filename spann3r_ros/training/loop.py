@@ -250,6 +250,12 @@ class Trainer:
             if before[name] != now[name]:
                 raise ValueError(f'{self.folder}: expected the {name} that the run began with, '
                                  f'{before[name]}, got {now[name]}')
+        # The saved random states are those of the sources.
+        sources = [[share > 0.0 for share in TrainingConfig.from_dict(values).source_shares]
+                   for values in (before, now)]
+        if sources[0] != sources[1]:
+            raise ValueError(f'{self.folder}: expected rooms, places and recordings as the run '
+                             f'began with, {sources[0]}, got {sources[1]}')
         changed = [f'{name} {before.get(name)} -> {value}' for name, value in now.items()
                    if before.get(name) != value]
         if changed:

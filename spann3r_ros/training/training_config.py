@@ -126,7 +126,10 @@ class TrainingConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f'{name}: expected one of {choices}, '
                                  f'got {getattr(self, name)!r}')
-        if min(self.source_shares) < 0.0:
+        for name in ('data_share', 'places_share'):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f'{name}: expected 0 to 1, got {getattr(self, name)}')
+        if self.source_shares[0] < 0.0:
             raise ValueError('data_share and places_share: expected shares of at most 1 together, '
                              f'got {self.data_share} and {self.places_share}')
         for name in ('steps', 'shards', 'frames_per_step', 'warmup_steps'):
@@ -153,7 +156,8 @@ class TrainingConfig:
     def source_shares(self) -> tuple[float, float, float]:
         """Return the shares of rooms, places and recordings among the sequences."""
         data = self.data_share if self.data else 0.0
-        return max(1.0 - data - self.places_share, -1.0), self.places_share, data
+        # Shares such as 0.9 and 0.1 leave nothing, though not exactly in floating point.
+        return round(1.0 - data - self.places_share, 9), self.places_share, data
 
     @property
     def trainable(self) -> Trainable:

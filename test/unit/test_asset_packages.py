@@ -15,6 +15,7 @@ import pytest
 from spann3r_ros.rooms.assets import asset_pack, asset_packages
 from spann3r_ros.rooms.assets.asset_pack import ensure_pack, read_pack
 from spann3r_ros.rooms.assets.asset_packages import AssetError, AssetPackage, fetch_packages
+from spann3r_ros.rooms.assets.furniture_meshes import read_mesh
 
 needs_dpkg = pytest.mark.skipif(shutil.which('dpkg-deb') is None,
                                 reason='dpkg-deb, which makes and unpacks packages, is missing')
@@ -75,7 +76,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 build_package(pool, 'photographs', write_photographs))
     for module in (asset_packages, asset_pack):
         monkeypatch.setattr(module, 'PACKAGES', packages)
-    monkeypatch.setattr(asset_packages, 'ARCHIVE', pool.as_uri() + '/')
+    monkeypatch.setattr(asset_packages, 'ARCHIVES', ('file:///missing/', pool.as_uri() + '/'))
     return pool
 
 
@@ -123,7 +124,7 @@ def test_pack_is_made_from_packages(archive: Path, tmp_path: Path,
     assert [mesh.name for mesh in pack.meshes] == ['Test#seat']
     assert [item['licences'] for item in pack.sources] == ['CC0-1.0', 'CC0-1.0']
     # Nothing is fetched or made again.
-    monkeypatch.setattr(asset_packages, 'ARCHIVE', 'file:///nowhere/')
+    monkeypatch.setattr(asset_packages, 'ARCHIVES', ('file:///nowhere/',))
     before = path.stat().st_mtime_ns
     ensure_pack(path)
     assert path.stat().st_mtime_ns == before
@@ -171,6 +172,19 @@ def test_package_that_cannot_be_fetched_is_named(archive: Path, tmp_path: Path) 
         fetch_packages(tmp_path / 'out')
     assert (tmp_path / 'out' / 'meshes').is_dir()
     assert not (tmp_path / 'out' / 'photographs').exists()
+
+
+def test_catalogue_turns_a_model_upright(tmp_path: Path) -> None:
+    """The rotation takes y of the file to -z, and z to y."""
+    (tmp_path / 'seat').mkdir()
+    (tmp_path / 'seat' / 'seat.obj').write_text(OBJ)
+    (tmp_path / 'seat' / 'seat.mtl').write_text('newmtl plain\nKd 1 0 0\n')
+    entry = {'id': 'seat', 'category': 'Office', 'model': '/seat/seat.obj', 'width': '60',
+             'depth': '100', 'height': '40', 'modelRotation': '1 0 0 0 0 1 0 -1 0'}
+    mesh = read_mesh(tmp_path, entry)
+    assert np.allclose(mesh.size, (0.6, 1.0, 0.4), atol=1e-3)
+    # What was the high edge of the plate is now at the back, on top.
+    assert np.allclose(mesh.vertices[np.argmax(mesh.vertices[:, 1]), 1:], (0.5, 0.4), atol=1e-3)
 
 
 def test_missing_dpkg_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

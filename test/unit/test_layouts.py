@@ -24,7 +24,8 @@ from spann3r_ros.datasets.folders import LAYOUTS
 from spann3r_ros.datasets.layouts import detect_layout, read_videos, split_range
 from spann3r_ros.datasets.rgbd import DatasetError
 from spann3r_ros.training.schedule import moment
-from spann3r_ros.training.sources import open_sources, recorded_sequences
+from spann3r_ros.training.sources.mixture import open_sources
+from spann3r_ros.training.sources.recordings import recorded_sequences
 from spann3r_ros.training.training_config import Stage
 
 SMALL = {'size': (64, 48), 'camera': (53.0, 53.0, 31.5, 23.5)}
@@ -158,7 +159,7 @@ def test_training_draws_views_of_the_range_only(tmp_path: Path) -> None:
                      color_jitter=False, stages=(Stage(1.0, (3,)),))
     source = open_sources(config, [0], 'cpu')[0]
     allowed = {sequence.load(index, (32, 48)).image.tobytes() for index in range(4)}
-    batch = source.batch(6, 3, moment(config, 5), random.Random(0))
+    batch = source.batch(6, 3, (32, 48), moment(config, 5), random.Random(0))
     drawn = {image.numpy().transpose(1, 2, 0).tobytes()
              for image in batch.images.flatten(0, 1)}
     assert drawn == allowed

@@ -92,6 +92,28 @@ def test_shares_of_more_than_one_are_refused() -> None:
         replace(RUN, data=('tum:somewhere',), data_share=0.7)
 
 
+@pytest.mark.parametrize('shares', [(0.9, 0.1), (0.7, 0.3), (0.8, 0.2)])
+def test_shares_of_one_together_leave_no_rooms(shares: tuple[float, float]) -> None:
+    data, places = shares
+    config = replace(RUN, data=('tum:somewhere',), data_share=data, places_share=places)
+    assert config.source_shares == (0.0, places, data)
+
+
+@pytest.mark.parametrize('share', [-0.1, 1.1, float('nan')])
+def test_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match='places_share: expected 0 to 1'):
+        replace(RUN, places_share=share)
+
+
+def test_run_is_not_resumed_with_other_sources(tmp_path: Path, pack: Path) -> None:
+    Trainer(RUN, tmp_path, Rank(), pack=pack).save()
+    for share in (0.0, 1.0):
+        other = Trainer(replace(RUN, places_share=share), tmp_path, Rank(), pack=pack)
+        with pytest.raises(ValueError, match='expected rooms, places and recordings as the run'):
+            other.resume()
+    assert Trainer(replace(RUN, places_share=0.6), tmp_path, Rank(), pack=pack).resume()
+
+
 def test_run_with_places_needs_a_pack(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='pack: expected a pack of assets'):
         open_sources(RUN, [0], 'cpu')

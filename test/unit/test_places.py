@@ -12,11 +12,18 @@ import torch
 from small_pack import small_pack
 
 from spann3r_ros.rooms.assets.asset_pack import PackError, read_pack, write_pack
+from spann3r_ros.rooms.places import place_drawing
 from spann3r_ros.rooms.places.camera_effects import compress
-from spann3r_ros.rooms.places.camera_walks import CLEARANCE, FreeSpace, draw_walk
+from spann3r_ros.rooms.places.camera_walks import CLEARANCE, draw_walk
 from spann3r_ros.rooms.places.drawn_ahead import PlaceDrawings
-from spann3r_ros.rooms.places.place_drawing import draw_place
-from spann3r_ros.rooms.places.place_generator import PlaceBatch, PlaceConfig, PlaceGenerator
+from spann3r_ros.rooms.places.place import Obstacle, Place
+from spann3r_ros.rooms.places.place_drawing import _drawn, draw_place
+from spann3r_ros.rooms.places.place_generator import (
+    LitPlace,
+    PlaceBatch,
+    PlaceConfig,
+    PlaceGenerator,
+)
 from spann3r_ros.rooms.places.place_shading import PlaceTable, Samples, ShadowCube, sample_depth
 from spann3r_ros.rooms.places.surfaces import Look, SurfaceBuilder
 from spann3r_ros.rooms.places.visibility import EmbreeCaster, Rasteriser
@@ -101,7 +108,8 @@ def test_images_have_the_size_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'height': 4}, 'height: expected 8 to 1024 pixels, got 4'),
+    ({'height': 4}, 'image size: expected sides of 8 pixels or more .* got 4 x 40'),
+    ({'height': 1000, 'width': 1000}, 'at most 349525 pixels, got 1000 x 1000'),
     ({'field_of_view_deg': (90.0, 60.0)}, 'field_of_view_deg: expected 10 to 150 degrees')])
 def test_bad_camera_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -175,16 +183,87 @@ def test_box_shades_the_floor_below_it() -> None:
 
 
 def test_cameras_keep_away_from_walls_and_furniture() -> None:
+    met = 0
     for seed in range(30):
         rng = np.random.default_rng(seed)
         place = draw_place(small_pack(), 2, rng)
         walk = draw_walk(place, 12, 1.0, rng)
-        height = float(np.median(walk.origin[:, 2]))
-        if FreeSpace(place, height).free(place.size[None, :2] / 2).all():
-            assert ((walk.origin[:, :2] > CLEARANCE - 1e-9)
-                    & (walk.origin[:, :2] < place.size[:2] - CLEARANCE + 1e-9)).all()
-        assert (walk.origin[:, 2] > 0.1).all()
-        assert (walk.origin[:, 2] < place.size[2]).all()
+        flat, height = walk.origin[:, :2], walk.origin[:, 2]
+        assert ((flat > CLEARANCE) & (flat < place.size[:2] - CLEARANCE)).all()
+        assert ((height > 0.1) & (height < place.size[2])).all()
+        for item in place.obstacles:
+            inside = ((flat > item.low[:2]) & (flat < item.high[:2])).all(1)
+            assert not (inside & (height > item.low[2]) & (height < item.high[2])).any()
+            met += int(item.low[2] < height.mean() < item.high[2])
+    assert met > 50
+
+
+def test_place_without_free_space_is_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def crowded_at_first(*arguments: object) -> Place:
+        place = _drawn(*arguments)
+        if not drawn:
+            everywhere = Obstacle(np.zeros(3), place.size)
+            place = replace(place, obstacles=(everywhere,))
+        drawn.append(place)
+        return place
+
+    monkeypatch.setattr(place_drawing, '_drawn', crowded_at_first)
+    place = draw_place(small_pack(), 2, np.random.default_rng(0))
+    assert len(drawn) == 2 and place is drawn[1]
+
+
+def test_light_and_depth_are_those_of_a_pixel_s_centre() -> None:
+    """Dark and bright halves of a wall meet at a place that moves over the pixels."""
+    config = replace(SMALL, height=24, width=32)
+    drawer = PlaceGenerator(config, small_pack(), 1)
+    rays, shares = looking_ahead(), []
+    for meeting in np.linspace(-0.05, 0.05, 21):
+        builder = SurfaceBuilder()
+        for side, grey in ((1, 0.2), (-1, 1.0)):
+            builder.quad(np.array((1.0, meeting, -2.0)), np.array((0.0, side * 4.0, 0.0)),
+                         np.array((0.0, 0.0, 6.0)), Look(drawer_white(drawer), (grey,) * 3,
+                                                         glow=1.0))
+        place = Place(builder.build(), (), (), np.array((9.0, 9.0, 9.0)), 0.0)
+        light, depth = drawer._view(LitPlace.of(place, torch.device('cpu')), rays)
+        assert torch.allclose(depth, torch.ones(1, 24, 32), atol=1e-5)
+        row = light[0, 0, 12]
+        # How many pixels are bright: those right of the meeting, at 16 pixels a metre.
+        shares.append(float((row - row.min()).sum() / (row.max() - row.min())))
+    expected = 16 + 16 * np.linspace(-0.05, 0.05, 21)
+    assert abs(np.mean(shares - expected)) < 0.02
+    assert np.abs(shares - expected).max() < 0.3
+
+
+def drawer_white(drawer: PlaceGenerator) -> int:
+    return len(drawer._bank) - 1
+
+
+def test_faces_of_a_box_are_in_order() -> None:
+    expected = ((0, -1), (0, 1), (1, -1), (1, 1), (2, -1), (2, 1))
+    for face, (axis, sign) in enumerate(expected):
+        builder = SurfaceBuilder()
+        builder.box(np.zeros(3), np.array((1.0, 2.0, 3.0)), 0.0, Look(0), (face,))
+        corners = builder.build().corners
+        assert torch.equal(corners[..., axis], torch.full((2, 3), sign * float(axis + 1)))
+        normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        assert (normal[:, axis] * sign > 0).all()
+
+
+def test_some_rooms_have_pillars_from_floor_to_ceiling() -> None:
+    places = [draw_place(small_pack(), 2, np.random.default_rng(seed)) for seed in range(20)]
+    assert sum(item.low[2] == 0.0 and item.high[2] == place.size[2]
+               for place in places for item in place.obstacles) > 5
+
+
+def test_rasteriser_takes_the_first_of_triangles_at_one_place() -> None:
+    builder = SurfaceBuilder()
+    for _ in range(70):
+        builder.quad(np.array((2.0, 1.0, 0.0)), np.array((0.0, -2.0, 0.0)),
+                     np.array((0.0, 0.0, 2.0)), Look(0))
+    hits = Rasteriser(builder.build()).first_hits(looking_ahead())
+    assert set(hits.unique().tolist()) == {-1, 0, 1}
 
 
 def test_compression_is_as_lossy_as_jpeg() -> None:
@@ -225,7 +304,7 @@ def test_file_that_is_no_pack_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackError, match=f'{path}: expected a pack of assets'):
         read_pack(path)
     np.savez(path, meta=np.array('{"version": 99}'))
-    with pytest.raises(PackError, match='expected version 1 of a pack, got 99'):
+    with pytest.raises(PackError, match='expected version 2 of a pack, got 99'):
         read_pack(path)
     path.write_bytes(b'no archive')
     with pytest.raises(PackError, match=f'{path}: expected a pack of assets'):

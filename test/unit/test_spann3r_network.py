@@ -336,6 +336,38 @@ def test_state_has_its_size(adaptable: Spann3RNetwork) -> None:
     np.testing.assert_array_equal(adaptable.step(walk[3], 3)[0].pointmap.points, expected)
 
 
+def test_state_that_does_not_fit_leaves_the_sequence_as_it_is(adaptable: Spann3RNetwork) -> None:
+    walk = images(SIZES[0], 4)
+    for number, image in enumerate(walk[:3]):
+        adaptable.step(image, number)
+    before = adaptable.state()
+    with pytest.raises(ValueError):
+        adaptable.restore({**before, 'image_size': np.array(SIZES[1])})
+    after = adaptable.state()
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+    assert len(adaptable.step(walk[3], 3)) == 1
+
+
+def test_network_goes_on_after_a_size_that_found_no_memory(
+        adaptable: Spann3RNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = adaptable._make
+
+    def failing(*_: object) -> None:
+        raise torch.OutOfMemoryError('no memory')
+
+    monkeypatch.setattr(adaptable, '_make', failing)
+    with pytest.raises(DeviceMemoryError):
+        adaptable.step(images(SIZES[1], 1)[0], 0)
+    adaptable.reset()
+    assert adaptable.status().tokens == 0
+    monkeypatch.setattr(adaptable, '_make', make)
+    for number, image in enumerate(images(SIZES[1], 2)):
+        estimates = adaptable.step(image, number)
+    assert len(estimates) == 1
+
+
 def test_pair_and_arrangement_take_any_of_the_sizes(adaptable: Spann3RNetwork) -> None:
     for size in SIZES:
         shots = images(size, 3)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spann3r_ros.core.network import Compute, Estimate, Network
 from spann3r_ros.core.types import DeviceMemoryError
 from spann3r_ros.evaluation.held_out.held_out_rooms import (
+    ASPECT,
     HeldOutConfig,
     Sequence,
     Turn,
@@ -60,7 +61,7 @@ class Mapped:
     sec: float
 
 
-def run_mapper(network: Network, sequence: Sequence) -> Mapped:
+def map_sequence(network: Network, sequence: Sequence) -> Mapped:
     """Map a sequence by the runner of node and replay."""
     recorder = RecordingNetwork(network)
     mapper = Mapper(recorder)
@@ -81,13 +82,13 @@ def check_mapper(settings: CheckSettings, emit: Emit) -> None:
     computes = {'step by step': Compute(settings.device)}
     if settings.device == 'cuda':
         computes['cuda_graph'] = Compute(settings.device, cuda_graph=True)
-    size = open_network(checkpoint, compute=Compute('cpu')).input_size(1.0)
+    size = open_network(checkpoint, compute=Compute('cpu')).input_size(ASPECT)
     sequence = draw(QUICK_FRAMES if settings.quick else frames, size)
-    expected = run_mapper(open_network(checkpoint, compute=Compute('cpu')),
+    expected = map_sequence(open_network(checkpoint, compute=Compute('cpu')),
                           shortened(sequence, COMPARED_FRAMES))
     for name, compute in computes.items():
         with warnings_of('spann3r_ros.networks') as warnings:
-            mapped = run_mapper(open_network(checkpoint, compute=compute), sequence)
+            mapped = map_sequence(open_network(checkpoint, compute=compute), sequence)
         emit(mapper_row(name, mapped, expected, sequence, warnings))
 
 
@@ -151,12 +152,12 @@ def check_out_of_memory(settings: CheckSettings, emit: Emit) -> None:
     device = resolve_device(settings.device)
     checkpoint = resolve_checkpoint('')
     network = open_network(checkpoint, compute=Compute(settings.device))
-    sequence = draw(SHORT_TOTAL, network.input_size(1.0))
+    sequence = draw(SHORT_TOTAL, network.input_size(ASPECT))
     # What lasts is allocated by the first steps.
-    run_mapper(network, shortened(sequence, SHORT_FROM))
+    map_sequence(network, shortened(sequence, SHORT_FROM))
     held = allocated(device)
     short = ShortNetwork(network, make_shortage(device))
-    mapped = run_mapper(short, sequence)
+    mapped = map_sequence(short, sequence)
     failures = mapped.collector.failures
     posed = poses_of(in_first_camera(mapped.collector.updates))[1]
     window = range(SHORT_FROM, SHORT_FROM + SHORT_FRAMES)

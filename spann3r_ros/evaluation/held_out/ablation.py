@@ -12,8 +12,8 @@ from spann3r_ros.core.network import Network
 from spann3r_ros.evaluation.recorded_runs import run_recording, to_frames
 from spann3r_ros.networks.kind import NetworkKind
 
-from .held_out_rooms import HeldOutConfig, draw_sequences, unseen_rooms
-from .room_scores import ASPECT, WITHOUT_LIVE_POSES, score_points, score_poses
+from .held_out_rooms import ASPECT, HeldOutConfig, draw_sequences, unseen_rooms
+from .room_scores import WITHOUT_LIVE_POSES, score_points, score_poses
 
 EVERYTHING = 'everything'
 COLUMNS = ('accuracy', 'completion', 'point', 'trajectory')
@@ -55,7 +55,7 @@ def ablate(networks: Mapping[str, Network], config: HeldOutConfig,
            observe: Callable[[], object] = lambda: None) -> list[Ablated]:
     """Run the same sequences through each network and compare with the first of them.
 
-    `observe` is called after every sequence. ValueError if the input is not square.
+    `observe` is called after every sequence.
     """
     names = list(networks)
     unseen = unseen_rooms(config, networks[names[0]].input_size(ASPECT))

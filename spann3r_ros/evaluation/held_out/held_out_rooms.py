@@ -14,6 +14,8 @@ from spann3r_ros.rooms.room_generator import RoomBatch, RoomConfig, RoomGenerato
 from . import baselines
 
 BATCH = 4
+# Width by height of the camera for which a network chooses the size of its images.
+ASPECT = 4 / 3
 # The statistics need all points of the training rooms in memory: fewer rooms for long sequences.
 LEAST_TRAINING_ROOMS, MOST_TRAINING_FRAMES = 8, 1600
 

@@ -23,6 +23,7 @@ from spann3r_ros.evaluation.recorded_runs import RecordedRun, run_recording, to_
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 
 from .held_out_rooms import (
+    ASPECT,
     HeldOutConfig,
     Sequence,
     TrivialPredictions,
@@ -34,8 +35,6 @@ from .held_out_rooms import (
 
 PREDICTIONS = ('network', 'mapped', 'plane', 'median', 'posed_depth')
 Observer = Callable[[Turn, Sequence, RecordedRun], object]
-# Width by height of the camera for which a network chooses the size of its images.
-ASPECT = 4 / 3
 WITHOUT_LIVE_POSES = MapperConfig(live_pose=False, resampling='exact')
 
 logger = logging.getLogger(__name__)

@@ -66,11 +66,15 @@ class Spann3RConfig:
             heads = getattr(self, f'{name}_heads')
             _require(width % (4 * heads) == 0, f'{name}_heads',
                      f'a divisor of {width} that leaves head sizes divisible by 4', heads)
+        _require(isinstance(self.other_sizes, (list, tuple)) and all(
+            isinstance(item, (list, tuple)) and len(item) == 2 for item in self.other_sizes),
+            'other_sizes', 'pairs of height and width', self.other_sizes)
         object.__setattr__(self, 'other_sizes', tuple(tuple(item) for item in self.other_sizes))
+        _require(len(set(self.sizes)) == len(self.sizes), 'other_sizes', 'each size once',
+                 self.sizes)
         _require(not (self.other_sizes and self.learned_positions), 'other_sizes',
                  'none with learned positions', self.other_sizes)
         for size in self.sizes:
-            _require(len(size) == 2, 'other_sizes', 'pairs of height and width', self.other_sizes)
             self.grid(*size)
 
     @property

@@ -86,7 +86,8 @@ class Spann3RNetwork:
         self._weight_bytes = sum(item.nbytes for item in chain(model.parameters(),
                                                                model.buffers()))
         self._make = _graphed if cuda_graph else PlainStream
-        self._open(model.config.sizes[0])
+        self._size = model.config.sizes[0]
+        self._stream = self._new_stream(self._size)
         # Ids of the first and of the newest image of the sequence.
         self._ids: tuple[int, int] | None = None
 
@@ -107,7 +108,8 @@ class Spann3RNetwork:
         try:
             with out_of_memory_reported(self._device):
                 if image.shape[:2] != self._size:
-                    self._open(image.shape[:2])
+                    self._stream = self._new_stream(image.shape[:2])
+                    self._size = image.shape[:2]
                 refined = self._stream.step(image)
         except NotFiniteError as error:
             raise FrameError(str(error)) from error
@@ -175,17 +177,12 @@ class Spann3RNetwork:
         size = tuple(np.ravel(arrays.pop('image_size', self.model.config.sizes[0])).tolist())
         if size not in self.model.config.sizes:
             raise ValueError(f'image_size: expected one of {self.model.config.sizes}, got {size}')
-        before = self._size
-        if size != before:
-            self._open(size)
+        stream = self._stream if size == self._size else self._new_stream(size)
         try:
-            self._stream.restore(arrays)
-        except (KeyError, ValueError) as error:
-            if size != before:
-                self._open(before)
-            if isinstance(error, KeyError):
-                raise ValueError(f'state: expected the array {error}') from error
-            raise
+            stream.restore(arrays)
+        except KeyError as error:
+            raise ValueError(f'state: expected the array {error}') from error
+        self._stream, self._size = stream, size
         self._ids = None if ids is None else (int(ids[0]), int(ids[1]))
 
     def status(self) -> NetworkStatus:
@@ -193,7 +190,7 @@ class Spann3RNetwork:
         counters = self._stream.counters
         threads = torch.get_num_threads() if self._device.type == 'cpu' else 0
         return NetworkStatus(
-            counters['tokens'], self._capacity, counters['rejected_frames'],
+            counters['tokens'], self._capacity(), counters['rejected_frames'],
             self._weight_bytes + self._stream.device_bytes, threads,
             tuple((name, counters[name]) for name in OWN_COUNTERS))
 
@@ -205,14 +202,13 @@ class Spann3RNetwork:
         self.provisional()
         self.reset()
 
-    def _open(self, size: tuple[int, int]) -> None:
-        """Prepare for sequences of images of a size."""
-        # The memory of the former size is freed before the next one is allocated.
-        self._stream = None
-        tokens = self._tokens(size)
-        memory = scale_memory_budget(self._budget, tokens)
-        self._size, self._capacity = size, memory.capacity(tokens)
-        self._stream = self._make(self.model, *size, memory)
+    def _new_stream(self, size: tuple[int, int]) -> Stream:
+        memory = scale_memory_budget(self._budget, self._tokens(size))
+        return self._make(self.model, *size, memory)
+
+    def _capacity(self) -> int:
+        tokens = self._tokens(self._size)
+        return scale_memory_budget(self._budget, tokens).capacity(tokens)
 
     def _tokens(self, size: tuple[int, int]) -> int:
         rows, columns = self.model.config.grid(*size)

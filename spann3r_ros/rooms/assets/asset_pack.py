@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pack: one file with all photographs and meshes that places are made of.
 
-It is made once from the fetched packages and can be carried to a machine without a network.
+It is made once from the fetched packages. Other machines need only the file.
 """
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from tqdm import tqdm
 
 from spann3r_ros.core.files import write_files
 
-from .asset_packages import PACKAGES, fetch_packages, find_photographs
+from .asset_packages import PACKAGES, fetch_packages, find_photographs, read_copyright
 from .furniture_meshes import FurnitureMesh, read_furniture
 
-VERSION = 1
+VERSION = 2
 PHOTOGRAPH_SIZE, FURNITURE_SIZE = 256, 128  # pixels
 CROPS_PER_PHOTOGRAPH = 5
 SMALLEST_CROP = 0.3  # of the shorter side
@@ -68,7 +69,7 @@ class PackedMesh:
 class AssetPack:
     """Textures as JPEG files, the first `photographs` of which are of photographs, and meshes.
 
-    `sources` are the packages, each with name, path and licences.
+    `sources` are the packages, each with name, path, licences and copyright, which names authors.
     """
 
     textures: tuple[bytes, ...]
@@ -99,7 +100,14 @@ def ensure_pack(path: Path) -> None:
 
 
 def make_pack(folder: Path, path: Path, seed: int = 0) -> AssetPack:
-    """Fetch the packages into `folder`, and write the pack of their content to `path`."""
+    """Fetch the packages into `folder`, and write the pack of their content to `path`.
+
+    ValueError without the package that reads meshes, AssetError for a package of assets that
+    cannot be fetched.
+    """
+    if find_spec('trimesh') is None:
+        raise ValueError("trimesh: expected this package, which reads meshes; install the extra "
+                         "`places`: pip install 'spann3r_ros[places]'")
     folders = fetch_packages(folder)
     rng = np.random.default_rng(seed)
     textures: list[bytes] = []
@@ -110,7 +118,8 @@ def make_pack(folder: Path, path: Path, seed: int = 0) -> AssetPack:
                   for catalogue in sorted(folders[package.name].rglob('*.sh3f'))]
     with tempfile.TemporaryDirectory() as scratch:
         meshes = [_packed(mesh, textures) for mesh in read_furniture(catalogues, Path(scratch))]
-    sources = tuple({'name': item.name, 'path': item.path, 'licences': item.licences}
+    sources = tuple({'name': item.name, 'path': item.path, 'licences': item.licences,
+                     'copyright': read_copyright(item, folders[item.name])}
                     for item in PACKAGES)
     pack = AssetPack(tuple(textures), photographs, tuple(meshes), sources)
     write_pack(pack, path)

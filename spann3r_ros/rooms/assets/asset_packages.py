@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs and meshes from Debian packages: where they are, their licences, how they come."""
+"""Debian packages of photographs and meshes: addresses, licences, download."""
 from __future__ import annotations
 
 import hashlib
@@ -9,12 +9,15 @@ import subprocess
 import tempfile
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
 from tqdm import tqdm
 
-ARCHIVE = 'http://deb.debian.org/debian/pool/main/'
+# The second has files that later releases of Debian no longer have.
+ARCHIVES = ('http://deb.debian.org/debian/pool/main/',
+            'http://snapshot.debian.org/archive/debian/20250601T000000Z/pool/main/')
 TIMEOUT_SEC = 60.0
 BLOCK_BYTES = 1 << 20
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp')
@@ -65,7 +68,7 @@ PACKAGES = (
 
 
 class AssetError(ValueError):
-    """An asset package cannot be had; the message names it and the reason."""
+    """An asset package cannot be fetched or unpacked; the message names it and the reason."""
 
 
 def fetch_packages(folder: Path) -> dict[str, Path]:
@@ -97,22 +100,39 @@ def fetch_package(package: AssetPackage, folder: Path) -> Path:
 
 
 def _download(package: AssetPackage, path: Path) -> None:
-    address = ARCHIVE + package.path
+    faults = []
+    for archive in ARCHIVES:
+        address = archive + package.path
+        try:
+            digest = _read(address, path, package.name)
+        except (URLError, HTTPException, OSError) as error:
+            faults.append(f'{address}: {error}')
+            continue
+        if digest != package.sha256:
+            raise AssetError(f'{package.name}: expected the SHA-256 {package.sha256} of '
+                             f'{address}, got {digest}')
+        return
+    raise AssetError(f'{package.name}: cannot fetch {"; ".join(faults)}')
+
+
+def _read(address: str, path: Path, name: str) -> str:
+    """Write what is at an address to a file; return its SHA-256."""
     digest = hashlib.sha256()
-    try:
-        with (urllib.request.urlopen(address, timeout=TIMEOUT_SEC) as answer,
-              path.open('wb') as out):
-            total = int(answer.headers.get('Content-Length', 0)) or None
-            with tqdm(total=total, desc=package.name, unit='B', unit_scale=True) as progress:
-                while block := answer.read(BLOCK_BYTES):
-                    out.write(block)
-                    digest.update(block)
-                    progress.update(len(block))
-    except (URLError, OSError) as error:
-        raise AssetError(f'{package.name}: cannot fetch {address}: {error}') from error
-    if digest.hexdigest() != package.sha256:
-        raise AssetError(f'{package.name}: expected the SHA-256 {package.sha256} of {address}, '
-                         f'got {digest.hexdigest()}')
+    with (urllib.request.urlopen(address, timeout=TIMEOUT_SEC) as answer,
+          path.open('wb') as out):
+        total = int(answer.headers.get('Content-Length', 0)) or None
+        with tqdm(total=total, desc=name, unit='B', unit_scale=True) as progress:
+            while block := answer.read(BLOCK_BYTES):
+                out.write(block)
+                digest.update(block)
+                progress.update(len(block))
+    return digest.hexdigest()
+
+
+def read_copyright(package: AssetPackage, folder: Path) -> str:
+    """Return the text of an unpacked package that names authors and licences; '' without it."""
+    path = folder / 'usr' / 'share' / 'doc' / package.name / 'copyright'
+    return path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
 
 
 def find_photographs(folders: dict[str, Path]) -> list[Path]:

@@ -20,8 +20,12 @@ ROOM_CATEGORIES = ('Living room', 'Miscellaneous', 'Kitchen', 'Bedroom', 'Bathro
 MOST_TRIANGLES = 6000
 LARGEST_METRES = 3.5
 SMALLEST_METRES = 0.05
+# Some models lie on their side; the catalogue has a rotation, row by row, that puts them upright.
+IDENTITY = '1 0 0 0 1 0 0 0 1'
 # Materials that let more light through than this are left out.
 LEAST_OPACITY = 0.5
+# Textures that are repeated more often are noise, in float32 as well.
+MOST_TILES = 1000.0
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +101,9 @@ def read_mesh(folder: Path, entry: dict[str, str]) -> FurnitureMesh | None:
     count = sum(len(part[2]) for part in parts)
     if not 0 < count <= MOST_TRIANGLES:
         return None
-    vertices = np.concatenate([part[0] for part in parts])[:, (0, 2, 1)] * (1.0, -1.0, 1.0)
+    upright = np.array(entry.get('modelRotation', IDENTITY).split(), float).reshape(3, 3)
+    vertices = np.concatenate([part[0] for part in parts]) @ upright.T
+    vertices = vertices[:, (0, 2, 1)] * (1.0, -1.0, 1.0)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     vertices = (vertices - (low + high) / 2) / np.maximum(high - low, 1e-9) * size
     vertices[:, 2] += size[2] / 2
@@ -134,6 +140,8 @@ def read_parts(path: Path) -> list[Part]:
             continue
         uv = getattr(mesh.visual, 'uv', None)
         image = getattr(found, 'image', None) if uv is not None else None
+        if uv is not None and np.abs(uv).max() > MOST_TILES:
+            image = None
         color = np.array(getattr(found, 'diffuse', (200, 200, 200)), float)[:3] / 255.0
         places = np.zeros((len(mesh.vertices), 2)) if uv is None else np.array(uv, float)
         if not np.isfinite(places).all() or not np.isfinite(mesh.vertices).all():

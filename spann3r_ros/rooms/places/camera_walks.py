@@ -2,18 +2,21 @@
 """Random walks of a camera through a place: handheld, forward, sideways, around things."""
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from .place import Obstacle, Place
+from .place import Place
 
 CLEARANCE = 0.3  # metres
 # Furniture this much lower than the camera does not stop it.
 OVERHEAD = 0.15
 TRIES = 12
-WIDEST_STEP, WIDEST_TURN_DEG = 0.35, 25.0  # per frame at full motion
+# Means of the fastest walks at full motion, metres and degrees a frame; some frames have 1.4 times
+# as much.
+WIDEST_STEP, WIDEST_TURN_DEG = 0.35, 25.0
+# The height at which every place has free space.
+USUAL_HEIGHT = 1.4
 KINDS = ('wander', 'forward', 'sideways', 'around', 'turn')
 SHARES = (0.3, 0.25, 0.15, 0.2, 0.1)
 
@@ -32,21 +35,23 @@ class CameraWalk:
 def draw_walk(place: Place, frames: int, motion: float, rng: np.random.Generator) -> CameraWalk:
     """Draw a walk that keeps away from walls and furniture; `motion` scales its steps.
 
-    Steps are equal in distribution up to 8 frames, and shorter in longer walks.
+    Up to 8 frames the length does not change the steps; in longer walks they are shorter.
     """
     height = _height(rng, place.size[2])
+    if FreeSpace(place, height).spots(rng).size == 0:
+        height = USUAL_HEIGHT
     free = FreeSpace(place, height)
     pace = motion * min(1.0, 8.0 / frames) ** 0.5
     kind = rng.choice(KINDS, p=SHARES)
     draw = {'wander': _wander, 'forward': _forward, 'sideways': _sideways, 'around': _around,
             'turn': _turn}[kind]
     for _ in range(TRIES):
-        flat, yaw, pitch = draw(place, frames, pace, rng, free)
+        flat, yaw, pitch = draw(frames, pace, rng, free)
         if free.holds(flat):
             break
         pace *= 0.8
     else:
-        flat, yaw, pitch = _turn(place, frames, pace, rng, free)
+        flat, yaw, pitch = _turn(frames, pace, rng, free)
         flat = np.broadcast_to(flat[:1], flat.shape)
     bob = 0.05 * _smooth(frames, rng) + 0.008 * rng.normal(size=frames)
     shake = np.radians(0.6) * rng.normal(size=(frames, 3))
@@ -59,7 +64,8 @@ class FreeSpace:
     """Where a camera at a height may be."""
 
     def __init__(self, place: Place, height: float) -> None:
-        self._size = place.size[:2]
+        self._size, self._middle = place.size[:2], place.size / 2
+        self._things = place.obstacles
         self._obstacles = [item for item in place.obstacles
                            if item.low[2] - OVERHEAD < height < item.high[2] + OVERHEAD]
 
@@ -75,12 +81,23 @@ class FreeSpace:
                       & (flat < item.high[:2] + CLEARANCE)).all(1)
         return good
 
-    def spot(self, rng: np.random.Generator) -> np.ndarray:
-        """Return a free position [2]; the middle of the room where few are free."""
-        spots = self._size * rng.uniform(0.0, 1.0, (64, 2))
-        good = spots[self.free(spots)]
-        return good[0] if len(good) else self._size / 2
+    def spots(self, rng: np.random.Generator) -> np.ndarray:
+        """Return free positions [n, 2], of 256 in the room."""
+        spots = self._size * rng.uniform(0.0, 1.0, (256, 2))
+        return spots[self.free(spots)]
 
+    def spot(self, rng: np.random.Generator) -> np.ndarray:
+        """Return a free position [2] of a place that has some."""
+        while not len(found := self.spots(rng)):
+            pass
+        return found[0]
+
+    def target(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the middle [3] of a thing in the place, or that of the place without any."""
+        if not self._things:
+            return self._middle
+        item = self._things[rng.integers(len(self._things))]
+        return (item.low + item.high) / 2
 
     def opening(self, spot: np.ndarray, rng: np.random.Generator) -> float:
         """Return a heading, in most cases towards the middle of the room."""
@@ -90,35 +107,30 @@ class FreeSpace:
 
 
 Path = tuple[np.ndarray, np.ndarray, np.ndarray]  # positions [F, 2], yaw [F], pitch [F]
-Drawn = Callable[[Place, int, float, np.random.Generator, FreeSpace], Path]
 
 
-def _wander(place: Place, frames: int, pace: float, rng: np.random.Generator,
-            free: FreeSpace) -> Path:
+def _wander(frames: int, pace: float, rng: np.random.Generator, free: FreeSpace) -> Path:
     spot = free.spot(rng)
     look = _course(frames, pace, rng, free.opening(spot, rng))
     return _walked(spot, _course(frames, pace, rng), pace, rng), look, _pitch(frames, rng)
 
 
-def _forward(place: Place, frames: int, pace: float, rng: np.random.Generator,
-             free: FreeSpace) -> Path:
+def _forward(frames: int, pace: float, rng: np.random.Generator, free: FreeSpace) -> Path:
     spot = free.spot(rng)
     course = _course(frames, 0.4 * pace, rng, free.opening(spot, rng))
     look = course + np.radians(12) * _smooth(frames, rng)
     return _walked(spot, course, pace, rng), look, _pitch(frames, rng)
 
 
-def _sideways(place: Place, frames: int, pace: float, rng: np.random.Generator,
-              free: FreeSpace) -> Path:
+def _sideways(frames: int, pace: float, rng: np.random.Generator, free: FreeSpace) -> Path:
     course = _course(frames, 0.2 * pace, rng)
     look = course + rng.choice((-1, 1)) * np.radians(rng.uniform(60, 120))
     return (_walked(free.spot(rng), course, pace, rng),
             look + np.radians(8) * _smooth(frames, rng), _pitch(frames, rng))
 
 
-def _around(place: Place, frames: int, pace: float, rng: np.random.Generator,
-            free: FreeSpace) -> Path:
-    target = _target(place.obstacles, place.size, rng)
+def _around(frames: int, pace: float, rng: np.random.Generator, free: FreeSpace) -> Path:
+    target = free.target(rng)
     spot = free.spot(rng)
     offset = spot - target[:2]
     radius = np.linalg.norm(offset) * (1 + 0.15 * pace * _smooth(frames, rng))
@@ -130,8 +142,7 @@ def _around(place: Place, frames: int, pace: float, rng: np.random.Generator,
     return flat, yaw, np.full(frames, np.radians(rng.uniform(-25, 0)))
 
 
-def _turn(place: Place, frames: int, pace: float, rng: np.random.Generator,
-          free: FreeSpace) -> Path:
+def _turn(frames: int, pace: float, rng: np.random.Generator, free: FreeSpace) -> Path:
     step = rng.choice((-1, 1)) * np.radians(rng.uniform(2.0, WIDEST_TURN_DEG)) * pace
     yaw = rng.uniform(0, 2 * np.pi) + step * np.arange(frames)
     spot = free.spot(rng)
@@ -166,14 +177,6 @@ def _walked(start: np.ndarray, course: np.ndarray, pace: float,
 
 def _pitch(frames: int, rng: np.random.Generator) -> np.ndarray:
     return np.radians(rng.uniform(-35, 12)) + np.radians(6) * _smooth(frames, rng)
-
-
-def _target(obstacles: tuple[Obstacle, ...], size: np.ndarray,
-            rng: np.random.Generator) -> np.ndarray:
-    if not obstacles:
-        return size / 2
-    item = obstacles[rng.integers(len(obstacles))]
-    return (item.low + item.high) / 2
 
 
 def _smooth(frames: int, rng: np.random.Generator) -> np.ndarray:

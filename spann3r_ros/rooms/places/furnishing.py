@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in rooms: furniture, shelves of books, small things."""
+"""Furniture of places, shelves of books, small things."""
 
 from __future__ import annotations
 
@@ -137,5 +137,4 @@ def add_clutter(drawing: PlaceDrawing, count: int) -> None:
             else:
                 drawing.builder.cylinder(spot, half[0], 2 * half[2], drawing.decorator.thing())
             half, height = half[:2] * 1.4, 2 * half[2]
-        if spot[2] == 0.0:
-            drawing.block(spot[:2], half, 0.0, height)
+        drawing.block(spot[:2], half, spot[2], spot[2] + height)

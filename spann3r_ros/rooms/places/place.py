@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A furnished room, and a room in the making."""
+"""A furnished room, finished or while it is drawn."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class Place:
 
 @dataclass
 class PlaceDrawing:
-    """A place in the making."""
+    """A place while it is drawn."""
 
     pack: AssetPack
     decorator: Decorator

@@ -6,6 +6,7 @@ import numpy as np
 
 from spann3r_ros.rooms.assets.asset_pack import AssetPack
 
+from .camera_walks import USUAL_HEIGHT, FreeSpace
 from .decoration import Decorator
 from .furnishing import add_clutter, add_furniture, add_shelves
 from .place import Place, PlaceDrawing
@@ -18,9 +19,22 @@ from .room_shell import (
     add_windows,
 )
 
+# Of 256 spots in a room.
+LEAST_FREE_SPOTS = 3
+
 
 def draw_place(pack: AssetPack, patterns: int, rng: np.random.Generator) -> Place:
-    """Draw a room of 2.5 to 8 metres, its furniture, things, pictures, windows and lamps."""
+    """Draw a room of 2.5 to 8 metres, its furniture, things, pictures, windows and lamps.
+
+    A camera at the usual height finds free space in it.
+    """
+    while True:
+        place = _drawn(pack, patterns, rng)
+        if len(FreeSpace(place, USUAL_HEIGHT).spots(rng)) > LEAST_FREE_SPOTS:
+            return place
+
+
+def _drawn(pack: AssetPack, patterns: int, rng: np.random.Generator) -> Place:
     size = np.array((*np.exp(rng.uniform(np.log(2.5), np.log(8.0), 2)), rng.uniform(2.3, 3.3)))
     drawing = PlaceDrawing(pack, Decorator.of(pack, patterns, rng), rng, size)
     area = size[0] * size[1]

@@ -12,21 +12,17 @@ from torch import Tensor
 from spann3r_ros.rooms.assets.asset_pack import PHOTOGRAPH_SIZE, AssetPack
 from spann3r_ros.rooms.draw import Draw
 from spann3r_ros.rooms.paths import Walk, world_from_camera
-from spann3r_ros.rooms.raycast import Rays
-from spann3r_ros.rooms.sensor import Sensor
+from spann3r_ros.rooms.raycast import Rays, exact_products
+from spann3r_ros.rooms.sensor import Sensor, check_image_size
 from spann3r_ros.rooms.textures import TextureBank, build_bank, draw_textures
 
 from .camera_effects import CameraEffects
 from .camera_walks import draw_walk
 from .drawn_ahead import PlaceDrawings
 from .place import Place
-from .place_shading import PlaceTable, Samples, ShadowCube, sample_depth, shade
-from .visibility import Caster, open_caster
+from .place_shading import Lighting, PlaceTable, Samples, sample_depth, shade
+from .visibility import Caster, check_embree, open_caster
 
-# Where the light of a pixel is sampled, in pixels from its centre.
-DIAGONAL = ((-0.25, -0.25), (0.25, 0.25))
-# Largest change of depth from there to the centre, as a share of it.
-MOST_SLOPE = 0.1
 PATTERNS_SEED, PATTERN_SIZE = 3, 128
 WALKS_PER_PLACE = 4
 BANK_CHUNK = 64  # textures that are converted at once
@@ -54,9 +50,7 @@ class PlaceConfig:
     patterns: int = 140
 
     def __post_init__(self) -> None:
-        for name in ('height', 'width'):
-            if not 8 <= getattr(self, name) <= 1024:
-                raise ValueError(f'{name}: expected 8 to 1024 pixels, got {getattr(self, name)}')
+        check_image_size(self.height, self.width)
         low, high = self.field_of_view_deg
         if not 10 <= low <= high <= 150:
             raise ValueError(f'field_of_view_deg: expected 10 to 150 degrees, rising, '
@@ -86,16 +80,18 @@ class LitPlace:
     place: Place
     caster: Caster
     table: PlaceTable
-    cubes: list[ShadowCube]
+    lighting: Lighting
 
     @classmethod
     def of(cls, place: Place, device: torch.device) -> LitPlace:
         """Prepare a place: its triangles and the shadows of its lamps."""
         surfaces = place.surfaces.to(device)
         caster, table = open_caster(surfaces), PlaceTable.of(surfaces)
-        cubes = [ShadowCube(torch.as_tensor(lamp.position, dtype=torch.float32, device=device),
-                            caster, table) for lamp in place.lamps]
-        return cls(place, caster, table, cubes)
+        return cls(place, caster, table, Lighting.of(place, caster, table))
+
+    def shade(self, bank: TextureBank, samples: Samples) -> Tensor:
+        """Return the linear colours [P, 3] of what samples hit."""
+        return shade(self.table, bank, samples, self.lighting)
 
 
 class PlaceGenerator:
@@ -112,13 +108,15 @@ class PlaceGenerator:
         self._seed = seed
         self._drawn = 0
         self._bank = bank or load_bank(pack, config.patterns, self.device)
+        if self.device.type == 'cpu':
+            check_embree()
         self._last: tuple[int, LitPlace] | None = None
         # On a CPU the drawing is a small part of a step. A GPU would wait for it.
         workers = 0 if self.device.type == 'cpu' else min(8, os.cpu_count() or 1)
         self._drawings = PlaceDrawings(pack, config.patterns, seed, workers)
         self._draw = Draw(seed)
         self._sensor = Sensor(config.exposure, config.balance, config.noise, config.vignetting,
-                              config.streak * config.width, self._draw, self.device)
+                              config.streak, self._draw, self.device)
 
     def batch(self, batch_size: int, frames: int, motion: float = 1.0,
               image_size: tuple[int, int] | None = None) -> PlaceBatch:
@@ -126,11 +124,12 @@ class PlaceGenerator:
 
         `image_size` is the height and width of the images.
         """
-        size = image_size or (self.config.height, self.config.width)
+        size = check_image_size(*(image_size or (self.config.height, self.config.width)))
         parts = []
-        for _ in range(batch_size):
-            parts.append(self._sequence(self._drawn, frames, motion, size))
-            self._drawn += 1
+        with exact_products():
+            for _ in range(batch_size):
+                parts.append(self._sequence(self._drawn, frames, motion, size))
+                self._drawn += 1
         return PlaceBatch(*(torch.stack(item) for item in zip(*parts, strict=True)))
 
     def state(self) -> Tensor:
@@ -164,22 +163,26 @@ class PlaceGenerator:
     def _view(self, lit: LitPlace, rays: Rays) -> tuple[Tensor, Tensor]:
         """Return the light [N, 3, H, W] and the depth [N, H, W] of pixels.
 
-        A pixel's light is the mean of two samples on one of its diagonals. Only where they hit
-        different triangles both are shaded: within a triangle the textures are smoothed already.
+        The depth is that of a pixel's centre. Its light is that of the centre too, unless a corner
+        sees another triangle: then it is a mean of the centre, twice, and of two opposite corners.
+        Within a triangle the textures are smoothed already.
         """
-        samples = []
-        for across, down in DIAGONAL:
-            moved = Rays(rays.origin, rays.rotation, _moved(rays.columns, across),
-                         _moved(rays.rows, down))
-            samples.append(Samples.of(moved, lit.caster.first_hits(moved)))
-        light = shade(lit.table, self._bank, samples[0], lit.cubes, lit.place)
-        edge = samples[0].triangle != samples[1].triangle
-        other = shade(lit.table, self._bank, samples[1].select(edge), lit.cubes, lit.place)
-        light[edge] = (light[edge] + other) / 2
-        shape = (len(rays.origin), rays.rows.shape[1], rays.columns.shape[1])
-        depth = _centre_depth(lit.table, samples[0], Samples.of(
-            rays, samples[0].triangle.view(shape)))
-        return light.view(*shape, 3).movedim(3, 1).contiguous(), depth.view(shape)
+        centre = lit.caster.first_hits(rays)
+        corners = Rays(rays.origin, rays.rotation, _half_a_pixel_on(rays.columns),
+                       _half_a_pixel_on(rays.rows))
+        after = lit.caster.first_hits(corners)
+        differs_after = after != centre
+        differs_before = _previous(after, centre) != centre
+        wanted = differs_after.clone()
+        wanted[:, :-1, :-1] |= differs_before[:, 1:, 1:]
+        samples = Samples.of(rays, centre)
+        light = lit.shade(self._bank, samples).view(*centre.shape, 3)
+        other = torch.zeros_like(light)
+        other[wanted] = lit.shade(self._bank, Samples.of(corners, after).select(wanted.flatten()))
+        mixed = (2 * light + torch.where(differs_after[..., None], other, light)
+                 + torch.where(differs_before[..., None], _previous(other, light), light)) / 4
+        return (mixed.movedim(3, 1).contiguous(),
+                sample_depth(lit.table, samples).view(centre.shape))
 
     def _rays(self, origin: np.ndarray, heading: np.ndarray, size: tuple[int, int],
               rng: np.random.Generator) -> tuple[Rays, Tensor]:
@@ -199,18 +202,16 @@ class PlaceGenerator:
         return rays.to(self.device), matrix.to(self.device)
 
 
-def _centre_depth(table: PlaceTable, sample: Samples, centre: Samples) -> Tensor:
-    """Return the depth [P] at the centres of pixels, on the planes that samples beside them hit.
-
-    Near a silhouette a steep plane may be far away at the centre: there it is the sample's depth.
-    """
-    beside, depth = sample_depth(table, sample), sample_depth(table, centre)
-    return torch.where((depth - beside).abs() < MOST_SLOPE * beside, depth, beside)
+def _half_a_pixel_on(places: Tensor) -> Tensor:
+    """Return evenly spaced coordinates [N, W], moved by half a pixel."""
+    return places + (places[:, 1:2] - places[:, :1]) / 2
 
 
-def _moved(places: Tensor, share: float) -> Tensor:
-    """Return evenly spaced coordinates [N, W], moved by a share of a pixel."""
-    return places + share * (places[:, 1:2] - places[:, :1])
+def _previous(image: Tensor, first: Tensor) -> Tensor:
+    """Return images [N, H, W, ...] moved by a row and a column, the first ones from `first`."""
+    moved = first.clone()
+    moved[:, 1:, 1:] = image[:, :-1, :-1]
+    return moved
 
 
 def load_bank(pack: AssetPack, patterns: int, device: str | torch.device = 'cpu') -> TextureBank:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,9 +90,9 @@ class ShadowCube:
         """
         towards = points - self.position
         # Within a cell of the map, distances to a surface differ by its slope.
-        slope = ((1 - cosine.square()).clamp_min(0).sqrt() / cosine.clamp_min(0.05))
-        share = SHADOW_BIAS[1] + 1.5 / SHADOW_SIZE * slope
-        limit = towards.norm(dim=1) * (1 - share.clamp_max(0.5)) - SHADOW_BIAS[0]
+        slope = (1 - cosine.square()).clamp_min(0).sqrt() / cosine.clamp_min(0.05)
+        nearer = (SHADOW_BIAS[1] + 1.5 / SHADOW_SIZE * slope).clamp_max(0.5)
+        limit = towards.norm(dim=1) * (1 - nearer) - SHADOW_BIAS[0]
         size = towards.abs()
         reach, axis = size.max(1)
         face = 2 * axis + (towards.gather(1, axis[:, None])[:, 0] < 0)
@@ -146,6 +147,26 @@ class Samples:
                        self.spacing[chosen])
 
 
+@dataclass(frozen=True)
+class Lighting:
+    """The light of a place: size [3], ambient light, and each lamp's shadows and colour [3]."""
+
+    size: Tensor
+    ambient: float
+    cubes: tuple[ShadowCube, ...]
+    colors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, place: Place, caster: Caster, table: PlaceTable) -> Lighting:
+        """Find the shadows of a place's lamps."""
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float32, device=table.columns.device)
+        return cls(tensor(place.size), place.ambient,
+                   tuple(ShadowCube(tensor(lamp.position), caster, table)
+                         for lamp in place.lamps),
+                   tuple(tensor(lamp.color) for lamp in place.lamps))
+
+
 def plane_depth(plane: Tensor, origin: Tensor, directions: Tensor) -> Tensor:
     """Return the depth [...] of planes [..., 4] along rays [..., 3]."""
     gap = plane[..., 3] - (plane[..., :3] * origin).sum(-1)
@@ -160,8 +181,7 @@ def sample_depth(table: PlaceTable, samples: Samples) -> Tensor:
     return depth * (samples.triangle >= 0)
 
 
-def shade(table: PlaceTable, bank: TextureBank, samples: Samples, cubes: list[ShadowCube],
-          place: Place) -> Tensor:
+def shade(table: PlaceTable, bank: TextureBank, samples: Samples, lighting: Lighting) -> Tensor:
     """Return the linear colours [P, 3] of what samples hit; 0 where nothing is hit."""
     row = table.columns[samples.triangle.clamp_min(0)]
     depth = plane_depth(row[:, :4], samples.origin, samples.direction)
@@ -171,7 +191,7 @@ def shade(table: PlaceTable, bank: TextureBank, samples: Samples, cubes: list[Sh
     normal = torch.where(facing > 0, -normal, normal)
     texture = table.texture[samples.triangle.clamp_min(0)]
     albedo = _albedo(bank, texture, row, points, depth * samples.spacing)
-    light, shine = _light(points, normal, samples.direction, row[:, 15], cubes, place)
+    light, shine = _light(points, normal, samples.direction, row[:, 15], lighting)
     return (albedo * (light + row[:, 16:17]) + shine) * (samples.triangle >= 0)[:, None]
 
 
@@ -185,19 +205,17 @@ def _albedo(bank: TextureBank, texture: Tensor, row: Tensor, points: Tensor,
 
 
 def _light(points: Tensor, normal: Tensor, directions: Tensor, gloss: Tensor,
-           cubes: list[ShadowCube], place: Place) -> tuple[Tensor, Tensor]:
+           lighting: Lighting) -> tuple[Tensor, Tensor]:
     """Return diffuse light and reflected lamps [P, 3] at points with normals [P, 3]."""
-    size = torch.as_tensor(place.size, dtype=points.dtype, device=points.device)
-    near = torch.cat((points, size - points), 1).clamp_min(0)
+    near = torch.cat((points, lighting.size - points), 1).clamp_min(0)
     open_share = (1 - _CORNER_LOSS * (-near / _CORNER_REACH).exp()).prod(1, keepdim=True)
     # Floors and walls scatter light upwards, ceilings are lit the least.
     above = 0.85 + 0.15 * normal[:, 2:3]
-    light = (place.ambient * open_share * above).expand(-1, 3).clone()
+    light = (lighting.ambient * open_share * above).expand(-1, 3).clone()
     shine = torch.zeros_like(light)
     view = directions / directions.norm(dim=1, keepdim=True)
     mirrored = view - 2 * (view * normal).sum(1, keepdim=True) * normal
-    for cube, lamp in zip(cubes, place.lamps, strict=True):
-        color = torch.as_tensor(lamp.color, dtype=points.dtype, device=points.device)
+    for cube, color in zip(lighting.cubes, lighting.colors, strict=True):
         towards = cube.position - points
         distance = towards.norm(dim=1, keepdim=True).clamp_min(1e-3)
         towards = towards / distance

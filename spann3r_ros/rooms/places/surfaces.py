@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Corners of the faces of a box, each counter-clockwise seen from outside: -x, +x, -y, +y, -z, +z.
-_BOX = ((0, 4, 6, 2), (5, 1, 3, 7), (1, 0, 2, 3), (4, 5, 7, 6), (1, 5, 4, 0), (2, 6, 7, 3))
+_BOX = ((0, 4, 6, 2), (5, 1, 3, 7), (1, 5, 4, 0), (2, 6, 7, 3), (1, 0, 2, 3), (4, 5, 7, 6))
 _ROUND_SIDES = 12
 
 

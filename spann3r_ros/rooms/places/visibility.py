@@ -2,6 +2,7 @@
 """Which triangle each pixel sees: by Embree on a CPU, by products of matrices on a GPU."""
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +31,13 @@ class Caster(Protocol):
 def open_caster(surfaces: Surfaces) -> Caster:
     """Return Embree for triangles on a CPU, else the rasteriser."""
     return (EmbreeCaster if surfaces.corners.device.type == 'cpu' else Rasteriser)(surfaces)
+
+
+def check_embree() -> None:
+    """Raise ValueError if the package is missing that casts rays on a CPU."""
+    if find_spec('embreex') is None:
+        raise ValueError("embreex: expected this package, which casts rays on a CPU; install the "
+                         "extra `places`: pip install 'spann3r_ros[places]'")
 
 
 class EmbreeCaster:
@@ -159,10 +167,14 @@ def _bundles(tile: Tensor, tiles: int) -> tuple[Tensor, Tensor]:
 def _keep_nearest(nearest: Tensor, winner: Tensor, owner: Tensor, near: Tensor,
                   found: Tensor) -> None:
     """Replace inverse depths and triangles [tiles, pixels] by nearer ones of items, in place."""
-    best = nearest.scatter_reduce(0, owner[:, None].expand_as(near), near, 'amax')
+    place = owner[:, None].expand_as(near)
+    best = nearest.scatter_reduce(0, place, near, 'amax')
     wins = (near == best[owner]) & (near > nearest[owner])
-    rows, pixels = wins.nonzero().unbind(1)
-    winner[owner[rows], pixels] = found[rows, pixels]
+    # Of triangles at one place the first wins, whatever the order of the items.
+    last = torch.iinfo(found.dtype).max
+    first = torch.full_like(winner, last).scatter_reduce(
+        0, place, found.masked_fill(~wins, last), 'amin')
+    winner.copy_(torch.where(first < last, first, winner))
     nearest.copy_(best)
 
 

@@ -108,12 +108,13 @@ def run(args: argparse.Namespace) -> int:
             except ValueError as error:  # the scores are still printed and written
                 print(f'spann3r: {error}', file=sys.stderr)
                 status = 1
+        if args.output:
+            # After each sequence: what is measured stays, whatever becomes of the next one.
+            write_json(args.output, {
+                'checkpoint': args.checkpoint.name, 'network': kind.name,
+                'settings': asdict(settings), 'layout': layout, 'first_to_last': args.frames,
+                'every': args.every, 'results': [plain(asdict(item)) for item in results]})
     print(NOTE)
-    if args.output:
-        write_json(args.output, {
-            'checkpoint': args.checkpoint.name, 'network': kind.name,
-            'settings': asdict(settings), 'layout': layout, 'first_to_last': args.frames,
-            'every': args.every, 'results': [plain(asdict(item)) for item in results]})
     return status
 
 

@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_chain(args: argparse.Namespace) -> int:
     """Train or resume the runs of the bundled model."""
-    for name in ('start_from', 'config', 'release', 'mean_with', 'keep_weights', 'data',
+    for name in ('start_from', 'config', 'release', 'mean_with', 'keep_weights', 'pack', 'data',
                  'data_share', 'places_share', 'frozen', 'frame_gap', 'color_jitter', 'adam_lr',
                  'muon_lr', 'lengths', 'losses', 'seed'):
         if getattr(args, name) is not None:
@@ -169,6 +169,8 @@ def set_up(args: argparse.Namespace) -> tuple[Rank, str]:
 def find_pack(args: argparse.Namespace, config: TrainingConfig, rank: Rank) -> Path | None:
     """Return the file of the places' assets, which the first process makes; None: no places."""
     if not config.places_share:
+        if args.pack:
+            raise ValueError('--pack: expected a run with places, got a places_share of 0')
         return None
     from spann3r_ros.rooms.assets.asset_pack import default_pack, ensure_pack
     path = args.pack or default_pack()
@@ -201,4 +203,6 @@ def read_config(args: argparse.Namespace, named: Run,
         kind = trainable_kind(kind_of(args.start_from).name)
         given['network_name'] = kind.name
         given['network'] = kind.training().read_sizes(args.start_from)
+    if args.data_share is not None and not (config.data or given.get('data')):
+        raise ValueError('--data-share: expected recordings beside it, by --data')
     return replace(config, **given)
