@@ -14,7 +14,7 @@ from .room_shell import (
     add_lights,
     add_partition,
     add_pictures,
-    add_rug,
+    add_rugs,
     add_shell,
     add_windows,
 )
@@ -47,8 +47,7 @@ def _drawn(pack: AssetPack, patterns: int, rng: np.random.Generator) -> Place:
     for _ in range(int(rng.integers(0, 4))):
         add_shelves(drawing)
     add_pictures(drawing, int(rng.integers(0, 12)))
-    for _ in range(int(rng.integers(0, 3))):
-        add_rug(drawing)
+    add_rugs(drawing, int(rng.integers(0, 3)))
     add_clutter(drawing, int(round(rng.uniform(0.3, 2.5) * area)))
     return Place(drawing.builder.build(), tuple(drawing.lamps), tuple(drawing.obstacles), size,
                  float(rng.uniform(0.25, 0.7)))

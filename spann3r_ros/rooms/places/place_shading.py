@@ -16,7 +16,7 @@ from .surfaces import Surfaces
 from .visibility import Caster, view_directions
 
 # Pixels a side of each face of a lamp's shadow map.
-SHADOW_SIZE = 64
+SHADOW_SIZE = 96
 SHADOW_BIAS = (0.03, 0.02)  # metres, and share of the distance
 # Forward, right and down of the six faces of a cube: +x, -x, +y, -y, +z, -z.
 _FACES = (((1, 0, 0), (0, -1, 0), (0, 0, -1)), ((-1, 0, 0), (0, 1, 0), (0, 0, -1)),

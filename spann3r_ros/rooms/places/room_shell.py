@@ -124,7 +124,10 @@ def _add_on_wall(
     inward = np.array((*INWARDS[wall], 0.0))
     flat = np.array((0.0, 0.0))
     share = drawing.rng.uniform(half[0] + 0.1, along - half[0] - 0.1) / along
-    centre = np.array((*drawing.at_wall(wall, flat, share, 0.02), height))
+    # Where pictures overlap, one is in front of the other.
+    centre = np.array(
+        (*drawing.at_wall(wall, flat, share, drawing.rng.uniform(0.01, 0.04)), height)
+    )
     # Seen from the room, x of the picture runs to the right.
     across = np.cross(inward, (0.0, 0.0, -1.0))
     up = np.array((0.0, 0.0, 2 * half[1]))
@@ -164,20 +167,21 @@ def add_lights(drawing: PlaceDrawing, count: int) -> None:
         )
 
 
-def add_rug(drawing: PlaceDrawing) -> None:
-    """Add a carpet."""
-    half = drawing.rng.uniform(0.4, 1.2, 2)
-    spot = drawing.size[:2] * drawing.rng.uniform(0.3, 0.7, 2)
-    low, high = np.maximum(spot - half, 0.05), np.minimum(spot + half, drawing.size[:2] - 0.05)
-    look = Look(
-        drawing.decorator.photograph()
-        if drawing.rng.random() < 0.5
-        else drawing.decorator.pattern(),
-        drawing.decorator.shade(),
-    )
-    drawing.builder.quad(
-        np.array((*low, 0.008)),
-        np.array((high[0] - low[0], 0.0, 0.0)),
-        np.array((0.0, high[1] - low[1], 0.0)),
-        look,
-    )
+def add_rugs(drawing: PlaceDrawing, count: int) -> None:
+    """Add carpets, each a little above the one before."""
+    for index in range(count):
+        half = drawing.rng.uniform(0.4, 1.2, 2)
+        spot = drawing.size[:2] * drawing.rng.uniform(0.3, 0.7, 2)
+        low, high = np.maximum(spot - half, 0.05), np.minimum(spot + half, drawing.size[:2] - 0.05)
+        look = Look(
+            drawing.decorator.photograph()
+            if drawing.rng.random() < 0.5
+            else drawing.decorator.pattern(),
+            drawing.decorator.shade(),
+        )
+        drawing.builder.quad(
+            np.array((*low, 0.006 + 0.004 * index)),
+            np.array((high[0] - low[0], 0.0, 0.0)),
+            np.array((0.0, high[1] - low[1], 0.0)),
+            look,
+        )
