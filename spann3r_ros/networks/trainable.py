@@ -97,6 +97,9 @@ class Trainable(Protocol):
     def initialise(self, model: nn.Module) -> None:
         """Draw the initial weights of a network, in place, from torch's global random state."""
 
+    def differ_in_images_only(self, one: NetworkSizes, other: NetworkSizes) -> bool:
+        """Return whether a network of one sizes can take the weights of the other ones."""
+
     def copy_weights(self, model: nn.Module, source: nn.Module) -> None:
         """Give a network the weights of another one, whose images may have another size.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def test_runs_of_the_paper_take_the_sizes_of_the_weights_they_begin_with(
     save_model(path, Spann3R(SQUARE))
     assert asked('--run', name, '--start-from', str(path)).network == SQUARE
     assert asked('--run', name).network == Spann3RConfig()
+
+
+def test_run_with_own_sizes_keeps_them(tmp_path: Path) -> None:
+    path = tmp_path / 'small.safetensors'
+    save_model(path, Spann3R(SQUARE))
+    own = RUNS['places'].network
+    assert own.sizes == ((108, 144), (96, 168), (120, 120)) and not own.learned_positions
+    assert asked('--run', 'places', '--start-from', str(path)).network == own
+
+
+def test_settings_of_a_file_keep_their_image_size_but_no_other_sizes(tmp_path: Path) -> None:
+    weights, settings = tmp_path / 'small.safetensors', tmp_path / 'settings.json'
+    save_model(weights, Spann3R(SQUARE))
+    wide = replace(SQUARE, image_width=48, other_sizes=((36, 36),))
+    for network, expected in ((wide, wide), (replace(wide, encoder_depth=2), SQUARE)):
+        settings.write_text(json.dumps(TrainingConfig(network=network).to_dict()))
+        given = asked('--config', str(settings), '--start-from', str(weights))
+        assert given.network == expected
 
 
 def test_warm_up_keeps_its_share_of_a_run() -> None:

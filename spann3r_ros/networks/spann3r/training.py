@@ -17,9 +17,9 @@ from .config import Spann3RConfig
 from .spann3r import Spann3R
 from .unroll import unroll
 
-__all__ = ['PARTS', 'build', 'copy_weights', 'default_sizes', 'freeze', 'initialise', 'load_model',
-           'read_history', 'read_sizes', 'save_model', 'sizes_from_dict', 'split_parameters',
-           'unroll']
+__all__ = ['PARTS', 'build', 'copy_weights', 'default_sizes', 'differ_in_images_only', 'freeze',
+           'initialise', 'load_model', 'read_history', 'read_sizes', 'save_model',
+           'sizes_from_dict', 'split_parameters', 'unroll']
 
 PARTS = {
     'encoder': ('dust3r.patch_embed.', 'dust3r.enc_'),
@@ -67,16 +67,20 @@ def initialise(model: Spann3R) -> None:
                 module.weight.data.mul_(0.1)
 
 
+def differ_in_images_only(one: Spann3RConfig, other: Spann3RConfig) -> bool:
+    """Return whether sizes are equal but for those of the images, and learned positions."""
+    images = {name: getattr(one, name) for name in (
+        'image_height', 'image_width', 'learned_positions', 'other_sizes')}
+    return replace(other, **images) == one
+
+
 def copy_weights(model: Spann3R, source: Spann3R) -> None:
     """Give a network the weights of another one, whose images may have another size.
 
     Positions are copied only to a network with learned positions of as many tokens. ValueError for
     a network that differs in other sizes.
     """
-    others = {'image_height': model.config.image_height, 'image_width': model.config.image_width,
-              'learned_positions': model.config.learned_positions,
-              'other_sizes': model.config.other_sizes}
-    if replace(source.config, **others) != model.config:
+    if not differ_in_images_only(model.config, source.config):
         raise ValueError(f'expected {model.config} but for the image size and the positions, got '
                          f'{source.config}')
     weights = source.state_dict()

@@ -201,8 +201,12 @@ def read_config(args: argparse.Namespace, named: Run,
         given['stages'] = (Stage(1.0, tuple(args.lengths)),)
     if args.start_from and begun is None and (args.config or not named.own_sizes):
         kind = trainable_kind(kind_of(args.start_from).name)
-        given['network_name'] = kind.name
-        given['network'] = kind.training().read_sizes(args.start_from)
+        sizes = kind.training().read_sizes(args.start_from)
+        # The images of a file's settings may have another size than those of the weights.
+        keeps = args.config and kind.name == config.network_name and (
+            kind.training().differ_in_images_only(config.network, sizes))
+        if not keeps:
+            given |= {'network_name': kind.name, 'network': sizes}
     if args.data_share is not None and not (config.data or given.get('data')):
         raise ValueError('--data-share: expected recordings beside it, by --data')
     return replace(config, **given)
