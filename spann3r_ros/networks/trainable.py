@@ -97,13 +97,13 @@ class Trainable(Protocol):
     def initialise(self, model: nn.Module) -> None:
         """Draw the initial weights of a network, in place, from torch's global random state."""
 
-    def differ_in_images_only(self, one: NetworkSizes, other: NetworkSizes) -> bool:
-        """Return whether a network of one sizes can take the weights of the other ones."""
+    def takes_weights(self, sizes: NetworkSizes, source: NetworkSizes) -> bool:
+        """Return whether a network of these sizes can begin with the weights of another one."""
 
     def copy_weights(self, model: nn.Module, source: nn.Module) -> None:
-        """Give a network the weights of another one, whose images may have another size.
+        """Give a network with initial weights those of another one, as `takes_weights` allows it.
 
-        ValueError for a network that differs in other sizes.
+        ValueError for other sizes.
         """
 
     def freeze(self, model: nn.Module, parts: tuple[str, ...]) -> None:

@@ -85,10 +85,13 @@ class Trainer:
         """
         progress = tqdm(total=self.config.steps, initial=self.step, unit='step',
                         disable=self.rank.index != 0, mininterval=10)
+        began, frames = time.monotonic(), self.frames
         while self.step < self.config.steps:
             row = self.advance()
             progress.update()
-            progress.set_postfix(loss=f'{row["loss"]:.3f}', error=f'{row["point_error"]:.3f}')
+            speed = (self.frames - frames) / (time.monotonic() - began)
+            progress.set_postfix(loss=f'{row["loss"]:.3f}', error=f'{row["point_error"]:.3f}',
+                                 frames_a_sec=f'{speed:.1f}')
             # By steps, not by the clock, so that all processes save after the same step.
             if self.step % save_every_steps == 0 or self.step == self.config.steps:
                 self.save()
@@ -275,8 +278,8 @@ class Trainer:
     def start_from(self, checkpoint: Path) -> None:
         """Begin with the weights of a checkpoint; CheckpointError for one of other sizes.
 
-        Its images may have another size. The counters of frames and seconds continue from those of
-        the checkpoint.
+        Its images may have another size, and the run's network more blocks. The counters of frames
+        and seconds continue from those of the checkpoint.
         """
         weights = self.trainable.load_model(checkpoint, self.device)
         try:

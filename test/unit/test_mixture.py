@@ -174,5 +174,24 @@ def test_weights_carry_to_another_image_size_and_to_a_network_without_positions(
         trainable.copy_weights(trainable.build(replace(learned, image_width=40)), source)
     with pytest.raises(ValueError, match='learned_positions'):
         trainable.copy_weights(same, target)
-    with pytest.raises(ValueError, match='but for the image size'):
-        trainable.copy_weights(trainable.build(replace(NETWORK, encoder_depth=2)), source)
+    with pytest.raises(ValueError, match='but for the image size, the positions and fewer blocks'):
+        trainable.copy_weights(trainable.build(replace(NETWORK, encoder_width=32)), source)
+
+
+def test_deeper_network_begins_as_the_one_whose_weights_it_takes() -> None:
+    trainable = RUN.trainable
+    torch.manual_seed(0)
+    source = trainable.build(replace(NETWORK, learned_positions=True))
+    deeper = trainable.build(replace(NETWORK, learned_positions=True, encoder_depth=3,
+                                     decoder_depth=2, value_depth=2))
+    for model in (source, deeper):
+        trainable.initialise(model)
+    trainable.copy_weights(deeper, source)
+    images = torch.rand(2, 3, 3, 24, 32) * 2 - 1
+    with torch.no_grad():
+        got, expected = (trainable.unroll(model.eval(), images) for model in (deeper, source))
+    for one, other in zip(got.target, expected.target, strict=True):
+        assert torch.allclose(one.points, other.points, atol=1e-6)
+    assert not trainable.takes_weights(source.config, deeper.config)
+    dense = replace(deeper.config, head='dpt', patch_size=16, image_height=32)
+    assert not trainable.takes_weights(dense, replace(dense, decoder_depth=1))

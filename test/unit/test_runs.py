@@ -58,11 +58,12 @@ def test_run_with_own_sizes_keeps_them(tmp_path: Path) -> None:
     assert asked('--run', 'places', '--start-from', str(path)).network == own
 
 
-def test_settings_of_a_file_keep_their_image_size_but_no_other_sizes(tmp_path: Path) -> None:
+def test_settings_of_a_file_keep_sizes_that_can_take_the_weights(tmp_path: Path) -> None:
     weights, settings = tmp_path / 'small.safetensors', tmp_path / 'settings.json'
     save_model(weights, Spann3R(SQUARE))
     wide = replace(SQUARE, image_width=48, other_sizes=((36, 36),))
-    for network, expected in ((wide, wide), (replace(wide, encoder_depth=2), SQUARE)):
+    deep, broad = replace(wide, encoder_depth=2), replace(wide, encoder_width=32)
+    for network, expected in ((wide, wide), (deep, deep), (broad, SQUARE)):
         settings.write_text(json.dumps(TrainingConfig(network=network).to_dict()))
         given = asked('--config', str(settings), '--start-from', str(weights))
         assert given.network == expected

@@ -17,9 +17,9 @@ from .config import Spann3RConfig
 from .spann3r import Spann3R
 from .unroll import unroll
 
-__all__ = ['PARTS', 'build', 'copy_weights', 'default_sizes', 'differ_in_images_only', 'freeze',
-           'initialise', 'load_model', 'read_history', 'read_sizes', 'save_model',
-           'sizes_from_dict', 'split_parameters', 'unroll']
+__all__ = ['PARTS', 'build', 'copy_weights', 'default_sizes', 'freeze', 'initialise', 'load_model',
+           'read_history', 'read_sizes', 'save_model', 'sizes_from_dict', 'split_parameters',
+           'takes_weights', 'unroll']
 
 PARTS = {
     'encoder': ('dust3r.patch_embed.', 'dust3r.enc_'),
@@ -28,6 +28,11 @@ PARTS = {
     'value_encoder': ('value_', 'pos_patch_embed.'),
     'memory_attention': ('attn_head_', 'norm_'),
 }
+# What may differ in a network that begins with the weights of another one.
+IMAGES = ('image_height', 'image_width', 'learned_positions', 'other_sizes')
+DEPTHS = ('encoder_depth', 'decoder_depth', 'value_depth')
+# The layers whose outputs a block adds to its input.
+BLOCK_OUTPUTS = ('attn.proj', 'mlp.fc2')
 # In the official checkpoint because of the encoder's pre-training.
 UNREACHED = ('dust3r.mask_token',)
 
@@ -67,31 +72,40 @@ def initialise(model: Spann3R) -> None:
                 module.weight.data.mul_(0.1)
 
 
-def differ_in_images_only(one: Spann3RConfig, other: Spann3RConfig) -> bool:
-    """Return whether sizes are equal but for those of the images, and learned positions."""
-    images = {name: getattr(one, name) for name in (
-        'image_height', 'image_width', 'learned_positions', 'other_sizes')}
-    return replace(other, **images) == one
+def takes_weights(sizes: Spann3RConfig, source: Spann3RConfig) -> bool:
+    """Return whether a network of these sizes can begin with the weights of another one.
+
+    Its images may have another size. It may have more blocks, with the dense head no more in the
+    decoders, from whose outputs this head takes some by their place.
+    """
+    deeper = all(getattr(sizes, name) >= getattr(source, name) for name in DEPTHS) and (
+        sizes.head == 'linear' or sizes.decoder_depth == source.decoder_depth)
+    same = {name: getattr(sizes, name) for name in (*IMAGES, *DEPTHS)}
+    return deeper and replace(source, **same) == sizes
 
 
 def copy_weights(model: Spann3R, source: Spann3R) -> None:
-    """Give a network the weights of another one, whose images may have another size.
+    """Give a network with initial weights those of another one, as `takes_weights` allows it.
 
-    Positions are copied only to a network with learned positions of as many tokens. ValueError for
-    a network that differs in other sizes.
+    Further blocks change nothing at first: what they add to their input is 0. Positions are copied
+    only to a network with learned positions of as many tokens. ValueError for other sizes.
     """
-    if not differ_in_images_only(model.config, source.config):
-        raise ValueError(f'expected {model.config} but for the image size and the positions, got '
-                         f'{source.config}')
+    if not takes_weights(model.config, source.config):
+        raise ValueError(f'expected {model.config} but for the image size, the positions and '
+                         f'fewer blocks, got {source.config}')
     weights = source.state_dict()
     positions = weights.pop('dust3r.enc_pos_embed', None)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     own = getattr(model.dust3r, 'enc_pos_embed', None)
-    if missing and (positions is None or positions.shape != own.shape):
-        raise ValueError('learned_positions: expected those of as many tokens, got '
-                         f'{None if positions is None else tuple(positions.shape)}')
-    if missing:
+    if own is not None:
+        if positions is None or positions.shape != own.shape:
+            raise ValueError('learned_positions: expected those of as many tokens, got '
+                             f'{None if positions is None else tuple(positions.shape)}')
         own.data.copy_(positions)
+    parameters = dict(model.named_parameters())
+    for name in missing:
+        if name.rpartition('.')[0].endswith(BLOCK_OUTPUTS):
+            nn.init.zeros_(parameters[name])
 
 
 def freeze(model: Spann3R, parts: tuple[str, ...]) -> None:

@@ -202,9 +202,9 @@ def read_config(args: argparse.Namespace, named: Run,
     if args.start_from and begun is None and (args.config or not named.own_sizes):
         kind = trainable_kind(kind_of(args.start_from).name)
         sizes = kind.training().read_sizes(args.start_from)
-        # The images of a file's settings may have another size than those of the weights.
+        # A file's settings may have another image size than the weights, and more blocks.
         keeps = args.config and kind.name == config.network_name and (
-            kind.training().differ_in_images_only(config.network, sizes))
+            kind.training().takes_weights(config.network, sizes))
         if not keeps:
             given |= {'network_name': kind.name, 'network': sizes}
     if args.data_share is not None and not (config.data or given.get('data')):
