@@ -60,6 +60,28 @@ class Rays:
         return (1 + self.columns.square())[:, None, :] + self.rows.square()[:, :, None]
 
 
+def poses_in_first(origin: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return poses [B, F, 4, 4] in the first camera's frame, and its pose [B, 4, 4] in the world.
+
+    The arguments are centres [B, F, 3] and rotations [B, F, 3, 3] in the world.
+    """
+    count, frames = origin.shape[:2]
+    first_from_world = rotation[:, :1].transpose(-1, -2)
+    poses = torch.eye(4, device=origin.device).repeat(count, frames, 1, 1)
+    poses[..., :3, :3] = first_from_world @ rotation
+    poses[..., :3, 3] = (first_from_world @ (origin - origin[:, :1])[..., None])[..., 0]
+    world_from_first = torch.eye(4, device=origin.device).repeat(count, 1, 1)
+    world_from_first[:, :3, :3], world_from_first[:, :3, 3] = rotation[:, 0], origin[:, 0]
+    return poses, world_from_first
+
+
+def unproject(rays: Rays, poses: Tensor, depth: Tensor, points: Tensor) -> None:
+    """Write points [N, H, W, 3] of depths [N, H, W], in the target frame of poses [N, 4, 4]."""
+    for i in range(3):
+        row = poses[:, i]
+        points[..., i] = rays.dot(row[:, :3]).mul_(depth).add_(row[:, 3, None, None])
+
+
 def in_view(scenes: Scenes, rays: Rays) -> Tensor:
     """Return which solids may be visible, bool [N, SOLIDS], by their bounding spheres."""
     x, y, z = ((scenes.centre - rays.origin[:, None]) @ rays.rotation).unbind(-1)

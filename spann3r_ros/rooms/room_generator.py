@@ -9,7 +9,7 @@ from torch import Tensor
 from . import partitions, paths
 from .draw import Draw
 from .furniture import compose
-from .raycast import Rays, View, cast, exact_products, in_view
+from .raycast import Rays, View, cast, exact_products, in_view, poses_in_first, unproject
 from .scenes import ROOM, Scenes, distances, furnish
 from .sensor import Sensor, check_image_size
 from .shading import shade
@@ -186,7 +186,7 @@ class RoomGenerator:
         count, frames = origin.shape[:2]
         shape, (height, width), device = (count, frames), image_size, self.device
         intrinsics = self._intrinsics(count, height, width)
-        poses, world_from_first = _poses(origin, rotation)
+        poses, world_from_first = poses_in_first(origin, rotation)
         owner = torch.arange(count).repeat_interleave(frames)
         columns, rows = (
             (torch.arange(pixels) - intrinsics[owner, axis, 2:])
@@ -209,7 +209,7 @@ class RoomGenerator:
             color = shade(view, self._bank, depth, surface).transpose(0, 1)
             images.flatten(0, 1)[part] = self._sensor.expose(color, settings.select(part))
             depths.flatten(0, 1)[part] = depth
-            _unproject(view.rays, poses.flatten(0, 1)[part], depth, points.flatten(0, 1)[part])
+            unproject(view.rays, poses.flatten(0, 1)[part], depth, points.flatten(0, 1)[part])
         return RoomBatch(
             images, points, depths, poses, intrinsics.to(device), room_size.to(device),
             world_from_first.to(device),
@@ -222,25 +222,3 @@ class RoomGenerator:
         matrix[:, 0, 0] = matrix[:, 1, 1] = width / 2 / torch.tan(torch.deg2rad(angle) / 2)
         matrix[:, 0, 2], matrix[:, 1, 2] = (width - 1) / 2, (height - 1) / 2
         return matrix
-
-
-def _poses(origin: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return poses [B, F, 4, 4] in the first camera's frame, and its pose [B, 4, 4] in the world.
-
-    The arguments are centres [B, F, 3] and rotations [B, F, 3, 3] in the world.
-    """
-    count, frames = origin.shape[:2]
-    first_from_world = rotation[:, :1].transpose(-1, -2)
-    poses = torch.eye(4).repeat(count, frames, 1, 1)
-    poses[..., :3, :3] = first_from_world @ rotation
-    poses[..., :3, 3] = (first_from_world @ (origin - origin[:, :1])[..., None])[..., 0]
-    world_from_first = torch.eye(4).repeat(count, 1, 1)
-    world_from_first[:, :3, :3], world_from_first[:, :3, 3] = rotation[:, 0], origin[:, 0]
-    return poses, world_from_first
-
-
-def _unproject(rays: Rays, poses: Tensor, depth: Tensor, points: Tensor) -> None:
-    """Write points [N, H, W, 3] of depths [N, H, W], in the target frame of poses [N, 4, 4]."""
-    for i in range(3):
-        row = poses[:, i]
-        points[..., i] = rays.dot(row[:, :3]).mul_(depth).add_(row[:, 3, None, None])

@@ -182,7 +182,7 @@ def test_catalogue_turns_a_model_upright(tmp_path: Path) -> None:
     entry = {'id': 'seat', 'category': 'Office', 'model': '/seat/seat.obj', 'width': '60',
              'depth': '100', 'height': '40', 'modelRotation': '1 0 0 0 0 1 0 -1 0'}
     mesh = read_mesh(tmp_path, entry)
-    assert np.allclose(mesh.size, (0.6, 1.0, 0.4), atol=1e-3)
+    assert np.allclose(np.ptp(mesh.vertices, axis=0), (0.6, 1.0, 0.4), atol=1e-3)
     # What was the high edge of the plate is now at the back, on top.
     assert np.allclose(mesh.vertices[np.argmax(mesh.vertices[:, 1]), 1:], (0.5, 0.4), atol=1e-3)
 

@@ -144,7 +144,7 @@ def test_release_names_what_it_was_trained_on() -> None:
     both = training_data(RUN)
     assert both.startswith(f'{PLACES} of sweethome3d-furniture, lomiri')
     assert both.endswith(f'plasma-workspace-wallpapers, {ROOMS}')
-    folders = ('plain:/home/me/office:0-259', 'tum:/data/desk/')
+    folders = ('plain:/data/office:0-259', 'tum:/data/desk/')
     recorded = replace(RUN, data=folders, data_share=0.5)
     assert training_data(recorded).startswith(
         'plain:office, frames 0 to 259, tum:desk, furnished places')

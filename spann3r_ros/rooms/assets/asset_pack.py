@@ -5,7 +5,6 @@ It is made once from the fetched packages. Other machines need only the file.
 """
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -31,9 +30,11 @@ PHOTOGRAPH_SIZE, FURNITURE_SIZE = 256, 128  # pixels
 CROPS_PER_PHOTOGRAPH = 5
 SMALLEST_CROP = 0.3  # of the shorter side
 QUALITY = 80
-logger = logging.getLogger(__name__)
+# The arrays of all meshes, and how the file has them.
+MESH_ARRAYS = {'vertices': np.float16, 'uv': np.float32, 'faces': np.uint16, 'texture': np.int16,
+               'tint': np.float16}
 
-MESH_ARRAYS = ('vertices', 'uv', 'faces', 'texture', 'tint')
+logger = logging.getLogger(__name__)
 
 
 class PackError(ValueError):
@@ -118,6 +119,10 @@ def make_pack(folder: Path, path: Path, seed: int = 0) -> AssetPack:
                   for catalogue in sorted(folders[package.name].rglob('*.sh3f'))]
     with tempfile.TemporaryDirectory() as scratch:
         meshes = [_packed(mesh, textures) for mesh in read_furniture(catalogues, Path(scratch))]
+    # Single files may be unreadable; if all are, the reader is at fault.
+    if not (photographs and meshes):
+        raise PackError(f'{path}: expected photographs and meshes in the packages, got '
+                        f'{photographs} and {len(meshes)}')
     sources = tuple({'name': item.name, 'path': item.path, 'licences': item.licences,
                      'copyright': read_copyright(item, folders[item.name])}
                     for item in PACKAGES)
@@ -173,17 +178,11 @@ def write_pack(pack: AssetPack, path: Path) -> None:
         'texture_bytes': np.array([len(item) for item in pack.textures], np.int32),
         'vertex_counts': np.array([len(mesh.vertices) for mesh in pack.meshes], np.int32),
         'face_counts': np.array([len(mesh.faces) for mesh in pack.meshes], np.int32)}
-    kinds = {'vertices': np.float16, 'uv': np.float32, 'faces': np.uint16, 'texture': np.int16,
-             'tint': np.float16}
-    for name in MESH_ARRAYS:
+    for name, kind in MESH_ARRAYS.items():
         whole = np.concatenate([getattr(mesh, name) for mesh in pack.meshes])
-        arrays[name] = whole.astype(kinds[name])
+        arrays[name] = whole.astype(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_files({path: partial(_save, arrays)})
-
-
-def _save(arrays: dict[str, np.ndarray], file: io.BufferedIOBase | Path) -> None:
-    np.savez_compressed(file, **arrays)
+    write_files({path: partial(np.savez_compressed, **arrays)})
 
 
 def read_pack(path: Path) -> AssetPack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 import subprocess
 import tempfile
@@ -23,8 +22,6 @@ BLOCK_BYTES = 1 << 20
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp')
 # Smaller images of a package are previews of the larger ones.
 LEAST_IMAGE_BYTES = 60_000
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,6 @@ class FurnitureMesh:
     top: float
     elevation: float
 
-    @property
-    def size(self) -> np.ndarray:
-        """Return the extent [3] in metres."""
-        return self.vertices.max(axis=0) - self.vertices.min(axis=0)
-
 
 def read_furniture(catalogues: list[Path], scratch: Path) -> Iterator[FurnitureMesh]:
     """Yield the usable meshes of `.sh3f` catalogues, which are unpacked below `scratch`."""

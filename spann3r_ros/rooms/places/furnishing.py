@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Furniture of places, shelves of books, small things."""
-
 from __future__ import annotations
 
 import numpy as np
 
 from spann3r_ros.rooms.assets.asset_pack import PackedMesh
 
-from .place import INWARDS, PlaceDrawing
+from .place import PlaceDrawing
 from .surfaces import rotation
 
 THEMES = ('Living room', 'Bedroom', 'Office', 'Kitchen', 'Bathroom')
@@ -44,17 +43,14 @@ def _add_piece(drawing: PlaceDrawing, mesh: PackedMesh, at_wall: bool) -> None:
         return
     for _ in range(TRIES):
         if at_wall:
-            wall = int(drawing.rng.integers(4))
-            yaw = np.arctan2(INWARDS[wall, 1], INWARDS[wall, 0]) + np.pi / 2
-            footprint = half[:2] if wall >= 2 else half[1::-1]
-            spot = drawing.at_wall(wall, footprint, drawing.rng.random(), WALL_GAP)
+            spot, footprint, yaw = drawing.wall_spot(half, WALL_GAP)
         else:
             yaw = drawing.rng.uniform(0, 2 * np.pi)
             cos, sin = abs(np.cos(yaw)), abs(np.sin(yaw))
             footprint = np.array((half[0] * cos + half[1] * sin, half[0] * sin + half[1] * cos))
             spot = drawing.size[:2] * drawing.rng.uniform(0.1, 0.9, 2)
         bottom = min(mesh.elevation, drawing.size[2] - 2 * half[2] - 0.05)
-        if drawing.free(spot, footprint, 0.0, bottom, bottom + 2 * half[2]):
+        if drawing.free(spot, footprint, bottom, bottom + 2 * half[2]):
             drawing.mesh(mesh, np.array((*spot, bottom)), yaw, scale)
             drawing.block(spot, footprint, bottom, bottom + 2 * half[2])
             if np.isfinite(mesh.top) and mesh.elevation == 0.0:
@@ -65,15 +61,13 @@ def _add_piece(drawing: PlaceDrawing, mesh: PackedMesh, at_wall: bool) -> None:
 def add_shelves(drawing: PlaceDrawing) -> None:
     """Add a shelf of books and boxes at a wall."""
     half = np.array((drawing.rng.uniform(0.3, 0.9), drawing.rng.uniform(0.1, 0.18), 0.0))
-    wall, boards = int(drawing.rng.integers(4)), int(drawing.rng.integers(2, 6))
+    boards = int(drawing.rng.integers(2, 6))
     gap = drawing.rng.uniform(0.22, 0.38)
     bottom = 0.05 if drawing.rng.random() < 0.7 else max(0.1, 1.9 - boards * gap)
-    footprint = half[:2] if wall >= 2 else half[1::-1]
-    spot = drawing.at_wall(wall, footprint, drawing.rng.random(), WALL_GAP)
+    spot, footprint, yaw = drawing.wall_spot(half, WALL_GAP)
     top = bottom + boards * gap
-    if top > drawing.size[2] - 0.1 or not drawing.free(spot, footprint, 0.0, bottom, top):
+    if top > drawing.size[2] - 0.1 or not drawing.free(spot, footprint, bottom, top):
         return
-    yaw = np.arctan2(INWARDS[wall, 1], INWARDS[wall, 0]) + np.pi / 2
     wood = drawing.decorator.thing()
     turned = rotation(yaw)
     for board in range(boards + 1):
@@ -84,7 +78,7 @@ def add_shelves(drawing: PlaceDrawing) -> None:
             width = (
                 drawing.rng.uniform(0.015, 0.06)
                 if drawing.rng.random() < 0.8
-                else (drawing.rng.uniform(0.06, 0.25))
+                else drawing.rng.uniform(0.06, 0.25)
             )
             if place + width > half[0]:
                 break

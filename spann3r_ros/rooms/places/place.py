@@ -25,7 +25,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Lamp:
-    """A point light: position [3] in the world, colour RGB, and power relative to the others."""
+    """A point light: position [3] in the world, and its RGB power relative to the others."""
 
     position: np.ndarray
     color: np.ndarray
@@ -79,10 +79,20 @@ class PlaceDrawing:
         spot[axis] = near if wall % 2 == 0 else self.size[axis] - near
         return spot
 
-    def free(self, spot: np.ndarray, half: np.ndarray, margin: float, bottom: float = 0.0,
+    def wall_spot(self, half: np.ndarray, gap: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return where a thing with half sizes [2] stands at any wall, its front into the room.
+
+        The centre [2], the half sizes [2] of the footprint, and the yaw of the thing.
+        """
+        wall = int(self.rng.integers(4))
+        footprint = half[:2] if wall >= 2 else half[1::-1]
+        yaw = np.arctan2(INWARDS[wall, 1], INWARDS[wall, 0]) + np.pi / 2
+        return self.at_wall(wall, footprint, self.rng.random(), gap), footprint, yaw
+
+    def free(self, spot: np.ndarray, half: np.ndarray, bottom: float = 0.0,
              top: float = np.inf) -> bool:
-        """Return whether nothing is at a footprint with half sizes [2] and a margin around it."""
-        low, high = spot - half - margin, spot + half + margin
+        """Return whether a footprint with half sizes [2] is in the room and nothing is there."""
+        low, high = spot - half, spot + half
         if (low < 0.0).any() or (high > self.size[:2]).any():
             return False
         return not any((low < item.high[:2]).all() and (high > item.low[:2]).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 from spann3r_ros.rooms.assets.asset_pack import PHOTOGRAPH_SIZE, AssetPack
 from spann3r_ros.rooms.draw import Draw
 from spann3r_ros.rooms.paths import Walk, world_from_camera
-from spann3r_ros.rooms.raycast import Rays, exact_products
+from spann3r_ros.rooms.raycast import Rays, exact_products, poses_in_first, unproject
 from spann3r_ros.rooms.sensor import Sensor, check_image_size
 from spann3r_ros.rooms.textures import TextureBank, build_bank, draw_textures
 
@@ -151,7 +151,9 @@ class PlaceGenerator:
         self._draw.generator.manual_seed(int(rng.integers(1 << 62)))
         settings = self._sensor.settings(1, frames, *size)
         images = effects.compress(self._sensor.expose(effects.develop(light), settings))
-        poses, points = _in_first_camera(rays, depth)
+        poses = poses_in_first(rays.origin[None], rays.rotation[None])[0][0]
+        points = torch.empty(*depth.shape, 3, device=self.device)
+        unproject(rays, poses, depth, points)
         return images, points, depth, poses, intrinsics
 
     def _lit_place(self, number: int) -> LitPlace:
@@ -243,15 +245,3 @@ def _resized(textures: Tensor) -> Tensor:
         return textures
     return torch.nn.functional.interpolate(
         textures, size=(PHOTOGRAPH_SIZE,) * 2, mode='bilinear', align_corners=False)
-
-
-def _in_first_camera(rays: Rays, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the poses [F, 4, 4] and points [F, H, W, 3] in the first camera's frame."""
-    first = rays.rotation[0].T
-    poses = torch.eye(4, device=depth.device).repeat(len(depth), 1, 1)
-    poses[:, :3, :3] = first @ rays.rotation
-    poses[:, :3, 3] = (rays.origin - rays.origin[0]) @ first.T
-    points = torch.stack([
-        rays.dot(poses[:, axis, :3]) * depth + poses[:, axis, 3, None, None]
-        for axis in range(3)], -1)
-    return poses, points

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Walls, doorways, windows, lamps, pictures and carpets of places."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -43,7 +42,7 @@ def _add_pillar(drawing: PlaceDrawing, look: Look) -> None:
     half = np.array((*drawing.rng.uniform(0.1, 0.45, 2), drawing.size[2] / 2))
     wall = drawing.rng.integers(4)
     centre = drawing.at_wall(wall, half[:2], drawing.rng.random(), 0.0)
-    if drawing.free(centre, half[:2], 0.0):
+    if drawing.free(centre, half[:2]):
         drawing.builder.box(np.array((*centre, half[2])), half, 0.0, look, (0, 1, 2, 3))
         drawing.block(centre, half[:2], 0.0, drawing.size[2])
 

@@ -191,7 +191,7 @@ def _rope(recording: Recording, grid: tuple[int, int],
             size = int(name.removeprefix('rope_'))
             tokens = vec(f'rope.{size}', 1, 2, math.prod(grid), size)
             arrays[name] = rotate(tokens, rotary_table(*grid, size, device=str(tokens.device)))
-    # The slowest frequency turns less than once over the grid: the angle tells the position.
+    # The slowest frequency turns less than once over the grid: the angle determines the position.
     table = rotary_table(*grid, 64)
     angle = torch.atan2(table.sin, table.cos)[..., -1]
     arrays['patch_pos'] = (angle * 100.0 ** (15 / 16)).round().int()[None]
