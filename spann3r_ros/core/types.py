@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .camera import Intrinsics
+from .transforms import move_covariance, move_pose
 
 
 class FrameError(ValueError):
@@ -88,3 +89,25 @@ class StampedPose:
     world_from_camera: np.ndarray
     covariance: np.ndarray | None = None
 
+
+@dataclass(frozen=True)
+class FragmentPose:
+    """Pose of the camera's optical frame in a fragment; transform [4, 4], destination first.
+
+    `covariance` [6, 6] is that of the position (fragment units) and of the rotation (radians,
+    about the camera), x y z each, along the fragment's axes; None if unknown.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    fragment_id: int
+    fragment_from_camera: np.ndarray
+    covariance: np.ndarray | None = None
+
+    def in_map(self, map_from_fragment: np.ndarray) -> StampedPose:
+        """Return the pose in the map; `map_from_fragment` [4, 4] is a similarity."""
+        covariance = self.covariance
+        if covariance is not None:
+            covariance = move_covariance(map_from_fragment, covariance)
+        return StampedPose(self.stamp_ns, self.frame_id,
+                           move_pose(map_from_fragment, self.fragment_from_camera), covariance)

@@ -12,15 +12,17 @@ from synthetic import SyntheticScene, orbit_trajectory, square_camera
 from spann3r_ros.core.transforms import (
     MAP_FROM_OPTICAL,
     invert,
+    is_rigid,
     map_axes,
     matrix_to_quaternion,
     move_covariance,
     move_pose,
     quaternion_to_matrix,
     slerp,
+    to_rigid,
     transform_points,
 )
-from spann3r_ros.core.types import FrameError, Pointmap
+from spann3r_ros.core.types import FragmentPose, FrameError, Pointmap
 from spann3r_ros.mapping.tracking.focal_length import bound_focal, estimate_focal, weighted_median
 
 CAMERA = square_camera(64)
@@ -149,3 +151,23 @@ def test_map_is_level_however_the_camera_is_held(pitch_deg: float, roll_deg: flo
         # The robot's forward is at the top of an image that looks down, at the bottom of one up.
         forward = level_from_camera.T @ [0.0, 0.0, 1.0]
         np.testing.assert_allclose(rotation @ forward, [1.0, 0.0, 0.0], atol=0.1)
+
+
+def test_pose_in_a_fragment_moves_with_the_fragment() -> None:
+    generator = np.random.default_rng(4)
+    rotation = to_rigid(generator.normal(size=3), np.zeros(3))[:3, :3]
+    similarity = to_rigid(generator.normal(size=3), generator.normal(size=3))
+    similarity[:3, :3] *= 2.5
+    position = generator.normal(size=3)
+    spread = generator.normal(size=(6, 6))
+    pose = FragmentPose(7, 'camera', 3, to_rigid(rotation, position), spread @ spread.T)
+    moved = pose.in_map(similarity)
+    assert (moved.stamp_ns, moved.frame_id) == (7, 'camera')
+    assert is_rigid(moved.world_from_camera)
+    assert np.allclose(moved.world_from_camera[:3, 3],
+                       similarity[:3, :3] @ position + similarity[:3, 3])
+    # The variance of the position scales by the square, that of the rotation does not.
+    assert np.isclose(np.trace(moved.covariance[:3, :3]),
+                      2.5**2 * np.trace(pose.covariance[:3, :3]))
+    assert np.isclose(np.trace(moved.covariance[3:, 3:]), np.trace(pose.covariance[3:, 3:]))
+    assert FragmentPose(7, 'camera', 3, np.eye(4)).in_map(similarity).covariance is None
