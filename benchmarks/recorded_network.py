@@ -55,6 +55,7 @@ class RecordedNetwork:
     """
 
     name = 'recorded'
+    identity = 'recorded'
     measures_pose = False
 
     def __init__(self, size: int, report: Path, profile: bool) -> None:

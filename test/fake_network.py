@@ -14,6 +14,7 @@ class FakeNetwork:
     """Calls `begin` before the first image of a sequence, `answer` for each image's points."""
 
     name = 'fake'
+    identity = 'fake'
     measures_pose = False
 
     def __init__(self, size: int | tuple[int, int]) -> None:

@@ -192,6 +192,7 @@ class SyntheticNetwork:
     options: SyntheticOptions = field(default_factory=SyntheticOptions)
     intrinsics: Intrinsics = field(default_factory=square_camera)
     name = 'synthetic'
+    identity = 'synthetic'
     measures_pose = False
 
     def __post_init__(self) -> None:

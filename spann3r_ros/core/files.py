@@ -2,8 +2,11 @@
 """Atomic writing of files: no file is ever left half written."""
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 SUFFIX = '.part'
+# Arguments of renameat2: the working directory, and the flag that exchanges two names.
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 Content = bytes | Callable[[BinaryIO], object]
 
 
@@ -52,11 +57,55 @@ def write_files(contents: Mapping[Path, Content]) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(name)
     for parent in {path.parent for path in temporary}:
-        folder = os.open(parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(parent)
+
+
+def replace_directory(directory: Path, contents: Mapping[str, Content]) -> None:
+    """Replace a directory by one with other files; it has its old or its new files at any time.
+
+    All files are written to a directory beside it, which then takes its place in one step. If
+    writing fails, OSError is raised and nothing has changed. A link is replaced, not the directory
+    it points at.
+    """
+    directory = Path(directory).absolute()
+    _remove_leftovers(directory)
+    made = Path(tempfile.mkdtemp(dir=directory.parent,
+                                 prefix=f'.{directory.name}.{os.getpid()}.', suffix=SUFFIX))
+    try:
+        made.chmod(0o755)
+        write_files({made / name: content for name, content in contents.items()})
+        if directory.is_symlink():
+            directory.unlink()
+        if directory.is_dir():
+            _exchange(made, directory)  # `made` is the old directory now
+        else:
+            os.replace(made, directory)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    _sync_folder(directory.parent)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two directories in one step; in three on file systems that cannot, such as NFS."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second),
+                            RENAME_EXCHANGE)
+    error = ctypes.get_errno() if result else 0
+    if error in (errno.EINVAL, errno.ENOSYS):
+        between = first.with_name(f'{first.name}{SUFFIX}')
+        os.rename(second, between)
+        os.rename(first, second)
+        os.rename(between, first)
+    elif error:
+        raise OSError(error, os.strerror(error), str(second))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(file: BinaryIO, content: Content) -> None:
@@ -70,7 +119,11 @@ def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files of a path whose processes were killed."""
     for file in path.parent.glob(f'.{escape(path.name)}.*{SUFFIX}'):
         process = file.name.split('.')[-3]
-        if process.isdigit() and not _is_alive(int(process)):
+        if not process.isdigit() or _is_alive(int(process)):
+            continue
+        if file.is_dir():
+            shutil.rmtree(file, ignore_errors=True)
+        else:
             file.unlink(missing_ok=True)
 
 

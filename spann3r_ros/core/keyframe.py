@@ -1,54 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A keyframe, its depth and its points."""
+"""A keyframe: an image with its depth and its pose in a fragment; points are derived."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-from .camera import Intrinsics, pixel_grid
-from .transforms import invert, transform_points
-from .types import Pointmap, StampedPose
+from .camera import Intrinsics
+from .transforms import similarity_scale
+from .types import FragmentPose, StampedPose
 
 
 @dataclass(frozen=True)
 class Keyframe:
     """A frame admitted to the map, after cropping to the network's input size.
 
-    `image` is uint8 [h, w, 3]. `pointmap.points` are in the map frame (REP-103, z up); they are
-    NaN, with confidence 0, where the network gave no point. With a pose they lie on the rays of
-    their pixels. `pose.world_from_camera` moves points from the optical frame to the map frame.
-    `pose` is None when it could not be solved; it is never a placeholder such as an identity.
+    `image` is uint8 [h, w, 3]. `depth`, float32 [h, w], is along the optical axis, in units of the
+    fragment; it is NaN, with confidence 0, where the network gave no point in front of the camera.
+    `pose` does not change once the keyframe is in the map. It is None when it could not be solved;
+    it is never a placeholder such as an identity. Depth is then NaN, and `unposed_points`
+    [h, w, 3] are the network's points in the fragment.
     """
 
     stamp_ns: int
     frame_id: str
-    pose: StampedPose | None
+    fragment_id: int
     image: np.ndarray
     intrinsics: Intrinsics
-    pointmap: Pointmap
-    fragment_id: int
+    depth: np.ndarray
+    confidence: np.ndarray
+    pose: FragmentPose | None
+    unposed_points: np.ndarray | None = None
+
+    def pose_in(self, map_from_fragment: np.ndarray) -> StampedPose | None:
+        """Return the pose in the map; None without a pose."""
+        return None if self.pose is None else self.pose.in_map(map_from_fragment)
+
+    def points_in(self, frame_from_fragment: np.ndarray) -> np.ndarray:
+        """Return the points, float32 [h, w, 3], in another frame; NaN where they are unknown.
+
+        `frame_from_fragment` [4, 4] is a similarity. Points of a keyframe with a pose lie on the
+        rays of their pixels.
+        """
+        if self.pose is None:
+            points = self.unposed_points.reshape(-1, 3).T
+            transform = frame_from_fragment.astype(np.float32)
+            moved = transform[:3, :3] @ points + transform[:3, 3:]
+        else:
+            transform = frame_from_fragment @ self.pose.fragment_from_camera
+            moved = transform[:3, :3].astype(np.float32) @ ray_grid(self.intrinsics)
+            moved *= self.depth.reshape(-1)
+            moved += transform[:3, 3:].astype(np.float32)
+        return np.ascontiguousarray(moved.T).reshape(*self.confidence.shape, 3)
+
+    def moved_to(self, fragment_id: int, fragment_from_own: np.ndarray) -> Keyframe:
+        """Return the same keyframe in another fragment, by a similarity [4, 4] between both."""
+        pose, points = self.pose, self.unposed_points
+        if pose is not None:
+            moved = pose.in_map(fragment_from_own)
+            pose = FragmentPose(pose.stamp_ns, pose.frame_id, fragment_id,
+                                moved.world_from_camera, moved.covariance)
+        if points is not None:
+            points = self.points_in(fragment_from_own)
+        scale = np.float32(similarity_scale(fragment_from_own))
+        return replace(self, fragment_id=fragment_id, pose=pose, depth=self.depth * scale,
+                       unposed_points=points)
 
 
-def depth_of(keyframe: Keyframe) -> np.ndarray:
-    """Return the depth [h, w] of a posed keyframe's points in the optical frame, or NaN."""
-    camera_from_world = invert(keyframe.pose.world_from_camera)
-    return transform_points(camera_from_world, keyframe.pointmap.points)[..., 2]
+def depth_of_points(camera_from_points: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the depth, float32 [h, w], of points [h, w, 3] seen by a camera.
 
-
-def on_rays(keyframe: Keyframe) -> Keyframe:
-    """Return a posed keyframe whose points keep their depth, but lie on the rays of their pixels.
-
-    Cloud, depth image, intrinsics and pose are then consistent. Points behind the camera are
-    removed, since no ray reaches them.
+    `camera_from_points` [4, 4] is a similarity. The depth is NaN for points that are not in front
+    of the camera, which no pixel can show.
     """
-    camera, world_from_camera = keyframe.intrinsics, keyframe.pose.world_from_camera
-    depth = depth_of(keyframe)[..., None]
-    ahead = depth > 0.0  # False for NaN
-    columns, rows = pixel_grid(*depth.shape[:2]).astype(np.float32).T.reshape(2, *depth.shape)
-    seen = np.concatenate([(columns - np.float32(camera.cx)) / np.float32(camera.fx),
-                           (rows - np.float32(camera.cy)) / np.float32(camera.fy),
-                           np.ones_like(depth)], axis=-1) * np.where(ahead, depth, np.nan)
-    return replace(keyframe, pointmap=Pointmap(
-        transform_points(world_from_camera, seen),
-        np.where(ahead[..., 0], keyframe.pointmap.confidence, np.float32(0.0))))
+    row = camera_from_points[2].astype(np.float32)
+    depth = points.reshape(-1, 3) @ row[:3] + row[3]
+    with np.errstate(invalid='ignore'):
+        depth[~(depth > 0.0)] = np.nan
+    return depth.reshape(points.shape[:2])
+
+
+@lru_cache(maxsize=8)
+def ray_grid(intrinsics: Intrinsics) -> np.ndarray:
+    """Return the points at depth one on the rays of all pixels, float32 [3, h * w], read-only."""
+    columns = (np.arange(intrinsics.width) - intrinsics.cx) / intrinsics.fx
+    rows = (np.arange(intrinsics.height) - intrinsics.cy) / intrinsics.fy
+    x, y = np.meshgrid(columns, rows)
+    rays = np.stack([x, y, np.ones_like(x)]).reshape(3, -1).astype(np.float32)
+    rays.setflags(write=False)
+    return rays

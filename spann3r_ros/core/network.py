@@ -65,6 +65,9 @@ class Network(Protocol):
     """
 
     name: str
+    # Text that is the same for the same weights, whatever the device and the precision, and
+    # differs between others.
+    identity: str
     # Whether estimates carry the camera's pose; if not, it is solved from the pointmap.
     measures_pose: bool
 

@@ -61,6 +61,24 @@ def is_rigid(transform: np.ndarray) -> bool:
                 and np.linalg.det(rotation) > 0.0)
 
 
+def is_similarity(transform: np.ndarray) -> bool:
+    """Return whether an array is a finite transform [4, 4] of a scale, a rotation and a shift."""
+    if transform.shape != (4, 4) or not np.isfinite(transform).all():
+        return False
+    scale = similarity_scale(transform)
+    return bool(scale > 0.0 and np.array_equal(transform[3], [0.0, 0.0, 0.0, 1.0])
+                and is_rigid(transform / [scale, scale, scale, 1.0]))
+
+
+def invert_similarity(transform: np.ndarray) -> np.ndarray:
+    """Return the inverse of a similarity [4, 4]."""
+    turn = transform[:3, :3].T / similarity_scale(transform)**2
+    inverse = np.eye(4)
+    inverse[:3, :3] = turn
+    inverse[:3, 3] = -turn @ transform[:3, 3]
+    return inverse
+
+
 def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return points [..., 3] moved by a transform [4, 4], in the points' own dtype."""
     if not points.size:

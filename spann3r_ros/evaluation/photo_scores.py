@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Network
 from spann3r_ros.core.types import Frame
 from spann3r_ros.datasets.photographs import Photographs
@@ -19,7 +18,7 @@ from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.pipeline.runner import run_frames
 
 from .measures import trajectories
-from .recorded_runs import in_first_camera, poses_of
+from .recorded_runs import MappedFrame, in_first_camera, poses_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ class PhotoRun:
     the true poses of all photographs.
     """
 
-    keyframes: list[Keyframe]
+    keyframes: list[MappedFrame]
     coverage: float
     truth: np.ndarray
 

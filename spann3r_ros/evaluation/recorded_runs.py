@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate, Network, NetworkStatus
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
-from spann3r_ros.core.types import Frame, FrameError, Pointmap, StampedPose
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.types import Frame, FrameError, Pointmap
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.pipeline.runner import run_frames
 
 OPTICAL_FROM_MAP = invert(MAP_FROM_OPTICAL)
+
+
+@dataclass(frozen=True)
+class MappedFrame:
+    """A keyframe in one frame for all of them: its points, and its pose if it has one.
+
+    `depth` [h, w] is in units of its fragment.
+    """
+
+    stamp_ns: int
+    fragment_id: int
+    image: np.ndarray
+    intrinsics: Intrinsics
+    depth: np.ndarray
+    pointmap: Pointmap
+    world_from_camera: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class RecordedRun:
     """
 
     pointmaps: list[Pointmap]
-    keyframes: list[Keyframe]
+    keyframes: list[MappedFrame]
     network_sec: float
 
     @property
@@ -45,6 +61,7 @@ class RecordingNetwork:
     def __init__(self, network: Network) -> None:
         self._network = network
         self.name = network.name
+        self.identity = network.identity
         self.measures_pose = network.measures_pose
         self.estimates: list[Estimate] = []
         self.seconds = 0.0
@@ -118,23 +135,30 @@ def to_frames(images: np.ndarray, camera: Intrinsics) -> list[Frame]:
     return [Frame(index, 'camera', image, camera) for index, image in enumerate(images)]
 
 
-def poses_of(keyframes: Sequence[Keyframe]) -> tuple[np.ndarray, list[int]]:
+def poses_of(keyframes: Sequence[MappedFrame]) -> tuple[np.ndarray, list[int]]:
     """Return the poses [m, 4, 4] of the keyframes that have one, and their stamps."""
-    posed = [one for one in keyframes if one.pose is not None]
-    poses = np.array([one.pose.world_from_camera for one in posed]).reshape(-1, 4, 4)
+    posed = [one for one in keyframes if one.world_from_camera is not None]
+    poses = np.array([one.world_from_camera for one in posed]).reshape(-1, 4, 4)
     return poses, [one.stamp_ns for one in posed]
 
 
-def in_first_camera(updates: Sequence[MapUpdate]) -> list[Keyframe]:
+def in_first_camera(updates: Sequence[MapUpdate]) -> list[MappedFrame]:
     """Return the keyframes of updates in the optical frame of a first camera that was level."""
-    return [_moved(keyframe) for update in updates for keyframe in update.keyframes]
+    return in_world(updates, OPTICAL_FROM_MAP)
 
 
-def _moved(keyframe: Keyframe) -> Keyframe:
-    pose = keyframe.pose
-    if pose is not None:
-        pose = StampedPose(pose.stamp_ns, pose.frame_id,
-                           OPTICAL_FROM_MAP @ pose.world_from_camera)
-    points = transform_points(OPTICAL_FROM_MAP, keyframe.pointmap.points)
-    return replace(keyframe, pose=pose,
-                   pointmap=Pointmap(points, keyframe.pointmap.confidence))
+def in_world(updates: Sequence[MapUpdate], world_from_map: np.ndarray) -> list[MappedFrame]:
+    """Return the keyframes of updates where they are at the end, in a frame of the caller."""
+    places = {}
+    for update in updates:
+        places |= update.places
+    return [_located(keyframe, world_from_map @ places[keyframe.fragment_id])
+            for update in updates for keyframe in update.keyframes]
+
+
+def _located(keyframe: Keyframe, world_from_fragment: np.ndarray) -> MappedFrame:
+    pose = keyframe.pose_in(world_from_fragment)
+    return MappedFrame(keyframe.stamp_ns, keyframe.fragment_id, keyframe.image,
+                       keyframe.intrinsics, keyframe.depth,
+                       Pointmap(keyframe.points_in(world_from_fragment), keyframe.confidence),
+                       None if pose is None else pose.world_from_camera)

@@ -1,59 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapping algorithm: one frame after another, from images to keyframes and a voxel map.
+"""The mapping algorithm: one frame after another, from images to keyframes in fragments.
 
 `process` takes a frame through these stages:
 
-1. fit the image to the network's input (`preprocess`) and decide whether it becomes a keyframe;
+1. decide whether the frame becomes a keyframe (`KeyframeGate`), and fit its image to the network's
+   input (`preprocess`);
 2. run the network, which returns final estimates: of this frame, or of an earlier one if the
    network has a lag (`_advance`);
-3. clean an estimate and solve the pose of its camera in the fragment (`_finish`, `_solve_pose`);
-4. filter the pose in the map with the one that tracked corners predict (`CameraTrack`), or take
-   the given pose (`KnownPoses`);
-5. move the points into the map and merge them into the voxels (`_add`);
-6. estimate the pose of the newest frame from its corners and its provisional pointmap
-   (`_solve_live_pose`).
+3. clean an estimate (`_finish`), and give its camera a pose in the fragment (`PoseSource.place`):
+   solved and filtered with the one that tracked corners predict, or given;
+4. add the keyframe to the atlas, whose layers integrate its points (`_add`);
+5. estimate the pose of the newest frame from its corners and its provisional pointmap
+   (`_live_pose`).
 """
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
+
 from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.keyframe import Keyframe, on_rays
+from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate, Network
-from spann3r_ros.core.transforms import map_axes, similarity_scale, transform_points
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, invert_similarity, map_axes
 from spann3r_ros.core.types import (
     DeviceMemoryError,
+    FragmentPose,
     Frame,
     FrameError,
-    Pointmap,
     StampedPose,
     check_confident,
     clean,
 )
 from spann3r_ros.core.views import preprocess
 
-from .fragments.fragment import AlignmentError, Fragment, can_place, place_after, place_with_scale
-from .layers.voxel_map import VoxelMap
+from .admitted import Admitted
+from .fragments.atlas import Atlas, PathView
+from .layers.voxel_map import VoxelCloud, VoxelMap, VoxelSnapshot
 from .mapper_config import MapperConfig
-from .mapping_state import MAP_LOADED, Admitted, MappingState
+from .mapping_state import MappingState, Phase
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
-from .storage.saved_map import SavedMap
-from .tracking.camera_track import CameraTrack, PoseMeasurement, measurement_in_map
+from .saved_state import read_state, state_tree
+from .storage.saved_tree import SavedNode, decode_tree, encode_tree
+from .storage.saved_values import Tree
 from .tracking.focal_length import estimate_intrinsics
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
-from .tracking.measured_pose import measure_pose
-from .tracking.pnp import PoseError
+from .tracking.solved_keyframes import SolvedPoses
 
 # The image id of the last placed keyframe, which is also the first image of a new fragment.
 ANCHOR_ID = 0
 ASKED_FOR = 'asked for'
-# After so many fragments without a place, the next one gets the scale of the last one placed.
-MAX_FAILED_PLACEMENTS = 3
+MAP_LOADED = 'a map was loaded'
+OUT_OF_MEMORY = 'out of memory'
+NOT_PLACED = 'the last fragment could not be placed in the map'
+UNUSABLE_START = 'the first frame gave no usable pointmap'
 
 logger = logging.getLogger(__name__)
 
@@ -65,330 +71,401 @@ class Mapper:
         self._config = config or MapperConfig()
         self._memory = MemoryManager(network)
         self.voxel_map = VoxelMap(self._config.voxel_map)
-        self._state = self._start(fragment_id=0)
+        self._layers = (self.voxel_map,)
+        self._state = self._new_state(fragment_id=0)
 
     @property
-    def trajectory(self) -> list[StampedPose]:
-        """Return the refined poses in frame order, the newest `path_max_size` of them."""
-        return list(self._state.trajectory)
+    def network_name(self) -> str:
+        """Return the name of the network."""
+        return self._memory.name
 
     def process(self, frame: Frame) -> MapUpdate:
         """Process one frame; return the keyframes that it completed and the live pose.
 
         With known poses, keyframes wait until the camera has moved far enough to measure their
-        scale. Raises FrameError for a frame that cannot be used, or if an earlier frame got no
-        usable points from this step. The map is unchanged by these frames, and the next frame may
-        follow. The keyframes that the step completed come with the next update, or by
-        `take_keyframes`. After DeviceMemoryError the next frame begins a new fragment.
+        scale. Raises FrameError, and changes nothing, for a frame that the map does not accept.
+        Whatever happens later is in `MapUpdate.failed`, with the frame that it happened to. After
+        a DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
-        state.check_open(frame)
-        network_input = preprocess(frame, self._input_size(frame),
-                                   self._config.field_of_view == 'letterbox',
-                                   self._config.resampling == 'exact')
-        if not state.gate.admits(frame.stamp_ns):
+        state.check(frame)
+        if state.gate.skips(frame.stamp_ns):
             return MapUpdate(skipped=True)
-        started, errors = time.perf_counter(), []
+        admitted = state.admit(frame, preprocess(
+            frame, self._input_size(frame), self._config.field_of_view == 'letterbox',
+            self._config.resampling == 'exact'))
+        started, live_pose, inference_sec = time.perf_counter(), None, 0.0
         try:
-            if state.restart_reason:
-                self._begin_fragment(errors)
-            live_pose, inference_sec = self._advance(state.admit(frame, network_input), started,
-                                                     errors)
-        except DeviceMemoryError:
-            state.restart_reason = 'out of memory'
-            raise
-        except FrameError as error:
-            errors.append(error)
-        _raise_first(errors)
-        return MapUpdate(False, state.take_keyframes(), live_pose, inference_sec)
+            if not state.restart_reason or self._begin_fragment():
+                live_pose, inference_sec = self._advance(admitted, started)
+            else:
+                state.replays[admitted.image_id] = admitted
+        # Whatever the network raises, this frame has failed and the next one may work.
+        except Exception as error:
+            if isinstance(error, DeviceMemoryError):
+                state.restart(OUT_OF_MEMORY)
+            state.fail(admitted, error)
+        return self._update(live_pose, inference_sec)
 
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
-        self._state.restart_reason = reason
+        self._state.restart(reason)
+
+    def move_fragment(self, fragment_id: int, map_from_fragment: np.ndarray) -> MapUpdate:
+        """Place a fragment anew by a similarity [4, 4]; path, cloud and later poses follow.
+
+        Raises ValueError, and changes nothing, for an unknown fragment or another transform.
+        """
+        self._state.atlas.move(fragment_id, map_from_fragment)
+        return self._update()
 
     def flush(self) -> MapUpdate:
         """Close the map and return the keyframes still to come; none if under two images came.
 
-        `process` rejects further frames until `reset`. Raises FrameError as `process` does;
-        `take_keyframes` then returns the keyframes that came nevertheless.
+        `process` rejects further frames until `reset`.
         """
-        state, started, errors = self._state, time.perf_counter(), []
-        state.closed = True
-        estimates = self._memory.flush()
-        inference_sec = time.perf_counter() - started
-        self._settle([one for one in estimates if one.image_id in state.pending], errors)
-        state.pending.clear()
-        if state.known_poses is not None:
-            state.known_poses.drop_waiting()
-        _raise_first(errors)
-        return MapUpdate(keyframes=state.take_keyframes(), inference_sec=inference_sec)
+        state, started = self._state, time.perf_counter()
+        reason: Exception = FrameError('the recording ended before the estimate of this frame')
+        try:
+            # Frames may wait for a fragment that could not begin, or that has yet to.
+            if state.replays or (state.pending and self._has_lost_memory):
+                self._begin_fragment()
+            state.phase = Phase.CLOSED
+            self._settle(self._memory.flush())
+        # Whatever the network raises, the frames that wait have failed.
+        except Exception as error:
+            reason = error
+        state.phase = Phase.CLOSED
+        for admitted in [*state.pending.values(), *state.replays.values()]:
+            state.fail(admitted, reason)
+        state.pending, state.replays = {}, {}
+        if state.poses is not None:
+            state.poses.finish()
+        return self._update(inference_sec=time.perf_counter() - started)
 
-    def take_keyframes(self) -> tuple[Keyframe, ...]:
-        """Return the keyframes that are in no update, because `process` or `flush` raised."""
-        return self._state.take_keyframes()
+    def tree(self) -> Tree:
+        """Return all that `load` needs; ValueError for a map that has not begun.
+
+        Arrays may be shared with the mapper, which does not change them.
+        """
+        if self._state.camera is None:
+            raise ValueError('the map has not begun')
+        return {'field_of_view': self._config.field_of_view,
+                'network': self._memory.tree(),
+                'layers': {layer.name: layer.tree() for layer in self._layers},
+                'state': state_tree(self._state)}
+
+    def load(self, saved: SavedNode) -> str:
+        """Continue a saved map; return how.
+
+        With the saved state of the network, the next frame continues its sequence. Without it, the
+        next frame begins a fragment that is placed by the last keyframe. Raises ValueError, and
+        changes nothing, for a map that is not consistent or does not fit network and settings.
+        """
+        counters = {layer.name: layer.read(saved.node('layers').node(layer.name))
+                    for layer in self._layers}
+        state = self._new_state(0)
+        read_state(saved.node('state'), state, self._config, counters)
+        self._check_fits(saved, state)
+        continued = state.phase is not Phase.CLOSED and self._restore_network(saved)
+        if not continued:
+            self._memory.reset(MAP_LOADED)
+        for layer in self._layers:
+            layer.restore(counters[layer.name])
+        self._state = state
+        if state.phase is Phase.CLOSED:
+            state.phase = Phase.TRACKING
+        if not continued:
+            state.restart(MAP_LOADED)
+        return ('the sequence of the network goes on' if continued
+                else 'the next image begins a fragment at the last keyframe')
+
+    @contextmanager
+    def ended(self) -> Iterator[MapUpdate]:
+        """Let the map be, within a `with` statement, as if the recording ended here.
+
+        The value is the update that completes the map.
+        """
+        if not (self._state.pending or self._state.replays):
+            yield self._update()
+            return
+        saved = decode_tree(*encode_tree(self.tree()))
+        update = self.flush()
+        try:
+            yield update
+        finally:
+            self.load(saved)
 
     def reset(self) -> None:
         """Start a new, empty map with the next frame."""
         self._memory.reset(ASKED_FOR)
-        self.voxel_map.clear()
-        self._state = self._start(self._state.fragment.id + 1)
+        for layer in self._layers:
+            layer.clear()
+        self._state = self._new_state(self._state.atlas.current.id + 1)
 
     def close(self) -> None:
         """Free the network's memory; the mapper cannot be used afterwards."""
         self._memory.release()
 
-    def saved(self) -> SavedMap | None:
-        """Return what `load` needs; None while no new fragment could be joined to the map."""
-        return self._state.saved(self.voxel_map.rows())
+    @property
+    def trajectory(self) -> list[StampedPose]:
+        """Return the poses of the keyframes in the map, the newest `path_max_size` of them."""
+        state = self._state
+        return [] if state.camera is None else state.atlas.poses(state.camera[0])
 
-    def load(self, saved: SavedMap) -> None:
-        """Continue a saved map: the next frame begins a fragment, placed by the last keyframe.
+    def path(self) -> PathView:
+        """Return the same poses as arrays."""
+        return self._state.atlas.path()
 
-        Raises ValueError for a map that does not fit the network or the configuration; the current
-        map is then unchanged.
-        """
-        height, width = saved.camera[1]
-        size = self._memory.input_size(width / height)
-        if saved.anchor is not None and saved.anchor.image.shape[:2] != size:
-            raise ValueError(f'map: expected keyframes of height and width {size}, as the network '
-                             f'takes, got {saved.anchor.image.shape[:2]}')
-        self.voxel_map.restore(saved.voxels)
-        self._memory.reset(MAP_LOADED)
-        self._state = self._start(saved.fragment_id)
-        self._state.resume(saved)
+    def cloud(self) -> VoxelCloud:
+        """Return the voxels of all fragments as points in the map."""
+        return self.snapshot().cloud()
+
+    def snapshot(self) -> VoxelSnapshot:
+        """Return the voxels of all fragments; another thread may compute their cloud."""
+        return self.voxel_map.snapshot(self._state.atlas.located_stores(self.voxel_map.name))
 
     def status(self) -> MappingStatus:
         """Return the counters."""
         state = self._state
+        atlas, poses = state.atlas, state.poses
         return MappingStatus(
-            fragment_id=state.fragment.id,
-            scale=state.fragment.scale,
+            phase=state.phase.value,
+            fragment_id=atlas.current.id,
+            fragments=sum(one.received > 0 for one in atlas.fragments.values()),
+            revision=atlas.revision,
+            scale=atlas.current.scale,
             keyframes=state.keyframes,
             skipped=state.gate.skipped,
-            poses_failed=state.poses_failed,
-            live_poses_failed=state.live_poses_failed,
+            poses_failed=0 if poses is None else poses.failed,
+            live_poses_failed=0 if poses is None else poses.live_failed,
             coverage=state.coverage,
-            voxels=len(self.voxel_map),
+            voxels=sum(map(len, atlas.stores(self.voxel_map.name))),
             voxel_size=self.voxel_map.voxel_size,
             voxels_evicted=self.voxel_map.evicted,
+            kept=atlas.kept(),
             memory=self._memory.report(),
         )
 
-    def _start(self, fragment_id: int) -> MappingState:
-        return MappingState(KeyframeGate(self._config.keyframes), CameraTrack(self._config.pose),
-                            deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
+    def _check_fits(self, saved: SavedNode, state: MappingState) -> None:
+        """Raise ValueError for a map of another network, or with keyframes of another size."""
+        if saved.has('network'):
+            self._memory.check(saved.node('network'))
+            saved.text('field_of_view', [self._config.field_of_view])
+        height, width = state.camera[1]
+        size = self._memory.input_size(width / height)
+        anchor = state.poses.anchor if isinstance(state.poses, SolvedPoses) else None
+        images = [one.network_input.image for one in [*state.pending.values(),
+                                                      *state.replays.values()]]
+        images += [] if anchor is None else [anchor.image]
+        for image in images:
+            if image.shape[:2] != size:
+                raise ValueError(f'map: expected keyframes of height and width {size}, as the '
+                                 f'network takes, got {image.shape[:2]}')
+
+    def _restore_network(self, saved: SavedNode) -> bool:
+        """Return whether the network continues the saved sequence; if not, it is unchanged."""
+        if saved.has('network') and saved.node('network').node('state').arrays():
+            try:
+                self._memory.restore(saved.node('network'))
+            except ValueError as error:
+                logger.warning('the network does not continue the saved sequence: %s', error)
+            else:
+                return True
+        return False
+
+    def _new_state(self, fragment_id: int) -> MappingState:
+        return MappingState(KeyframeGate(self._config.keyframes),
+                            Atlas(self._config, self._layers, fragment_id))
+
+    @property
+    def _has_lost_memory(self) -> bool:
+        """Return whether a failure, and no user, has ended the network's sequence."""
+        return self._state.restart_reason not in ('', ASKED_FOR, MAP_LOADED)
 
     def _input_size(self, frame: Frame) -> tuple[int, int]:
         height, width = frame.rgb.shape[:2]
         return self._memory.input_size(width / height)
 
-    def _begin_fragment(self, errors: list[FrameError]) -> None:
+    def _update(self, live_pose: FragmentPose | None = None,
+                inference_sec: float = 0.0) -> MapUpdate:
+        """Return what has happened since the update before."""
+        state = self._state
+        atlas, moved = state.atlas, state.atlas.take_moved()
+        keyframes, state.undelivered = tuple(state.undelivered), []
+        failed, state.failed = tuple(state.failed), []
+        named = {atlas.current.id, *moved, *(one.fragment_id for one in keyframes)}
+        return MapUpdate(False, keyframes, live_pose, inference_sec, failed, atlas.revision, moved,
+                         atlas.places(named))
+
+    def _begin_fragment(self) -> bool:
         """Reset the network's memory; process the last placed keyframe and the pending frames.
 
-        The last placed keyframe becomes the first image of the new fragment and places it in the
-        map. If memory runs out, the pending frames are processed with the next fragment.
+        The last placed keyframe becomes the first image of the new fragment and places it. Returns
+        False if that failed: the next frame then begins another fragment. If memory runs out, the
+        pending frames are processed with the next fragment.
         """
-        state = self._state
-        self._memory.reset(state.restart_reason,
-                           recovery=state.restart_reason not in (ASKED_FOR, MAP_LOADED))
-        state.fragment = Fragment(state.fragment.id + 1, state.fragment.scale)
-        state.camera_track.begin_fragment()
-        if state.known_poses is not None:
-            state.known_poses.drop_waiting()
-            state.known_poses = KnownPoses()
+        state, reason = self._state, self._state.restart_reason
+        self._memory.reset(reason, recovery=self._has_lost_memory)
+        former = state.atlas.current.map_from_fragment
+        fragment = state.atlas.begin()
+        if state.poses is not None:
+            state.poses.begin_fragment(
+                fragment, invert_similarity(fragment.map_from_fragment) @ former)
         # A fragment that failed has replayed the oldest frames, but not all of them.
         state.replays, state.pending = {**state.pending, **state.replays}, {}
-        if state.anchor is not None:
-            self._settle(self._memory.step(state.anchor.image, ANCHOR_ID), errors)
-        while state.replays:
-            admitted = state.replays.pop(next(iter(state.replays)))
-            try:
-                self._advance(admitted, time.perf_counter(), errors)
-            except DeviceMemoryError:
-                state.replays = {admitted.image_id: admitted, **state.replays}
-                raise
-            except AlignmentError:
-                raise
-            except FrameError as error:
-                errors.append(error)
         state.restart_reason = ''
+        try:
+            if isinstance(state.poses, SolvedPoses) and state.poses.anchor is not None:
+                self._settle(self._memory.step(state.poses.anchor.image, ANCHOR_ID))
+            while state.replays and not state.restart_reason:
+                self._replay(state.replays.pop(next(iter(state.replays))))
+        except Exception:
+            state.restart(reason)
+            raise
+        return not state.restart_reason
 
-    def _advance(self, admitted: Admitted, started: float,
-                 errors: list[FrameError]) -> tuple[StampedPose | None, float]:
+    def _replay(self, admitted: Admitted) -> None:
+        """Process a frame again in a new fragment."""
+        try:
+            self._advance(admitted, time.perf_counter())
+        except DeviceMemoryError:
+            self._state.replays = {admitted.image_id: admitted, **self._state.replays}
+            raise
+        except FrameError as error:
+            self._state.fail(admitted, error)
+        except Exception as error:
+            self._state.fail(admitted, error)
+            raise
+
+    def _advance(self, admitted: Admitted,
+                 started: float) -> tuple[FragmentPose | None, float]:
         """Run the network on a frame; finish the frames that its estimates are of.
 
         Returns the live pose and the time of inference in seconds.
         """
         state, frame = self._state, admitted.frame
-        if not state.pending and not state.founded:
-            state.fragment = replace(state.fragment, map_from_fragment=map_axes(frame.up))
+        if state.poses is None:
+            state.poses = (SolvedPoses(self._config) if frame.world_from_camera is None
+                           else KnownPoses(self._config.pose))
+        poses, fragment = state.poses, state.atlas.current
+        if state.phase is Phase.EMPTY and not state.pending and isinstance(poses, SolvedPoses):
+            fragment.fragment_from_sequence = map_axes(frame.up)
+            state.levelled = frame.up is not None
         estimates = self._memory.step(admitted.network_input.image, admitted.image_id)
         inference_sec = time.perf_counter() - started
         state.take(admitted)
         own = [one for one in estimates if one.image_id == admitted.image_id]
         keyframes = state.keyframes
-        self._settle([one for one in estimates if one not in own], errors)
-        if frame.world_from_camera is not None:
-            self._settle(own, errors)
-            return (StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera),
-                    inference_sec)
+        self._settle([one for one in estimates if one not in own])
+        if isinstance(poses, KnownPoses):
+            self._settle(own)
+            return poses.live_pose(admitted, fragment), inference_sec
+        if state.restart_reason:
+            return None, inference_sec
+        intrinsics = admitted.network_input.intrinsics or state.intrinsics
         if state.keyframes > keyframes or own:
-            state.camera_track.predict(frame.stamp_ns, admitted.network_input.image,
-                                       admitted.network_input.intrinsics or state.intrinsics)
-        self._settle(own, errors)
-        live_pose = None
-        if (self._config.live_pose and estimates and not errors
-                and admitted.image_id in state.pending):
-            live_pose = self._solve_live_pose(admitted)
-        return live_pose, inference_sec
+            poses.predict(admitted, intrinsics)
+        self._settle(own)
+        if not self._config.live_pose or not estimates or admitted.image_id not in state.pending:
+            return None, inference_sec
+        return self._live_pose(admitted, poses, intrinsics), inference_sec
 
-    def _settle(self, estimates: list[Estimate], errors: list[FrameError]) -> None:
+    def _settle(self, estimates: list[Estimate]) -> None:
         """Use final estimates: that of the anchor places the fragment, others finish a frame.
 
-        The error of a frame is appended to `errors`. An error that ends the sequence is raised,
-        because the estimates after it have no place.
+        If a fragment is to begin, the estimates left have no place; their frames stay pending.
         """
         state = self._state
         for estimate in estimates:
+            if state.restart_reason:
+                return
             if estimate.image_id == ANCHOR_ID:
-                self._place_fragment(estimate.pointmap)
-                continue
-            try:
+                self._place_fragment(estimate)
+            elif estimate.image_id in state.pending:
                 self._finish(state.pending.pop(estimate.image_id), estimate)
-            except FrameError as error:
-                if not state.founded and not state.closed:
-                    raise
-                errors.append(error)
 
-    def _place_fragment(self, pointmap: Pointmap) -> None:
-        """Place the fragment in the map; if that fails, the next frame begins another one.
-
-        The anchor is the same each time. After `MAX_FAILED_PLACEMENTS` the scale is not measured.
-        """
+    def _place_fragment(self, estimate: Estimate) -> None:
+        """Place the fragment by its anchor; if that fails, the next frame begins another one."""
         state = self._state
-        try:
-            similarity = place_after(state.anchor, pointmap, self._config.voxel_map.min_confidence)
-        except AlignmentError as error:
-            if state.placements_failed < MAX_FAILED_PLACEMENTS:
-                state.placements_failed += 1
-                state.restart_reason = 'the last fragment could not be placed in the map'
-                raise
-            logger.warning('fragment %d has the scale of the last one placed: %s',
-                           state.fragment.id, error)
-            similarity = place_with_scale(state.anchor, state.placed_scale)
-        state.placements_failed, state.placed_scale = 0, similarity_scale(similarity)
-        state.fragment = replace(state.fragment, map_from_fragment=similarity)
+        if state.poses.place_fragment(estimate.pointmap, state.atlas.current):
+            return
+        state.restart(NOT_PLACED)
+        state.phase = Phase.LOST
+        if state.pending:
+            # The anchor was estimated together with this frame. With another one it may fit.
+            oldest = state.pending.pop(next(iter(state.pending)))
+            state.fail(oldest, FrameError(NOT_PLACED))
 
     def _finish(self, admitted: Admitted, estimate: Estimate) -> None:
-        """Merge a frame's final estimate; if the map's first one is unusable, start again."""
+        """Add the keyframe of a final estimate to the map, or record that the frame failed.
+
+        If it is the map's first one, the next frame begins the map again.
+        """
+        state = self._state
+        empty = state.keyframes == 0 and (state.poses is None or not state.poses.waiting)
         try:
             estimate = _cleaned(estimate, admitted)
             # The first keyframe of a map needs points that enter the map. Later a blank wall may
             # have none of them, and its pose is solved from points of lower confidence.
-            check_confident(estimate.pointmap, 0.0 if self._state.founded
-                            else self._config.voxel_map.min_confidence)
-            self._merge(admitted, estimate)
-        except FrameError:
-            if not self._state.founded and not self._state.closed:
-                self._memory.reset('the first frame gave no usable pointmap', recovery=True)
-                self._state.pending.clear()
-                self._state.replays.clear()
-                self._state.camera = None
-                self._state.known_poses = None
-                self._state.intrinsics = None
-            raise
-
-    def _merge(self, admitted: Admitted, estimate: Estimate) -> None:
-        """Add to the map the keyframes that can be placed now."""
-        state = self._state
-        state.intrinsics = (admitted.network_input.intrinsics or state.intrinsics
-                            or estimate_intrinsics(estimate.local or estimate.pointmap))
-        if state.known_poses is None:
-            keyframes = (self._place_by_solved_pose(admitted, estimate),)
+            check_confident(estimate.pointmap,
+                            self._config.voxel_map.min_confidence if empty else 0.0)
+            intrinsics = (admitted.network_input.intrinsics or state.intrinsics
+                          or estimate_intrinsics(estimate.local or estimate.pointmap))
+            state.intrinsics = intrinsics
+            placed = state.poses.place(admitted, estimate, intrinsics, state.atlas.current)
+            for keyframe in placed:
+                self._add(keyframe)
+        # Whatever happens to this estimate, the ones after it are used.
+        except Exception as error:
+            state.fail(admitted, error)
+            if empty and state.phase is not Phase.CLOSED:
+                state.restart(UNUSABLE_START)
+                state.forget_camera()
         else:
-            keyframes = self._place_by_known_pose(admitted, estimate)
-        for keyframe in [one if one.pose is None else on_rays(one) for one in keyframes]:
-            self._add(keyframe)
-
-    def _place_by_solved_pose(self, admitted: Admitted, estimate: Estimate) -> Keyframe:
-        state, frame, pointmap = self._state, admitted.frame, estimate.pointmap
-        measured, reason = self._solve_pose(frame, estimate, state.intrinsics)
-        filtered = state.camera_track.update(frame.stamp_ns, measured)
-        points = transform_points(
-            filtered.pointmap_correction @ state.fragment.map_from_fragment, pointmap.points)
-        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, filtered.pose,
-                            admitted.network_input.image, state.intrinsics,
-                            Pointmap(points, pointmap.confidence), state.fragment.id)
-        if filtered.pose is None:
-            state.poses_failed += 1
-            logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
-        elif state.anchor is None or can_place(keyframe, self._config.voxel_map.min_confidence):
-            state.anchor = keyframe
-        state.camera_track.follow_keyframe(keyframe)
-        return keyframe
-
-    def _place_by_known_pose(self, admitted: Admitted,
-                             estimate: Estimate) -> tuple[Keyframe, ...]:
-        state, frame = self._state, admitted.frame
-        try:
-            # The pose in the fragment is needed to move the points into the camera's frame.
-            solution = measure_pose(estimate, state.intrinsics, self._config.pose)
-        except PoseError:
-            state.poses_failed += 1
-            if state.known_poses.count_failure():
-                # A new fragment costs nothing here: its keyframes are placed by given poses.
-                self.new_fragment('the network lost the camera')
-            raise
-        pose = StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera)
-        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, pose, admitted.network_input.image,
-                            state.intrinsics, estimate.pointmap, state.fragment.id)
-        placed = state.known_poses.place(keyframe, solution.fragment_from_camera)
-        if state.known_poses.scale.metric:
-            state.fragment = replace(state.fragment, scale=state.known_poses.scale)
-        return tuple(placed)
+            self._level(admitted, placed)
+        if state.poses is not None and state.poses.restart_reason:
+            state.restart(state.poses.restart_reason)
+            state.poses.restart_reason = ''
 
     def _add(self, keyframe: Keyframe) -> None:
-        pose, pointmap = keyframe.pose, keyframe.pointmap
-        self.voxel_map.integrate(
-            pointmap.points.reshape(-1, 3), keyframe.image.reshape(-1, 3),
-            pointmap.confidence.reshape(-1), None if pose is None else pose.world_from_camera)
-        self._state.keyframes += 1
-        self._state.undelivered.append(keyframe)
-        if pose is not None:
-            self._state.trajectory.append(pose)
+        state = self._state
+        state.atlas.add(keyframe, keyframe.points_in(np.eye(4)))
+        state.keyframes += 1
+        state.undelivered.append(keyframe)
+        if state.phase is not Phase.CLOSED:
+            state.phase = Phase.LOST if keyframe.pose is None else Phase.TRACKING
 
-    def _solve_live_pose(self, admitted: Admitted) -> StampedPose | None:
-        intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
+    def _level(self, admitted: Admitted, placed: list[Keyframe]) -> None:
+        """Level the map by the first frame whose direction against gravity is known.
+
+        The map is then as if that direction had been known at its first frame.
+        """
+        state, up = self._state, admitted.frame.up
+        if state.levelled or up is None or isinstance(state.poses, KnownPoses):
+            return
+        pose = next((one.pose for one in placed if one.stamp_ns == admitted.frame.stamp_ns), None)
+        if pose is None:
+            return
+        state.levelled = True
+        in_map = pose.in_map(state.atlas.current.map_from_fragment).world_from_camera
+        # The map was begun by a camera that was thought to be level.
+        up_of_first = MAP_FROM_OPTICAL[:3, :3].T @ in_map[:3, :3] @ up
+        logger.info('the map is levelled: gravity was not known at its first image')
+        state.atlas.move_all(map_axes(up_of_first) @ invert(MAP_FROM_OPTICAL))
+
+    def _live_pose(self, admitted: Admitted, poses: SolvedPoses,
+                   intrinsics: Intrinsics | None) -> FragmentPose | None:
+        intrinsics = intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None
-        track, stamp_ns = self._state.camera_track, admitted.frame.stamp_ns
-        measured = None
-        if not track.prior_suffices(stamp_ns):
+        provisional = None
+        if not poses.prior_suffices(admitted):
             provisional = self._memory.provisional()
-            if provisional is not None:
-                measured, _ = self._solve_pose(admitted.frame, _cleaned(provisional, admitted),
-                                               intrinsics)
-        pose = track.estimate(stamp_ns, measured).pose
-        self._state.live_poses_failed += pose is None
-        return pose
-
-    def _solve_pose(self, frame: Frame, estimate: Estimate,
-                    intrinsics: Intrinsics) -> tuple[PoseMeasurement | None, str]:
-        """Return the pose in the map that an estimate implies, or None and the reason."""
-        try:
-            solution = measure_pose(estimate, intrinsics, self._config.pose)
-        except PoseError as error:
-            return None, str(error)
-        return measurement_in_map(frame.stamp_ns, frame.frame_id, solution,
-                                  self._state.fragment.map_from_fragment), ''
+        if provisional is not None:
+            provisional = _cleaned(provisional, admitted)
+        return poses.live_pose(admitted, provisional, intrinsics, self._state.atlas.current)
 
 
 def _cleaned(estimate: Estimate, admitted: Admitted) -> Estimate:
     return replace(estimate, pointmap=clean(estimate.pointmap, admitted.network_input.usable))
-
-
-def _raise_first(errors: list[FrameError]) -> None:
-    for error in errors[1:]:
-        logger.warning('frame refused: %s', error)
-    if errors:
-        raise errors[0]

@@ -9,11 +9,17 @@ from spann3r_ros.core.settings import check_settings, setting
 
 @dataclass(frozen=True)
 class KeyframeConfig:
-    """Which frames reach the network; the others are skipped."""
+    """Which frames reach the network, and what is kept of them; the others are skipped."""
 
     stride: int = setting(1, 'Every how many frames one is used', 1, 10_000)
     min_interval_sec: float = setting(
         0.0, 'Least time between the stamps of two used frames', 0.0, 3600.0)
+    max_full_bytes: int = setting(
+        64_000_000, 'Most bytes of complete keyframes; older ones keep a JPEG image and a depth '
+        'in half precision', 0, 2**40)
+    max_bytes: int = setting(
+        1_000_000_000, 'Most bytes of all keyframes; beyond, keyframes are removed evenly along '
+        'the path', 0, 2**40)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -54,7 +60,7 @@ class VoxelMapConfig:
         0.0, 'Edge of a voxel in map units; 0.0: 1 % of the median depth of the first keyframe',
         0.0, 1000.0)
     max_voxels: int = setting(
-        500_000, 'Most voxels kept; beyond, the least recently observed are removed, down to 90 %',
+        500_000, 'Most voxels kept; beyond, the least recently observed are removed, down to 98 %',
         100, 50_000_000)
     min_confidence: float = setting(
         0.1, 'Points below this confidence are left out of the map', 0.0, 1.0)

@@ -1,73 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper's state between two frames, without the voxel map and the network's memory."""
+"""The mapper's state between two frames, without the network's memory; a reset replaces it."""
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.types import Frame, FrameError, StampedPose
+from spann3r_ros.core.transforms import is_rigid
+from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.core.views import Preprocessed
-from spann3r_ros.mapping.fragments.fragment import Fragment
-from spann3r_ros.mapping.layers.voxel_map import VoxelRows
-from spann3r_ros.mapping.storage.saved_map import SavedMap
-from spann3r_ros.mapping.tracking.camera_track import CameraTrack
-from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
-from spann3r_ros.mapping.tracking.known_poses import KnownPoses, check_known_pose
 
-MAP_LOADED = 'a map was loaded'
+from .admitted import Admitted
+from .fragments.atlas import Atlas
+from .mapping_status import FailedFrame
+from .tracking.keyframe_gate import KeyframeGate
+from .tracking.known_poses import KnownPoses
+from .tracking.pose_source import PoseSource
 
 
-@dataclass(frozen=True)
-class Admitted:
-    """A frame that the keyframe gate admitted, with its network input and image id."""
+class Phase(Enum):
+    """What a map accepts.
 
-    frame: Frame
-    network_input: Preprocessed
-    image_id: int
+    EMPTY: frames of any camera, with or without given poses. TRACKING and LOST: frames of the
+    map's camera; LOST, if the newest keyframe has no pose or the fragment no place. CLOSED, after
+    a flush: no frames.
+    """
+
+    EMPTY = 'empty'
+    TRACKING = 'tracking'
+    LOST = 'lost'
+    CLOSED = 'closed'
 
 
 @dataclass
 class MappingState:
-    """The mapper's state between two frames; a reset creates a new one."""
+    """One map, the frames on their way into it, and the counters."""
 
     gate: KeyframeGate
-    camera_track: CameraTrack
-    trajectory: deque[StampedPose]
-    fragment: Fragment = field(default_factory=Fragment)
+    atlas: Atlas
+    phase: Phase = Phase.EMPTY
+    poses: PoseSource | None = None  # chosen by the first frame
     pending: dict[int, Admitted] = field(default_factory=dict)  # final estimate still to come
     replays: dict[int, Admitted] = field(default_factory=dict)  # for the new fragment to process
-    undelivered: list[Keyframe] = field(default_factory=list)  # in the map, but in no update yet
-    image_ids: int = 0  # the number of ids used so far
-    anchor: Keyframe | None = None  # the first image of a new fragment: `can_place`
-    placed_scale: float = 1.0  # map units per unit of the fragment placed last; 1: the first one
-    placements_failed: int = 0  # in a row
-    known_poses: KnownPoses | None = None  # None: poses are solved
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
+    levelled: bool = False
+    image_ids: int = 0  # the number of ids used so far
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
-    coverage: float = math.nan
     intrinsics: Intrinsics | None = None  # estimated, at the network's input size
-    closed: bool = False
+    coverage: float = math.nan
     keyframes: int = 0
-    poses_failed: int = 0
-    live_poses_failed: int = 0
+    undelivered: list[Keyframe] = field(default_factory=list)
+    failed: list[FailedFrame] = field(default_factory=list)  # not reported yet
 
-    @property
-    def founded(self) -> bool:
-        """Return whether the map has its first keyframe, placed or waiting for a scale."""
-        waiting = self.known_poses is not None and self.known_poses.waiting > 0
-        return self.keyframes > 0 or waiting
-
-    def check_open(self, frame: Frame) -> None:
-        """Raise FrameError for a frame that does not fit the map, or if the map is closed."""
-        if self.closed:
+    def check(self, frame: Frame) -> None:
+        """Raise FrameError for a frame that the map does not accept; change nothing."""
+        if self.phase is Phase.CLOSED:
             raise FrameError('the map is closed by a flush: reset before further frames')
-        check_known_pose(frame)
+        pose = frame.world_from_camera
+        if pose is not None and not is_rigid(pose):
+            raise FrameError(f'world_from_camera: expected a rigid transform [4, 4], got {pose}')
         if self.camera is None:
             return
-        if (frame.world_from_camera is None) != (self.known_poses is None):
+        if (pose is None) == isinstance(self.poses, KnownPoses):
             raise FrameError('world_from_camera: expected a pose with every frame of a map, or '
                              'with none; reset to change that')
         # A map has one camera: the network's memory, the tracked corners and an estimated focal
@@ -82,39 +78,24 @@ class MappingState:
 
     def admit(self, frame: Frame, network_input: Preprocessed) -> Admitted:
         """Return a frame with the next image id."""
+        self.gate.admit(frame.stamp_ns)
         self.image_ids += 1
-        return Admitted(frame, network_input, self.image_ids)
+        return Admitted(frame, network_input, self.image_ids, frame.rgb.shape[:2])
 
     def take(self, admitted: Admitted) -> None:
         """Record a frame that the network has processed as pending."""
         self.pending[admitted.image_id] = admitted
-        self.camera = admitted.frame.frame_id, admitted.frame.rgb.shape[:2]
+        self.camera = admitted.frame.frame_id, admitted.size
         self.coverage = admitted.network_input.coverage
-        if admitted.frame.world_from_camera is not None and self.known_poses is None:
-            self.known_poses = KnownPoses()
 
-    def take_keyframes(self) -> tuple[Keyframe, ...]:
-        """Return the keyframes that no update contains yet, oldest first; forget them."""
-        keyframes, self.undelivered = tuple(self.undelivered), []
-        return keyframes
+    def fail(self, admitted: Admitted, error: Exception) -> None:
+        """Record that a frame cannot be used."""
+        self.failed.append(FailedFrame(admitted.frame, error))
 
-    def saved(self, voxels: VoxelRows) -> SavedMap | None:
-        """Return what `resume` needs; None while no new fragment could be joined to the map."""
-        posed = self.known_poses is not None
-        if self.camera is None or self.intrinsics is None or (self.anchor is None and not posed):
-            return None
-        return SavedMap(voxels, list(self.trajectory), self.anchor, self.camera, self.intrinsics,
-                        self.fragment.id, self.fragment.scale, self.keyframes)
+    def restart(self, reason: str) -> None:
+        """Let the next frame begin a fragment."""
+        self.restart_reason = reason
 
-    def resume(self, saved: SavedMap) -> None:
-        """Take over a saved map, so that the next frame begins a fragment of it."""
-        self.trajectory.extend(saved.trajectory)
-        self.fragment = Fragment(saved.fragment_id, saved.scale)
-        self.camera, self.intrinsics = saved.camera, saved.intrinsics
-        self.keyframes = saved.keyframes
-        self.restart_reason = MAP_LOADED
-        self.anchor = saved.anchor
-        if saved.anchor is None:
-            self.known_poses = KnownPoses()
-        else:
-            self.camera_track.follow_keyframe(saved.anchor)
+    def forget_camera(self) -> None:
+        """Accept another camera, because the map has no keyframe of this one."""
+        self.camera = self.poses = self.intrinsics = None

@@ -2,12 +2,16 @@
 """The mapper's results and counters."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.types import StampedPose
+from spann3r_ros.core.types import FragmentPose, Frame, StampedPose
 from spann3r_ros.mapping.scale.map_scale import Scale
 
+from .fragments.keyframe_store import KeptReport
 from .memory_manager import MemoryReport
 
 
@@ -15,12 +19,16 @@ from .memory_manager import MemoryReport
 class MappingStatus:
     """The mapper's counters since the last reset; those of `memory` are since the start.
 
-    `poses_failed` counts keyframes without a pose. `live_poses_failed` counts frames whose live
-    pose could not be estimated. `coverage` is the share of the newest image that the network sees;
-    it is NaN before the first image.
+    `phase` is empty, tracking, lost or closed. `fragments` counts those with keyframes. `revision`
+    grows whenever a fragment moves. `poses_failed` counts keyframes without a pose.
+    `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
+    share of the newest image that the network sees; it is NaN before the first image.
     """
 
+    phase: str
     fragment_id: int
+    fragments: int
+    revision: int
     scale: Scale
     keyframes: int
     skipped: int
@@ -30,19 +38,45 @@ class MappingStatus:
     voxels: int
     voxel_size: float
     voxels_evicted: int
+    kept: KeptReport
     memory: MemoryReport
 
 
 @dataclass(frozen=True)
-class MapUpdate:
-    """The result of processing one frame: completed keyframes, the live pose, or neither.
+class FailedFrame:
+    """A frame that cannot be used, and the reason."""
 
-    `skipped` is true if the keyframe gate rejected the frame. `keyframes` are those that the frame
-    completed: the *previous* admitted frame (refined result), and earlier ones that waited for a
-    scale. `live_pose` is the pose of the newest frame (provisional result).
+    frame: Frame
+    error: Exception
+
+
+@dataclass(frozen=True)
+class MapUpdate:
+    """The result of processing one frame.
+
+    `skipped` is true if the keyframe gate rejected the frame. `keyframes` are those completed by
+    this frame: of this one, of earlier frames, or none. `live_pose` is the pose of the newest
+    frame (a provisional result). `failed` are the frames that turned out to be unusable: this one
+    or earlier ones. `moved` are the ids of the fragments that moved since the update before.
+    `places` has `map_from_fragment` [4, 4] of these, of the current one and of those that
+    keyframes and live pose are in.
     """
 
     skipped: bool = False
     keyframes: tuple[Keyframe, ...] = ()
-    live_pose: StampedPose | None = None
+    live_pose: FragmentPose | None = None
     inference_sec: float = 0.0
+    failed: tuple[FailedFrame, ...] = ()
+    revision: int = 0
+    moved: tuple[int, ...] = ()
+    places: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def live_pose_in_map(self) -> StampedPose | None:
+        """Return the pose of the newest frame in the map."""
+        pose = self.live_pose
+        return None if pose is None else pose.in_map(self.places[pose.fragment_id])
+
+    def error_of(self, frame: Frame) -> Exception | None:
+        """Return why a frame cannot be used; None if it can."""
+        return next((one.error for one in self.failed if one.frame is frame), None)

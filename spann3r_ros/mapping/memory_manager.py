@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from spann3r_ros.core.network import Estimate, Network, NetworkStatus
+
+from .storage.saved_tree import SavedNode
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,27 @@ class MemoryManager:
             return self._network.flush()
         finally:
             self._network.reset()
+
+    @property
+    def name(self) -> str:
+        """Return the network's name."""
+        return self._network.name
+
+    def tree(self) -> dict[str, Any]:
+        """Return the network and its state for a saved map."""
+        return {'name': self._network.name, 'identity': self._network.identity,
+                'state': self._network.state()}
+
+    def check(self, node: SavedNode) -> None:
+        """Raise ValueError unless a saved map is one of this network with these weights."""
+        node.text('name', [self._network.name])
+        if node.text('identity') != self._network.identity:
+            raise node.fault('identity', f'the weights {self._network.identity}, with which this '
+                             'mapper runs', node.text('identity'))
+
+    def restore(self, node: SavedNode) -> None:
+        """Continue a saved sequence; raise ValueError, and change nothing, if it does not fit."""
+        self._network.restore(node.node('state').arrays())
 
     def reset(self, reason: str, recovery: bool = False) -> None:
         """Empty the memory; write `reason` to the log and to the report."""

@@ -13,7 +13,7 @@ from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
-from spann3r_ros.mapping.storage.products import product_hashes
+from spann3r_ros.mapping.storage.map_directory import map_hashes
 
 from .intake import Intake
 from .node_settings import NodeConfig
@@ -108,9 +108,7 @@ class Replay:
     def finish(self) -> None:
         """End the recording: finish the waiting images and merge the last keyframe."""
         self._intake.drain()
-        error = self._runner.flush()
-        if error is not None:
-            logger.warning('the last frame is not in the map: %s', error)
+        self._runner.flush()
 
     def close(self) -> None:
         """End the worker."""
@@ -123,9 +121,9 @@ class Replay:
         status = self._runner.map_status
         return ReplaySummary(
             images=images, frames=accounts, recovered=status.memory.recoveries,
-            poses=len(self._mapper.trajectory), voxels=status.voxels,
+            poses=len(self._mapper.trajectory), voxels=len(self._mapper.cloud()),
             fragments=len(self._fragments), loops=0, threads=status.memory.status.threads,
-            seconds=round(seconds, 3), sha256=product_hashes(self._mapper), warnings=warnings)
+            seconds=round(seconds, 3), sha256=map_hashes(self._mapper), warnings=warnings)
 
     def match_soon(self) -> None:
         """Have the intake check its waiting images after this message."""

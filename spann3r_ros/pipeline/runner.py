@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import numpy as np
+
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
-from spann3r_ros.mapping.storage.saved_map import SavedMap
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 from .image_clock import ImageClock
 from .slot import FrameSlot
@@ -32,7 +34,7 @@ class Runner:
         # Any thread may read it: a status is immutable.
         self.map_status: MappingStatus = mapper.status()
         self._reporter = reporter
-        self._worker = Worker(self._process, self.slot, reporter, self._note_status)
+        self._worker = Worker(mapper.process, self.slot, reporter, self._note_status)
 
     def call(self, function: Callable[[], Result]) -> Result:
         """Run a function on the worker thread, after the waiting frame; return what it returns."""
@@ -55,53 +57,43 @@ class Runner:
             begun()
         self.call(reset)
 
-    def load(self, saved: SavedMap, begun: Callable[[], None] = lambda: None) -> None:
-        """Continue a saved map, then call `begun`; raise ValueError if the map does not fit."""
-        def load() -> None:
-            self.mapper.load(saved)
+    def load(self, saved: SavedNode, begun: Callable[[], None] = lambda: None) -> str:
+        """Continue a saved map as `Mapper.load` does, then call `begun`; return how it goes on.
+
+        Raises ValueError if the map does not fit; nothing has changed then.
+        """
+        def load() -> str:
+            message = self.mapper.load(saved)
             self._note_status()
             begun()
-        self.call(load)
+            return message
+        return self.call(load)
 
-    def flush(self) -> FrameError | None:
-        """End the recording and deliver the last keyframes; return their error, if any.
+    def flush(self) -> None:
+        """End the recording and deliver the last keyframes and failures.
 
         Without a keyframe this does nothing, and the map stays open.
         """
-        return self.call(self.flush_now)
+        self.call(self._flush)
 
-    def flush_now(self) -> FrameError | None:
-        """Do what `flush` does, on the worker thread."""
-        if not self.mapper.status().keyframes:
-            return None
-        try:
-            self._reporter.deliver(self.mapper.flush())
-        except FrameError as error:
-            self._deliver_rest()
-            return error
-        finally:
-            self._note_status()
-        return None
+    def move_fragment(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
+        """Place a fragment anew, as `Mapper.move_fragment` describes, and deliver the update."""
+        def move() -> None:
+            self._deliver(self.mapper.move_fragment(fragment_id, map_from_fragment))
+        self.call(move)
 
     def stop(self) -> None:
         """End the thread after the frame in progress, and free the network's memory."""
         self._worker.stop()
         self.mapper.close()
 
-    def _process(self, frame: Frame) -> MapUpdate:
-        try:
-            return self.mapper.process(frame)
-        except Exception:
-            self._deliver_rest()
-            raise
+    def _flush(self) -> None:
+        if self.mapper.status().keyframes:
+            self._deliver(self.mapper.flush())
 
-    def _deliver_rest(self) -> None:
-        """Deliver the keyframes that came although a frame failed."""
-        if keyframes := self.mapper.take_keyframes():
-            try:
-                self._reporter.deliver(MapUpdate(keyframes=keyframes))
-            except Exception as error:
-                self._reporter.report_failed(error)
+    def _deliver(self, update: MapUpdate) -> None:
+        self._note_status()
+        self._worker.deliver(update)
 
     def _note_status(self) -> None:
         self.map_status = self.mapper.status()
@@ -139,20 +131,16 @@ def run_frames(mapper: Mapper, frames: Iterable[Frame],
                observe: Callable[[], object] = lambda: None) -> Collector:
     """Run a mapper over a recording without dropping a frame; return the updates and failures.
 
-    An error at the end of the recording counts as one of the last frame. `observe` is called
-    after each frame. An exception other than a FrameError of a frame is a
+    `observe` is called after each frame. An exception other than a FrameError of a frame is a
     defect and is raised.
     """
     collector = Collector(observe)
     runner = Runner(mapper, blocking=True, reporter=collector)
     try:
         runner.slot.open()
-        frame = None
         for frame in frames:
             runner.slot.put(frame)
-        error = runner.flush()
-        if error is not None:
-            collector.frame_failed(frame, error)
+        runner.flush()
     finally:
         runner.stop()
     if collector.defects:

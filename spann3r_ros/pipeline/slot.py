@@ -152,6 +152,11 @@ class FrameSlot:
         with self._changed:
             self._count(waiting=-1, **{outcome.value: 1})
 
+    def revoke(self, frames: int) -> None:
+        """Count frames that were settled as processed as failed."""
+        with self._changed:
+            self._count(processed=-frames, failed=frames)
+
     def discard(self) -> None:
         """Drop the waiting frame, if any."""
         with self._changed:

@@ -80,6 +80,17 @@ class Worker:
             return WorkerReport(self._slot.accounts(), Timing.of(self._latencies),
                                 Timing.of(self._inferences), self._stamp_ns)
 
+    def deliver(self, update: MapUpdate, frame: Frame | None = None) -> None:
+        """Pass an update to the reporter, with its failures; `frame` is not settled yet.
+
+        It is called on the worker thread.
+        """
+        self._report(self._reporter.deliver, update)
+        for failed in update.failed:
+            self._report(self._reporter.frame_failed, failed.frame, failed.error)
+        # A frame may turn out to be unusable after it has been counted.
+        self._slot.revoke(sum(failed.frame is not frame for failed in update.failed))
+
     def _run(self) -> None:
         try:
             while (work := self._slot.take()) is not None:
@@ -99,9 +110,10 @@ class Worker:
             self._slot.settle(Outcome.FAILED)
             self._report(self._reporter.frame_failed, frame, error)
         else:
-            self._report(self._reporter.deliver, update)
-            self._slot.settle(Outcome.SKIPPED if update.skipped else Outcome.PROCESSED)
-            if not update.skipped:
+            self.deliver(update, frame)
+            outcome = Outcome.SKIPPED if update.skipped else Outcome.PROCESSED
+            self._slot.settle(outcome if update.error_of(frame) is None else Outcome.FAILED)
+            if outcome is Outcome.PROCESSED:
                 self._note_timing(frame, update, monotonic() - received_sec)
         self._report(self._settled)
         self._report(self._reporter.frame_settled)

@@ -24,7 +24,7 @@ from std_srvs.srv import SetBool, Trigger
 from spann3r_ros.core.network import Compute, Network
 from spann3r_ros.core.views import prepare_resize
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.storage.products import MapEmptyError
+from spann3r_ros.mapping.storage.map_directory import MapEmptyError
 from spann3r_ros.networks.registry import free_device_memory, open_network, resolve_checkpoint
 from spann3r_ros.pipeline.node_settings import all_settings
 

@@ -12,11 +12,9 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
-from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
-from spann3r_ros.mapping.storage.products import SAVED_MAP, save_products
-from spann3r_ros.mapping.storage.saved_map import read_saved_map
+from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.runner import Runner
@@ -52,7 +50,8 @@ class Session:
         self._refreshing: Future | None = None
         self._status_lock = Lock()
         self._tf = TfBridge(node, settings.node, listening)
-        self._publishers = MapPublishers(node, settings, self._tf.roles)
+        self._publishers = MapPublishers(node, settings, self._tf.roles,
+                                         self.report_failed)
         self._diagnostics = Diagnostics(node, settings.node.diagnostics)
         # Wall time: the status is published also while /clock stands still or has not started.
         self._timer = node.create_timer(STATUS_PERIOD_SEC, self._tick,
@@ -79,7 +78,7 @@ class Session:
         self._intake.drop_waiting()
         self._intake = self._inputs = None
         self._runner.slot.close()
-        self._runner.call(lambda: self._publishers.pause(self._voxel_map))
+        self._runner.call(lambda: self._publishers.pause(self._runner.mapper))
         self.publish_status()
 
     def close(self) -> None:
@@ -116,37 +115,34 @@ class Session:
         return 'images are taken' if enabled else 'images are skipped'
 
     def save(self) -> str:
-        """Write map and trajectory into the map directory; return a message with the file names.
+        """Write the map into the map directory; return a message with its path.
 
-        In replay mode this ends the recording: the waiting frames and the last keyframe are merged
-        first, and further frames are rejected until a reset. Raises MapEmptyError, and OSError
-        when a file cannot be written (older files are then unchanged).
+        In replay mode the frames that wait are processed first, and cloud and path have all of
+        them. Mapping can go on. Raises MapEmptyError, and OSError when a file cannot be written
+        (the older map is then unchanged).
         """
-        if self._settings.node.mode == 'replay':
-            if self._intake is not None:
-                self._intake.drain()
-            error = self._runner.flush()
-            if error is not None:
-                self._note_failure(error)
-        paths = self._runner.call(
-            lambda: save_products(self._runner.mapper, self._map_directory()))
+        replay = self._settings.node.mode == 'replay'
+        if replay and self._intake is not None:
+            self._intake.drain()
+        files = self._runner.call(lambda: encode_map(
+            self._runner.mapper, self._publish_end if replay else None))
+        directory = files.write(self._map_directory())
         self.publish_status()
-        return 'wrote ' + ' and '.join(map(str, paths))
+        return f'wrote {directory} with {", ".join(sorted(files.contents))}'
 
     def load(self) -> str:
         """Continue the map that was saved last; drop the waiting frames. Return a message.
 
-        Raises ValueError for a file that is no saved map or does not fit, and OSError for a file
-        that cannot be read; the current map is then kept.
+        Raises ValueError for a map that is not sound or does not fit, and OSError for a file that
+        cannot be read; nothing has changed then.
         """
-        path = self._map_directory() / SAVED_MAP
-        saved = read_saved_map(path)
+        saved = read_map(self._map_directory())
+        message = self._runner.load(saved, self._begin_map)
         self._forget_waiting()
-        self._runner.load(saved, self._begin_map)
         self.publish_status()
         status = self._runner.map_status
-        return (f'{status.voxels} voxels, {status.keyframes} keyframes: start the camera at its '
-                'last pose in this map, with the same view')
+        return (f'{status.voxels} voxels, {status.keyframes} keyframes: {message}; start the '
+                'camera at its last pose in this map, with the same view')
 
     def match_soon(self) -> None:
         """Have the intake check its waiting images, after the calls that the executor has now."""
@@ -191,7 +187,7 @@ class Session:
 
     def deliver(self, update: MapUpdate) -> None:
         """Publish the results of a frame."""
-        self._publishers.publish(update, self._voxel_map)
+        self._publishers.publish(update, self._runner.mapper)
         if not update.skipped:
             self._health = Health()
 
@@ -204,13 +200,9 @@ class Session:
         self._note_failure(error)
 
     def report_failed(self, error: Exception) -> None:
-        """Log results that could not be published."""
+        """Log results that could not be published; may be called from any thread."""
         self._node.get_logger().error(
             'results not published: ' + ''.join(traceback.format_exception(error)))
-
-    @property
-    def _voxel_map(self) -> VoxelMap:
-        return self._runner.mapper.voxel_map
 
     def _expected(self) -> Expected:
         """Return what a replay waits for: calibrations and transforms that have a publisher."""
@@ -240,13 +232,20 @@ class Session:
         if worse:
             self.publish_diagnostics()
 
+    def _publish_end(self, update: MapUpdate) -> None:
+        """Publish what completes a map that is saved, as if the recording had ended."""
+        for failed in update.failed:
+            self._node.get_logger().warning(f'the last frame is not in the map: {failed.error}')
+        self._publishers.publish(update, self._runner.mapper)
+        self._publishers.refresh(self._runner.mapper, force=True)
+
     def _forget_waiting(self) -> None:
         if self._intake is not None:
             self._intake.drop_waiting()
         self._runner.forget_waiting()
 
     def _begin_map(self) -> None:
-        self._publishers.begin(self._voxel_map, self._runner.mapper.trajectory)
+        self._publishers.begin(self._runner.mapper)
 
     def _map_directory(self) -> Path:
         return Path(self._settings.node.map_directory).expanduser()
@@ -261,7 +260,7 @@ class Session:
 
     def _refresh(self) -> None:
         try:
-            self._publishers.refresh(self._voxel_map)
+            self._publishers.refresh(self._runner.mapper)
         # The future of this call is not read, so the error is reported here.
         except Exception as error:
             self.report_failed(error)

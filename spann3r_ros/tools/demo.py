@@ -2,7 +2,7 @@
 """Runs the mapper and the bag player, each in its own process, and records counts and times.
 
 The processes use a DDS domain of their own, on this machine only. The results are in the output
-folder: map.ply, trajectory.tum, run.json, and a log of each process.
+folder: the directory map, run.json, and a log of each process.
 """
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SPIN_SEC = 0.05
 ASK_SEC = 2.0
 STATUS_DEPTH = 100
 # Files of an earlier run are removed first, so that they are not taken for results of this one.
-PRODUCTS = ('map.ply', 'trajectory.tum', 'run.json', 'map.png')
+PRODUCTS = ('map/manifest.json', 'map/map.ply', 'map/trajectory.tum', 'run.json', 'map.png')
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
             Child(player_command(options, image_topic, compressed), output / 'player.log')))
         follow(watcher, images, check, options.patience_sec)
         answer = watcher.save(check, options.patience_sec)
-        return to_run(watcher, options.bag, images, answer)
+        return to_run(watcher, options, images, answer)
 
 
 def follow(watcher: Watcher, images: int, check: Callable[[], None],
@@ -231,13 +231,16 @@ def player_command(options: DemoOptions, topic: str, compressed: bool) -> list[s
     return command
 
 
-def to_run(watcher: Watcher, bag: Path, images: int, answer: Trigger.Response) -> DemoRun:
-    """Return the results of the run."""
-    last = watcher.last
+def to_run(watcher: Watcher, options: DemoOptions, images: int,
+           answer: Trigger.Response) -> DemoRun:
+    """Return the results of the run; the voxels are those of the saved map."""
+    last, voxels = watcher.last, 0
+    if answer.success:
+        voxels = json.loads((options.output / 'map' / 'manifest.json').read_text())['points']
     return DemoRun(
-        bag=str(bag.resolve()), images=images, received=last.frames_received,
+        bag=str(options.bag.resolve()), images=images, received=last.frames_received,
         processed=last.frames_processed, skipped=last.frames_skipped,
-        dropped=last.frames_dropped, failed=last.frames_failed, voxels=last.voxels,
+        dropped=last.frames_dropped, failed=last.frames_failed, voxels=voxels,
         working_frames=last.working_frames, long_term_tokens=last.long_term_tokens,
         device_bytes=last.device_bytes, wall_sec=watcher.last_sec - watcher.first_sec,
         latencies_sec=watcher.latencies_sec, inference_sec=watcher.inference_sec,

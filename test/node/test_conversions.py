@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from nav_msgs.msg import Path
 from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
@@ -12,7 +13,8 @@ from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 from spann3r_ros.core.camera import Distortion, Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
-from spann3r_ros.core.types import FrameError, Pointmap, StampedPose
+from spann3r_ros.core.types import FragmentPose, FrameError, StampedPose
+from spann3r_ros.mapping.fragments.atlas import PathView
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.pipeline.transform_tree import TransformTree
 from spann3r_ros.ros import conversions
@@ -75,11 +77,15 @@ def test_map_cloud_stays_within_its_budget(max_bytes: int, sent: int) -> None:
     (960, (6, 8)), (959, (3, 4)), (240, (3, 4)), (239, (2, 3)), (20, (1, 1))])
 def test_keyframe_cloud_stays_within_its_budget_and_keeps_its_order(
         max_bytes: int, shape: tuple[int, int]) -> None:
-    points = np.arange(144, dtype=np.float32).reshape(6, 8, 3)
-    keyframe = Keyframe(0, 'camera', None, np.zeros((6, 8, 3), np.uint8),
-                        Intrinsics(8.0, 8.0, 4.0, 3.0, 8, 6),
-                        Pointmap(points, np.ones((6, 8), np.float32)), 0)
-    cloud = conversions.keyframe_cloud(keyframe, conversions.to_header(0, 'map'), max_bytes)
+    depth = np.arange(1, 49, dtype=np.float32).reshape(6, 8)
+    keyframe = Keyframe(0, 'camera', 0, np.zeros((6, 8, 3), np.uint8),
+                        Intrinsics(8.0, 8.0, 4.0, 3.0, 8, 6), depth,
+                        np.ones((6, 8), np.float32), FragmentPose(0, 'camera', 0, np.eye(4)))
+    place = np.diag([2.0, 2.0, 2.0, 1.0])
+    points = keyframe.points_in(place)
+    assert np.array_equal(points[..., 2], 2.0 * depth)
+    cloud = conversions.keyframe_cloud(keyframe, place, conversions.to_header(0, 'map'),
+                                       max_bytes)
     assert (cloud.height, cloud.width) == shape and len(cloud.data) <= max_bytes
     stride = -(-8 // shape[1])
     x = np.frombuffer(cloud.data, conversions.POINT)['x'].reshape(shape)
@@ -144,3 +150,28 @@ def test_uncalibrated_camera_has_no_intrinsics(focal: float) -> None:
     info = CameraInfo(width=640, height=480)
     info.k = [focal, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]
     assert to_intrinsics(info) is None
+
+
+@pytest.mark.parametrize('frame', ['map', 'm', 'a/longer/name', 'abcdefg', 'abcdefgh', ''])
+@pytest.mark.parametrize('count', [0, 1, 5])
+def test_serialized_path_is_that_of_rclpy(frame: str, count: int) -> None:
+    rotations = Rotation.random(count, random_state=1).as_matrix() if count else np.eye(3)[:0]
+    transforms = np.tile(np.eye(4), (count, 1, 1))
+    if count:
+        transforms[:, :3, :3] = rotations
+        transforms[:, :3, 3] = np.random.default_rng(0).normal(size=(count, 3))
+    stamps = STAMP_NS + np.arange(count, dtype=np.int64) * 333_333_333
+    header = conversions.to_header(STAMP_NS, frame)
+    content = conversions.serialized_path(PathView(stamps, transforms), header)
+    found = deserialize_message(content, Path)
+    # The padding is of any value.
+    assert len(serialize_message(found)) == len(content)
+    assert found.header == header and len(found.poses) == count
+    for one, stamp, transform in zip(found.poses, stamps, transforms, strict=True):
+        assert one.header == conversions.to_header(int(stamp), frame)
+        expected = conversions.to_pose(transform)
+        for name in 'xyz':
+            assert getattr(one.pose.position, name) == getattr(expected.position, name)
+        turn = [getattr(one.pose.orientation, name) for name in 'xyzw']
+        wanted = [getattr(expected.orientation, name) for name in 'xyzw']
+        assert abs(np.dot(turn, wanted)) == pytest.approx(1.0, abs=1e-12)

@@ -59,9 +59,9 @@ def test_demo_with_truth_makes_map_path_and_picture(orbit: Orbit, tmp_path: Path
     run = json.loads((output / 'run.json').read_text())
     assert (run['images'], run['received'], run['processed']) == (24, 24, 24)
     assert len(run['latencies_sec']) == 24
-    assert len(read_ply(output / 'map.ply')) == run['voxels'] > 1000
+    assert len(read_ply(output / 'map' / 'map.ply')) == run['voxels'] > 1000
     # The last frame is flushed into the map before it is saved.
-    assert len(read_tum(output / 'trajectory.tum')) == 24
+    assert len(read_tum(output / 'map' / 'trajectory.tum')) == 24
     assert (output / 'map.png').stat().st_size > 10_000
     rows = {line[:25].strip(): line[25:].split() for line in out.splitlines()}
     assert float(rows['ATE (RMS of positions)'][0]) < 0.02

@@ -15,9 +15,9 @@ from synthetic import (
 )
 
 from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.keyframe import depth_of
 from spann3r_ros.core.transforms import transform_points
 from spann3r_ros.core.views import preprocess
+from spann3r_ros.evaluation.recorded_runs import in_world
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.ros import conversions
@@ -41,18 +41,19 @@ def test_back_projected_depth_agrees_with_the_points(
     seen = preprocess(frames[0], (96, 96), fit == 'letterbox')
     mapper = Mapper(SyntheticNetwork(scene, poses, SyntheticOptions(noise=noise),
                                            intrinsics), MapperConfig(field_of_view=fit))
-    keyframes = [keyframe for frame in frames for keyframe in mapper.process(frame).keyframes]
+    updates = [mapper.process(frame) for frame in frames]
+    keyframes = [keyframe for update in updates for keyframe in update.keyframes]
     assert len(keyframes) == 3
-    for keyframe in keyframes:
+    for keyframe, mapped in zip(keyframes, in_world(updates, np.eye(4)), strict=True):
         header = conversions.to_header(keyframe.stamp_ns, 'camera')
         info = conversions.to_camera_info(keyframe.intrinsics, header)
-        image = conversions.to_float_image(depth_of(keyframe), header)
+        image = conversions.to_float_image(keyframe.depth, header)
         depth = np.frombuffer(image.data, '<f4').reshape(image.height, image.width)
         rows, columns = np.indices(depth.shape)
         in_camera = np.stack([(columns - info.k[2]) / info.k[0] * depth,
                               (rows - info.k[5]) / info.k[4] * depth, depth], axis=-1)
-        in_map = transform_points(keyframe.pose.world_from_camera, in_camera)
-        distance = np.linalg.norm(in_map - keyframe.pointmap.points, axis=-1)
+        in_map = transform_points(mapped.world_from_camera, in_camera)
+        distance = np.linalg.norm(in_map - mapped.pointmap.points, axis=-1)
         usable = np.ones((96, 96), bool) if seen.usable is None else seen.usable
         assert np.array_equal(np.isfinite(distance), usable)
         assert distance[usable].max() < 1e-3

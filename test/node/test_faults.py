@@ -65,7 +65,7 @@ def closed_folder(mapper: Mapper) -> Iterator[None]:
 
 
 def files_of(mapper: Mapper) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in mapper.map_directory.iterdir()}
+    return {file.name: file.read_bytes() for file in (mapper.map_directory / 'map').iterdir()}
 
 
 @pytest.mark.parametrize(('trouble', 'reason'), [
@@ -79,8 +79,9 @@ def test_a_map_that_cannot_be_written_leaves_the_old_one_and_is_reported(
         peer.until_settled(index + 1)
     assert peer.trigger('/mapper/save_map').success
     saved = files_of(mapper)
-    assert saved.keys() == {'map.npz', 'map.ply', 'trajectory.tum'}
-    assert len(saved['map.npz']) > TOO_SMALL_BYTES
+    assert saved.keys() == {'manifest.json', 'map.ply', 'trajectory.tum', 'state.json',
+                            'state.safetensors'}
+    assert len(saved['state.safetensors']) > TOO_SMALL_BYTES
     camera.send(orbit.image(4))
     peer.until_settled(5)
 
@@ -94,21 +95,26 @@ def test_a_map_that_cannot_be_written_leaves_the_old_one_and_is_reported(
     assert peer.trigger('/mapper/save_map').success
     after = files_of(mapper)
     assert all(after[name] != saved[name] for name in saved)
-    assert len(read_ply(mapper.map_directory / 'map.ply')) > 0
+    assert len(read_ply(mapper.map_directory / 'map' / 'map.ply')) > 0
 
 
 def test_saving_replaces_a_link_and_not_what_it_points_at(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, tmp_path: Path) -> None:
     outside = tmp_path / 'precious'
-    outside.write_text('untouched')
+    outside.mkdir()
+    (outside / 'map.ply').write_text('untouched')
+    other = 'beside the map'
     mapper = start(mode='replay')
     mapper.map_directory.mkdir()
-    (mapper.map_directory / 'map.ply').symlink_to(outside)
+    (mapper.map_directory / 'map').symlink_to(outside)
+    (mapper.map_directory / 'notes.txt').write_text(other)
     camera.send(*(orbit.image(index) for index in range(3)))
     peer.until_settled(3)
     assert peer.trigger('/mapper/save_map').success
-    assert outside.read_text() == 'untouched'
-    assert len(read_ply(mapper.map_directory / 'map.ply')) > 0
+    assert [one.name for one in outside.iterdir()] == ['map.ply']
+    assert (outside / 'map.ply').read_text() == 'untouched'
+    assert (mapper.map_directory / 'notes.txt').read_text() == other
+    assert len(read_ply(mapper.map_directory / 'map' / 'map.ply')) > 0
 
 
 def test_a_killed_mapper_can_be_started_again(

@@ -52,10 +52,10 @@ def play(photos: Path, tmp_path: Path, *arguments: str) -> dict[str, Any]:
         count, count, 0, 0)
     assert run['voxels'] <= VoxelMapConfig().max_voxels
     assert run['working_frames'] <= MemoryConfig().working_frames
-    cloud = read_ply(output / 'map.ply')
+    cloud = read_ply(output / 'map' / 'map.ply')
     assert len(cloud) == run['voxels'] > 0
     assert np.isfinite(cloud.points).all()
-    poses = read_tum(output / 'trajectory.tum')
+    poses = read_tum(output / 'map' / 'trajectory.tum')
     assert np.isfinite([pose.world_from_camera for pose in poses]).all()
     return run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import getmembers, isfunction
 
 import numpy as np
@@ -14,18 +14,19 @@ from sensor_msgs.msg import PointCloud2
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.types import Pointmap, StampedPose
-from spann3r_ros.mapping.layers.voxel_map import VoxelMap
-from spann3r_ros.mapping.mapper_config import VoxelMapConfig
+from spann3r_ros.core.types import FragmentPose
+from spann3r_ros.mapping.fragments.atlas import Atlas, PathView
+from spann3r_ros.mapping.layers.voxel_map import VoxelMap, VoxelSnapshot
+from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.ros import conversions
-from spann3r_ros.ros.outputs import publishers as publishers_module
+from spann3r_ros.ros.outputs import latched_views
 from spann3r_ros.ros.outputs.publishers import MapPublishers
 from spann3r_ros.ros.tf.listener import ListeningThread
 from spann3r_ros.ros.tf.tf_bridge import TfBridge
 
-MESSAGES = ('PointCloud2', 'Image', 'CameraInfo', 'PoseWithCovarianceStamped', 'Odometry')
+MESSAGES = ('bytes', 'PointCloud2', 'Image', 'CameraInfo', 'PoseWithCovarianceStamped', 'Odometry')
 CONVERTERS = [name for name, function in getmembers(conversions, isfunction)
               if function.__annotations__['return'] in MESSAGES]
 
@@ -42,26 +43,39 @@ def publishers(node: LifecycleNode) -> Iterator[MapPublishers]:
     node.trigger_configure()
     settings, listening = Settings(), ListeningThread(node)
     bridge = TfBridge(node, settings.node, listening)
-    publishers = MapPublishers(node, settings, bridge.roles)
+    failed = []
+    publishers = MapPublishers(node, settings, bridge.roles, failed.append)
     yield publishers
     publishers.destroy()
+    assert failed == []
     bridge.destroy()
     listening.stop()
 
 
+class OneMap:
+    """A mapper with one keyframe, or none."""
+
+    def __init__(self) -> None:
+        self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01))
+        self._atlas = Atlas(MapperConfig(), (self._layer,))
+
+    def add(self, frame: Keyframe) -> MapUpdate:
+        self._atlas.add(frame, frame.points_in(np.eye(4)))
+        return MapUpdate(keyframes=(frame,), places={0: np.eye(4)})
+
+    def snapshot(self) -> VoxelSnapshot:
+        return self._layer.snapshot(self._atlas.located_stores(self._layer.name))
+
+    def path(self) -> PathView:
+        return self._atlas.path()
+
+
 def keyframe() -> Keyframe:
-    points = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
-    pose = StampedPose(1, 'camera', np.eye(4))
-    return Keyframe(1, 'camera', pose, np.zeros((8, 8, 3), np.uint8),
+    rng = np.random.default_rng(0)
+    return Keyframe(1, 'camera', 0, np.zeros((8, 8, 3), np.uint8),
                     Intrinsics(8.0, 8.0, 3.5, 3.5, 8, 8),
-                    Pointmap(points, np.full((8, 8), 0.5, np.float32)), 0)
-
-
-def voxel_map(frame: Keyframe) -> VoxelMap:
-    voxels = VoxelMap(VoxelMapConfig(voxel_size=0.01))
-    voxels.integrate(frame.pointmap.points.reshape(-1, 3), frame.image.reshape(-1, 3),
-                     frame.pointmap.confidence.reshape(-1))
-    return voxels
+                    rng.uniform(1.0, 2.0, (8, 8)).astype(np.float32),
+                    np.full((8, 8), 0.5, np.float32), FragmentPose(1, 'camera', 0, np.eye(4)))
 
 
 @dataclass
@@ -76,13 +90,13 @@ def test_without_subscribers_nothing_is_converted(
     called = []
     for name in CONVERTERS:
         monkeypatch.setattr(conversions, name, lambda *_, name=name: called.append(name))
-    for name in ('depth_of', 'Path'):
-        monkeypatch.setattr(publishers_module, name,
-                            lambda *_, name=name, **__: called.append(name))
-    assert {'map_cloud', 'to_odometry', 'to_pose_with_covariance'} <= set(CONVERTERS)
-    frame = keyframe()
-    live = StampedPose(2, 'camera', np.eye(4))
-    publishers.publish(MapUpdate(keyframes=(frame,), live_pose=live), voxel_map(frame))
+    assert {'map_cloud', 'to_odometry', 'to_pose_with_covariance',
+            'serialized_path'} <= set(CONVERTERS)
+    mapper = OneMap()
+    for name in ('snapshot', 'path'):
+        monkeypatch.setattr(mapper, name, lambda *_, name=name: called.append(name))
+    live = FragmentPose(2, 'camera', 0, np.eye(4))
+    publishers.publish(replace(mapper.add(keyframe()), live_pose=live), mapper)
     assert called == []
 
 
@@ -91,13 +105,12 @@ def test_an_inactive_node_publishes_nothing_to_its_subscribers(
     clouds = peer.listen(PointCloud2, '/mapper/points')
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     peer.until(lambda: node.count_subscribers('/mapper/points'), 'the listener')
-    frame = keyframe()
-    voxels = voxel_map(frame)
-    publishers.publish(MapUpdate(keyframes=(frame,)), voxels)
+    mapper = OneMap()
+    publishers.publish(mapper.add(keyframe()), mapper)
     node.trigger_activate()
-    publishers.refresh(voxels, force=True)
+    publishers.refresh(mapper, force=True)
     peer.until(lambda: heard, 'the map')
-    assert heard[0].width == len(voxels)
+    assert heard[0].width == 64
     assert clouds == []
 
 
@@ -108,14 +121,13 @@ def test_map_is_throttled_and_published_later(
     points = peer.listen(PointCloud2, '/mapper/points')
     peer.until(lambda: node.count_subscribers('/mapper/map_points')
                and node.count_subscribers('/mapper/points'), 'the listeners')
-    frame = keyframe()
-    voxels = voxel_map(frame)
+    mapper = OneMap()
     for _ in range(5):
-        publishers.publish(MapUpdate(keyframes=(frame,)), voxels)
+        publishers.publish(mapper.add(keyframe()), mapper)
     peer.until(lambda: len(points) == 5, 'every keyframe')
-    assert len(heard) == 1
-    voxels.clear()
-    peer.until(lambda: publishers.refresh(voxels) or len(heard) == 2, 'the later map')
+    peer.until(lambda: len(heard) == 1, 'the first map')
+    empty = OneMap()
+    peer.until(lambda: publishers.refresh(empty) or len(heard) == 2, 'the later map')
     assert heard[1].width == 0
 
 
@@ -123,7 +135,7 @@ def test_a_map_that_takes_long_to_publish_is_published_less_often(
         node: LifecycleNode, publishers: MapPublishers, peer: Peer,
         monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(publishers_module, 'monotonic', lambda: clock.now_sec)
+    monkeypatch.setattr(latched_views, 'monotonic', lambda: clock.now_sec)
     convert = conversions.map_cloud
 
     def slowly(*arguments: object) -> PointCloud2:
@@ -133,12 +145,12 @@ def test_a_map_that_takes_long_to_publish_is_published_less_often(
     node.trigger_activate()
     heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     peer.until(lambda: node.count_subscribers('/mapper/map_points'), 'the listener')
-    frame = keyframe()
-    published = []
+    mapper, published = OneMap(), []
     for wait_sec in (0.0, 2.0, 2.1):
         clock.now_sec += wait_sec
-        before = clock.now_sec
-        publishers.publish(MapUpdate(keyframes=(frame,)), voxel_map(frame))
-        published.append(clock.now_sec > before)
+        before = len(heard)
+        publishers.publish(mapper.add(keyframe()), mapper)
+        if wait_sec != 2.0:
+            peer.until(lambda before=before: len(heard) == before + 1, 'a map')
+        published.append(len(heard) > before)
     assert published == [True, False, True]
-    peer.until(lambda: len(heard) == 2, 'two maps')

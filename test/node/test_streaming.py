@@ -73,8 +73,8 @@ def test_replay_maps_every_frame_and_counts_malformed_ones(
     peer.until(lambda: len(clouds) == 20, 'the last frame to join the map')
     assert stamps(clouds) == [stamp_of(index) for index in range(20)]
     assert {cloud.header.frame_id for cloud in clouds} == {'map'}
-    assert len(read_ply(mapper.map_directory / 'map.ply')) > status.voxels
-    poses = read_tum(mapper.map_directory / 'trajectory.tum')
+    assert len(read_ply(mapper.map_directory / 'map' / 'map.ply')) > status.voxels
+    poses = read_tum(mapper.map_directory / 'map' / 'trajectory.tum')
     assert [pose.stamp_ns for pose in poses] == [stamp_of(index) for index in range(20)]
     truth = MAP_FROM_OPTICAL @ invert(orbit.poses[0]) @ orbit.poses[19] @ invert(MAP_FROM_OPTICAL)
     assert np.allclose(poses[19].world_from_camera[:3, 3], truth[:3, 3], atol=0.02)

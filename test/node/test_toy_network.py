@@ -85,14 +85,14 @@ def test_node_in_replay_mode_gives_the_same_map_as_replay(
 
     summary = replayed(bag, weights, tmp_path / 'out', 'toy.noise=0.01', 'mask=exact')
     assert (summary['poses'], summary['warnings']) == (COUNT, [])
-    for name in ('map.ply', 'trajectory.tum'):
+    for name in ('map/map.ply', 'map/trajectory.tum'):
         assert (mapper.map_directory / name).read_bytes() == (
             tmp_path / 'out' / name).read_bytes(), name
 
-    poses = read_tum(tmp_path / 'out' / 'trajectory.tum')
+    poses = read_tum(tmp_path / 'out' / 'map' / 'trajectory.tum')
     with OrbitBag(tmp_path / 'unused') as unused:
         world_from_map = unused.poses[0] @ invert(poses[0].world_from_camera)
-    points = read_ply(tmp_path / 'out' / 'map.ply').points
+    points = read_ply(tmp_path / 'out' / 'map' / 'map.ply').points
     errors = SyntheticScene().distances(transform_points(world_from_map, points))
     assert np.quantile(errors, 0.95) < 0.04
 
@@ -150,7 +150,7 @@ def test_player_serves_a_node_that_waits_for_data_that_do_not_come(
     summary = replayed(tmp_path / 'bag', weights, tmp_path / 'out',
                        *(f'{name}={value}' for name, value in parameters.items()))
     assert summary['frames']['processed'] == mapped
-    for name in ('map.ply', 'trajectory.tum'):
+    for name in ('map/map.ply', 'map/trajectory.tum'):
         assert (node.map_directory / name).read_bytes() == (
             tmp_path / 'out' / name).read_bytes(), name
 
@@ -160,7 +160,7 @@ def test_poses_that_a_network_measures_are_weighed_by_their_residuals(
     """Pose and points disagree by some centimetres: the path follows the tracked corners."""
     bag = robot_bag(tmp_path / 'bag', COUNT)
     replayed(bag, weights, tmp_path / 'out', 'toy.pose_noise=0.03')
-    poses = read_tum(tmp_path / 'out' / 'trajectory.tum')
+    poses = read_tum(tmp_path / 'out' / 'map' / 'trajectory.tum')
     assert len(poses) == COUNT
     with OrbitBag(tmp_path / 'unused') as unused:
         truth = np.stack([invert(unused.poses[0]) @ pose for pose in unused.poses[:COUNT]])

@@ -38,6 +38,7 @@ class ToyNetwork:
     """Poses and points of the synthetic orbit, final with their image."""
 
     name = 'toy'
+    identity = 'toy'
     measures_pose = True
 
     def __init__(self, settings: ToySettings) -> None:

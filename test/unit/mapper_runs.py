@@ -7,6 +7,7 @@ from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, square
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 from spann3r_ros.core.types import Frame, StampedPose
+from spann3r_ros.evaluation.recorded_runs import MappedFrame, in_world
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
@@ -23,6 +24,16 @@ def make_mapper(poses: list[np.ndarray], options: SyntheticOptions | None = None
 
 def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:
     return [*(mapper.process(frame) for frame in frames), mapper.flush()]
+
+
+def failures(update: MapUpdate) -> list[str]:
+    """Return the errors of the frames that turned out to be unusable."""
+    return [str(one.error) for one in update.failed]
+
+
+def located(*updates: MapUpdate) -> list[MappedFrame]:
+    """Return the keyframes of updates in the map."""
+    return in_world(updates, np.eye(4))
 
 
 def pose_errors(found: list[StampedPose], poses: list[np.ndarray],

@@ -9,9 +9,8 @@ import pytest
 from fake_network import FakeNetwork
 from scipy.spatial.transform import Rotation
 
-from spann3r_ros.core.keyframe import depth_of
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
-from spann3r_ros.core.types import Frame, Pointmap, StampedPose
+from spann3r_ros.core.types import FragmentPose, Frame, Pointmap
 from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, to_sequence
 from spann3r_ros.evaluation.measures.solved_poses import solve_poses
 from spann3r_ros.evaluation.measures.trajectories import path_errors
@@ -68,9 +67,9 @@ def mapped(sequence: Sequence, pointmaps: list[Pointmap], **changes: object) -> 
             [update.live_pose for update in updates if update.live_pose]]
 
 
-def errors(poses: list[StampedPose], sequence: Sequence, first: int = 0) -> tuple[float, float]:
+def errors(poses: list[FragmentPose], sequence: Sequence, first: int = 0) -> tuple[float, float]:
     """Return the RMS error of the path and of its steps, metres."""
-    found = np.stack([pose.world_from_camera for pose in poses])
+    found = np.stack([pose.fragment_from_camera for pose in poses])
     result = path_errors(found, sequence.poses[first:first + len(found)])
     return result.trajectory_error, result.translation
 
@@ -115,8 +114,8 @@ def test_points_move_with_their_camera(sequence: Sequence) -> None:
     (plain, _), (carried, _) = (mapped(sequence, pointmaps, track_corners=track)
                                 for track in (False, True))
     for one, other in zip(plain, carried, strict=True):
-        np.testing.assert_allclose(depth_of(other), depth_of(one), atol=1e-4)
-    assert max(np.abs(one.pointmap.points - other.pointmap.points).max()
+        np.testing.assert_allclose(other.depth, one.depth, atol=1e-4)
+    assert max(np.abs(one.points_in(np.eye(4)) - other.points_in(np.eye(4))).max()
                for one, other in zip(plain, carried, strict=True)) > 0.03
 
 
@@ -126,7 +125,7 @@ def test_exact_pointmaps_give_exact_poses(sequence: Sequence) -> None:
     keyframes, live = mapped(sequence, exact)
     for poses, first in (([item.pose for item in keyframes], 0), (live, 1)):
         for pose, truth in zip(poses, sequence.poses[first:], strict=True):
-            error = MAP_FROM_OPTICAL @ truth - pose.world_from_camera
+            error = MAP_FROM_OPTICAL @ truth - pose.fragment_from_camera
             assert np.abs(error[:3, 3]).max() < 0.01 and np.abs(error[:3, :3]).max() < 0.005
 
 
@@ -135,7 +134,7 @@ def test_without_corners_the_path_has_the_poses_of_the_pointmaps(sequence: Seque
     (plain, _), (carried, live) = (mapped(blank, erring(sequence), track_corners=track)
                                    for track in (False, True))
     for one, other in zip(plain, carried, strict=True):
-        np.testing.assert_allclose(one.pose.world_from_camera, other.pose.world_from_camera,
+        np.testing.assert_allclose(one.pose.fragment_from_camera, other.pose.fragment_from_camera,
                                    atol=1e-9)
     assert len(live) == FRAMES - 1
 
@@ -152,7 +151,7 @@ def test_pose_of_a_frame_whose_pointmap_gives_none_comes_from_corners(
     before, lost = (np.sqrt(np.trace(carried[index].pose.covariance[:3, :3]))
                     for index in (7, 8))
     assert lost > before
-    found = np.stack([item.pose.world_from_camera for item in carried[7:9]])
+    found = np.stack([item.pose.fragment_from_camera for item in carried[7:9]])
     step = np.linalg.inv(found[0]) @ found[1]
     true_step = np.linalg.inv(sequence.poses[7]) @ sequence.poses[8]
     np.testing.assert_allclose(step, true_step, atol=0.03)
@@ -165,18 +164,18 @@ def test_new_fragment_resets_the_correction_of_pointmaps() -> None:
     moved[0, 3] = 1.0
 
     def measured(stamp_ns: int, pose: np.ndarray) -> PoseMeasurement:
-        return PoseMeasurement(StampedPose(stamp_ns, 'camera', pose, covariance), covariance)
+        return PoseMeasurement(FragmentPose(stamp_ns, 'camera', 0, pose, covariance), covariance)
 
     track.update(1, measured(1, np.eye(4)))
-    track._predicted = StampedPose(2, 'camera', np.eye(4), covariance)
+    track._predicted = FragmentPose(2, 'camera', 0, np.eye(4), covariance)
     filtered = track.update(2, measured(2, moved))
-    assert 0.0 < filtered.pose.world_from_camera[0, 3] < 0.2
+    assert 0.0 < filtered.pose.fragment_from_camera[0, 3] < 0.2
     np.testing.assert_allclose(filtered.pointmap_correction @ moved,
-                               filtered.pose.world_from_camera)
-    assert track.estimate(3, measured(3, moved)).pose.world_from_camera[0, 3] < 0.3
-    track.begin_fragment()
+                               filtered.pose.fragment_from_camera)
+    assert track.estimate(3, measured(3, moved)).pose.fragment_from_camera[0, 3] < 0.3
+    track.begin_fragment(1, np.eye(4))
     found = track.estimate(3, measured(3, moved)).pose
-    assert found.world_from_camera[0, 3] == pytest.approx(1.0)
+    assert found.fragment_from_camera[0, 3] == pytest.approx(1.0)
 
 
 def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
@@ -187,7 +186,7 @@ def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
     assert frames == list(range(FRAMES))
     assert all(one is other for one, other in zip(run.pointmaps, pointmaps, strict=True))
     for pose, keyframe in zip(found, keyframes, strict=True):
-        np.testing.assert_allclose(MAP_FROM_OPTICAL @ pose, keyframe.pose.world_from_camera,
+        np.testing.assert_allclose(MAP_FROM_OPTICAL @ pose, keyframe.pose.fragment_from_camera,
                                    atol=1e-5)
     alone, _ = solve_poses(pointmaps, [sequence.intrinsics] * FRAMES)
     assert path_errors(found, sequence.poses).translation < 0.6 * path_errors(

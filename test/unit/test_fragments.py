@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
+from mapper_runs import CAMERA, SCENE, failures, make_mapper, pose_errors
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.types import DeviceMemoryError, Frame, Pointmap, StampedPose
-from spann3r_ros.mapping.fragments.fragment import AlignmentError, place_after
-from spann3r_ros.mapping.mapper import MAX_FAILED_PLACEMENTS, Mapper
+from spann3r_ros.core.types import DeviceMemoryError, FragmentPose, Frame, Pointmap
+from spann3r_ros.mapping.fragments.placement import AlignmentError, place_after
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.tracking.solved_keyframes import MAX_FAILED_PLACEMENTS
 
 FRAMES = 30
 INDEXED = SyntheticOptions(index_from_image=True)
@@ -32,7 +33,7 @@ def voxels_of_one_fragment(poses: list[np.ndarray], frames: list[Frame]) -> int:
     for frame in frames:
         mapper.process(frame)
     mapper.flush()
-    return len(mapper.voxel_map)
+    return mapper.status().voxels
 
 
 def test_fragments_of_any_scale_join_into_one_map(
@@ -54,7 +55,8 @@ def test_fragments_of_any_scale_join_into_one_map(
     distance, angle = pose_errors(mapper.trajectory, poses, frames)
     assert distance <= 0.01
     assert angle <= 0.5
-    assert len(mapper.voxel_map) < 1.05 * voxels_of_one_fragment(poses, frames)
+    # The voxels of fragments that overlap are joined in the cloud.
+    assert len(mapper.cloud()) < 1.05 * voxels_of_one_fragment(poses, frames)
     assert mapper.status().memory.resets == FRAMES // 6 - 1
 
 
@@ -62,8 +64,8 @@ def test_without_alignment_the_fragments_do_not_join(orbit: tuple[list[np.ndarra
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above measures the alignment: without it the points are in the wrong place."""
     poses, frames = orbit
-    monkeypatch.setattr('spann3r_ros.mapping.mapper.place_after',
-                        lambda anchor, *_: anchor.pose.world_from_camera)
+    monkeypatch.setattr('spann3r_ros.mapping.tracking.solved_keyframes.place_after',
+                        lambda anchor, *_: anchor.pose.fragment_from_camera)
     mapper = make_mapper(poses, replace(INDEXED, stretch=1.7))
     for index, frame in enumerate(frames):
         if index == 15:
@@ -79,8 +81,7 @@ def test_out_of_memory_loses_its_frame_and_begins_a_fragment(
                                         fault='out_of_memory'))
     for index, frame in enumerate(frames):
         if index == 12:
-            with pytest.raises(DeviceMemoryError):
-                mapper.process(frame)
+            assert isinstance(mapper.process(frame).error_of(frame), DeviceMemoryError)
         else:
             mapper.process(frame)
     mapper.flush()
@@ -122,9 +123,12 @@ def test_fragment_that_cannot_be_placed_is_reported_and_tried_again(
 
     mapper.new_fragment()
     monkeypatch.setattr(network, 'step', no_confidence)
-    for frame in frames[6:8]:
-        with pytest.raises(AlignmentError, match='50 confident points'):
-            mapper.process(frame)
+    for index, frame in enumerate(frames[6:8], start=6):
+        update = mapper.process(frame)
+        # The anchor was estimated together with the oldest image: that one is given up.
+        assert [one.frame for one in update.failed] == [frames[index - 1]]
+        assert 'could not be placed' in failures(update)[0]
+        assert mapper.status().phase == 'lost'
     monkeypatch.undo()
     assert mapper.status().keyframes == keyframes
     for frame in frames[8:14]:
@@ -176,29 +180,28 @@ def test_anchor_that_never_fits_places_a_fragment_with_the_last_scale(
     poses, frames = orbit
     # The unit changes before the second fragment, and not again.
     network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
-    mapper, failed = Mapper(network), []
+    mapper, phases = Mapper(network), []
     for index, frame in enumerate(frames[:18]):
         if index in (6, 12):
             mapper.new_fragment()
         if index == 12:
             network.blank = (11,)
             network.options = replace(network.options, stretch=1.0, unit=1.0 / 1.7)
-        try:
-            mapper.process(frame)
-        except AlignmentError:
-            failed.append(index)
-    assert failed == list(range(12, 12 + MAX_FAILED_PLACEMENTS))
+        assert not mapper.process(frame).failed
+        phases.append(mapper.status().phase)
+    assert phases == ['tracking'] * 12 + ['lost'] * MAX_FAILED_PLACEMENTS + ['tracking'] * 3
     assert 'the scale of the last one placed' in caplog.text
-    kept = [frame.stamp_ns for index, frame in enumerate(frames[:18]) if index not in failed]
-    assert [pose.stamp_ns for pose in mapper.trajectory] == kept
+    # The frames that came while the fragment had no place have waited.
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [
+        frame.stamp_ns for frame in frames[:18]]
     assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
 
 
 def anchored(orbit: tuple[list[np.ndarray], list[Frame]]) -> tuple[Keyframe, Pointmap]:
     depth = SCENE.render(orbit[0][0], CAMERA)[1].astype(np.float32)
     confidence = np.full(depth.shape[:2], 0.9, np.float32)
-    pose = StampedPose(0, 'camera', np.eye(4))
-    anchor = Keyframe(0, 'camera', pose, orbit[1][0].rgb, CAMERA, Pointmap(depth, confidence), 0)
+    pose = FragmentPose(0, 'camera', 0, np.eye(4))
+    anchor = Keyframe(0, 'camera', 0, orbit[1][0].rgb, CAMERA, depth[..., 2], confidence, pose)
     return anchor, Pointmap(depth / 3.0, confidence)
 
 

@@ -9,9 +9,8 @@ import pytest
 from fake_network import FakeNetwork
 
 from spann3r_ros.cli.commands.scores.evaluate import table_rows
-from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.types import Pointmap, StampedPose
+from spann3r_ros.core.types import Pointmap
 from spann3r_ros.evaluation.held_out import baselines, held_out_rooms
 from spann3r_ros.evaluation.held_out.held_out_rooms import (
     TURNS,
@@ -26,6 +25,7 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
 )
 from spann3r_ros.evaluation.held_out.references import Reference
 from spann3r_ros.evaluation.held_out.room_scores import evaluate_held_out, score_map
+from spann3r_ros.evaluation.recorded_runs import MappedFrame
 from spann3r_ros.rooms.room_generator import RoomConfig
 
 SIZE = (24, 32)
@@ -90,10 +90,11 @@ def test_map_is_scored_where_the_mapper_places_it() -> None:
     points[0, 0] += 5.0
     certain = np.ones(SIZE, np.float32)
     certain[0] = 0.0
-    # The mapper also keeps the points of a frame whose camera it could not place.
-    poses = {0: StampedPose(0, '', np.eye(4)), 2: None}
-    keyframes = [Keyframe(index, '', poses[index], sequence.images[index],
-                          sequence.intrinsics, Pointmap(points[index], certain), 0)
+    # A keyframe whose camera was not placed may have points nevertheless.
+    poses = {0: np.eye(4), 2: None}
+    keyframes = [MappedFrame(index, 0, sequence.images[index], sequence.intrinsics,
+                             points[index][..., 2], Pointmap(points[index], certain),
+                             poses[index])
                  for index in (0, 2)]
     whole = score_map(keyframes, sequence, config)
     assert whole.accuracy < 1e-5 and whole.point < 1e-5

@@ -200,7 +200,7 @@ def test_a_bag_is_mapped_without_ros(tmp_path: Path) -> None:
         text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / 'summary.json').read_text())['poses'] == 15
-    assert (tmp_path / 'map.ply').stat().st_size > 100_000
+    assert (tmp_path / 'map' / 'map.ply').stat().st_size > 100_000
 
 
 def test_package_xml_has_the_version_of_the_module() -> None:

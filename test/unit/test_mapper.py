@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
+from mapper_runs import CAMERA, SCENE, failures, located, make_mapper, pose_errors, run
 from scipy.spatial.transform import Rotation
 from synthetic import (
     SyntheticNetwork,
@@ -56,7 +56,7 @@ def test_orbit_recovers_every_pose(
     assert distance <= LIMIT_M
     assert angle <= LIMIT_DEG
 
-    live = [update.live_pose for update in updates if update.live_pose]
+    live = [update.live_pose_in_map for update in updates if update.live_pose]
     # Intrinsics come with the frames, so only the very first one has no live pose.
     assert [pose.stamp_ns for pose in live] == [frame.stamp_ns for frame in frames[1:]]
     distance, angle = pose_errors(live, poses, frames)
@@ -112,12 +112,12 @@ def test_level_floor_is_flat_and_below(
     floor_z = []
     for pose, update in zip(orbit[0], mapped[1][1:], strict=True):
         world_z = transform_points(pose, SCENE.render(pose, CAMERA)[1])[..., 2]
-        floor_z.append(update.keyframes[0].pointmap.points[..., 2][world_z < 1e-6])
+        floor_z.append(located(update)[0].pointmap.points[..., 2][world_z < 1e-6])
     floor_z = np.concatenate(floor_z)
     assert len(floor_z) > 10_000
     assert np.abs(floor_z + 1.2).max() < 0.02
 
-    z = mapped[0].voxel_map.arrays().points[:, 2]
+    z = mapped[0].cloud().points[:, 2]
     assert z.min() == pytest.approx(-1.2, abs=0.02)
     assert z.max() == pytest.approx(SCENE.room[1, 2] - 1.2, abs=0.02)
 
@@ -143,7 +143,7 @@ def test_second_run_is_bit_identical() -> None:
     for _ in range(2):
         mapper = make_mapper(poses, SyntheticOptions(noise=0.01))
         run(mapper, frames)
-        clouds.append(mapper.voxel_map.arrays())
+        clouds.append(mapper.cloud())
         paths.append(np.stack([pose.world_from_camera for pose in mapper.trajectory]))
     np.testing.assert_array_equal(clouds[0].points, clouds[1].points)
     np.testing.assert_array_equal(clouds[0].colors, clouds[1].colors)
@@ -153,9 +153,9 @@ def test_second_run_is_bit_identical() -> None:
 def test_keyframe_points_are_in_map_axes_and_reproject() -> None:
     poses = orbit_trajectory(30)[:4]
     frames = render_frames(SCENE, poses, CAMERA)
-    keyframe = run(make_mapper(poses), frames)[3].keyframes[0]
+    keyframe = located(run(make_mapper(poses), frames)[3])[0]
     assert keyframe.stamp_ns == frames[2].stamp_ns
-    camera_from_map = invert(keyframe.pose.world_from_camera)
+    camera_from_map = invert(keyframe.world_from_camera)
     seen = keyframe.pointmap.points @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
     u = seen[..., 0] / seen[..., 2] * keyframe.intrinsics.fx + keyframe.intrinsics.cx
     columns = np.broadcast_to(np.arange(96), (96, 96))
@@ -167,7 +167,7 @@ def test_first_frame_completes_no_keyframe_and_flush_returns_the_last() -> None:
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses)
     updates = run(mapper, frames)
-    assert updates[0] == replace(updates[0], keyframes=(), live_pose=None)
+    assert (updates[0].keyframes, updates[0].live_pose) == ((), None)
     stamps = [update.keyframes[0].stamp_ns for update in updates[1:]]
     assert stamps == [frame.stamp_ns for frame in frames]
 
@@ -216,14 +216,17 @@ def test_unusable_pointmap_fails_one_frame_and_leaves_the_map(fault: str) -> Non
     for frame in frames[:4]:
         mapper.process(frame)
     voxels = mapper.status().voxels
-    with pytest.raises(FrameError, match='pointmap'):
-        mapper.process(frames[4])
+    update = mapper.process(frames[4])
+    assert [one.frame for one in update.failed] == [frames[3]]
+    assert 'pointmap' in failures(update)[0]
     assert mapper.status().voxels == voxels
+    # The fault is that of frame 3: frame 4 has a live pose and a prior as any other.
+    assert update.live_pose is not None
     mapper.process(frames[5])
     mapper.process(frames[6])
     assert [pose.stamp_ns for pose in mapper.trajectory] == [
         frames[n].stamp_ns for n in (0, 1, 2, 4, 5)]
-    assert np.isfinite(mapper.voxel_map.arrays().points).all()
+    assert np.isfinite(mapper.cloud().points).all()
 
 
 def test_error_at_the_end_of_a_recording_is_one_of_its_last_frame() -> None:
@@ -241,8 +244,8 @@ def test_frame_refused_by_the_network_affects_no_other() -> None:
     mapper = make_mapper(poses, SyntheticOptions(fault_at=3, index_from_image=True))
     for frame in frames[:3]:
         mapper.process(frame)
-    with pytest.raises(FrameError, match='frame 3'):
-        mapper.process(frames[3])
+    update = mapper.process(frames[3])
+    assert update.error_of(frames[3]) and 'frame 3' in failures(update)[0]
     mapper.process(frames[4])
     mapper.process(frames[5])
     distance, _ = pose_errors(mapper.trajectory, poses, frames)
@@ -316,7 +319,7 @@ def test_floor_is_flat_when_gravity_is_given(pitch_deg: float, roll_deg: float) 
     floor_z = []
     for pose, update in zip(poses, run(mapper, frames)[1:], strict=True):
         world_z = transform_points(pose, SCENE.render(pose, CAMERA)[1])[..., 2]
-        floor_z.append(update.keyframes[0].pointmap.points[..., 2][world_z < 1e-6])
+        floor_z.append(located(update)[0].pointmap.points[..., 2][world_z < 1e-6])
     floor_z = np.concatenate(floor_z)
     assert len(floor_z) > 1000
     assert np.abs(floor_z + poses[0][2, 3]).max() < 0.02

@@ -26,7 +26,12 @@ SECOND_NS = 1_000_000_000
 
 def admitted(config: KeyframeConfig, stamps_sec: list[float]) -> list[float]:
     gate = KeyframeGate(config)
-    return [stamp for stamp in stamps_sec if gate.admits(round(stamp * SECOND_NS))]
+    used = []
+    for stamp in stamps_sec:
+        if not gate.skips(round(stamp * SECOND_NS)):
+            gate.admit(round(stamp * SECOND_NS))
+            used.append(stamp)
+    return used
 
 
 def test_gate_takes_every_nth() -> None:

@@ -10,6 +10,7 @@ from synthetic import look_at, orbit_trajectory
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
 from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
+from spann3r_ros.mapping.tracking.corner_tracks import to_gray
 
 METRES_PER_UNIT = 2.5
 ORBIT = orbit_trajectory(60)
@@ -19,8 +20,8 @@ def view(pose: np.ndarray, given: np.ndarray | None = None, image: np.ndarray | 
          depth: np.ndarray | float = 1.0) -> View:
     """Return a view at a pose that is given as `given`; its depths times `depth`, in units."""
     rgb, points = SCENE.render(pose, CAMERA)
-    return View(rgb if image is None else image, depth * points[..., 2] / METRES_PER_UNIT, CAMERA,
-                pose if given is None else given)
+    return View(to_gray(rgb if image is None else image),
+                depth * points[..., 2] / METRES_PER_UNIT, CAMERA, pose if given is None else given)
 
 
 def by_patches(rng: np.random.Generator, noise: float) -> np.ndarray:

@@ -92,9 +92,9 @@ def test_every_image_is_mapped_and_the_map_is_true(
     assert (summary['recovered'], summary['poses'], summary['fragments'], summary['loops']) == (
         0, 12, 1, 0)
     assert summary['warnings'] == [] and summary['threads'] == 1
-    cloud = read_ply(tmp_path / 'out' / 'map.ply')
+    cloud = read_ply(tmp_path / 'out' / 'map' / 'map.ply')
     assert len(cloud) == summary['voxels']
-    poses = read_tum(tmp_path / 'out' / 'trajectory.tum')
+    poses = read_tum(tmp_path / 'out' / 'map' / 'trajectory.tum')
     assert [pose.stamp_ns for pose in poses] == [stamp_of(index) for index in range(12)]
     with OrbitBag(tmp_path / 'unused') as bag:
         truth = bag.poses
@@ -117,7 +117,7 @@ def test_same_bag_gives_the_same_hashes_and_another_map_others(
     bag = robot_bag(tmp_path / 'bag', 8)
     first, second = (replay(bag, '--set', 'toy.noise=0.01', output=name) for name in 'ab')
     assert first['sha256'] == second['sha256'] and set(first['sha256']) == {'map', 'trajectory'}
-    for name in ('map.ply', 'trajectory.tum'):
+    for name in ('map/map.ply', 'map/trajectory.tum'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
     other = replay(bag, '--set', 'toy.noise=0.011', output='c')
     assert other['sha256']['map'] != first['sha256']['map']
@@ -167,7 +167,7 @@ def test_poses_of_a_localisation_come_from_tf_or_odometry(
         arguments += ['--odometry-topic', '/odom']
     summary = replay(tmp_path / 'bag', *arguments)
     assert (summary['frames']['processed'], summary['poses']) == (20, 20)
-    for pose, expected in zip(read_tum(tmp_path / 'out' / 'trajectory.tum'), bag.poses,
+    for pose, expected in zip(read_tum(tmp_path / 'out' / 'map' / 'trajectory.tum'), bag.poses,
                               strict=False):
         np.testing.assert_allclose(pose.world_from_camera, expected, atol=1e-6)
 

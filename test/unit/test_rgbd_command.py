@@ -97,7 +97,7 @@ def test_run_without_calibration_is_that_of_a_replay(folder: Path, tmp_path: Pat
     (sequence,) = read_videos(folder, 'plain')
     network = kind_of(BUNDLED).open(BUNDLED, kind_of(BUNDLED).settings(), Compute('cpu'))
     run = run_mapper(network, open_video(sequence, None, 10.0), calibrated=False)
-    written = np.loadtxt(products / 'trajectory.tum')
+    written = np.loadtxt(products / 'map' / 'trajectory.tum')
     poses, numbers = run.poses
     assert len(numbers) >= 3
     np.testing.assert_allclose(written[:, 0] - written[0, 0], 0.1 * np.array(numbers), atol=1e-6)

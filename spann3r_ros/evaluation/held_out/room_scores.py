@@ -14,12 +14,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Network
 from spann3r_ros.core.types import FrameError
 from spann3r_ros.evaluation.measures import metrics, trajectories
 from spann3r_ros.evaluation.measures.clouds import score_clouds
-from spann3r_ros.evaluation.recorded_runs import RecordedRun, run_recording, to_frames
+from spann3r_ros.evaluation.recorded_runs import (
+    MappedFrame,
+    RecordedRun,
+    run_recording,
+    to_frames,
+)
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 
 from .held_out_rooms import (
@@ -139,7 +143,7 @@ def evaluate_held_out(network: Network, config: HeldOutConfig | None = None,
     return results
 
 
-def score_map(keyframes: list[Keyframe], sequence: Sequence,
+def score_map(keyframes: list[MappedFrame], sequence: Sequence,
               config: HeldOutConfig) -> PointScores:
     """Return the errors of the points of keyframes, whose stamps are frame numbers.
 
@@ -183,12 +187,12 @@ def score_poses(run: RecordedRun, sequence: Sequence) -> PoseScores:
     """Return the errors of the keyframes' poses; the scale is that of the pointmaps."""
     pointmaps, keyframes = run.pointmaps, run.keyframes
     scale = metrics.fit_scale(np.stack([item.points for item in pointmaps]), sequence.points)
-    posed = [one for one in keyframes if one.pose is not None]
+    posed = [one for one in keyframes if one.world_from_camera is not None]
     unsolved = 1.0 - (len(posed) - 1) / (len(pointmaps) - 1)
     missing = float('nan')
     if len(posed) < 2:
         return PoseScores(missing, missing, unsolved, missing, missing, missing)
-    found = np.stack([one.pose.world_from_camera for one in posed])
+    found = np.stack([one.world_from_camera for one in posed])
     truth = sequence.poses[[one.stamp_ns for one in posed]]
     offsets = scale * found[1:, :3, 3] - truth[1:, :3, 3]
     errors = trajectories.path_errors(found, truth)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spann3r_ros.core.keyframe import Keyframe, depth_of
 from spann3r_ros.core.network import Network
 from spann3r_ros.core.types import FrameError
 from spann3r_ros.core.views import prepare_resize
+from spann3r_ros.evaluation.recorded_runs import MappedFrame, in_world
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -30,7 +30,7 @@ class MapperRun:
 
     calibrated: bool
     frames: int
-    keyframes: tuple[Keyframe, ...]
+    keyframes: tuple[MappedFrame, ...]
     numbers: tuple[int, ...]
     cloud: VoxelCloud
     failed: int
@@ -40,17 +40,18 @@ class MapperRun:
     @property
     def poses(self) -> tuple[np.ndarray, list[int]]:
         """Return map-from-camera [m, 4, 4] of the frames with a pose, and their numbers."""
-        posed = [(number, one.pose.world_from_camera) for number, one in
-                 zip(self.numbers, self.keyframes, strict=True) if one.pose is not None]
+        posed = [(number, one.world_from_camera) for number, one in
+                 zip(self.numbers, self.keyframes, strict=True)
+                 if one.world_from_camera is not None]
         return (np.array([pose for _, pose in posed]).reshape(-1, 4, 4),
                 [number for number, _ in posed])
 
     def depths(self) -> list[np.ndarray | None]:
-        """Return each frame's depth [h, w] in its camera's frame; None without a solved pose."""
+        """Return each frame's depth [h, w], NaN where unknown; None without a solved pose."""
         depths: list[np.ndarray | None] = [None] * self.frames
         for number, keyframe in zip(self.numbers, self.keyframes, strict=True):
-            if keyframe.pose is not None:
-                depths[number] = depth_of(keyframe)
+            if keyframe.world_from_camera is not None:
+                depths[number] = keyframe.depth
         return depths
 
 
@@ -61,12 +62,12 @@ def run_mapper(network: Network, video: Video, calibrated: bool,
     prepare_resize(config.resampling == 'exact')
     mapper = Mapper(network, config)
     result = run_frames(mapper, video.frames(calibrated), observe)
-    keyframes = tuple(one for update in result.updates for one in update.keyframes)
+    keyframes = tuple(in_world(result.updates, np.eye(4)))
     number_of = {stamp: number for number, stamp in enumerate(video.stamps_ns)}
     status = mapper.status()
     return MapperRun(calibrated, len(video), keyframes,
                      tuple(number_of[one.stamp_ns] for one in keyframes),
-                     mapper.voxel_map.arrays(), len(result.failures), status.memory.recoveries,
+                     mapper.cloud(), len(result.failures), status.memory.recoveries,
                      status.coverage)
 
 

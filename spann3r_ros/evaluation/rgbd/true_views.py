@@ -103,12 +103,14 @@ class TrueViews:
         side = AUTOMATIC_SHARE * float(np.median(self.depth[self.depth > 0.0]))
         voxels = VoxelMap(VoxelMapConfig(voxel_size=side, max_voxels=MOST_VOXELS,
                                          min_confidence=0.0))
+        store = voxels.new_store()
         for index, depth in enumerate(self.depth):
             known = depth > 0.0
-            voxels.integrate(self.world_points(index)[known], self.images[index][known],
-                             np.ones(int(known.sum()), np.float32))
+            voxels.merge(store, [store], self.world_points(index)[known],
+                         self.images[index][known], np.ones(int(known.sum()), np.float32),
+                         depth[known])
             observe()
-        return voxels.arrays()
+        return voxels.snapshot([(store, np.eye(4))]).cloud()
 
 
 def open_video(sequence: RgbdSequence, rate: float | None, default_rate: float | None) -> Video:

@@ -1,73 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fragments, and the placement of a new one in the map by the last keyframe before it.
-
-The keyframes of a fragment share one network memory, one origin and one scale.
-"""
+"""A fragment: keyframes that share one network memory, in a frame of their own."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from spann3r_ros.core.keyframe import Keyframe, depth_of
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
-from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.mapping.scale.map_scale import Scale
 
-MIN_SHARED_POINTS = 50
-# A depth ratio agrees with the median if the logarithm of their quotient is below this.
-MAX_DISAGREEMENT = 0.1
-# Least share of the ratios that must agree.
-MIN_AGREEING = 0.5
+from .keyframe_store import KeptKeyframe
+from .pose_series import PoseSeries
 
 
-class AlignmentError(FrameError):
-    """A fragment cannot be placed by the keyframe it shares with the one before."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class Fragment:
-    """The fragment of the newest keyframes; `map_from_fragment` [4, 4] is a similarity."""
+    """Keyframes, path and voxels in the frame of the fragment, and its place in the map.
 
-    id: int = 0
-    scale: Scale = field(default_factory=Scale)
-    map_from_fragment: np.ndarray = field(default_factory=lambda: MAP_FROM_OPTICAL)
-
-
-def can_place(keyframe: Keyframe, min_confidence: float) -> bool:
-    """Return whether a keyframe with a pose has enough confident points to be an anchor."""
-    confident = _confident(depth_of(keyframe), keyframe.pointmap.confidence, min_confidence)
-    return int(confident.sum()) >= MIN_SHARED_POINTS
-
-
-def place_after(anchor: Keyframe, pointmap: Pointmap, min_confidence: float) -> np.ndarray:
-    """Return `map_from_fragment` [4, 4] of a fragment whose first image is that of `anchor`.
-
-    The anchor has a pose in the map. `pointmap` is the pointmap of its image in the new fragment.
-    The camera is the same, so position and rotation are those of the anchor. The scale is the
-    median ratio of the depths. Raises AlignmentError when there are too few points or too few
-    ratios agree.
+    The frame of a fragment is the frame of the map when the fragment began, or one of the same
+    axes with its origin near the camera. `map_from_fragment` [4, 4] is a similarity; it alone
+    changes when the fragment moves. `fragment_from_sequence` [4, 4], a similarity, places the
+    points of the network; it is fixed before the first keyframe. `keyframes` are by number,
+    `stores` by the name of their layer.
     """
-    depth, known = pointmap.points[..., 2], depth_of(anchor)
-    shared = (_confident(depth, pointmap.confidence, min_confidence)
-              & _confident(known, anchor.pointmap.confidence, min_confidence))
-    if shared.sum() < MIN_SHARED_POINTS:
-        raise AlignmentError(f'fragment: expected {MIN_SHARED_POINTS} confident points shared '
-                             f'with the last one, got {shared.sum()}')
-    ratios = known[shared] / depth[shared]
-    scale = float(np.median(ratios))
-    agreeing = float((np.abs(np.log(ratios / scale)) < MAX_DISAGREEMENT).mean())
-    if agreeing < MIN_AGREEING:
-        raise AlignmentError(f'fragment: expected {MIN_AGREEING:.0%} of the points to agree on '
-                             f'a scale, got {agreeing:.0%}')
-    return place_with_scale(anchor, scale)
 
-
-def place_with_scale(anchor: Keyframe, scale: float) -> np.ndarray:
-    """Return `map_from_fragment` [4, 4] at the anchor's pose, with map units per fragment unit."""
-    return anchor.pose.world_from_camera @ np.diag([scale, scale, scale, 1.0])
-
-
-def _confident(depth: np.ndarray, confidence: np.ndarray, least: float) -> np.ndarray:
-    with np.errstate(invalid='ignore'):
-        return (confidence >= least) & (depth > 0.0)
+    id: int
+    map_from_fragment: np.ndarray = field(default_factory=lambda: np.eye(4))
+    fragment_from_sequence: np.ndarray = field(default_factory=lambda: np.eye(4))
+    scale: Scale = field(default_factory=Scale)
+    path: PoseSeries = field(default_factory=PoseSeries)
+    keyframes: dict[int, KeptKeyframe] = field(default_factory=dict)
+    stores: dict[str, Any] = field(default_factory=dict)
+    # How many keyframes the fragment has received; some may have been evicted since.
+    received: int = 0

@@ -16,18 +16,26 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.transforms import invert
+from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
+from spann3r_ros.mapping.storage.saved_values import (
+    intrinsics_tree,
+    read_intrinsics,
+    read_rigid,
+    read_scale,
+    scale_tree,
+)
 from spann3r_ros.mapping.tracking.corner_tracks import (
     MIN_TRACKS,
     at_pixels,
     find_corners,
     follow,
     rays,
-    to_gray,
 )
 from spann3r_ros.mapping.tracking.focal_length import weighted_median
 
@@ -52,15 +60,14 @@ TRACKS_PER_MEASUREMENT = 10
 MAX_DEVIATION = 0.08
 
 
+@dataclass(frozen=True)
 class View:
-    """A posed image: uint8 [h, w, 3], `depth` [h, w] in the network's unit, NaN where unknown."""
+    """A posed image `gray` uint8 [h, w]; `depth` [h, w] is in the network's unit, or NaN."""
 
-    def __init__(self, image: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics,
-                 world_from_camera: np.ndarray) -> None:
-        self.depth = depth
-        self.intrinsics = intrinsics
-        self.world_from_camera = world_from_camera
-        self.gray = to_gray(image)
+    gray: np.ndarray
+    depth: np.ndarray
+    intrinsics: Intrinsics
+    world_from_camera: np.ndarray
 
     @cached_property
     def corners(self) -> np.ndarray:
@@ -109,6 +116,22 @@ class ScaleFromParallax:
             # one is removed instead of the oldest.
             self._views = self._views[::2] if self._since >= VIEWS else self._views[1:]
 
+    def tree(self) -> dict[str, Any]:
+        """Return the state for a saved map."""
+        return {'since': self._since, 'scale': scale_tree(self.scale),
+                'views': [{**vars_of(view), 'intrinsics': intrinsics_tree(view.intrinsics)}
+                          for view in self._views],
+                'comparisons': [vars_of(one) for one in self._comparisons]}
+
+    def restore(self, node: SavedNode) -> None:
+        """Take over a saved state; raise ValueError if it is wrong."""
+        self._since, self.scale = node.integer('since'), read_scale(node.node('scale'))
+        self._views = [_read_view(one) for one in node.nodes('views')]
+        for one in node.nodes('comparisons'):
+            values = one.array('units_per_metre', np.float64, (None,))
+            self._comparisons.append(_Comparison(values, one.array(
+                'weights', np.float64, values.shape)))
+
     def _estimate(self) -> None:
         if len(self._comparisons) < MIN_COMPARISONS:
             return
@@ -126,6 +149,14 @@ class ScaleFromParallax:
         relative = max(by_tracks, by_comparisons) / median
         if relative < MAX_DEVIATION:
             self.scale = Scale(1.0 / median, True, (relative / median)**2, SOURCE)
+
+
+def _read_view(node: SavedNode) -> View:
+    intrinsics = read_intrinsics(node.node('intrinsics'))
+    size = intrinsics.height, intrinsics.width
+    return View(node.array('gray', np.uint8, size),
+                node.array('depth', np.float32, size, finite=False), intrinsics,
+                read_rigid(node, 'world_from_camera'))
 
 
 def _compare(first: View, second: View) -> _Comparison | None:

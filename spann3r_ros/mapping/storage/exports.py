@@ -54,9 +54,11 @@ def encode_tum(poses: Iterable[StampedPose]) -> bytes:
     lines = ['# timestamp tx ty tz qx qy qz qw']
     for pose in poses:
         quaternion = matrix_to_quaternion(pose.world_from_camera[:3, :3])
-        numbers = (*pose.world_from_camera[:3, 3], *quaternion)
+        # A position may be far from the origin, as UTM coordinates are.
+        numbers = [*(f'{number:.12g}' for number in pose.world_from_camera[:3, 3]),
+                   *(f'{number:.9g}' for number in quaternion)]
         stamp = f'{pose.stamp_ns // NANOSECONDS}.{pose.stamp_ns % NANOSECONDS:09d}'
-        lines.append(' '.join([stamp, *(f'{number:.9g}' for number in numbers)]))
+        lines.append(' '.join([stamp, *numbers]))
     return ('\n'.join(lines) + '\n').encode()
 
 

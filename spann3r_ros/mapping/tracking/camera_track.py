@@ -4,8 +4,8 @@
 Corners are tracked from the last keyframe to a frame. With the depths of the keyframe they give
 the motion between the two (`predict`). Its error is small, but it adds up along the path. The
 pointmap of the frame gives the pose in the whole map, with an error of its own in every frame.
-The filter joins both. The state is a pose (R, c) in the map with the covariance P [6, 6]: position
-in map units, then rotation in radians, both along the axes of the map.
+The filter joins both. The state is a pose (R, c) in the fragment with the covariance P [6, 6]:
+position in its units, then rotation in radians, both along its axes.
 
     prior       (R, c), P = P_last moved to c + covariance of the motion    `predict`
     innovation  y = (c_z - c, log(R_z R^T)), with (R_z, c_z) the pointmap's pose
@@ -22,6 +22,7 @@ pointmap too: pointmap_correction = updated pose * inverse of the pointmap's pos
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,16 @@ from spann3r_ros.core.transforms import (
     shift_covariance,
     to_rigid,
 )
-from spann3r_ros.core.types import StampedPose
+from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.mapper_config import PoseConfig
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_values import (
+    keyframe_tree,
+    pose_tree,
+    read_keyframe,
+    read_pose,
+    read_rigid,
+)
 
 from .corner_tracks import MIN_TRACKS, Tracks, at_pixels, find_corners, follow, rays, to_gray
 from .pnp import PoseError, PoseSolution, fit_pose
@@ -51,42 +60,43 @@ MIN_GAIN = 0.2
 
 @dataclass(frozen=True)
 class PoseMeasurement:
-    """The pose of a pointmap's camera in the map; `shared_covariance` as in `PoseSolution`."""
+    """The pose of a pointmap's camera in the fragment; `shared_covariance` as `PoseSolution`."""
 
-    pose: StampedPose
+    pose: FragmentPose
     shared_covariance: np.ndarray
 
 
 @dataclass(frozen=True)
 class FilteredPose:
-    """The pose of a keyframe in the map, None without prior and measurement.
+    """The pose of a keyframe in the fragment, None without prior and measurement.
 
-    `pointmap_correction` [4, 4] moves the points of its pointmap in the map. `mean_gain` in [0, 1]
-    is the mean of the gain's diagonal: how much the measurement changed the pose.
+    `pointmap_correction` [4, 4] moves the points of its pointmap in the fragment. `mean_gain` in
+    [0, 1] is the mean of the gain's diagonal: how much the measurement changed the pose.
     """
 
-    pose: StampedPose | None
+    pose: FragmentPose | None
     pointmap_correction: np.ndarray
     mean_gain: float = 1.0
 
 
-def measurement_in_map(stamp_ns: int, frame_id: str, solution: PoseSolution,
-                       map_from_fragment: np.ndarray) -> PoseMeasurement:
-    """Return a solution in a fragment as one in the map; `map_from_fragment` is a similarity."""
-    pose = StampedPose(stamp_ns, frame_id,
-                       move_pose(map_from_fragment, solution.fragment_from_camera),
-                       move_covariance(map_from_fragment, solution.covariance))
-    return PoseMeasurement(pose, move_covariance(map_from_fragment, solution.shared_covariance))
+def measurement_in_fragment(stamp_ns: int, frame_id: str, fragment_id: int, solution: PoseSolution,
+                            fragment_from_sequence: np.ndarray) -> PoseMeasurement:
+    """Return a solution in the network's sequence as one in a fragment, by a similarity [4, 4]."""
+    pose = FragmentPose(stamp_ns, frame_id, fragment_id,
+                        move_pose(fragment_from_sequence, solution.fragment_from_camera),
+                        move_covariance(fragment_from_sequence, solution.covariance))
+    return PoseMeasurement(pose, move_covariance(fragment_from_sequence,
+                                                 solution.shared_covariance))
 
 
 class CameraTrack:
-    """Estimates the poses of one camera in the map, keyframe by keyframe."""
+    """Estimates the poses of one camera in the current fragment, keyframe by keyframe."""
 
     def __init__(self, config: PoseConfig) -> None:
         self._config = config
         self._last: Keyframe | None = None
         self._pointmap_correction = np.eye(4)
-        self._predicted: StampedPose | None = None
+        self._predicted: FragmentPose | None = None
         self._mean_gain = 1.0
 
     def prior_suffices(self, stamp_ns: int) -> bool:
@@ -117,41 +127,60 @@ class CameraTrack:
             return FilteredPose(measured.pose, self._pointmap_correction)
         pose, mean_gain = self._kalman_update(prior or self._prior_without_tracks(measured),
                                               measured)
-        correction = pose.world_from_camera @ invert(measured.pose.world_from_camera)
+        correction = pose.fragment_from_camera @ invert(measured.pose.fragment_from_camera)
         return FilteredPose(pose, correction, mean_gain)
 
     def follow_keyframe(self, keyframe: Keyframe) -> None:
         """Track corners from this keyframe on; from none if it has no pose."""
         self._last = keyframe if keyframe.pose is not None else None
 
-    def begin_fragment(self) -> None:
-        """Reset the correction: a new fragment is placed at the path, so its error is zero."""
+    def begin_fragment(self, fragment_id: int, new_from_former: np.ndarray) -> None:
+        """Go on in a new fragment; `new_from_former` [4, 4] is a similarity.
+
+        The correction is reset: a new fragment is placed at the path, so its error is zero.
+        """
         self._pointmap_correction, self._mean_gain = np.eye(4), 1.0
+        self._predicted = None
+        if self._last is not None:
+            self._last = self._last.moved_to(fragment_id, new_from_former)
+
+    def tree(self) -> dict[str, Any]:
+        """Return the state for a saved map."""
+        return {'last': None if self._last is None else keyframe_tree(self._last),
+                'predicted': None if self._predicted is None else pose_tree(self._predicted),
+                'pointmap_correction': self._pointmap_correction, 'mean_gain': self._mean_gain}
+
+    def restore(self, node: SavedNode) -> None:
+        """Take over a saved state; raise ValueError if it is wrong."""
+        self._last = read_keyframe(node.node('last')) if node.has('last') else None
+        self._predicted = read_pose(node.node('predicted')) if node.has('predicted') else None
+        self._pointmap_correction = read_rigid(node, 'pointmap_correction')
+        self._mean_gain = node.number('mean_gain', 0.0, 1.0)
 
     def predict(self, stamp_ns: int, image: np.ndarray, intrinsics: Intrinsics) -> None:
         """Compute the prior of a frame from corners that are tracked from the last keyframe."""
         if self._last is None or not self._config.track_corners:
             return
-        known = np.isfinite(self._last.pointmap.points[..., 2])
+        known = np.isfinite(self._last.depth)
         first, second = to_gray(self._last.image), to_gray(image)
         tracks = follow(first, second, find_corners(first, known))
         step = _step(self._last, tracks, intrinsics, self._config)
         if step is None:
             return
         last = self._last.pose
-        world_from_camera = last.world_from_camera @ step.fragment_from_camera
+        fragment_from_camera = last.fragment_from_camera @ step.fragment_from_camera
         # A rotation error of the last pose becomes a position error at the end of the shift.
-        shift = world_from_camera[:3, 3] - last.world_from_camera[:3, 3]
-        rotation = to_rigid(last.world_from_camera[:3, :3], np.zeros(3))
-        self._predicted = StampedPose(
-            stamp_ns, last.frame_id, world_from_camera,
+        shift = fragment_from_camera[:3, 3] - last.fragment_from_camera[:3, 3]
+        rotation = to_rigid(last.fragment_from_camera[:3, :3], np.zeros(3))
+        self._predicted = FragmentPose(
+            stamp_ns, last.frame_id, last.fragment_id, fragment_from_camera,
             shift_covariance(last.covariance, shift) + move_covariance(rotation, step.covariance))
 
-    def _prior(self, stamp_ns: int) -> StampedPose | None:
+    def _prior(self, stamp_ns: int) -> FragmentPose | None:
         known = self._predicted is not None and self._predicted.stamp_ns == stamp_ns
         return self._predicted if known else None
 
-    def _prior_without_tracks(self, measured: PoseMeasurement) -> StampedPose:
+    def _prior_without_tracks(self, measured: PoseMeasurement) -> FragmentPose:
         """Return the measured pose, moved by the last correction, as the prior.
 
         The motion is then the difference of two pointmap poses, and their covariances add up.
@@ -159,13 +188,13 @@ class CameraTrack:
         covariance = measured.pose.covariance
         if self._last is not None:
             covariance = covariance + self._last.pose.covariance
-        return replace(measured.pose, covariance=covariance, world_from_camera=(
-            self._pointmap_correction @ measured.pose.world_from_camera))
+        return replace(measured.pose, covariance=covariance, fragment_from_camera=(
+            self._pointmap_correction @ measured.pose.fragment_from_camera))
 
-    def _kalman_update(self, prior: StampedPose,
-                       measured: PoseMeasurement) -> tuple[StampedPose, float]:
+    def _kalman_update(self, prior: FragmentPose,
+                       measured: PoseMeasurement) -> tuple[FragmentPose, float]:
         """Return the updated pose and the mean of the gain's diagonal."""
-        predicted, observed = prior.world_from_camera, measured.pose.world_from_camera
+        predicted, observed = prior.fragment_from_camera, measured.pose.fragment_from_camera
         innovation = np.concatenate([
             observed[:3, 3] - predicted[:3, 3],
             rotation_vector(observed[:3, :3] @ predicted[:3, :3].T)])
@@ -176,7 +205,7 @@ class CameraTrack:
         rotation = to_rigid(correction[3:], np.zeros(3))[:3, :3] @ predicted[:3, :3]
         pose = replace(
             measured.pose,
-            world_from_camera=to_rigid(rotation, predicted[:3, 3] + correction[:3]),
+            fragment_from_camera=to_rigid(rotation, predicted[:3, 3] + correction[:3]),
             covariance=0.5 * (covariance + covariance.T))  # rounding makes it slightly asymmetric
         return pose, float(np.trace(gain)) / 6.0
 
@@ -187,10 +216,8 @@ def _step(last: Keyframe, tracks: Tracks, intrinsics: Intrinsics,
 
     None when too few tracks have a usable depth, or when they admit no pose.
     """
-    camera_from_map = invert(last.pose.world_from_camera)
-    points = at_pixels(last.pointmap.points, tracks.starts)
-    depth = points @ camera_from_map[2, :3] + camera_from_map[2, 3]
-    confidence = at_pixels(last.pointmap.confidence, tracks.starts)
+    depth = at_pixels(last.depth, tracks.starts)
+    confidence = at_pixels(last.confidence, tracks.starts)
     good = (depth > 0.0) & (confidence > config.min_confidence)  # False for a depth of NaN
     if good.sum() < MIN_TRACKS:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spann3r_ros.mapping.mapper_config import KeyframeConfig
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 
 class KeyframeGate:
@@ -15,18 +16,33 @@ class KeyframeGate:
         self._admitted_stamp_ns: int | None = None
         self.skipped = 0
 
-    def admits(self, stamp_ns: int) -> bool:
-        """Return whether the next frame is admitted, and remember the decision.
+    def skips(self, stamp_ns: int) -> bool:
+        """Return whether the next frame is skipped, and count it then.
 
-        A stamp before the last admitted one means that the clock jumped back: the interval is then
-        not checked.
+        A frame that is not skipped is to be admitted, unless it cannot be used. A stamp before the
+        last admitted one means that the clock jumped back: the interval is then not checked.
         """
-        self._since_admitted += 1
         last = self._admitted_stamp_ns
         early = last is not None and 0 <= stamp_ns - last < self._min_interval_ns
-        if self._since_admitted < self._stride or early:
-            self.skipped += 1
+        if self._since_admitted + 1 >= self._stride and not early:
             return False
+        self._since_admitted += 1
+        self.skipped += 1
+        return True
+
+    def tree(self) -> dict[str, int | None]:
+        """Return the state for a saved map."""
+        return {'since_admitted': self._since_admitted, 'skipped': self.skipped,
+                'admitted_stamp_ns': self._admitted_stamp_ns}
+
+    def restore(self, node: SavedNode) -> None:
+        """Take over a saved state."""
+        self._since_admitted = node.integer('since_admitted')
+        self.skipped = node.integer('skipped')
+        if node.has('admitted_stamp_ns'):
+            self._admitted_stamp_ns = node.integer('admitted_stamp_ns')
+
+    def admit(self, stamp_ns: int) -> None:
+        """Record that the frame of a stamp is used."""
         self._since_admitted = 0
         self._admitted_stamp_ns = stamp_ns
-        return True

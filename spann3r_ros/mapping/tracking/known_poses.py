@@ -5,35 +5,60 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import invert, is_rigid, transform_points
-from spann3r_ros.core.types import Frame, FrameError, Pointmap
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe, depth_of_points
+from spann3r_ros.core.network import Estimate
+from spann3r_ros.core.transforms import (
+    invert,
+    invert_similarity,
+    move_pose,
+    similarity_scale,
+)
+from spann3r_ros.core.types import FragmentPose, FrameError
+from spann3r_ros.mapping.admitted import Admitted
+from spann3r_ros.mapping.fragments.fragment import Fragment
+from spann3r_ros.mapping.mapper_config import PoseConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_values import keyframe_tree, read_keyframe
+
+from .corner_tracks import to_gray
+from .measured_pose import measure_pose
+from .pnp import PoseError
+from .pose_source import PoseSource
 
 # Most keyframes that wait until the camera has moved enough to measure the scale.
 MAX_WAITING = 50
-# After so many keyframes in a row without a pose in the fragment, a new fragment begins.
+# After so many keyframes in a row without a pose in the sequence, a new fragment begins.
 MAX_FAILURES = 2
+LOST = 'the network lost the camera'
+# The origin of a fragment is the origin of the map moved by a multiple of this, in metres, so that
+# a map frame whose origin is far away, such as UTM, costs no precision.
+ORIGIN_GRID_M = 1000.0
 
 logger = logging.getLogger(__name__)
 
 
-class KnownPoses:
-    """Places a fragment's keyframes by their given poses, in metres.
+class KnownPoses(PoseSource):
+    """Places the keyframes of a fragment by their given poses, in metres.
 
     Each keyframe is placed by its own pose, so the map does not drift with the network. Keyframes
-    wait until the camera has moved enough to measure the fragment's scale. At most the newest
-    `MAX_WAITING` wait.
+    wait until the camera has moved enough to measure the scale of the network's sequence. At most
+    the newest `MAX_WAITING` wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: PoseConfig) -> None:
+        super().__init__()
+        self._config = config
         self._waiting: deque[Keyframe] = deque(maxlen=MAX_WAITING)
         self._scales = ScaleFromParallax()
         self._failures = 0
+        self._origin_set = False
 
     @property
     def waiting(self) -> int:
@@ -46,47 +71,87 @@ class KnownPoses:
         scale = self._scales.scale
         return replace(scale, value=1.0, variance=scale.variance / scale.value**2)
 
-    def place(self, keyframe: Keyframe, fragment_from_camera: np.ndarray) -> list[Keyframe]:
-        """Take a keyframe and return those that can be placed now, with their points in the map.
+    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
+        """Leave the waiting keyframes out of the map; measure another scale."""
+        if self._waiting:
+            logger.warning('%d keyframes are left out of the map: the camera did not move enough '
+                           'to measure their scale', len(self._waiting))
+        self._waiting.clear()
+        self._scales, self._failures, self._origin_set = ScaleFromParallax(), 0, False
 
-        The keyframe's points are in the fragment, where `fragment_from_camera` [4, 4] is its pose.
+    def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
+              fragment: Fragment) -> list[Keyframe]:
+        """Take an estimate; return the keyframes that can be placed now.
+
+        Raises FrameError if the network's own pose of the camera, which is needed for the depth,
+        cannot be measured.
         """
+        frame = admitted.frame
+        try:
+            solution = measure_pose(estimate, intrinsics, self._config)
+        except PoseError as error:
+            self.failed += 1
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                # A new fragment costs nothing here: its keyframes are placed by given poses.
+                self.restart_reason = LOST
+            raise FrameError(str(error)) from error
         self._failures = 0
-        points = transform_points(invert(fragment_from_camera), keyframe.pointmap.points)
-        keyframe = replace(keyframe, pointmap=replace(keyframe.pointmap, points=points))
-        self._scales.add(View(keyframe.image, points[..., 2], keyframe.intrinsics,
-                              keyframe.pose.world_from_camera))
+        self._set_origin(frame.world_from_camera, fragment)
+        depth = depth_of_points(invert(solution.fragment_from_camera), estimate.pointmap.points)
+        keyframe = Keyframe(
+            frame.stamp_ns, frame.frame_id, fragment.id, admitted.network_input.image, intrinsics,
+            depth, np.where(np.isfinite(depth), estimate.pointmap.confidence, np.float32(0.0)),
+            FragmentPose(frame.stamp_ns, frame.frame_id, fragment.id,
+                         _in_fragment(frame.world_from_camera, fragment)))
+        metric = frame.world_from_camera.copy()
+        metric[:3, 3] -= fragment.map_from_fragment[:3, 3]
+        self._scales.add(View(to_gray(keyframe.image), depth, intrinsics, metric))
         if len(self._waiting) == MAX_WAITING:
             logger.warning('the camera does not move enough to measure the scale: '
                            'a keyframe is left out of the map')
         self._waiting.append(keyframe)
         if not self._scales.scale.metric:
             return []
-        placed = [self._placed(one) for one in self._waiting]
+        fragment.scale = self.scale
+        units = np.float32(self._scales.scale.value / similarity_scale(fragment.map_from_fragment))
+        placed = [replace(one, depth=one.depth * units) for one in self._waiting]
         self._waiting.clear()
         return placed
 
-    def count_failure(self) -> bool:
-        """Count a keyframe without a pose in the fragment; return whether the limit is reached."""
-        self._failures += 1
-        return self._failures >= MAX_FAILURES
+    def live_pose(self, admitted: Admitted, fragment: Fragment) -> FragmentPose | None:
+        """Return the given pose of a frame."""
+        self._set_origin(admitted.frame.world_from_camera, fragment)
+        return FragmentPose(
+            admitted.frame.stamp_ns, admitted.frame.frame_id, fragment.id,
+            _in_fragment(admitted.frame.world_from_camera, fragment))
 
-    def drop_waiting(self) -> None:
-        """Leave the waiting keyframes out of the map, because the fragment ends."""
-        if self._waiting:
-            logger.warning('%d keyframes are left out of the map: the camera did not move enough '
-                           'to measure their scale', len(self._waiting))
-        self._waiting.clear()
+    def finish(self) -> None:
+        """Leave the waiting keyframes out of the map, because the recording ends."""
+        self.begin_fragment(Fragment(0), np.eye(4))
 
-    def _placed(self, keyframe: Keyframe) -> Keyframe:
-        metres = np.diag([*[self._scales.scale.value] * 3, 1.0])
-        points = transform_points(keyframe.pose.world_from_camera @ metres,
-                                  keyframe.pointmap.points)
-        return replace(keyframe, pointmap=Pointmap(points, keyframe.pointmap.confidence))
+    def tree(self) -> dict[str, Any]:
+        """Return the state for a saved map."""
+        return {**super().tree(), 'waiting': [keyframe_tree(one) for one in self._waiting],
+                'scales': self._scales.tree(), 'failures': self._failures,
+                'origin_set': self._origin_set}
+
+    def restore(self, node: SavedNode) -> None:
+        """Take over a saved state; raise ValueError if it is wrong."""
+        super().restore(node)
+        self._waiting.extend(read_keyframe(one) for one in node.nodes('waiting'))
+        if any(one.pose is None for one in self._waiting):
+            raise node.fault('waiting', 'keyframes with a pose', 'one without')
+        self._scales.restore(node.node('scales'))
+        self._failures, self._origin_set = node.integer('failures'), node.flag('origin_set')
+
+    def _set_origin(self, world_from_camera: np.ndarray, fragment: Fragment) -> None:
+        if self._origin_set:
+            return
+        place = np.eye(4)
+        place[:3, 3] = ORIGIN_GRID_M * np.round(world_from_camera[:3, 3] / ORIGIN_GRID_M)
+        fragment.map_from_fragment, self._origin_set = place, True
 
 
-def check_known_pose(frame: Frame) -> None:
-    """Raise FrameError unless a frame's pose, where it has one, is a rigid transform."""
-    pose = frame.world_from_camera
-    if pose is not None and not is_rigid(pose):
-        raise FrameError(f'world_from_camera: expected a rigid transform [4, 4], got {pose}')
+def _in_fragment(world_from_camera: np.ndarray, fragment: Fragment) -> np.ndarray:
+    return move_pose(invert_similarity(fragment.map_from_fragment), world_from_camera)

@@ -2,6 +2,7 @@
 """Reading and writing weights of Spann3R; no code in a file is run."""
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from spann3r_ros.networks.checkpoint_files import (
 from .config import CONFIG_KEY, Spann3RConfig
 from .spann3r import Spann3R
 
+IDENTITY_VALUES, IDENTITY_DIGITS = 64, 16
 # A file of the authors' layout has no metadata.
 OFFICIAL_LICENCE = 'CC BY-NC-SA 4.0 (non-commercial), as the weights of the authors of Spann3R'
 OFFICIAL_DATA = {'spann3r_v1.01': (
@@ -44,7 +46,21 @@ def load_model(path: Path | str, device: torch.device | str = 'cpu',
     tensors = {key: tensor.to(device=device, dtype=dtype, copy=True)
                for key, tensor in tensors.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
+    model.identity = weights_identity(tensors)
     return model.eval().requires_grad_(False)
+
+
+def weights_identity(tensors: dict[str, Tensor]) -> str:
+    """Return a text that differs between weights, by the first values of each tensor.
+
+    The values are compared in half precision, so a converted file has the same identity.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sample = tensor.reshape(-1)[:IDENTITY_VALUES].to('cpu', torch.float16)
+        digest.update(f'{name} {tuple(tensor.shape)}'.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:IDENTITY_DIGITS]
 
 
 def read_checkpoint(path: Path) -> tuple[Spann3RConfig, dict[str, Tensor]]:

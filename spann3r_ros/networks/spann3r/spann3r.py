@@ -58,6 +58,7 @@ class Spann3R(nn.Module):
     def __init__(self, config: Spann3RConfig) -> None:
         super().__init__()
         self.config = config
+        self.identity = ''  # of the weights, see checkpoint.weights_identity
         self.uses_bfloat16 = False  # in blocks and projections, see inference.prepare
         width = config.encoder_width
         self.dust3r = Backbone(config)

@@ -81,6 +81,7 @@ class Spann3RNetwork:
     def __init__(self, model: Spann3R, memory: MemoryConfig | None = None,
                  cuda_graph: bool = False) -> None:
         self.model = model
+        self.identity = model.identity
         self._budget = memory or MemoryConfig()
         self._device = model.norm_k.weight.device
         self._weight_bytes = sum(item.nbytes for item in chain(model.parameters(),

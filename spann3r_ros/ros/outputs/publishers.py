@@ -2,21 +2,20 @@
 """The publishers of the mapper node; a message without subscribers is not even built."""
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from time import monotonic
+from collections.abc import Callable
 
-from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+import numpy as np
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from spann3r_ros.core.keyframe import Keyframe, depth_of
+from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.messages import to_nanoseconds
-from spann3r_ros.core.transforms import shift_covariance
-from spann3r_ros.core.types import StampedPose
-from spann3r_ros.mapping.layers.voxel_map import VoxelMap
+from spann3r_ros.core.transforms import shift_covariance, similarity_scale
+from spann3r_ros.core.types import FragmentPose, StampedPose
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.frame_roles import FrameRoles
@@ -24,10 +23,9 @@ from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.ros import conversions
 
+from .latched_views import LatchedViews
+
 STREAM_DEPTH = 5
-# Map and path grow, and so does the time to publish them. The pause between two messages is made
-# longer, so that publishing takes at most this share of the time.
-REFRESH_SHARE = 0.05
 
 
 class MapPublishers:
@@ -35,10 +33,11 @@ class MapPublishers:
 
     All methods but `publish_status` are called on the worker thread. The map and the path are
     latched and throttled. `refresh` publishes them later if the throttle or a missing subscriber
-    prevented it.
+    prevented it. `failed` is called, on any thread, if that fails.
     """
 
-    def __init__(self, node: LifecycleNode, settings: Settings, roles: FrameRoles) -> None:
+    def __init__(self, node: LifecycleNode, settings: Settings, roles: FrameRoles,
+                 failed: Callable[[Exception], None]) -> None:
         self._node = node
         self._roles = roles
         self._solved = settings.node.pose_source == 'images'
@@ -46,76 +45,57 @@ class MapPublishers:
         self._odom_frame = settings.node.odom_frame
         self._base_frame = settings.node.base_frame
         self._max_cloud_bytes = settings.node.max_cloud_bytes
-        self._period_sec = settings.node.map_publish_period_sec
         self._managed: list[LifecyclePublisher] = []
         self._points = self._stream(PointCloud2, '~/points')
-        self._map_points = self._latched(PointCloud2, '~/map_points')
         self._confidence = self._stream(Image, '~/confidence')
         self._depth = self._stream(Image, '~/depth')
         self._depth_info = self._stream(CameraInfo, '~/depth/camera_info')
         self._pose = self._stream(PoseWithCovarianceStamped, '~/pose')
         self._odometry = self._stream(Odometry, '~/odometry')
-        self._path = self._latched(Path, '~/path')
+        self._views = LatchedViews(
+            self._latched(PointCloud2, '~/map_points'), self._latched(Path, '~/path'),
+            settings.node.map_publish_period_sec, self._max_cloud_bytes, failed)
         # Not managed by the lifecycle: an inactive node publishes its status too.
         self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
-        self._poses: deque[PoseStamped] = deque(maxlen=settings.mapper.path_max_size)
+        self._places: dict[int, np.ndarray] = {}
         self._stamp_ns = 0
         self._pose_stamp_ns = -1
-        self._changed = {self._map_points: False, self._path: False}
-        self._refreshed_sec = float('-inf')
-        self._rest_sec = self._period_sec
 
-    def publish(self, update: MapUpdate, voxel_map: VoxelMap) -> None:
+    def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
+        self._places |= update.places
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
         if update.live_pose is not None:
             self._publish_pose(update.live_pose)
-        if update.keyframes:
-            self.refresh(voxel_map)
+        if update.keyframes or update.moved:
+            self._views.change()
+            self.refresh(mapper)
 
-    def refresh(self, voxel_map: VoxelMap, force: bool = False) -> None:
+    def refresh(self, mapper: Mapper, force: bool = False) -> None:
         """Publish map and path if they changed, are due and have subscribers.
 
         With `force`, they are published if they changed.
         """
         if self._pose.is_activated:
             self._roles.send_waiting()
-        if not force and monotonic() - self._refreshed_sec < self._rest_sec:
-            return
         stamp_ns = self._stamp_ns or self._now_ns()
-        if not stamp_ns:
-            return
-        due = [one for one in (self._map_points, self._path) if self._is_due(one, force)]
-        if not due:
-            return
-        began_sec = monotonic()
-        header = conversions.to_header(stamp_ns, self._map_frame)
-        if self._map_points in due:
-            self._map_points.publish(conversions.map_cloud(
-                voxel_map.arrays(), header, self._max_cloud_bytes))
-        if self._path in due:
-            self._path.publish(Path(header=header, poses=list(self._poses)))
-        self._refreshed_sec = monotonic()
-        if self._period_sec:
-            took_sec = self._refreshed_sec - began_sec
-            self._rest_sec = max(self._period_sec, took_sec / REFRESH_SHARE)
+        if stamp_ns:
+            self._views.refresh(mapper, conversions.to_header(stamp_ns, self._map_frame), force)
 
-    def pause(self, voxel_map: VoxelMap) -> None:
+    def pause(self, mapper: Mapper) -> None:
         """Publish the last state of the map; drop the poses that wait for TF."""
-        self.refresh(voxel_map, force=True)
+        self.refresh(mapper, force=True)
         self._roles.clear_waiting()
 
-    def begin(self, voxel_map: VoxelMap, trajectory: Sequence[StampedPose] = ()) -> None:
+    def begin(self, mapper: Mapper) -> None:
         """Publish a new map and path, empty or loaded; the odometry does not jump."""
         self._roles.odometer.restart()
         self._roles.clear_waiting()
-        self._poses.clear()
-        self._poses.extend(
-            conversions.to_pose_stamped(pose, self._map_frame) for pose in trajectory)
+        self._places.clear()
         self._pose_stamp_ns = -1
-        self._changed = dict.fromkeys(self._changed, True)
-        self.refresh(voxel_map, force=True)
+        self._views.change()
+        self.refresh(mapper, force=True)
 
     def publish_status(self, status: MapperStatus) -> None:
         """Publish a status, whether the node is active or not.
@@ -130,32 +110,34 @@ class MapPublishers:
 
     def destroy(self) -> None:
         """Destroy every publisher."""
+        self._views.destroy()
         for publisher in self._managed:
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._status)
 
     def _publish_keyframe(self, keyframe: Keyframe) -> None:
         self._stamp_ns = keyframe.stamp_ns
-        self._changed = dict.fromkeys(self._changed, True)
+        place = self._places[keyframe.fragment_id]
         map_header = conversions.to_header(keyframe.stamp_ns, self._map_frame)
         image_header = conversions.to_header(keyframe.stamp_ns, keyframe.frame_id)
         if _has_subscribers(self._points):
             self._points.publish(conversions.keyframe_cloud(
-                keyframe, map_header, self._max_cloud_bytes))
+                keyframe, place, map_header, self._max_cloud_bytes))
         if _has_subscribers(self._confidence):
             self._confidence.publish(
-                conversions.to_float_image(keyframe.pointmap.confidence, image_header))
+                conversions.to_float_image(keyframe.confidence, image_header))
         if keyframe.pose is None:
             return
-        self._poses.append(conversions.to_pose_stamped(keyframe.pose, self._map_frame))
         self._publish_pose(keyframe.pose)
         if _has_subscribers(self._depth):
-            self._depth.publish(conversions.to_float_image(depth_of(keyframe), image_header))
+            depth = keyframe.depth * np.float32(similarity_scale(place))
+            self._depth.publish(conversions.to_float_image(depth, image_header))
         if _has_subscribers(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))
 
-    def _publish_pose(self, pose: StampedPose) -> None:
+    def _publish_pose(self, located: FragmentPose) -> None:
+        pose = located.in_map(self._places[located.fragment_id])
         # The pose of a keyframe follows the live pose of the same frame. One pose is published
         # for each stamp.
         if pose.stamp_ns <= self._pose_stamp_ns or not self._pose.is_activated:
@@ -188,13 +170,6 @@ class MapPublishers:
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
-
-    def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
-        due = (publisher.is_activated and self._changed[publisher]
-               and (force or _has_subscribers(publisher)))
-        if due:
-            self._changed[publisher] = False
-        return due
 
     def _stream(self, kind: type, topic: str) -> LifecyclePublisher:
         return self._create(kind, topic, QoSProfile(depth=STREAM_DEPTH))

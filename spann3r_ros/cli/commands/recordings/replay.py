@@ -19,7 +19,7 @@ SUMMARY = 'map a recorded bag without ROS: every image is used, none is dropped'
 BAD_INPUT, FAULT = 2, 1
 LOG, SUMMARY_FILE = 'replay.log', 'summary.json'
 EPILOG = """\
-Writes map.ply, trajectory.tum, map.npz, replay.log and summary.json. Exit status: 0 with a map, 2
+Writes the directory map, replay.log and summary.json. Exit status: 0 with a map, 2
 for bad input, 1 for a fault or an empty map. The same bag and settings give the same map, bit by
 bit, on the same machine with the same number of threads; the node in replay mode gives that map
 too."""
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.core.views import prepare_resize
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     from spann3r_ros.mapping.mapper import Mapper
-    from spann3r_ros.mapping.storage.products import MapEmptyError, save_products
+    from spann3r_ros.mapping.storage.map_directory import MapEmptyError, encode_map
     from spann3r_ros.networks.registry import open_network, resolve_checkpoint
     from spann3r_ros.pipeline.bag_replay import Replay, Warnings
     from spann3r_ros.pipeline.sync.camera_sync import Expected
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         replay.finish()
         summary = replay.summary(bag.count, time.perf_counter() - started, warnings.texts())
         write_json(args.output / SUMMARY_FILE, asdict(summary))
-        save_products(mapper, args.output)
+        encode_map(mapper).write(args.output)
     except MapEmptyError as error:
         print(f'spann3r replay: {error}; see {args.output / LOG}', file=sys.stderr)
         return FAULT

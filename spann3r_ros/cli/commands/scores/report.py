@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from spann3r_ros.evaluation.bag_comparison import Comparison
 
 SUMMARY = 'print the table of a finished demo run and draw its map; fails if frames are missing'
-FILES = ('map.ply', 'trajectory.tum', 'map.png')
+FILES = ('map/map.ply', 'map/trajectory.tum', 'map.png')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +42,8 @@ def map_rows(output: Path, bag: Path) -> tuple[list[tuple[str, str]], int]:
     from spann3r_ros.evaluation.bag_comparison import AlignmentError, compare
     from spann3r_ros.evaluation.pictures.map_picture import draw_map
     from spann3r_ros.mapping.storage.exports import read_ply, read_tum
-    cloud = read_ply(output / 'map.ply')
-    trajectory = read_tum(output / 'trajectory.tum')
+    cloud = read_ply(output / 'map' / 'map.ply')
+    trajectory = read_tum(output / 'map' / 'trajectory.tum')
     truth = read_truth(bag)
     comparison, reason = None, 'none in the bag'
     if truth is not None:

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frame that the keyframe gate admitted."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import Preprocessed
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A frame that the keyframe gate admitted, with its network input and image id.
+
+    `size` is the height and width of the camera's images.
+    """
+
+    frame: Frame
+    network_input: Preprocessed
+    image_id: int
+    size: tuple[int, int]

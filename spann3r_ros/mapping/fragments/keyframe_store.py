@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is kept of the keyframes: complete while they are new, later what verification needs."""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.types import FragmentPose
+from spann3r_ros.mapping.mapper_config import KeyframeConfig
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class CompactKeyframe:
+    """A keyframe without its full payload: the image as JPEG, the depth in half precision.
+
+    `depth`, float16 [h, w], is NaN where the confidence was below the map's.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    fragment_id: int
+    jpeg: np.ndarray
+    intrinsics: Intrinsics
+    depth: np.ndarray
+    pose: FragmentPose | None
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of image and depth."""
+        return self.jpeg.nbytes + self.depth.nbytes
+
+    def expanded(self) -> Keyframe:
+        """Return a keyframe again; its confidence is 1 where the depth is known, else 0."""
+        image = cv2.cvtColor(cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        depth = self.depth.astype(np.float32)
+        return Keyframe(self.stamp_ns, self.frame_id, self.fragment_id, image, self.intrinsics,
+                        depth, np.isfinite(depth).astype(np.float32), self.pose)
+
+
+KeptKeyframe = Keyframe | CompactKeyframe
+
+
+@dataclass(frozen=True)
+class KeptReport:
+    """What is kept: numbers of keyframes, their bytes, and how many were compacted or evicted."""
+
+    keyframes: int
+    bytes: int
+    compacted: int
+    evicted: int
+
+
+class KeyframeStore:
+    """Bounds the keyframes of all fragments by their bytes; the fragments own them.
+
+    Beyond `max_full_bytes` the oldest complete keyframes become compact. Beyond `max_bytes` in
+    total, keyframes are removed evenly: every second one from the oldest on, then every second one
+    of those left, and so on. The first and the newest keyframe are always kept.
+    """
+
+    def __init__(self, config: KeyframeConfig, min_confidence: float) -> None:
+        self._config = config
+        self._min_confidence = min_confidence
+        self._owners: dict[int, dict[int, KeptKeyframe]] = {}  # by number, in order
+        self._full: deque[int] = deque()
+        self._candidates: deque[int] = deque()  # numbers that are no multiple of the stride
+        self._stride = 1
+        self._full_bytes = self._compact_bytes = 0
+        self._added = self._compacted = self._evicted = 0
+
+    def add(self, keyframe: KeptKeyframe, owner: dict[int, KeptKeyframe]) -> None:
+        """Put a keyframe into its fragment's `owner`; compact or remove older ones."""
+        number = self._added
+        self._added += 1
+        self._owners[number], owner[number] = owner, keyframe
+        if isinstance(keyframe, Keyframe):
+            self._full.append(number)
+            self._full_bytes += full_bytes(keyframe)
+        else:
+            self._compact_bytes += keyframe.nbytes
+        if number - 1 in self._owners and (number - 1) % self._stride:
+            self._candidates.append(number - 1)  # it is not the newest any more
+        while len(self._full) > 1 and self._full_bytes > self._config.max_full_bytes:
+            self._compact_oldest()
+        while (len(self._owners) > 2
+               and self._full_bytes + self._compact_bytes > self._config.max_bytes):
+            self._evict_one()
+
+    def tree(self) -> dict[str, int]:
+        """Return the counters for a saved map."""
+        return {'added': self._added, 'stride': self._stride, 'compacted': self._compacted,
+                'evicted': self._evicted}
+
+    def restore(self, node: SavedNode, owners: Iterable[dict[int, KeptKeyframe]]) -> None:
+        """Take over saved counters and the keyframes of the fragments, oldest first."""
+        self._stride, self._compacted = node.integer('stride', 1), node.integer('compacted')
+        self._evicted = node.integer('evicted')
+        for owner in owners:
+            for number, keyframe in list(owner.items()):
+                self._added = number
+                self.add(keyframe, owner)
+        self._added = node.integer('added', self._added)
+
+    def report(self) -> KeptReport:
+        """Return the counters."""
+        return KeptReport(len(self._owners), self._full_bytes + self._compact_bytes,
+                          self._compacted, self._evicted)
+
+    def _compact_oldest(self) -> None:
+        number = self._full.popleft()
+        owner = self._owners[number]
+        compact = compacted(owner[number], self._min_confidence)
+        self._full_bytes -= full_bytes(owner[number])
+        self._compact_bytes += compact.nbytes
+        owner[number] = compact
+        self._compacted += 1
+
+    def _evict_one(self) -> None:
+        while not self._candidates:
+            self._stride *= 2
+            self._candidates.extend(number for number in list(self._owners)[:-1]
+                                    if number % self._stride)
+        number = self._candidates.popleft()
+        removed = self._owners.pop(number).pop(number)
+        if isinstance(removed, Keyframe):
+            self._full.remove(number)
+            self._full_bytes -= full_bytes(removed)
+        else:
+            self._compact_bytes -= removed.nbytes
+        self._evicted += 1
+
+
+def full_bytes(keyframe: Keyframe) -> int:
+    """Return the bytes of a complete keyframe's arrays."""
+    return keyframe.image.nbytes + keyframe.depth.nbytes + keyframe.confidence.nbytes
+
+
+def compacted(keyframe: Keyframe, min_confidence: float) -> CompactKeyframe:
+    """Return what verification needs of a keyframe."""
+    _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2BGR),
+                           [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    with np.errstate(over='ignore'):
+        depth = keyframe.depth.astype(np.float16)
+    depth[(keyframe.confidence < min_confidence) | ~np.isfinite(depth)] = np.nan
+    return CompactKeyframe(keyframe.stamp_ns, keyframe.frame_id, keyframe.fragment_id, jpeg,
+                           keyframe.intrinsics, depth, keyframe.pose)

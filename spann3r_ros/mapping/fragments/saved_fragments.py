@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fragments as parts of a saved map; their keyframes are saved in compact form."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.transforms import is_rigid
+from spann3r_ros.core.types import FragmentPose
+from spann3r_ros.mapping.layers.layer import Layer
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_values import (
+    is_covariance,
+    read_scale,
+    read_similarity,
+    scale_tree,
+)
+
+from .fragment import Fragment
+from .keyframe_store import CompactKeyframe, KeptKeyframe, compacted
+from .pose_series import PoseSeries
+
+INTRINSICS = ('fx', 'fy', 'cx', 'cy')
+
+
+def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
+                  min_confidence: float) -> dict[str, Any]:
+    """Return a fragment."""
+    path = fragment.path
+    return {
+        'id': fragment.id, 'received': fragment.received, 'scale': scale_tree(fragment.scale),
+        'map_from_fragment': fragment.map_from_fragment,
+        'fragment_from_sequence': fragment.fragment_from_sequence,
+        'path': _poses_tree(path.stamps, path.transforms, path.covariances),
+        'keyframes': _keyframes_tree(fragment.keyframes, min_confidence),
+        'stores': {layer.name: layer.store_tree(fragment.stores[layer.name]) for layer in layers}}
+
+
+def read_fragment(node: SavedNode, layers: Mapping[str, tuple[Layer, Any]],
+                  frame_id: str) -> Fragment:
+    """Return the fragment of a node; `layers` are by name, each with its counters."""
+    identifier = node.integer('id')
+    stores = node.node('stores')
+    return Fragment(
+        identifier, read_similarity(node, 'map_from_fragment'),
+        read_similarity(node, 'fragment_from_sequence'), read_scale(node.node('scale')),
+        PoseSeries.of(*_read_poses(node.node('path'))),
+        _read_keyframes(node.node('keyframes'), identifier, frame_id),
+        {name: layer.read_store(stores.node(name), counters)
+         for name, (layer, counters) in layers.items()},
+        node.integer('received'))
+
+
+def _poses_tree(stamps: np.ndarray, transforms: np.ndarray,
+                covariances: np.ndarray) -> dict[str, np.ndarray]:
+    return {'stamps': stamps, 'transforms': transforms, 'covariances': covariances}
+
+
+def _read_poses(node: SavedNode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    stamps = node.array('stamps', np.int64, (None,))
+    n = len(stamps)
+    transforms = node.array('transforms', np.float64, (n, 4, 4))
+    covariances = node.array('covariances', np.float64, (n, 6, 6), finite=False)
+    if n and stamps.min() < 0:
+        raise node.fault('stamps', 'stamps of 0 or more', stamps.min())
+    for index in range(n):
+        if not is_rigid(transforms[index]):
+            raise node.fault('transforms', 'rigid transforms', transforms[index].tolist())
+        unknown = np.isnan(covariances[index]).all()
+        if not unknown and not is_covariance(covariances[index]):
+            raise node.fault('covariances', 'symmetric matrices of non-negative variances',
+                             covariances[index].tolist())
+    return stamps, transforms, covariances
+
+
+def _keyframes_tree(keyframes: Mapping[int, KeptKeyframe],
+                    min_confidence: float) -> dict[str, np.ndarray]:
+    kept = [compacted(one, min_confidence) if isinstance(one, Keyframe) else one
+            for one in keyframes.values()]
+    height, width = kept[0].depth.shape if kept else (0, 0)
+    images = [one.jpeg.reshape(-1) for one in kept]
+    unknown = np.full((6, 6), np.nan)
+    return {
+        'numbers': np.array(list(keyframes), np.int64),
+        'images': np.concatenate([*images, np.zeros(0, np.uint8)]),
+        'image_ends': np.cumsum([len(one) for one in images], dtype=np.int64),
+        'depths': np.array([one.depth for one in kept], np.float16).reshape(
+            len(kept), height, width),
+        'intrinsics': np.array([[getattr(one.intrinsics, name) for name in INTRINSICS]
+                                for one in kept], float).reshape(len(kept), len(INTRINSICS)),
+        **_poses_tree(
+            np.array([one.stamp_ns for one in kept], np.int64),
+            np.array([one.pose.fragment_from_camera for one in kept]).reshape(-1, 4, 4),
+            np.array([unknown if one.pose.covariance is None else one.pose.covariance
+                      for one in kept]).reshape(-1, 6, 6))}
+
+
+def _read_keyframes(node: SavedNode, fragment_id: int,
+                    frame_id: str) -> dict[int, KeptKeyframe]:
+    stamps, transforms, covariances = _read_poses(node)
+    n = len(stamps)
+    numbers = node.array('numbers', np.int64, (n,))
+    depths = node.array('depths', np.float16, (n, None, None), finite=False)
+    intrinsics = node.array('intrinsics', np.float64, (n, len(INTRINSICS)))
+    images, ends = node.array('images', np.uint8, (None,)), node.array('image_ends', np.int64,
+                                                                       (n,))
+    starts = np.concatenate([[0], ends[:-1]]) if n else ends
+    if n and not ((starts < ends).all() and ends[-1] == len(images)):
+        raise node.fault('image_ends', f'ascending numbers up to {len(images)}', 'others')
+    if n and (numbers[0] < 0 or (np.diff(numbers) <= 0).any()):
+        raise node.fault('numbers', 'ascending numbers', 'others')
+    if n and intrinsics[:, :2].min() <= 0.0:
+        raise node.fault('intrinsics', 'focal lengths above zero', intrinsics[:, :2].min())
+    height, width = depths.shape[1:]
+    found: dict[int, KeptKeyframe] = {}
+    for index in range(n):
+        jpeg = images[starts[index]:ends[index]]
+        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        if image is None or image.shape[:2] != (height, width):
+            raise node.fault('images', f'JPEG images of {width}x{height} pixels', 'another')
+        covariance = None if np.isnan(covariances[index]).any() else covariances[index]
+        stamp_ns = int(stamps[index])
+        found[int(numbers[index])] = CompactKeyframe(
+            stamp_ns, frame_id, fragment_id, jpeg, Intrinsics(*intrinsics[index], width, height),
+            depths[index],
+            FragmentPose(stamp_ns, frame_id, fragment_id, transforms[index], covariance))
+    return found

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol of a layer: what keyframes become for others."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+
+
+class Layer(Protocol):
+    """Turns keyframes into something for others; the stores belong to the fragments.
+
+    A layer holds settings, counters and the bounds over all its stores. Each store has the data of
+    one fragment, in the frame of the fragment, so it does not change when the fragment moves.
+    """
+
+    name: str
+
+    def new_store(self) -> Any:  # noqa: ANN401
+        """Return the empty store of a new fragment."""
+
+    def integrate(self, store: Any, stores: Sequence[Any],  # noqa: ANN401
+                  keyframe: Keyframe, points: np.ndarray) -> None:
+        """Add a keyframe to the store of its fragment; `stores` are those of all fragments.
+
+        `points` [h, w, 3] are those of the keyframe, in the fragment; NaN where unknown.
+        """
+
+    def clear(self) -> None:
+        """Begin a new map: reset the counters."""
+
+    def tree(self) -> dict[str, Any]:
+        """Return the counters for a saved map."""
+
+    def read(self, node: SavedNode) -> Any:  # noqa: ANN401
+        """Return saved counters; raise ValueError if they do not fit the settings."""
+
+    def restore(self, counters: Any) -> None:  # noqa: ANN401
+        """Take over counters that `read` returned."""
+
+    def store_tree(self, store: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return a store for a saved map."""
+
+    def read_store(self, node: SavedNode, counters: Any) -> Any:  # noqa: ANN401
+        """Return a saved store; raise ValueError if it does not fit the settings or counters."""

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapper's state as a part of a saved map."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spann3r_ros.core.types import Frame
+from spann3r_ros.core.views import Preprocessed
+
+from .admitted import Admitted
+from .mapper_config import MapperConfig
+from .mapping_state import MappingState, Phase
+from .storage.saved_tree import SavedNode
+from .storage.saved_values import (
+    Tree,
+    intrinsics_tree,
+    read_intrinsics,
+    read_rigid,
+    read_stamp,
+)
+from .tracking.known_poses import KnownPoses
+from .tracking.solved_keyframes import SolvedPoses
+
+POSE_SOURCES = {'solved': SolvedPoses, 'given': KnownPoses}
+
+
+def state_tree(state: MappingState) -> Tree:
+    """Return the state of a map that has begun."""
+    frame_id, size = state.camera
+    names = [name for name, kind in POSE_SOURCES.items() if isinstance(state.poses, kind)]
+    return {
+        'camera': {'frame_id': frame_id, 'height': size[0], 'width': size[1]},
+        'phase': state.phase.value, 'levelled': state.levelled, 'image_ids': state.image_ids,
+        'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
+        'coverage': state.coverage, 'keyframes': state.keyframes,
+        'restart_reason': state.restart_reason, 'gate': state.gate.tree(),
+        'pose_source': names[0], 'poses': state.poses.tree(), 'atlas': state.atlas.tree(),
+        'pending': [_admitted_tree(one) for one in state.pending.values()],
+        'replays': [_admitted_tree(one) for one in state.replays.values()]}
+
+
+def read_state(node: SavedNode, state: MappingState, config: MapperConfig,
+               counters: Mapping[str, Any]) -> None:
+    """Fill a new state from a node; `counters` are those of the layers, by name.
+
+    Raises ValueError for values that are wrong or do not fit; the state cannot be used then.
+    """
+    camera = node.node('camera')
+    frame_id = camera.text('frame_id')
+    state.camera = frame_id, (camera.integer('height', 2), camera.integer('width', 2))
+    state.phase = Phase(node.text('phase', [phase.value for phase in Phase]))
+    state.levelled, state.image_ids = node.flag('levelled'), node.integer('image_ids')
+    if node.has('intrinsics'):
+        state.intrinsics = read_intrinsics(node.node('intrinsics'))
+    state.coverage = node.number('coverage', 0.0, finite=False)
+    state.keyframes = node.integer('keyframes')
+    state.restart_reason = node.text('restart_reason')
+    state.gate.restore(node.node('gate'))
+    if node.text('pose_source', list(POSE_SOURCES)) == 'solved':
+        state.poses = SolvedPoses(config)
+    else:
+        state.poses = KnownPoses(config.pose)
+    state.poses.restore(node.node('poses'))
+    state.atlas.restore(node.node('atlas'), counters, frame_id)
+    state.pending = _read_admitted(node.nodes('pending'), frame_id)
+    state.replays = _read_admitted(node.nodes('replays'), frame_id)
+
+
+def _admitted_tree(admitted: Admitted) -> Tree:
+    frame, view = admitted.frame, admitted.network_input
+    return {
+        'stamp_ns': frame.stamp_ns, 'image_id': admitted.image_id, 'image': view.image,
+        'height': admitted.size[0], 'width': admitted.size[1], 'up': frame.up,
+        'world_from_camera': frame.world_from_camera, 'usable': view.usable,
+        'intrinsics': None if view.intrinsics is None else intrinsics_tree(view.intrinsics),
+        'coverage': view.coverage}
+
+
+def _read_admitted(nodes: list[SavedNode], frame_id: str) -> dict[int, Admitted]:
+    """Return frames by their image ids; the frames have no camera image."""
+    found = {}
+    for node in nodes:
+        image = node.array('image', np.uint8, (None, None, 3))
+        usable = None
+        if node.has('usable'):
+            usable = node.array('usable', bool, image.shape[:2])
+        view = Preprocessed(
+            image, read_intrinsics(node.node('intrinsics')) if node.has('intrinsics') else None,
+            usable, node.number('coverage', 0.0, 1.0))
+        frame = Frame(
+            read_stamp(node), frame_id, image, None, None,
+            node.array('up', np.float64, (3,)) if node.has('up') else None,
+            read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None)
+        size = node.integer('height', 2), node.integer('width', 2)
+        identifier = node.integer('image_id', 1)
+        found[identifier] = Admitted(frame, view, identifier, size)
+    return found

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the poses of a map come from: solved from the network's estimates, or given."""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.network import Estimate
+from spann3r_ros.mapping.admitted import Admitted
+from spann3r_ros.mapping.fragments.fragment import Fragment
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+
+
+class PoseSource(ABC):
+    """Turns estimates into keyframes with poses in the current fragment."""
+
+    def __init__(self) -> None:
+        # How many estimates gave no pose, and how many frames got no live pose.
+        self.failed = 0
+        self.live_failed = 0
+        # If not empty, the next frame begins a fragment.
+        self.restart_reason = ''
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of keyframes that wait for their place in the map."""
+        return 0
+
+    @abstractmethod
+    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
+        """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""
+
+    @abstractmethod
+    def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
+              fragment: Fragment) -> list[Keyframe]:
+        """Use the final estimate of a frame; return the keyframes that it completes.
+
+        The points of the estimate are finite or NaN. Raises FrameError, without an effect on other
+        frames, if the estimate cannot be used.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Drop what still waits, because the recording ends."""
+
+    def tree(self) -> dict[str, Any]:
+        """Return the state for a saved map."""
+        return {'failed': self.failed, 'live_failed': self.live_failed,
+                'restart_reason': self.restart_reason}
+
+    def restore(self, node: SavedNode) -> None:
+        """Take over a saved state; raise ValueError if it is wrong."""
+        self.failed, self.live_failed = node.integer('failed'), node.integer('live_failed')
+        self.restart_reason = node.text('restart_reason')

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mapping with solved camera poses: from pointmaps and tracked corners."""
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe, depth_of_points
+from spann3r_ros.core.network import Estimate
+from spann3r_ros.core.transforms import invert, similarity_scale, transform_points
+from spann3r_ros.core.types import FragmentPose, Pointmap
+from spann3r_ros.mapping.admitted import Admitted
+from spann3r_ros.mapping.fragments.fragment import Fragment
+from spann3r_ros.mapping.fragments.placement import (
+    AlignmentError,
+    can_place,
+    place_after,
+    place_with_scale,
+)
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_values import keyframe_tree, read_keyframe
+
+from .camera_track import CameraTrack, PoseMeasurement, measurement_in_fragment
+from .measured_pose import measure_pose
+from .pnp import PoseError
+from .pose_source import PoseSource
+
+# After so many fragments without a place, the next one gets the scale of the last one placed.
+MAX_FAILED_PLACEMENTS = 3
+
+logger = logging.getLogger(__name__)
+
+
+class SolvedPoses(PoseSource):
+    """Filters the poses of pointmaps with those that tracked corners predict.
+
+    `anchor` is the keyframe by which a new fragment is placed: the newest one with a pose and
+    enough confident points. It is in the frame of the current fragment.
+    """
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        self._config = config.pose
+        self._min_confidence = config.voxel_map.min_confidence
+        self._filter = CameraTrack(config.pose)
+        self.anchor: Keyframe | None = None
+        self._placements_failed = 0  # in a row
+        # Map units per unit of the sequence placed last.
+        self._placed_scale = 1.0
+
+    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
+        """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""
+        self._filter.begin_fragment(fragment.id, new_from_former)
+        if self.anchor is not None:
+            self.anchor = self.anchor.moved_to(fragment.id, new_from_former)
+
+    def place_fragment(self, pointmap: Pointmap, fragment: Fragment) -> bool:
+        """Place the points of a new sequence by the anchor, whose pointmap is given.
+
+        Returns False if that fails. The anchor is the same each time, so after
+        `MAX_FAILED_PLACEMENTS` the scale is not measured.
+        """
+        try:
+            similarity = place_after(self.anchor, pointmap, self._min_confidence)
+        except AlignmentError as error:
+            if self._placements_failed < MAX_FAILED_PLACEMENTS:
+                self._placements_failed += 1
+                logger.warning('fragment %d is not placed: %s', fragment.id, error)
+                return False
+            logger.warning('fragment %d has the scale of the last one placed: %s', fragment.id,
+                           error)
+            similarity = place_with_scale(self.anchor, self._placed_scale)
+        self._placements_failed, self._placed_scale = 0, similarity_scale(similarity)
+        fragment.fragment_from_sequence = similarity
+        return True
+
+    def predict(self, admitted: Admitted, intrinsics: Intrinsics | None) -> None:
+        """Compute the prior of a frame from corners tracked from the last keyframe."""
+        self._filter.predict(admitted.frame.stamp_ns, admitted.network_input.image, intrinsics)
+
+    def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
+              fragment: Fragment) -> list[Keyframe]:
+        """Return the keyframe of an estimate; its pose is None if it has no prior and no pose."""
+        frame, pointmap = admitted.frame, estimate.pointmap
+        measured, reason = self._measure(admitted, estimate, intrinsics, fragment)
+        filtered = self._filter.update(frame.stamp_ns, measured)
+        corrected = filtered.pointmap_correction @ fragment.fragment_from_sequence
+        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, fragment.id,
+                            admitted.network_input.image, intrinsics,
+                            np.full_like(pointmap.confidence, np.nan), pointmap.confidence,
+                            filtered.pose)
+        if filtered.pose is None:
+            self.failed += 1
+            logger.warning('a keyframe has no pose: %s', reason)
+            keyframe = replace(keyframe, unposed_points=transform_points(corrected,
+                                                                         pointmap.points))
+        else:
+            depth = depth_of_points(invert(filtered.pose.fragment_from_camera) @ corrected,
+                                    pointmap.points)
+            keyframe = replace(keyframe, depth=depth, confidence=np.where(
+                np.isfinite(depth), pointmap.confidence, np.float32(0.0)))
+            if self.anchor is None or can_place(keyframe, self._min_confidence):
+                self.anchor = keyframe
+        self._filter.follow_keyframe(keyframe)
+        return [keyframe]
+
+    def prior_suffices(self, admitted: Admitted) -> bool:
+        """Return whether the provisional estimate would hardly change a frame's pose."""
+        return self._filter.prior_suffices(admitted.frame.stamp_ns)
+
+    def live_pose(self, admitted: Admitted, estimate: Estimate | None, intrinsics: Intrinsics,
+                  fragment: Fragment) -> FragmentPose | None:
+        """Return the pose of the newest frame from its prior and its provisional estimate."""
+        measured = None
+        if estimate is not None:
+            measured, _ = self._measure(admitted, estimate, intrinsics, fragment)
+        pose = self._filter.estimate(admitted.frame.stamp_ns, measured).pose
+        self.live_failed += pose is None
+        return pose
+
+    def finish(self) -> None:
+        """Do nothing: no keyframe waits."""
+
+    def tree(self) -> dict[str, Any]:
+        """Return the state for a saved map."""
+        return {**super().tree(), 'filter': self._filter.tree(),
+                'anchor': None if self.anchor is None else keyframe_tree(self.anchor),
+                'placements_failed': self._placements_failed,
+                'placed_scale': self._placed_scale}
+
+    def restore(self, node: SavedNode) -> None:
+        """Take over a saved state; raise ValueError if it is wrong."""
+        super().restore(node)
+        self._filter.restore(node.node('filter'))
+        if node.has('anchor'):
+            self.anchor = read_keyframe(node.node('anchor'))
+            if self.anchor.pose is None:
+                raise node.fault('anchor', 'a keyframe with a pose', 'one without')
+        self._placements_failed = node.integer('placements_failed')
+        self._placed_scale = node.number('placed_scale', 1e-12)
+
+    def _measure(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
+                 fragment: Fragment) -> tuple[PoseMeasurement | None, str]:
+        """Return the pose in the fragment that an estimate implies, or None and the reason."""
+        try:
+            solution = measure_pose(estimate, intrinsics, self._config)
+        except PoseError as error:
+            return None, str(error)
+        frame = admitted.frame
+        return measurement_in_fragment(frame.stamp_ns, frame.frame_id, fragment.id, solution,
+                                       fragment.fragment_from_sequence), ''
