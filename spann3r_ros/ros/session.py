@@ -17,6 +17,7 @@ from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.products import SAVED_MAP, save_products
 from spann3r_ros.mapping.storage.saved_map import read_saved_map
+from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.runner import Runner
@@ -177,17 +178,15 @@ class Session:
         """Publish accounts, timing and memory; may be called from any thread."""
         # The message is built under the lock, so that no older one is published after a newer one.
         with self._status_lock:
-            intake = self._intake
-            self._publishers.publish_status(to_status(
-                self._runner.report(), self._runner.map_status, self._state(),
-                0 if intake is None else intake.waiting, self._last_error,
-                self._settings.node.map_frame))
+            self._publishers.publish_status(self._status)
 
     def publish_diagnostics(self) -> None:
         """Publish /diagnostics; may be called from any thread."""
         with self._status_lock:
-            self._diagnostics.publish(
-                self._state(), self._runner.report(), self._runner.map_status, self._health)
+            self._diagnostics.note(self._state(), self._runner.slot.accounts())
+            if self._diagnostics.has_subscribers:
+                self._diagnostics.publish(
+                    self._runner.report(), self._runner.map_status, self._health)
 
     def deliver(self, update: MapUpdate) -> None:
         """Publish the results of a frame."""
@@ -211,6 +210,12 @@ class Session:
     @property
     def _voxel_map(self) -> VoxelMap:
         return self._runner.mapper.voxel_map
+
+    def _status(self) -> MapperStatus:
+        intake = self._intake
+        return to_status(self._runner.report(), self._runner.map_status, self._state(),
+                         0 if intake is None else intake.waiting, self._last_error,
+                         self._settings.node.map_frame)
 
     def _expected(self) -> Expected:
         """Return what a replay waits for: calibrations and transforms that have a publisher."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
@@ -117,14 +117,17 @@ class MapPublishers:
         self._changed = dict.fromkeys(self._changed, True)
         self.refresh(voxel_map, force=True)
 
-    def publish_status(self, status: MapperStatus) -> None:
-        """Publish a status, whether the node is active or not.
+    def publish_status(self, build: Callable[[], MapperStatus]) -> None:
+        """Publish the status that `build` returns, whether the node is active or not.
 
-        Before the first frame it has the node's time. While that is zero, before the clock of a
-        simulation starts, no status is published.
+        `build` is called only for a subscriber. Before the first frame the status has the node's
+        time. While that is zero, before the clock of a simulation starts, none is published.
         """
+        if not self._status.get_subscription_count():
+            return
+        status = build()
         stamp_ns = to_nanoseconds(status.header.stamp) or self._now_ns()
-        if stamp_ns and self._status.get_subscription_count():
+        if stamp_ns:
             status.header.stamp = conversions.to_stamp(stamp_ns)
             self._status.publish(status)
 

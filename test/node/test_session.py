@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session in the process of the test: what it builds, and what a failure leaves unchanged."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from harness import Peer
+from rclpy.lifecycle import LifecycleNode
+from spann3r_ros.msg import MapperStatus
+from synthetic import SyntheticNetwork, SyntheticScene, orbit_trajectory, square_camera
+
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
+from spann3r_ros.pipeline.slot import Timing
+from spann3r_ros.ros import session as session_module
+from spann3r_ros.ros.session import Session
+from spann3r_ros.ros.tf.listener import ListeningThread
+
+CAMERA = square_camera(96)
+POSES = orbit_trajectory(12)
+SCENE = SyntheticScene()
+START_NS, PERIOD_NS = 100 * 10**9, 10**8
+
+
+@pytest.fixture
+def node(peer: Peer) -> Iterator[LifecycleNode]:
+    node = LifecycleNode('mapper', context=peer.context)
+    yield node
+    node.destroy_node()
+
+
+@pytest.fixture
+def session(node: LifecycleNode, tmp_path: Path) -> Iterator[Session]:
+    settings = Settings(NodeConfig(mode='replay', map_directory=str(tmp_path)),
+                        MapperConfig(resampling='exact'))
+    network = SyntheticNetwork(SCENE, POSES, intrinsics=CAMERA)
+    listening = ListeningThread(node)
+    node.trigger_configure()
+    session = Session(node, settings, Mapper(network, settings.mapper), listening)
+    node.trigger_activate()
+    session.activate()
+    yield session
+    session.close()
+    listening.stop()
+
+
+def feed(session: Session, *indices: int) -> None:
+    """Pass images to the session and wait until the worker has settled them."""
+    for index in indices:
+        rgb = SCENE.render(POSES[index], CAMERA)[0]
+        session._intake.take_image(START_NS + index * PERIOD_NS, 'camera', lambda rgb=rgb: rgb)
+    session._runner.call(lambda: None)
+
+
+def test_without_a_subscriber_no_status_is_built(
+        session: Session, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    summarise, convert = Timing.of, session_module.to_status
+    monkeypatch.setattr(Timing, 'of', lambda values: built.append('of') or summarise(values))
+    monkeypatch.setattr(session_module, 'to_status',
+                        lambda *parts: built.append('to_status') or convert(*parts))
+    feed(session, 0, 1)
+    session.publish_status()
+    session.publish_diagnostics()
+    assert built == []
+    statuses = peer.listen(MapperStatus, '/mapper/status')
+    peer.until(lambda: session.publish_status() or statuses, 'a status')
+    assert (statuses[-1].frames_processed, 'to_status' in built) == (2, True)
+    built.clear()
+    arrays = peer.listen(DiagnosticArray, '/diagnostics')
+    peer.until(lambda: session.publish_diagnostics() or arrays, 'diagnostics')
+    assert 'of' in built
+    # The rate is measured also while nobody listens.
+    values = {pair.key: pair.value for pair in arrays[0].status[0].values}
+    assert values['received'] == '2'
