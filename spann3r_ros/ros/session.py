@@ -169,6 +169,7 @@ class Session:
         If `is_new`, the map has no image of the old time and is kept.
         """
         self._runner.call(lambda: self._tf.tree.begin_again(stamp_ns))
+        self._runner.call(lambda: self._publishers.follow_jump(stamp_ns))
         if not is_new:
             self._node.get_logger().warning(
                 'the stamps of the images jumped back: a new map begins')

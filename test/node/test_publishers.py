@@ -9,6 +9,7 @@ from inspect import getmembers, isfunction
 import numpy as np
 import pytest
 from harness import Peer
+from nav_msgs.msg import Path
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import PointCloud2
 
@@ -142,3 +143,36 @@ def test_a_map_that_takes_long_to_publish_is_published_less_often(
         published.append(clock.now_sec > before)
     assert published == [True, False, True]
     peer.until(lambda: len(heard) == 2, 'two maps')
+
+
+@pytest.mark.parametrize('failing, topic, kind', [
+    ('map_cloud', '/mapper/map_points', PointCloud2), ('to_header', '/mapper/path', Path)])
+def test_a_map_that_could_not_be_published_is_published_later(
+        failing: str, topic: str, kind: type, node: LifecycleNode, publishers: MapPublishers,
+        peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(publishers_module, 'monotonic', lambda: clock.now_sec)
+    node.trigger_activate()
+    heard = peer.listen(kind, topic, latched=True)
+    peer.until(lambda: node.count_subscribers(topic), 'the listener')
+    frame = keyframe()
+    voxels = voxel_map(frame)
+    publishers.publish(MapUpdate(keyframes=(frame,)), voxels)
+    peer.until(lambda: publishers.refresh(voxels) or heard, 'the first one')
+    clock.now_sec += 60.0
+    publishers.publish(MapUpdate(keyframes=(frame,)), voxels)
+    peer.until(lambda: len(heard) == 2, 'the second one')
+
+    def fail(*_: object) -> None:
+        raise MemoryError('no room for the message')
+    clock.now_sec += 60.0
+    with monkeypatch.context() as patch:
+        patch.setattr(conversions, failing, fail)
+        publishers._changed = dict.fromkeys(publishers._changed, True)
+        with pytest.raises(MemoryError):
+            publishers.refresh(voxels)
+    publishers.refresh(voxels)
+    assert len(heard) == 2
+    clock.now_sec += 60.0
+    publishers.refresh(voxels)
+    peer.until(lambda: len(heard) == 3, 'the one that failed before')

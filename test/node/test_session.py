@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from harness import Peer
+from harness import Peer, to_ns
+from nav_msgs.msg import Path as PathMessage
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import PointCloud2
 from spann3r_ros.msg import MapperStatus
 from synthetic import SyntheticNetwork, SyntheticScene, orbit_trajectory, square_camera
 
@@ -77,3 +79,20 @@ def test_without_a_subscriber_no_status_is_built(
     # The rate is measured also while nobody listens.
     values = {pair.key: pair.value for pair in arrays[0].status[0].values}
     assert values['received'] == '2'
+
+
+@pytest.mark.parametrize('reset', [False, True])
+def test_the_empty_map_after_a_jump_back_has_the_new_time(
+        reset: bool, session: Session, peer: Peer) -> None:
+    maps = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    paths = peer.listen(PathMessage, '/mapper/path', latched=True)
+    feed(session, 0, 1, 2)
+    peer.until(lambda: session._tick() or (maps and paths and maps[-1].width), 'the first map')
+    if reset:
+        session.reset()
+    rgb = SCENE.render(POSES[3], CAMERA)[0]
+    session._intake.take_image(START_NS - 50 * 10**9, 'camera', lambda: rgb)
+    for heard in (maps, paths):
+        peer.until(lambda heard=heard: session._tick() or to_ns(
+            heard[-1].header.stamp) == START_NS - 50 * 10**9, 'the new stamp')
+    assert (maps[-1].width, len(paths[-1].poses)) == (0, 0)

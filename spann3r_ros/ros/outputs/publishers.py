@@ -11,6 +11,7 @@ from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
 
 from spann3r_ros.core.keyframe import Keyframe, depth_of
 from spann3r_ros.core.messages import to_nanoseconds
@@ -90,16 +91,14 @@ class MapPublishers:
         if not due:
             return
         began_sec = monotonic()
-        header = conversions.to_header(stamp_ns, self._map_frame)
-        if self._map_points in due:
-            self._map_points.publish(conversions.map_cloud(
-                voxel_map.arrays(), header, self._max_cloud_bytes))
-        if self._path in due:
-            self._path.publish(Path(header=header, poses=list(self._poses)))
-        self._refreshed_sec = monotonic()
-        if self._period_sec:
-            took_sec = self._refreshed_sec - began_sec
-            self._rest_sec = max(self._period_sec, took_sec / REFRESH_SHARE)
+        try:
+            self._publish_whole(due, conversions.to_header(stamp_ns, self._map_frame), voxel_map)
+        finally:
+            # What failed is published again, but not sooner than what succeeded.
+            self._refreshed_sec = monotonic()
+            if self._period_sec:
+                took_sec = self._refreshed_sec - began_sec
+                self._rest_sec = max(self._period_sec, took_sec / REFRESH_SHARE)
 
     def pause(self, voxel_map: VoxelMap) -> None:
         """Publish the last state of the map; drop the poses that wait for TF."""
@@ -116,6 +115,11 @@ class MapPublishers:
         self._pose_stamp_ns = -1
         self._changed = dict.fromkeys(self._changed, True)
         self.refresh(voxel_map, force=True)
+
+    def follow_jump(self, stamp_ns: int) -> None:
+        """Continue at a stamp to which the images have jumped: map and path get this one."""
+        self._stamp_ns = stamp_ns
+        self._changed = dict.fromkeys(self._changed, True)
 
     def publish_status(self, build: Callable[[], MapperStatus]) -> None:
         """Publish the status that `build` returns, whether the node is active or not.
@@ -136,6 +140,16 @@ class MapPublishers:
         for publisher in self._managed:
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._status)
+
+    def _publish_whole(self, due: Sequence[LifecyclePublisher], header: Header,
+                       voxel_map: VoxelMap) -> None:
+        if self._map_points in due:
+            self._map_points.publish(conversions.map_cloud(
+                voxel_map.arrays(), header, self._max_cloud_bytes))
+            self._changed[self._map_points] = False
+        if self._path in due:
+            self._path.publish(Path(header=header, poses=list(self._poses)))
+            self._changed[self._path] = False
 
     def _publish_keyframe(self, keyframe: Keyframe) -> None:
         self._stamp_ns = keyframe.stamp_ns
@@ -193,11 +207,8 @@ class MapPublishers:
         return self._node.get_clock().now().nanoseconds
 
     def _is_due(self, publisher: LifecyclePublisher, force: bool) -> bool:
-        due = (publisher.is_activated and self._changed[publisher]
-               and (force or _has_subscribers(publisher)))
-        if due:
-            self._changed[publisher] = False
-        return due
+        return (publisher.is_activated and self._changed[publisher]
+                and (force or _has_subscribers(publisher)))
 
     def _stream(self, kind: type, topic: str) -> LifecyclePublisher:
         return self._create(kind, topic, QoSProfile(depth=STREAM_DEPTH))
