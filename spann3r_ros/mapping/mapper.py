@@ -3,7 +3,7 @@
 
 `process` takes a frame through these stages:
 
-1. fit the image to the network's input (`preprocess`) and decide whether it becomes a keyframe;
+1. decide whether the image becomes a keyframe and fit it to the network's input (`preprocess`);
 2. run the network, which returns final estimates: of this frame, or of an earlier one if the
    network has a lag (`_advance`);
 3. clean an estimate and solve the pose of its camera in the fragment (`_finish`, `_solve_pose`);
@@ -33,7 +33,7 @@ from spann3r_ros.core.types import (
     check_confident,
     clean,
 )
-from spann3r_ros.core.views import preprocess
+from spann3r_ros.core.views import camera_model, preprocess
 
 from .fragments.fragment import AlignmentError, Fragment, can_place, place_after, place_with_scale
 from .layers.voxel_map import VoxelMap
@@ -83,11 +83,13 @@ class Mapper:
         """
         state = self._state
         state.check_open(frame)
-        network_input = preprocess(frame, self._input_size(frame),
-                                   self._config.field_of_view == 'letterbox',
-                                   self._config.resampling == 'exact')
         if not state.gate.admits(frame.stamp_ns):
             return MapUpdate(skipped=True)
+        try:
+            network_input = preprocess(frame, *self._fit(frame.rgb.shape[:2]))
+        except FrameError:
+            state.gate.withdraw()
+            raise
         started, errors = time.perf_counter(), []
         try:
             if state.restart_reason:
@@ -101,6 +103,13 @@ class Mapper:
             errors.append(error)
         _raise_first(errors)
         return MapUpdate(False, state.take_keyframes(), live_pose, inference_sec)
+
+    def check_camera(self, image_size: tuple[int, int], intrinsics: Intrinsics) -> None:
+        """Raise FrameError for a calibration that cannot be used for images (height, width).
+
+        It changes nothing and may be called on any thread.
+        """
+        camera_model(image_size, intrinsics, *self._fit(image_size))
 
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
@@ -178,9 +187,11 @@ class Mapper:
         return MappingState(KeyframeGate(self._config.keyframes), CameraTrack(self._config.pose),
                             deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
 
-    def _input_size(self, frame: Frame) -> tuple[int, int]:
-        height, width = frame.rgb.shape[:2]
-        return self._memory.input_size(width / height)
+    def _fit(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], bool, bool]:
+        """Return how images (height, width) are fitted, in the order of `preprocess`."""
+        height, width = image_size
+        return (self._memory.input_size(width / height),
+                self._config.field_of_view == 'letterbox', self._config.resampling == 'exact')
 
     def _begin_fragment(self, errors: list[FrameError]) -> None:
         """Reset the network's memory; process the last placed keyframe and the pending frames.

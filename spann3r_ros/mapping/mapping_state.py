@@ -47,6 +47,7 @@ class MappingState:
     known_poses: KnownPoses | None = None  # None: poses are solved
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
+    calibration: tuple[Intrinsics | None] | None = None  # of all frames; None: not known yet
     coverage: float = math.nan
     intrinsics: Intrinsics | None = None  # estimated, at the network's input size
     closed: bool = False
@@ -79,6 +80,10 @@ class MappingState:
         if frame.rgb.shape[:2] != size:
             raise FrameError(f'rgb: expected height and width {size} as before, got '
                              f'{frame.rgb.shape[:2]}; reset to change the image size')
+        if self.calibration not in (None, (frame.intrinsics,)):
+            raise FrameError('intrinsics: expected those of all frames of the map, '
+                             f'{self.calibration[0]}, got {frame.intrinsics}; reset to change '
+                             'them')
 
     def admit(self, frame: Frame, network_input: Preprocessed) -> Admitted:
         """Return a frame with the next image id."""
@@ -89,6 +94,7 @@ class MappingState:
         """Record a frame that the network has processed as pending."""
         self.pending[admitted.image_id] = admitted
         self.camera = admitted.frame.frame_id, admitted.frame.rgb.shape[:2]
+        self.calibration = (admitted.frame.intrinsics,)
         self.coverage = admitted.network_input.coverage
         if admitted.frame.world_from_camera is not None and self.known_poses is None:
             self.known_poses = KnownPoses()

@@ -99,7 +99,8 @@ class NodeConfig:
     image_rectified: bool = setting(
         False, 'The images have no distortion: P of camera_info is their calibration, not K and D')
     camera_info_timeout_sec: float = setting(
-        1.0, 'A calibration is used if its stamp is this close to the image; 0: no limit',
+        1.0, 'A calibration is used if its stamp is this close to the image; 0: no limit. A map '
+        'keeps the calibration of its first image',
         0.0, 3600.0)
     map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
     odom_frame: str = setting('odom', 'Frame of ~/odometry, in which the pose never jumps')

@@ -12,13 +12,14 @@ from spann3r_ros.mapping.storage.saved_map import SavedMap
 
 from .image_clock import ImageClock
 from .slot import FrameSlot
+from .sync.map_calibration import MapCalibration
 from .worker import Reporter, Worker, WorkerReport
 
 Result = TypeVar('Result')
 
 
 class Runner:
-    """Owns slot, worker and image clock of a mapper.
+    """Owns slot, worker, image clock and calibration of a mapper.
 
     If `blocking`, every frame is used and `slot.put` waits; otherwise the newest frame replaces
     the waiting one. The methods are called on the owner's thread, those of the reporter on the
@@ -28,6 +29,7 @@ class Runner:
     def __init__(self, mapper: Mapper, blocking: bool, reporter: Reporter) -> None:
         self.mapper = mapper
         self.clock = ImageClock()
+        self.calibration = MapCalibration(mapper.check_camera)
         self.slot = FrameSlot(blocking)
         # Any thread may read it: a status is immutable.
         self.map_status: MappingStatus = mapper.status()
@@ -43,9 +45,10 @@ class Runner:
         return self._worker.report()
 
     def forget_waiting(self) -> None:
-        """Drop the waiting frame; the image clock then accepts any stamp."""
+        """Drop the waiting frame; any stamp and any calibration are then accepted."""
         self.slot.discard()
         self.clock.begin_again()
+        self.calibration.begin_again()
 
     def reset(self, begun: Callable[[], None] = lambda: None) -> None:
         """Begin a new map, then call `begun` on the worker thread."""

@@ -63,8 +63,8 @@ class Session:
     def activate(self) -> None:
         """Subscribe to the inputs and accept images."""
         self._runner.slot.open()
-        intake = Intake(self._settings.node, self._runner.slot, self._runner.clock,
-                        self._tf.tree, self, self._expected())
+        intake = Intake(self._settings.node, self._runner, self._tf.tree, self,
+                        self._expected())
         intake.enabled = self._enabled
         self._inputs = InputSubscriptions(self._node, self._settings.node, intake)
         self._intake = intake
@@ -159,7 +159,7 @@ class Session:
             self.publish_status()
 
     def image_failed(self, error: Exception) -> None:
-        """Report an image or a mask that could not be used, or an image that got no pose."""
+        """Report an image, mask or calibration that cannot be used, or an image without pose."""
         self._note_failure(error)
         self.publish_status()
 
@@ -219,7 +219,7 @@ class Session:
                          self._settings.node.map_frame)
 
     def _expected(self) -> Expected:
-        """Return what a replay waits for: calibrations and transforms that have a publisher."""
+        """Return what images wait for: calibrations and transforms that have a publisher."""
         return Expected(lambda: self._node.count_publishers(
             self._node.resolve_topic_name('camera_info')) > 0, self._tf.is_published,
             may_stop=True)

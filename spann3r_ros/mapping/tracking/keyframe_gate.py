@@ -13,6 +13,7 @@ class KeyframeGate:
         self._min_interval_ns = round(config.min_interval_sec * 1e9)
         self._since_admitted = config.stride - 1
         self._admitted_stamp_ns: int | None = None
+        self._before: tuple[int, int | None] = self._since_admitted, None
         self.skipped = 0
 
     def admits(self, stamp_ns: int) -> bool:
@@ -27,6 +28,11 @@ class KeyframeGate:
         if self._since_admitted < self._stride or early:
             self.skipped += 1
             return False
+        self._before = self._since_admitted - 1, last
         self._since_admitted = 0
         self._admitted_stamp_ns = stamp_ns
         return True
+
+    def withdraw(self) -> None:
+        """Undo the last admission, because the frame cannot be used: the next one is as due."""
+        self._since_admitted, self._admitted_stamp_ns = self._before
