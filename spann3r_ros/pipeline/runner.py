@@ -58,12 +58,15 @@ class Runner:
             begun()
         self.call(reset)
 
-    def load(self, saved: SavedMap, begun: Callable[[], None] = lambda: None) -> None:
-        """Continue a saved map, then call `begun`; raise ValueError if the map does not fit."""
+    def load(self, saved: SavedMap) -> None:
+        """Continue a saved map, after the waiting frame.
+
+        Call `forget_waiting` afterwards. Raises ValueError if the map does not fit; nothing has
+        changed then.
+        """
         def load() -> None:
             self.mapper.load(saved)
             self._note_status()
-            begun()
         self.call(load)
 
     def flush(self) -> FrameError | None:

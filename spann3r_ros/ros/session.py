@@ -138,12 +138,13 @@ class Session:
         """Continue the map that was saved last; drop the waiting frames. Return a message.
 
         Raises ValueError for a file that is no saved map or does not fit, and OSError for a file
-        that cannot be read; the current map is then kept.
+        that cannot be read; nothing has changed then.
         """
         path = self._map_directory() / SAVED_MAP
-        saved = read_saved_map(path)
+        self._runner.load(read_saved_map(path))
+        # No image comes in between: this thread passes them to the slot.
         self._forget_waiting()
-        self._runner.load(saved, self._begin_map)
+        self._runner.call(self._begin_map)
         self.publish_status()
         status = self._runner.map_status
         return (f'{status.voxels} voxels, {status.keyframes} keyframes: start the camera at its '
