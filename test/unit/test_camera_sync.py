@@ -8,101 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import SyntheticNetwork, SyntheticScene, orbit_trajectory, square_camera
+from intake_rig import CAMERA, SCENE, MakeRig, Rig
+from synthetic import SyntheticNetwork, orbit_trajectory
 
 from spann3r_ros.core.camera import Distortion, Intrinsics
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping import mapper as mapper_module
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig
-from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.pipeline import intake as intake_module
-from spann3r_ros.pipeline.intake import Intake
-from spann3r_ros.pipeline.node_settings import NodeConfig
-from spann3r_ros.pipeline.runner import Runner
-from spann3r_ros.pipeline.slot import Accounts
 from spann3r_ros.pipeline.sync import wait_clock
-from spann3r_ros.pipeline.sync.camera_sync import Expected
-from spann3r_ros.pipeline.transform_tree import TransformTree
 
-SECOND_NS = 10**9
-CAMERA = square_camera(96)
 ZOOMED = replace(CAMERA, fx=1.1 * CAMERA.fx, fy=1.1 * CAMERA.fy)
-SCENE = SyntheticScene()
-
-
-class Rig:
-    """An intake before a runner whose mapper records the frames that it gets."""
-
-    def __init__(self, mode: str, expected: bool, **settings: object) -> None:
-        poses = orbit_trajectory(60)
-        self.mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA))
-        self.taken: list[Frame] = []
-        self.errors: list[str] = []
-        self.runner = Runner(self.mapper, mode == 'replay', self)
-        self.runner.mapper.process = self._process
-        self.runner.slot.open()
-        self.config = NodeConfig(mode=mode, **settings)
-        self.expected = Expected(lambda: expected, lambda: False)
-        self._matches = 0
-        self.open()
-
-    def open(self) -> None:
-        self.intake = Intake(self.config, self.runner, TransformTree(10.0), self, self.expected)
-
-    def image(self, sec: float, size: int = 96) -> None:
-        self.intake.take_image(round(sec * SECOND_NS), 'camera',
-                               lambda: np.zeros((size, size, 3), np.uint8))
-        self._settle()
-
-    def info(self, sec: float, intrinsics: Intrinsics | None) -> None:
-        self.intake.take_calibration(round(sec * SECOND_NS), lambda: intrinsics)
-        self._settle()
-
-    def match(self) -> None:
-        self.intake.match()
-        self._settle()
-
-    def used(self) -> list[tuple[float, Intrinsics | None]]:
-        return [(frame.stamp_ns / SECOND_NS, frame.intrinsics) for frame in self.taken]
-
-    def accounts(self) -> Accounts:
-        return self.runner.slot.accounts()
-
-    def _process(self, frame: Frame) -> MapUpdate:
-        self.taken.append(frame)
-        return MapUpdate()
-
-    def _settle(self) -> None:
-        self.runner.call(lambda: None)
-        while self._matches:
-            self._matches -= 1
-            self.intake.match()
-            self.runner.call(lambda: None)
-
-    def match_soon(self) -> None:
-        self._matches += 1
-
-    def image_waits(self) -> None:
-        pass
-
-    def image_failed(self, error: Exception) -> None:
-        self.errors.append(str(error))
-
-    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        pass
-
-    def deliver(self, update: MapUpdate) -> None:
-        pass
-
-    def frame_settled(self) -> None:
-        pass
-
-    def frame_failed(self, frame: Frame, error: Exception) -> None:
-        self.errors.append(str(error))
-
-    def report_failed(self, error: Exception) -> None:
-        raise error
 
 
 class Wall:
@@ -121,7 +38,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 
 
 @pytest.fixture
-def make() -> Iterator[type[Rig]]:
+def make() -> Iterator[MakeRig]:
     rigs = []
 
     def make(mode: str = 'live', expected: bool = True, **settings: object) -> Rig:
@@ -137,7 +54,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_images_without_a_fresh_calibration_keep_that_of_the_map(
-        make: type[Rig], caplog: pytest.LogCaptureFixture) -> None:
+        make: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
     rig = make()
     rig.info(0.0, CAMERA)
     for sec in (0.1, 0.9, 1.1, 5.0, 6.0):
@@ -149,7 +66,7 @@ def test_images_without_a_fresh_calibration_keep_that_of_the_map(
 
 @pytest.mark.parametrize('other', [None, replace(CAMERA, width=640, height=480)])
 def test_a_calibration_that_ends_or_does_not_fit_leaves_that_of_the_map(
-        other: Intrinsics | None, make: type[Rig], caplog: pytest.LogCaptureFixture) -> None:
+        other: Intrinsics | None, make: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
     rig = make()
     rig.info(0.0, CAMERA)
     rig.image(0.0)
@@ -160,7 +77,7 @@ def test_a_calibration_that_ends_or_does_not_fit_leaves_that_of_the_map(
     assert len(warnings(caplog)) == 1
 
 
-def test_an_image_of_another_calibration_is_refused_and_counted(make: type[Rig]) -> None:
+def test_an_image_of_another_calibration_is_refused_and_counted(make: MakeRig) -> None:
     rig = make()
     for sec, camera in ((0.0, CAMERA), (0.1, ZOOMED), (0.2, CAMERA)):
         rig.info(sec, camera)
@@ -175,7 +92,7 @@ def test_an_image_of_another_calibration_is_refused_and_counted(make: type[Rig])
     assert rig.used()[-1] == (0.3, ZOOMED)
 
 
-def test_a_calibration_that_changes_by_little_is_that_of_the_map(make: type[Rig]) -> None:
+def test_a_calibration_that_changes_by_little_is_that_of_the_map(make: MakeRig) -> None:
     rig = make()
     for step in range(3):
         rig.info(0.1 * step, replace(CAMERA, fx=(1.0 + 0.002 * step) * CAMERA.fx))
@@ -184,7 +101,7 @@ def test_a_calibration_that_changes_by_little_is_that_of_the_map(make: type[Rig]
 
 
 def test_a_map_that_began_without_a_calibration_goes_on_without(
-        make: type[Rig], caplog: pytest.LogCaptureFixture) -> None:
+        make: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
     rig = make(expected=False)
     rig.image(0.0)
     for sec in (0.1, 0.2):
@@ -199,7 +116,7 @@ def test_a_map_that_began_without_a_calibration_goes_on_without(
 
 
 def test_both_sizes_are_named_once_if_the_calibration_is_of_another_size(
-        make: type[Rig], caplog: pytest.LogCaptureFixture) -> None:
+        make: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
     rig = make()
     for sec in (0.0, 0.1):
         rig.info(sec, replace(CAMERA, width=640, height=480))
@@ -209,7 +126,7 @@ def test_both_sizes_are_named_once_if_the_calibration_is_of_another_size(
     assert '640x480' in warned and '96x96' in warned
 
 
-def test_an_unusable_calibration_costs_the_first_image_alone(make: type[Rig]) -> None:
+def test_an_unusable_calibration_costs_the_first_image_alone(make: MakeRig) -> None:
     rig = make()
     spoilt = (replace(CAMERA, distortion=Distortion('fisheye', (0.1,) * 4)),
               replace(CAMERA, distortion=Distortion('plumb_bob', (0.1,) * 3)),
@@ -223,7 +140,7 @@ def test_an_unusable_calibration_costs_the_first_image_alone(make: type[Rig]) ->
 
 @pytest.mark.parametrize('came_sec', [0.5, 3.0])
 def test_live_the_first_image_waits_a_short_time_for_its_calibration(
-        came_sec: float, wall: Wall, make: type[Rig]) -> None:
+        came_sec: float, wall: Wall, make: MakeRig) -> None:
     rig = make()
     rig.image(0.0)
     rig.image(0.1)
@@ -237,20 +154,20 @@ def test_live_the_first_image_waits_a_short_time_for_its_calibration(
         assert [camera for _, camera in rig.used()] == [None] * 2
 
 
-def test_live_an_image_waits_for_nothing_that_nobody_publishes(make: type[Rig]) -> None:
+def test_live_an_image_waits_for_nothing_that_nobody_publishes(make: MakeRig) -> None:
     rig = make(expected=False)
     rig.image(0.0)
     assert len(rig.used()) == 1
 
 
-def test_live_an_uncalibrated_camera_is_not_waited_for(make: type[Rig]) -> None:
+def test_live_an_uncalibrated_camera_is_not_waited_for(make: MakeRig) -> None:
     rig = make()
     rig.info(0.0, None)
     rig.image(0.0)
     assert rig.used() == [(0.0, None)]
 
 
-def test_live_the_oldest_images_that_wait_are_dropped(wall: Wall, make: type[Rig]) -> None:
+def test_live_the_oldest_images_that_wait_are_dropped(wall: Wall, make: MakeRig) -> None:
     rig = make()
     for index in range(40):
         rig.image(0.01 * index)
@@ -261,7 +178,7 @@ def test_live_the_oldest_images_that_wait_are_dropped(wall: Wall, make: type[Rig
 
 @pytest.mark.parametrize('early', [True, False])
 def test_a_replay_refuses_the_same_images_in_any_order_of_messages(
-        early: bool, make: type[Rig]) -> None:
+        early: bool, make: MakeRig) -> None:
     rig = make('replay')
     cameras = (CAMERA, CAMERA, ZOOMED, CAMERA)
     for sec, camera in enumerate(cameras):
@@ -274,7 +191,7 @@ def test_a_replay_refuses_the_same_images_in_any_order_of_messages(
     assert rig.accounts().failed == 1
 
 
-def test_the_calibration_of_a_map_outlives_a_deactivation(make: type[Rig]) -> None:
+def test_the_calibration_of_a_map_outlives_a_deactivation(make: MakeRig) -> None:
     rig = make()
     rig.info(0.0, CAMERA)
     rig.image(0.0)
@@ -283,7 +200,7 @@ def test_the_calibration_of_a_map_outlives_a_deactivation(make: type[Rig]) -> No
     assert rig.used() == [(0.0, CAMERA), (0.1, CAMERA)]
 
 
-def test_a_jump_back_begins_a_map_with_another_calibration(make: type[Rig]) -> None:
+def test_a_jump_back_begins_a_map_with_another_calibration(make: MakeRig) -> None:
     rig = make()
     rig.info(50.0, CAMERA)
     rig.image(50.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from sys import getsizeof
 
 import numpy as np
 
@@ -18,13 +19,15 @@ from .outlet import Outlet
 from .wait_clock import WaitClock
 
 MAX_CALIBRATIONS = 1000
+# Most bytes of their distortion's coefficients, of which a malformed one may have any number.
+MAX_COEFFICIENT_BYTES = 1_000_000
 
 
 class Calibrations(History[Intrinsics | None]):
     """The received calibrations and their stamps; None for one of an uncalibrated camera."""
 
     def __init__(self, timeout_sec: float) -> None:
-        super().__init__(QueueBounds(MAX_CALIBRATIONS, 0), lambda _: 0)
+        super().__init__(QueueBounds(MAX_CALIBRATIONS, MAX_COEFFICIENT_BYTES), _bytes)
         self._timeout_ns = round(timeout_sec * 1e9)
 
     def find(self, stamp_ns: int, size: tuple[int, int]) -> tuple[Intrinsics | None, str]:
@@ -181,3 +184,10 @@ class CameraSync:
         else:
             self._transforms_timed_out = False
         return replace(frame, up=up, intrinsics=intrinsics)
+
+
+def _bytes(intrinsics: Intrinsics | None) -> int:
+    """Return the bytes of the distortion's coefficients."""
+    if intrinsics is None or intrinsics.distortion is None:
+        return 0
+    return sum(map(getsizeof, intrinsics.distortion.coefficients))
