@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import getmembers, isfunction
 
 import numpy as np
@@ -85,6 +85,29 @@ def test_without_subscribers_nothing_is_converted(
     live = StampedPose(2, 'camera', np.eye(4))
     publishers.publish(MapUpdate(keyframes=(frame,), live_pose=live), voxel_map(frame))
     assert called == []
+
+
+def test_a_cloud_that_is_too_far_for_its_numbers_is_reported_once(
+        node: LifecycleNode, publishers: MapPublishers, peer: Peer,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    warned = []
+    monkeypatch.setattr(type(node.get_logger()), 'warning',
+                        lambda logger, text, **_: warned.append(text))
+    node.trigger_activate()
+    heard = peer.listen(PointCloud2, '/mapper/points')
+    peer.until(lambda: node.count_subscribers('/mapper/points'), 'the listener')
+    near = keyframe()
+    far = replace(near, pointmap=replace(near.pointmap, points=near.pointmap.points + 5e6))
+    voxels = voxel_map(near)
+    for index, frame in enumerate((near, far, far), start=1):
+        update = MapUpdate(keyframes=(frame,))
+        peer.until(lambda update=update, index=index: publishers.publish(update, voxels)
+                   or len(heard) >= index, 'a cloud')
+        assert len(warned) == (index > 1)
+    assert 'in float32, are 0.5 apart, with voxels of 0.01' in warned[0]
+    publishers.begin(voxels)
+    publishers.publish(MapUpdate(keyframes=(far,)), voxels)
+    assert len(warned) == 2
 
 
 def test_an_inactive_node_publishes_nothing_to_its_subscribers(

@@ -19,6 +19,7 @@ from synthetic import (
 from spann3r_ros.core.types import Frame
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.storage.products import save_products
 from spann3r_ros.mapping.storage.saved_map import encode_saved_map, read_saved_map
 
 POSES = orbit_trajectory(60)[:14]
@@ -105,6 +106,19 @@ def test_a_map_that_does_not_fit_is_refused_and_changes_nothing(
         mapper.load(read_saved_map(path))
     assert (len(mapper.voxel_map), mapper.trajectory) == (held, path_before)
     assert mapper.process(frames()[4]).keyframes
+
+
+def test_a_cloud_that_is_too_far_for_its_numbers_is_saved_with_a_warning(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    mapper, _ = saved(tmp_path)
+    save_products(mapper, tmp_path)
+    assert not caplog.records
+    cloud = mapper.voxel_map.arrays()
+    far = replace(cloud, points=cloud.points + np.float32(5e6))
+    monkeypatch.setattr(mapper.voxel_map, 'arrays', lambda: far)
+    save_products(mapper, tmp_path)
+    assert 'in float32, are 0.5 apart' in caplog.text
 
 
 def test_keyframes_of_another_size_are_refused(tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from spann3r_ros.core.files import write_files
+from spann3r_ros.core.transforms import rounding_warning
 from spann3r_ros.mapping.mapper import Mapper
 
 from .exports import encode_ply, encode_tum
 from .saved_map import encode_saved_map
+
+logger = logging.getLogger(__name__)
 
 CLOUD, TRAJECTORY, SAVED_MAP = 'map.ply', 'trajectory.tum', 'map.npz'
 
@@ -30,6 +34,9 @@ def save_products(mapper: Mapper, directory: Path) -> list[Path]:
     cloud = mapper.voxel_map.arrays()
     if not len(cloud):
         raise MapEmptyError('the map is empty')
+    warning = rounding_warning(cloud.points, mapper.voxel_map.voxel_size)
+    if warning:
+        logger.warning(warning)
     directory.mkdir(parents=True, exist_ok=True)
     contents = {directory / CLOUD: encode_ply(cloud),
                 directory / TRAJECTORY: encode_tum(mapper.trajectory)}

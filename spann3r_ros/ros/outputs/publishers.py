@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -15,7 +16,7 @@ from std_msgs.msg import Header
 
 from spann3r_ros.core.keyframe import Keyframe, depth_of
 from spann3r_ros.core.messages import to_nanoseconds
-from spann3r_ros.core.transforms import shift_covariance
+from spann3r_ros.core.transforms import rounding_warning, shift_covariance
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.mapping_status import MapUpdate
@@ -60,6 +61,8 @@ class MapPublishers:
         # Not managed by the lifecycle: an inactive node publishes its status too.
         self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
         self._poses: deque[PoseStamped] = deque(maxlen=settings.mapper.path_max_size)
+        self._voxel_size = 0.0
+        self._warned_of_rounding = False
         self._stamp_ns = 0
         self._pose_stamp_ns = -1
         self._changed = {self._map_points: False, self._path: False}
@@ -68,6 +71,7 @@ class MapPublishers:
 
     def publish(self, update: MapUpdate, voxel_map: VoxelMap) -> None:
         """Publish the results of one frame."""
+        self._voxel_size = voxel_map.voxel_size
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
         if update.live_pose is not None:
@@ -113,6 +117,7 @@ class MapPublishers:
         self._poses.extend(
             conversions.to_pose_stamped(pose, self._map_frame) for pose in trajectory)
         self._pose_stamp_ns = -1
+        self._voxel_size, self._warned_of_rounding = voxel_map.voxel_size, False
         self._changed = dict.fromkeys(self._changed, True)
         self.refresh(voxel_map, force=True)
 
@@ -144,8 +149,9 @@ class MapPublishers:
     def _publish_whole(self, due: Sequence[LifecyclePublisher], header: Header,
                        voxel_map: VoxelMap) -> None:
         if self._map_points in due:
-            self._map_points.publish(conversions.map_cloud(
-                voxel_map.arrays(), header, self._max_cloud_bytes))
+            cloud = voxel_map.arrays()
+            self._map_points.publish(conversions.map_cloud(cloud, header, self._max_cloud_bytes))
+            self._warn_of_rounding(cloud.points)
             self._changed[self._map_points] = False
         if self._path in due:
             self._path.publish(Path(header=header, poses=list(self._poses)))
@@ -159,6 +165,7 @@ class MapPublishers:
         if _has_subscribers(self._points):
             self._points.publish(conversions.keyframe_cloud(
                 keyframe, map_header, self._max_cloud_bytes))
+            self._warn_of_rounding(keyframe.pointmap.points)
         if _has_subscribers(self._confidence):
             self._confidence.publish(
                 conversions.to_float_image(keyframe.pointmap.confidence, image_header))
@@ -171,6 +178,14 @@ class MapPublishers:
         if _has_subscribers(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))
+
+    def _warn_of_rounding(self, points: np.ndarray) -> None:
+        """Write a warning to the log, once for a map, if its clouds are too coarse."""
+        if not self._warned_of_rounding and self._voxel_size:
+            warning = rounding_warning(points, self._voxel_size)
+            if warning:
+                self._node.get_logger().warning(warning)
+            self._warned_of_rounding = bool(warning)
 
     def _publish_pose(self, pose: StampedPose) -> None:
         # The pose of a keyframe follows the live pose of the same frame. One pose is published
