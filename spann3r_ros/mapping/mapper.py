@@ -122,6 +122,9 @@ class Mapper:
         `take_keyframes` then returns the keyframes that came nevertheless.
         """
         state, started, errors = self._state, time.perf_counter(), []
+        # Frames of a fragment that could not begin, or that has no place.
+        if state.replays or (state.placements_failed and state.pending):
+            self._begin_last_fragment(errors)
         state.closed = True
         estimates = self._memory.flush()
         inference_sec = time.perf_counter() - started
@@ -223,6 +226,22 @@ class Mapper:
             except FrameError as error:
                 errors.append(error)
         state.restart_reason = ''
+
+    def _begin_last_fragment(self, errors: list[FrameError]) -> None:
+        """Begin a fragment again until it has a place; no further frame will do it.
+
+        If memory runs out, the frames that wait are lost.
+        """
+        for _ in range(MAX_FAILED_PLACEMENTS + 1):
+            try:
+                self._begin_fragment(errors)
+                return
+            except AlignmentError as error:
+                logger.warning('a fragment begins again at the end: %s', error)
+            except DeviceMemoryError as error:
+                errors.append(error)
+                self._state.replays.clear()
+                return
 
     def _advance(self, admitted: Admitted, started: float,
                  errors: list[FrameError]) -> tuple[StampedPose | None, float]:

@@ -12,6 +12,7 @@ from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, rend
 
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.types import DeviceMemoryError, FrameError, Pointmap, StampedPose
+from spann3r_ros.mapping.fragments.fragment import AlignmentError
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.pipeline.runner import run_frames
 
@@ -147,3 +148,60 @@ def test_runner_delivers_the_keyframes_beside_a_failure(
     collected = run_frames(mapper, FRAMES[:8])
     delivered = [keyframe.pose for update in collected.updates for keyframe in update.keyframes]
     assert indices(delivered) == [n for n in range(8) if n != unusable]
+
+
+@pytest.mark.parametrize(('errors', 'lost', 'raised'), [
+    ({6: DeviceMemoryError, 7: DeviceMemoryError}, [5, 6], None),  # 7: the anchor
+    ({6: DeviceMemoryError, 8: DeviceMemoryError}, [5, 6], None),  # 8: the pending frame
+    ({6: DeviceMemoryError, 7: DeviceMemoryError, 8: DeviceMemoryError}, [4, 5, 6],
+     DeviceMemoryError),
+    ({6: DeviceMemoryError, 7: DeviceMemoryError, 9: FrameError}, [4, 5, 6], FrameError)])
+def test_frame_that_waits_for_a_fragment_joins_the_map_at_its_end(
+        errors: dict[int, type[Exception]], lost: list[int],
+        raised: type[FrameError] | None) -> None:
+    refusing = network(Refusing)
+    refusing.refuse(errors)
+    mapper = Mapper(refusing)
+    for frame in FRAMES[:5]:
+        mapper.process(frame)
+    for frame in FRAMES[5:7]:
+        with pytest.raises(DeviceMemoryError):
+            mapper.process(frame)
+    if raised is None:
+        assert indices([one.pose for one in mapper.flush().keyframes]) == [4]
+    else:
+        with pytest.raises(raised):
+            mapper.flush()
+    assert indices(mapper.trajectory) == [n for n in range(7) if n not in lost]
+    assert mapper.status().keyframes == len(mapper.trajectory)
+    with pytest.raises(FrameError, match='closed'):
+        mapper.process(FRAMES[7])
+
+
+@pytest.mark.parametrize('times', [1, 2, 9])
+def test_a_fragment_without_a_place_is_begun_again_at_the_end(
+        times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed = network(SyntheticNetwork)
+    mapper, step, failed = Mapper(indexed), indexed.step, 0
+
+    def no_confidence(image: np.ndarray, image_id: int) -> list[Estimate]:
+        nonlocal failed
+        estimates = step(image, image_id)
+        failed += bool(estimates)
+        return estimates if failed > times else [replace(one, pointmap=replace(
+            one.pointmap, confidence=np.zeros_like(one.pointmap.confidence)))
+            for one in estimates]
+
+    for frame in FRAMES[:6]:
+        mapper.process(frame)
+    mapper.new_fragment()
+    monkeypatch.setattr(indexed, 'step', no_confidence)
+    with pytest.raises(AlignmentError):
+        mapper.process(FRAMES[6])
+    mapper.flush()
+    assert indices(mapper.trajectory) == list(range(6))
+    truth = [POSES[0][:3, 3] - POSES[index][:3, 3] for index in range(6)]
+    walked = [mapper.trajectory[0].world_from_camera[:3, 3] - pose.world_from_camera[:3, 3]
+              for pose in mapper.trajectory]
+    np.testing.assert_allclose(np.linalg.norm(walked, axis=1), np.linalg.norm(truth, axis=1),
+                               atol=0.01)
