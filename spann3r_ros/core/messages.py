@@ -25,6 +25,15 @@ class Stamp(Protocol):
     nanosec: int
 
 
+class Region(Protocol):
+    """The fields of sensor_msgs/RegionOfInterest that are read."""
+
+    x_offset: int
+    y_offset: int
+    width: int
+    height: int
+
+
 class CameraInfo(Protocol):
     """The fields of sensor_msgs/CameraInfo that are read."""
 
@@ -34,6 +43,9 @@ class CameraInfo(Protocol):
     d: Sequence[float]
     k: Sequence[float]
     p: Sequence[float]
+    binning_x: int
+    binning_y: int
+    roi: Region
 
 
 def to_nanoseconds(stamp: Stamp) -> int:
@@ -45,9 +57,12 @@ def to_nanoseconds(stamp: Stamp) -> int:
 
 
 def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | None:
-    """Return the calibration of a CameraInfo; None for an uncalibrated camera (K[0] = 0).
+    """Return the calibration of a CameraInfo's image; None for an uncalibrated camera (K[0] = 0).
 
-    K and D are those of the raw image, P is that of the `rectified` one.
+    K and D are those of the raw image, P is that of the `rectified` one. They belong to the whole
+    sensor, and the image is its region of interest, binned; the result belongs to the image. A
+    rectified image shows the same region, as image_proc makes it. Raises FrameError for a region
+    that is not on the sensor.
     """
     matrix = np.asarray(info.p).reshape(3, 4) if rectified else np.asarray(info.k).reshape(3, 3)
     fx, fy, cx, cy = (float(matrix[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -58,4 +73,20 @@ def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | Non
     # A NaN counts as a coefficient too: the image is then rejected.
     if not rectified and any(value != 0.0 for value in coefficients):
         distortion = Distortion(info.distortion_model, coefficients)
-    return Intrinsics(fx, fy, cx, cy, int(info.width), int(info.height), distortion)
+    left, top, width, height = _region(info)
+    across, down = max(1, int(info.binning_x)), max(1, int(info.binning_y))
+    # The centre of a pixel of the image is the centre of the pixels that were binned into it.
+    return Intrinsics(fx / across, fy / down, (cx - left + 0.5) / across - 0.5,
+                      (cy - top + 0.5) / down - 0.5, width // across, height // down, distortion)
+
+
+def _region(info: CameraInfo) -> tuple[int, int, int, int]:
+    """Return x, y, width and height of the image on the sensor, in pixels of the sensor."""
+    roi, whole = info.roi, (int(info.width), int(info.height))
+    left, top, width, height = map(int, (roi.x_offset, roi.y_offset, roi.width, roi.height))
+    if not (left or top or width or height):
+        return 0, 0, *whole
+    if not (width and height and left + width <= whole[0] and top + height <= whole[1]):
+        raise FrameError(f'camera_info: expected a region of interest within {whole[0]}x'
+                         f'{whole[1]} pixels, got {width}x{height} at ({left}, {top})')
+    return left, top, width, height

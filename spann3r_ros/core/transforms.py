@@ -19,6 +19,8 @@ MAP_FROM_OPTICAL = np.array([
 ])
 MAP_FROM_OPTICAL.setflags(write=False)
 
+# Largest share of a voxel by which float32 coordinates may be apart.
+MAX_STEP_SHARE = 0.1
 # Largest difference of a rotation times its transpose from the identity.
 RIGID_TOLERANCE = 1e-3
 # Cosine of 10 degrees. A camera that looks closer to the vertical has no usable forward direction.
@@ -86,6 +88,28 @@ def transform_points(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     # An order of magnitude faster than numpy's product with a matrix this small.
     rows = np.ascontiguousarray(points).reshape(-1, 1, 3)
     return cv2.transform(rows, transform[:3].astype(points.dtype)).reshape(points.shape)
+
+
+def float32_step(points: np.ndarray) -> float:
+    """Return the distance of float32 numbers at the largest coordinate of points [..., 3].
+
+    Coordinates that are not finite are left out; 0.0 if there are no others.
+    """
+    largest = np.abs(points[np.isfinite(points)]).max(initial=0.0)
+    return float(np.spacing(np.float32(largest))) if largest else 0.0
+
+
+def rounding_warning(points: np.ndarray, voxel_size: float) -> str:
+    """Return a warning for points whose float32 coordinates are too coarse for voxels, or ''.
+
+    They are if their step exceeds `MAX_STEP_SHARE` of the voxel size.
+    """
+    step = float32_step(points)
+    if step <= MAX_STEP_SHARE * voxel_size:
+        return ''
+    return (f'the map is so far from its origin that the points of clouds, in float32, are '
+            f'{step:.2g} apart, with voxels of {voxel_size:.2g}: choose a map_frame with a nearer '
+            'origin')
 
 
 def move_pose(similarity: np.ndarray, pose: np.ndarray) -> np.ndarray:

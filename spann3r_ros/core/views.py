@@ -68,18 +68,30 @@ class CameraModel:
             self._valid = self._window.place(np.ones(self._window.resized, bool), input_size)
         if self._valid is not None:
             self._valid.setflags(write=False)  # all views share it
+        # The newest read-only mask and what it leaves: one mask often serves many images.
+        self._masked: tuple[np.ndarray | None, np.ndarray | None] = None, None
 
     def fit(self, rgb: np.ndarray, mask: np.ndarray | None = None) -> Preprocessed:
         """Return the network's input for an image [h, w, 3] and a mask bool [h, w]."""
-        usable, window = self._valid, self._window
-        if mask is not None:
-            usable = self._shrink(mask if self._rectify is None
-                                  else self._rectify.seen & self._rectify.move(mask))
+        window = self._window
+        usable = self._valid if mask is None else self._under(mask)
         if self._rectify is not None:
             rgb = self._rectify(rgb)
         image = window.place(self._resize(rgb[window.rows, window.columns], window.resized),
                              self._size)
         return Preprocessed(image, self._intrinsics, usable, self._coverage, window)
+
+    def _under(self, mask: np.ndarray) -> np.ndarray:
+        """Return the usable pixels of the network's input under a mask of the image."""
+        masked, usable = self._masked
+        if mask is masked:
+            return usable
+        usable = self._shrink(mask if self._rectify is None
+                              else self._rectify.seen & self._rectify.move(mask))
+        if not mask.flags.writeable:
+            usable.setflags(write=False)
+            self._masked = mask, usable
+        return usable
 
     def _shrink(self, mask: np.ndarray) -> np.ndarray:
         """Return the pixels of the network's input that a mask covers completely."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.types import Frame
 from spann3r_ros.core.views import Preprocessed
 
@@ -12,10 +13,11 @@ from spann3r_ros.core.views import Preprocessed
 class Admitted:
     """A frame that the keyframe gate admitted, with its network input and image id.
 
-    `size` is the height and width of the camera's images.
+    `size` is the height and width of the camera's images, `intrinsics` is their calibration.
     """
 
     frame: Frame
     network_input: Preprocessed
     image_id: int
     size: tuple[int, int]
+    intrinsics: Intrinsics | None

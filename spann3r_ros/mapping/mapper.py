@@ -36,13 +36,13 @@ from spann3r_ros.core.types import (
     check_confident,
     clean,
 )
-from spann3r_ros.core.views import preprocess
+from spann3r_ros.core.views import camera_model, preprocess
 
 from .admitted import Admitted
 from .fragments.atlas import Atlas, PathView
 from .layers.voxel_map import VoxelCloud, VoxelMap, VoxelSnapshot
 from .mapper_config import MapperConfig
-from .mapping_state import MappingState, Phase
+from .mapping_state import Calibration, MappingState, Phase
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
 from .saved_state import read_state, state_tree
@@ -51,7 +51,7 @@ from .storage.saved_values import Tree
 from .tracking.focal_length import estimate_intrinsics
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
-from .tracking.solved_keyframes import SolvedPoses
+from .tracking.solved_keyframes import MAX_FAILED_PLACEMENTS, SolvedPoses
 
 # The image id of the last placed keyframe, which is also the first image of a new fragment.
 ANCHOR_ID = 0
@@ -91,9 +91,7 @@ class Mapper:
         state.check(frame)
         if state.gate.skips(frame.stamp_ns):
             return MapUpdate(skipped=True)
-        admitted = state.admit(frame, preprocess(
-            frame, self._input_size(frame), self._config.field_of_view == 'letterbox',
-            self._config.resampling == 'exact'))
+        admitted = state.admit(frame, preprocess(frame, *self._fit(frame.rgb.shape[:2])))
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
         try:
             if not state.restart_reason or self._begin_fragment():
@@ -106,6 +104,18 @@ class Mapper:
                 state.restart(OUT_OF_MEMORY)
             state.fail(admitted, error)
         return self._update(live_pose, inference_sec)
+
+    def check_camera(self, image_size: tuple[int, int], intrinsics: Intrinsics) -> None:
+        """Raise FrameError for a calibration that cannot be used for images (height, width).
+
+        It changes nothing and may be called on any thread.
+        """
+        camera_model(image_size, intrinsics, *self._fit(image_size))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Return what all images of the map have in common; None before the first one."""
+        return self._state.calibration
 
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
@@ -127,9 +137,7 @@ class Mapper:
         state, started = self._state, time.perf_counter()
         reason: Exception = FrameError('the recording ended before the estimate of this frame')
         try:
-            # Frames may wait for a fragment that could not begin, or that has yet to.
-            if state.replays or (state.pending and self._has_lost_memory):
-                self._begin_fragment()
+            self._begin_last_fragment()
             state.phase = Phase.CLOSED
             self._settle(self._memory.flush())
         # Whatever the network raises, the frames that wait have failed.
@@ -283,9 +291,11 @@ class Mapper:
         """Return whether a failure, and no user, has ended the network's sequence."""
         return self._state.restart_reason not in ('', ASKED_FOR, MAP_LOADED)
 
-    def _input_size(self, frame: Frame) -> tuple[int, int]:
-        height, width = frame.rgb.shape[:2]
-        return self._memory.input_size(width / height)
+    def _fit(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], bool, bool]:
+        """Return how images (height, width) are fitted, in the order of `preprocess`."""
+        height, width = image_size
+        return (self._memory.input_size(width / height),
+                self._config.field_of_view == 'letterbox', self._config.resampling == 'exact')
 
     def _update(self, live_pose: FragmentPose | None = None,
                 inference_sec: float = 0.0) -> MapUpdate:
@@ -324,6 +334,15 @@ class Mapper:
             state.restart(reason)
             raise
         return not state.restart_reason
+
+    def _begin_last_fragment(self) -> None:
+        """Begin a fragment until it has a place, if frames wait for one: no frame will follow."""
+        state = self._state
+        for _ in range(MAX_FAILED_PLACEMENTS + 1):
+            if not (state.replays or (state.pending and self._has_lost_memory)):
+                return
+            if self._begin_fragment():
+                return
 
     def _replay(self, admitted: Admitted) -> None:
         """Process a frame again in a new fragment."""

@@ -34,6 +34,14 @@ class Phase(Enum):
     CLOSED = 'closed'
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The height and width of a map's images and their intrinsics; None: not calibrated."""
+
+    size: tuple[int, int]
+    intrinsics: Intrinsics | None
+
+
 @dataclass
 class MappingState:
     """One map, the frames on their way into it, and the counters."""
@@ -49,6 +57,7 @@ class MappingState:
     image_ids: int = 0  # the number of ids used so far
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
     intrinsics: Intrinsics | None = None  # estimated, at the network's input size
+    calibration: Calibration | None = None  # None: the map has no frame yet
     coverage: float = math.nan
     keyframes: int = 0
     undelivered: list[Keyframe] = field(default_factory=list)
@@ -76,16 +85,23 @@ class MappingState:
             raise FrameError(f'rgb: expected height and width {size} as before, got '
                              f'{frame.rgb.shape[:2]}; reset to change the image size')
 
+        if self.calibration is not None and self.calibration.intrinsics != frame.intrinsics:
+            raise FrameError('intrinsics: expected those of all frames of the map, '
+                             f'{self.calibration.intrinsics}, got {frame.intrinsics}; reset to '
+                             'change them')
+
     def admit(self, frame: Frame, network_input: Preprocessed) -> Admitted:
         """Return a frame with the next image id."""
         self.gate.admit(frame.stamp_ns)
         self.image_ids += 1
-        return Admitted(frame, network_input, self.image_ids, frame.rgb.shape[:2])
+        return Admitted(frame, network_input, self.image_ids, frame.rgb.shape[:2],
+                        frame.intrinsics)
 
     def take(self, admitted: Admitted) -> None:
         """Record a frame that the network has processed as pending."""
         self.pending[admitted.image_id] = admitted
         self.camera = admitted.frame.frame_id, admitted.size
+        self.calibration = Calibration(admitted.size, admitted.intrinsics)
         self.coverage = admitted.network_input.coverage
 
     def fail(self, admitted: Admitted, error: Exception) -> None:
@@ -98,4 +114,4 @@ class MappingState:
 
     def forget_camera(self) -> None:
         """Accept another camera, because the map has no keyframe of this one."""
-        self.camera = self.poses = self.intrinsics = None
+        self.camera = self.poses = self.intrinsics = self.calibration = None

@@ -12,7 +12,7 @@ from spann3r_ros.core.views import Preprocessed
 
 from .admitted import Admitted
 from .mapper_config import MapperConfig
-from .mapping_state import MappingState, Phase
+from .mapping_state import Calibration, MappingState, Phase
 from .storage.saved_tree import SavedNode
 from .storage.saved_values import (
     Tree,
@@ -35,6 +35,7 @@ def state_tree(state: MappingState) -> Tree:
         'camera': {'frame_id': frame_id, 'height': size[0], 'width': size[1]},
         'phase': state.phase.value, 'levelled': state.levelled, 'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
+        'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
         'coverage': state.coverage, 'keyframes': state.keyframes,
         'restart_reason': state.restart_reason, 'gate': state.gate.tree(),
         'pose_source': names[0], 'poses': state.poses.tree(), 'atlas': state.atlas.tree(),
@@ -55,6 +56,10 @@ def read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     state.levelled, state.image_ids = node.flag('levelled'), node.integer('image_ids')
     if node.has('intrinsics'):
         state.intrinsics = read_intrinsics(node.node('intrinsics'))
+    if node.has('calibration'):
+        calibration = node.node('calibration')
+        state.calibration = Calibration(state.camera[1], read_intrinsics(
+            calibration.node('intrinsics')) if calibration.has('intrinsics') else None)
     state.coverage = node.number('coverage', 0.0, finite=False)
     state.keyframes = node.integer('keyframes')
     state.restart_reason = node.text('restart_reason')
@@ -65,21 +70,28 @@ def read_state(node: SavedNode, state: MappingState, config: MapperConfig,
         state.poses = KnownPoses(config.pose)
     state.poses.restore(node.node('poses'))
     state.atlas.restore(node.node('atlas'), counters, frame_id)
-    state.pending = _read_admitted(node.nodes('pending'), frame_id)
-    state.replays = _read_admitted(node.nodes('replays'), frame_id)
+    frames = [_read_admitted(node.nodes(name), frame_id, state.calibration or Calibration(
+        state.camera[1], None)) for name in ('pending', 'replays')]
+    state.pending, state.replays = frames
+
+
+def _calibration_tree(calibration: Calibration) -> Tree:
+    intrinsics = calibration.intrinsics
+    return {'intrinsics': None if intrinsics is None else intrinsics_tree(intrinsics)}
 
 
 def _admitted_tree(admitted: Admitted) -> Tree:
     frame, view = admitted.frame, admitted.network_input
     return {
         'stamp_ns': frame.stamp_ns, 'image_id': admitted.image_id, 'image': view.image,
-        'height': admitted.size[0], 'width': admitted.size[1], 'up': frame.up,
+        'up': frame.up,
         'world_from_camera': frame.world_from_camera, 'usable': view.usable,
         'intrinsics': None if view.intrinsics is None else intrinsics_tree(view.intrinsics),
         'coverage': view.coverage}
 
 
-def _read_admitted(nodes: list[SavedNode], frame_id: str) -> dict[int, Admitted]:
+def _read_admitted(nodes: list[SavedNode], frame_id: str,
+                   calibration: Calibration) -> dict[int, Admitted]:
     """Return frames by their image ids; the frames have no camera image."""
     found = {}
     for node in nodes:
@@ -94,7 +106,7 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str) -> dict[int, Admitted]
             read_stamp(node), frame_id, image, None, None,
             node.array('up', np.float64, (3,)) if node.has('up') else None,
             read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None)
-        size = node.integer('height', 2), node.integer('width', 2)
         identifier = node.integer('image_id', 1)
-        found[identifier] = Admitted(frame, view, identifier, size)
+        found[identifier] = Admitted(frame, view, identifier, calibration.size,
+                                     calibration.intrinsics)
     return found

@@ -12,7 +12,7 @@ from spann3r_ros.core.types import DeviceMemoryError
 DEVICES = ('auto', 'cpu', 'cuda')
 # Texts of the RuntimeErrors by which torch on a CPU, and the driver and the libraries of CUDA
 # report a lack of memory that torch's own allocator does not see.
-OUT_OF_MEMORY = ("can't allocate memory", 'CUDA error: out of memory',
+OUT_OF_MEMORY = ("can't allocate memory", 'not enough memory', 'CUDA error: out of memory',
                  'CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED')
 
 

@@ -86,8 +86,7 @@ class Replay:
         self.defects: list[Exception] = []
         self._runner = Runner(mapper, blocking=True, reporter=self)
         self._runner.slot.open()
-        self._intake = Intake(self._config, self._runner.slot, self._runner.clock, self._tree,
-                              self, expected)
+        self._intake = Intake(self._config, self._runner, self._tree, self, expected)
 
     def take(self, role: str, message: Any) -> None:  # noqa: ANN401
         """Process a message; its role is image, camera_info, mask, tf, tf_static or odometry."""
@@ -170,8 +169,8 @@ class Replay:
             self._intake.take_image(stamp_ns, message.header.frame_id, partial(to_rgb, message))
 
     def _take_camera_info(self, message: Any) -> None:  # noqa: ANN401
-        self._intake.take_calibration(_stamp_ns(message), to_intrinsics(
-            message, self._config.image_rectified))
+        self._intake.take_calibration(_stamp_ns(message), partial(
+            to_intrinsics, message, self._config.image_rectified))
 
     def _take_mask(self, message: Any) -> None:  # noqa: ANN401
         try:

@@ -10,10 +10,10 @@ import numpy as np
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.types import Frame, FrameError
 
-from .image_clock import ImageClock
 from .node_settings import NodeConfig
 from .rate_limiter import RateLimiter
-from .slot import FrameSlot, Outcome
+from .runner import Runner
+from .slot import Outcome
 from .sync.bounds import QueueBounds
 from .sync.camera_sync import Calibrations, CameraSync, Expected
 from .sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskSync
@@ -27,13 +27,18 @@ LIVE_ITEMS = 30
 REPLAY_ITEMS = 1000
 # Least timeout, in image time, of a replay's wait for a calibration, a mask and for transforms.
 REPLAY_TIMEOUT_SEC = 1.0
+# How long the first image of a live map waits for a calibration.
+LIVE_TIMEOUT_SEC = 2.0
 
 
 class IntakeListener(Protocol):
     """What an intake reports to its owner, on the thread that calls the intake."""
 
     def image_failed(self, error: Exception) -> None:
-        """Handle an image or a mask that could not be used, or an image without mask or pose."""
+        """Handle an image, a mask or a calibration that could not be used.
+
+        Also an image without mask or pose.
+        """
 
     def image_waits(self) -> None:
         """Handle that images wait for a calibration, for transforms, a mask or a pose."""
@@ -56,11 +61,12 @@ class Intake:
     skipped, dropped or failed. While `enabled` is false every image is skipped. Not thread-safe.
     """
 
-    def __init__(self, config: NodeConfig, slot: FrameSlot, clock: ImageClock,
-                 tree: TransformTree, listener: IntakeListener, expected: Expected) -> None:
+    def __init__(self, config: NodeConfig, runner: Runner, tree: TransformTree,
+                 listener: IntakeListener, expected: Expected) -> None:
         self._config = config
-        self._slot = slot
-        self._clock = clock
+        self._slot = slot = runner.slot
+        self._clock = runner.clock
+        self._map_calibration = runner.calibration
         self._tree = tree
         self._listener = listener
         self.enabled = True
@@ -73,15 +79,17 @@ class Intake:
         self._posed = config.pose_source == 'tf'
 
         def outlet(pass_on: Callable[[Frame], None]) -> Outlet:
-            return Outlet(pass_on, self._drop, listener.image_failed, listener.match_soon)
+            return Outlet(pass_on, self._drop, listener.image_failed, self.refuse_image,
+                          listener.match_soon)
 
         self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec,
                                outlet(self._put), wait_clock)
         pass_on = self._poses.take_frame if self._posed else self._put
         self._masks = self._mask_sync(outlet(pass_on), bounds)
         self._cameras = CameraSync(
-            self._calibrations, self._up_at, expected if replay else None,
-            max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec), bounds,
+            self._calibrations, self._map_calibration, self._up_at, expected, replay,
+            max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec) if replay
+            else LIVE_TIMEOUT_SEC, bounds,
             outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock)
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._cameras, self._masks, self._poses)
@@ -105,6 +113,7 @@ class Intake:
                 self.drop_waiting()
                 self._wait_clock.begin_again(stamp_ns)
                 self._calibrations.begin_again(stamp_ns)
+                self._map_calibration.begin_again()
                 if self._masks is not None:
                     self._masks.begin_again(stamp_ns)
                 self._listener.time_jumped(stamp_ns, is_new)
@@ -132,9 +141,15 @@ class Intake:
         """Report an unusable mask; masks are not counted in the accounts."""
         self._listener.image_failed(error)
 
-    def take_calibration(self, stamp_ns: int, intrinsics: Intrinsics | None) -> None:
-        """Process a calibration; None: the camera is not calibrated."""
+    def take_calibration(self, stamp_ns: int,
+                         convert: Callable[[], Intrinsics | None]) -> None:
+        """Process a calibration; `convert` returns it or raises; None: an uncalibrated camera."""
         self._wait_clock.note_activity()
+        try:
+            intrinsics = convert()
+        except FrameError as error:
+            self._listener.image_failed(error)
+            intrinsics = None
         self._calibrations.take(stamp_ns, intrinsics)
         self._cameras.match()
 

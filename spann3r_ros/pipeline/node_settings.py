@@ -99,7 +99,8 @@ class NodeConfig:
     image_rectified: bool = setting(
         False, 'The images have no distortion: P of camera_info is their calibration, not K and D')
     camera_info_timeout_sec: float = setting(
-        1.0, 'A calibration is used if its stamp is this close to the image; 0: no limit',
+        1.0, 'A calibration is used if its stamp is this close to the image; 0: no limit. A map '
+        'keeps the calibration of its first image',
         0.0, 3600.0)
     map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
     odom_frame: str = setting('odom', 'Frame of ~/odometry, in which the pose never jumps')
@@ -120,8 +121,9 @@ class NodeConfig:
         10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is thinned out',
         1000, 2**31 - 1)
     max_waiting_bytes: int = setting(
-        256_000_000, 'Most bytes of images that wait for a mask, a pose or a calibration, and of '
-        'masks that wait for an image; beyond, the oldest are dropped', 1_000_000, 2**40)
+        256_000_000, 'Most bytes of images that wait for a calibration, of those that wait for a '
+        'mask, of those that wait for a pose, and of masks that wait for an image; beyond, the '
+        'oldest are dropped, or go on without a calibration', 1_000_000, 2**40)
     map_directory: str = setting('~/.ros/spann3r_ros', 'Folder of ~/save_map and ~/load_map')
     autostart: bool = setting(
         True, 'Configure and activate at start; false: a lifecycle manager does it')

@@ -14,13 +14,14 @@ from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 from .image_clock import ImageClock
 from .slot import FrameSlot
+from .sync.map_calibration import MapCalibration
 from .worker import Reporter, Worker, WorkerReport
 
 Result = TypeVar('Result')
 
 
 class Runner:
-    """Owns slot, worker and image clock of a mapper.
+    """Owns slot, worker, image clock and calibration of a mapper.
 
     If `blocking`, every frame is used and `slot.put` waits; otherwise the newest frame replaces
     the waiting one. The methods are called on the owner's thread, those of the reporter on the
@@ -30,6 +31,7 @@ class Runner:
     def __init__(self, mapper: Mapper, blocking: bool, reporter: Reporter) -> None:
         self.mapper = mapper
         self.clock = ImageClock()
+        self.calibration = MapCalibration(mapper.check_camera)
         self.slot = FrameSlot(blocking)
         # Any thread may read it: a status is immutable.
         self.map_status: MappingStatus = mapper.status()
@@ -45,9 +47,10 @@ class Runner:
         return self._worker.report()
 
     def forget_waiting(self) -> None:
-        """Drop the waiting frame; the image clock then accepts any stamp."""
+        """Drop the waiting frame; any stamp and any calibration are then accepted."""
         self.slot.discard()
         self.clock.begin_again()
+        self.calibration.begin_again()
 
     def reset(self, begun: Callable[[], None] = lambda: None) -> None:
         """Begin a new map, then call `begun` on the worker thread."""
@@ -57,17 +60,22 @@ class Runner:
             begun()
         self.call(reset)
 
-    def load(self, saved: SavedNode, begun: Callable[[], None] = lambda: None) -> str:
-        """Continue a saved map as `Mapper.load` does, then call `begun`; return how it goes on.
+    def load(self, saved: SavedNode) -> str:
+        """Continue a saved map as `Mapper.load` does, after the waiting frame; return how.
 
-        Raises ValueError if the map does not fit; nothing has changed then.
+        Waiting frames are dropped; the next image may have any stamp, and the calibration of the
+        map. Raises ValueError if the map does not fit; nothing has changed then.
         """
         def load() -> str:
             message = self.mapper.load(saved)
             self._note_status()
-            begun()
             return message
-        return self.call(load)
+        message = self.call(load)
+        # No image comes in between: the caller's thread passes them to the slot.
+        self.forget_waiting()
+        if (calibration := self.mapper.calibration) is not None:
+            self.calibration.begin_with(calibration.size, calibration.intrinsics)
+        return message
 
     def flush(self) -> None:
         """End the recording and deliver the last keyframes and failures.

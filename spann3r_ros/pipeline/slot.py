@@ -77,6 +77,11 @@ class Command:
         except Exception as error:
             self.future.set_exception(error)
 
+    def cancel(self, reason: str) -> None:
+        """Give the future an error if it has neither a result nor an error."""
+        if not self.future.done():
+            self.future.set_exception(CancelledError(reason))
+
 
 @dataclass(frozen=True)
 class Work:
@@ -104,7 +109,7 @@ class FrameSlot:
         self._received_sec = 0.0
         self._commands: list[Command] = []
         self._open = False
-        self._stopped = False
+        self._stop_reason = ''
 
     def open(self) -> None:
         """Accept frames from now on."""
@@ -118,13 +123,16 @@ class FrameSlot:
             self._drop_waiting()
             self._changed.notify_all()
 
-    def stop(self) -> None:
-        """Close for ever: the worker ends, and commands that did not run are cancelled."""
+    def stop(self, reason: str = 'the worker has stopped') -> None:
+        """Close for ever: the worker ends, and commands that did not run are cancelled.
+
+        The error of these commands, and of those submitted later, has the first reason given.
+        """
         self.close()
         with self._changed:
-            self._stopped = True
+            self._stop_reason = self._stop_reason or reason
             for command in self._commands:
-                command.future.set_exception(CancelledError('the worker is stopping'))
+                command.cancel(self._stop_reason)
             self._commands.clear()
             self._changed.notify_all()
 
@@ -167,8 +175,8 @@ class FrameSlot:
         """Queue a call for the worker, after the waiting frame; return its future."""
         command = Command(function, Future())
         with self._changed:
-            if self._stopped:
-                raise RuntimeError('the worker has stopped')
+            if self._stop_reason:
+                raise RuntimeError(self._stop_reason)
             self._commands.append(command)
             self._changed.notify_all()
         return command.future
@@ -177,8 +185,8 @@ class FrameSlot:
         """Wait for a frame or commands and return them; return None after `stop`."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._frame is not None or self._commands or self._stopped)
-            if self._stopped:
+                lambda: self._frame is not None or self._commands or self._stop_reason)
+            if self._stop_reason:
                 return None
             work = Work(self._frame, self._received_sec, tuple(self._commands))
             self._frame = None

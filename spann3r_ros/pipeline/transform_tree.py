@@ -27,6 +27,8 @@ NEAR_NS = 5_000_000_000
 # Transforms of the new time often arrive before its first image. The newest transforms are kept
 # apart, so that they can be used after the jump.
 MAX_RECENT = 1000
+# Most transforms of one edge, whatever the time they span.
+MAX_STAMPS = 100_000
 # An edge whose stamps step back by this much has jumped back in time. Images jump by a second or
 # more; an edge with a low rate shows a part of it. Less is the disorder of one publisher.
 JUMP_NS = 500_000_000
@@ -73,7 +75,8 @@ class _Edge:
         else:
             self.stamps.insert(at, stamp_ns)
             self.transforms.insert(at, transform)
-        old = bisect_left(self.stamps, self.stamps[-1] - keep_ns)
+        old = max(bisect_left(self.stamps, self.stamps[-1] - keep_ns),
+                  len(self.stamps) - MAX_STAMPS)
         del self.stamps[:old], self.transforms[:old]
 
     def parent_at(self, stamp_ns: int | None) -> str | None:
@@ -109,7 +112,8 @@ class _Edge:
 class TransformTree:
     """Transforms of the last `keep_sec`, and all parents that a frame ever had; thread-safe.
 
-    `changed` is called after each new transform, on the thread that added it.
+    Of one edge there are `MAX_STAMPS` at most. `changed` is called after each new transform, on
+    the thread that added it.
     """
 
     def __init__(self, keep_sec: float) -> None:

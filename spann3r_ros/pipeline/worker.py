@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from spann3r_ros.core.types import Frame
 from spann3r_ros.mapping.mapping_status import MapUpdate
 
-from .slot import WINDOW, Accounts, FrameSlot, Outcome, Timing
+from .slot import WINDOW, Accounts, FrameSlot, Outcome, Timing, Work
 
 Result = TypeVar('Result')
 
@@ -48,8 +48,9 @@ class Worker:
 
     `settled` is called before `Reporter.frame_settled`. An exception of `process` fails its frame.
     An exception of the reporter is passed to `Reporter.report_failed`. None of them ends the
-    thread. From construction to `stop` only this thread may use the objects that `process` uses;
-    other threads use them by `call`.
+    thread. If another defect ends it, such as a SystemExit, no caller of `call` waits any longer:
+    calls raise, and frames are dropped. From construction to `stop` only this thread may use the
+    objects that `process` uses; other threads use them by `call`.
     """
 
     def __init__(self, process: Callable[[Frame], MapUpdate], slot: FrameSlot,
@@ -92,27 +93,36 @@ class Worker:
         self._slot.revoke(sum(failed.frame is not frame for failed in update.failed))
 
     def _run(self) -> None:
+        work = Work(None, 0.0, ())
         try:
             while (work := self._slot.take()) is not None:
                 if work.frame is not None:
                     self._handle(work.frame, work.received_sec)
                 for command in work.commands:
                     command.run()
-        finally:
-            # If a defect ends the thread, callers get an error instead of waiting for ever.
-            self._slot.stop()
+        # If a defect ends the thread, callers get an error instead of waiting for ever.
+        except BaseException as error:
+            reason = f'the worker ended with {error!r}'
+            self._slot.stop(reason)
+            for command in work.commands:
+                command.cancel(reason)
+            raise
 
     def _handle(self, frame: Frame, received_sec: float) -> None:
         try:
             update = self._process(frame)
         # An unexpected error fails its frame and is reported; the next frame may work.
-        except Exception as error:
+        except BaseException as error:
             self._slot.settle(Outcome.FAILED)
+            if not isinstance(error, Exception):
+                raise
             self._report(self._reporter.frame_failed, frame, error)
         else:
-            self.deliver(update, frame)
             outcome = Outcome.SKIPPED if update.skipped else Outcome.PROCESSED
-            self._slot.settle(outcome if update.error_of(frame) is None else Outcome.FAILED)
+            try:
+                self.deliver(update, frame)
+            finally:
+                self._slot.settle(outcome if update.error_of(frame) is None else Outcome.FAILED)
             if outcome is Outcome.PROCESSED:
                 self._note_timing(frame, update, monotonic() - received_sec)
         self._report(self._settled)

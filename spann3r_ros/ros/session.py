@@ -15,6 +15,7 @@ from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
+from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.runner import Runner
@@ -61,8 +62,8 @@ class Session:
     def activate(self) -> None:
         """Subscribe to the inputs and accept images."""
         self._runner.slot.open()
-        intake = Intake(self._settings.node, self._runner.slot, self._runner.clock,
-                        self._tf.tree, self, self._expected())
+        intake = Intake(self._settings.node, self._runner, self._tf.tree, self,
+                        self._expected())
         intake.enabled = self._enabled
         self._inputs = InputSubscriptions(self._node, self._settings.node, intake)
         self._intake = intake
@@ -137,8 +138,10 @@ class Session:
         cannot be read; nothing has changed then.
         """
         saved = read_map(self._map_directory())
-        message = self._runner.load(saved, self._begin_map)
-        self._forget_waiting()
+        message = self._runner.load(saved)
+        if self._intake is not None:
+            self._intake.drop_waiting()
+        self._runner.call(self._begin_map)
         self.publish_status()
         status = self._runner.map_status
         return (f'{status.voxels} voxels, {status.keyframes} keyframes: {message}; start the '
@@ -154,7 +157,7 @@ class Session:
             self.publish_status()
 
     def image_failed(self, error: Exception) -> None:
-        """Report an image or a mask that could not be used, or an image that got no pose."""
+        """Report an image, mask or calibration that cannot be used, or an image without pose."""
         self._note_failure(error)
         self.publish_status()
 
@@ -164,6 +167,7 @@ class Session:
         If `is_new`, the map has no image of the old time and is kept.
         """
         self._runner.call(lambda: self._tf.tree.begin_again(stamp_ns))
+        self._runner.call(lambda: self._publishers.follow_jump(stamp_ns))
         if not is_new:
             self._node.get_logger().warning(
                 'the stamps of the images jumped back: a new map begins')
@@ -173,17 +177,15 @@ class Session:
         """Publish accounts, timing and memory; may be called from any thread."""
         # The message is built under the lock, so that no older one is published after a newer one.
         with self._status_lock:
-            intake = self._intake
-            self._publishers.publish_status(to_status(
-                self._runner.report(), self._runner.map_status, self._state(),
-                0 if intake is None else intake.waiting, self._last_error,
-                self._settings.node.map_frame))
+            self._publishers.publish_status(self._status)
 
     def publish_diagnostics(self) -> None:
         """Publish /diagnostics; may be called from any thread."""
         with self._status_lock:
-            self._diagnostics.publish(
-                self._state(), self._runner.report(), self._runner.map_status, self._health)
+            self._diagnostics.note(self._state(), self._runner.slot.accounts())
+            if self._diagnostics.has_subscribers:
+                self._diagnostics.publish(
+                    self._runner.report(), self._runner.map_status, self._health)
 
     def deliver(self, update: MapUpdate) -> None:
         """Publish the results of a frame."""
@@ -204,8 +206,14 @@ class Session:
         self._node.get_logger().error(
             'results not published: ' + ''.join(traceback.format_exception(error)))
 
+    def _status(self) -> MapperStatus:
+        intake = self._intake
+        return to_status(self._runner.report(), self._runner.map_status, self._state(),
+                         0 if intake is None else intake.waiting, self._last_error,
+                         self._settings.node.map_frame)
+
     def _expected(self) -> Expected:
-        """Return what a replay waits for: calibrations and transforms that have a publisher."""
+        """Return what images wait for: calibrations and transforms that have a publisher."""
         return Expected(lambda: self._node.count_publishers(
             self._node.resolve_topic_name('camera_info')) > 0, self._tf.is_published,
             may_stop=True)

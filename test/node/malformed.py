@@ -121,10 +121,11 @@ class MalformedCalibrations:
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
-        # Without a calibration an image can be mapped; with one that distorts it, it cannot.
+        # An image without a calibration gets that of the map; with another one it is refused.
         self._ways: tuple[tuple[Callable[[CameraInfo], None], bool], ...] = (
             (self._spoil_size, False), (self._spoil_numbers, False), (self._spoil_focal, False),
-            (self._spoil_stamp, False), (self._spoil_centre, True), (self._spoil_model, True),
+            (self._spoil_region, False), (self._spoil_stamp, False), (self._spoil_scale, True),
+            (self._spoil_centre, True), (self._spoil_model, True),
             (self._spoil_count, True), (self._spoil_coefficients, True))
 
     def take(self, stamps: Iterable[int]) -> Iterator[tuple[CameraInfo, bool]]:
@@ -142,7 +143,14 @@ class MalformedCalibrations:
         info.k[self._draw.choice((0, 2, 4, 5))] = self._draw.choice((np.nan, np.inf, -np.inf))
 
     def _spoil_focal(self, info: CameraInfo) -> None:
-        info.k[self._draw.choice((0, 4))] = self._draw.choice((-50.0, 0.0, 1e308, 1e-308))
+        info.k[self._draw.choice((0, 4))] = self._draw.choice((-50.0, 0.0))
+
+    def _spoil_scale(self, info: CameraInfo) -> None:
+        info.k[self._draw.choice((0, 4))] = self._draw.choice((1e308, 1e-308))
+
+    def _spoil_region(self, info: CameraInfo) -> None:
+        info.roi.x_offset, info.roi.width = self._draw.choice(((0, 50), (UINT32, 96), (90, 96)))
+        info.binning_x = self._draw.choice((0, 1, 7, UINT32))
 
     def _spoil_stamp(self, info: CameraInfo) -> None:
         info.header.stamp = Time(sec=self._draw.choice((-1, 0, 2**31 - 1)), nanosec=UINT32)

@@ -39,12 +39,15 @@ class Calibration:
         self._peer = peer
         self._publisher = peer.publisher(CameraInfo, '/camera/camera_info')
 
+    def connect(self) -> None:
+        self._peer.until_read(self._publisher)
+
     def publish(self, camera: Intrinsics, image: Image) -> None:
         """Let the mapper take a calibration of an image's stamp before that image comes."""
         info = to_camera_info(camera, image.header)
         if camera.distortion is not None:
             info.d = list(camera.distortion.coefficients)
-        self._peer.until_read(self._publisher)
+        self.connect()
         self._publisher.publish(info)
         for _ in range(3):
             self._peer.state()  # it answers calls in between
@@ -111,23 +114,43 @@ def test_another_image_size_is_refused_until_a_reset(
     assert stamps(clouds[4:]) == [stamp_of(index) for index in (7, 8)]
 
 
-def test_a_late_calibration_is_used_from_then_on(
+def test_a_late_calibration_is_used_after_a_reset(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, calibration: Calibration) -> None:
     used = peer.listen(CameraInfo, '/mapper/depth/camera_info')
-    start(mode='replay')
-    images = [orbit.image(index) for index in range(8)]
-    camera.send(*images[:4])
-    peer.until_settled(4)
+    mapper = start(mode='replay')
+    images = [orbit.image(index) for index in range(9)]
+    camera.send(*images[:3])
+    peer.until_settled(3)
     # Longer than the estimate from the pointmaps, so that the test sees which one is used.
     given = replace(CAMERA, fx=1.05 * CAMERA.fx, fy=1.04 * CAMERA.fy)
-    calibration.publish(given, images[4])
-    camera.send(*images[4:])
-    status = peer.until_settled(8)
-    assert (status.frames_processed, status.resets) == (8, 0)
+    calibration.publish(given, images[3])
+    camera.send(*images[3:6])
+    status = peer.until_settled(6)
+    assert (status.frames_processed, status.resets) == (6, 0)
+    assert mapper.log.count('a calibration came after the first image of the map') == 1
+    assert peer.trigger('/mapper/reset').success
+    camera.send(*images[6:])
+    peer.until_settled(9)
     peer.until(lambda: len(used) >= 7, 'every keyframe')
-    assert stamps(used) == [stamp_of(index) for index in range(7)]
-    assert [one.k[0] for one in used[:4]] == pytest.approx([CAMERA.fx] * 4, rel=0.02)
-    assert [(one.k[0], one.k[4]) for one in used[4:]] == [(given.fx, given.fy)] * 3
+    assert stamps(used) == [stamp_of(index) for index in (0, 1, 2, 3, 4, 6, 7)]
+    assert [one.k[0] for one in used[:5]] == pytest.approx([CAMERA.fx] * 5, rel=0.02)
+    assert [(one.k[0], one.k[4]) for one in used[5:]] == [(given.fx, given.fy)] * 2
+
+
+def test_live_the_first_image_waits_for_its_calibration(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, calibration: Calibration) -> None:
+    used = peer.listen(CameraInfo, '/mapper/depth/camera_info')
+    given = replace(CAMERA, fx=1.05 * CAMERA.fx, fy=1.04 * CAMERA.fy)
+    start(mode='live', **{'qos_overrides./camera/image_raw.subscription.reliability': 'reliable'})
+    calibration.connect()
+    camera.send(orbit.image(0))
+    calibration.publish(given, orbit.image(0))
+    peer.until_settled(1)
+    for index in range(1, 3):
+        camera.send(orbit.image(index))
+        peer.until_settled(index + 1)
+    peer.until(lambda: len(used) >= 2, 'two keyframes')
+    assert [(one.k[0], one.k[4]) for one in used] == [(given.fx, given.fy)] * 2
 
 
 @pytest.mark.parametrize('fit', WIDE)

@@ -9,7 +9,9 @@ from inspect import getmembers, isfunction
 import numpy as np
 import pytest
 from harness import Peer
+from nav_msgs.msg import Path
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
 
 from spann3r_ros.core.camera import Intrinsics
@@ -22,6 +24,7 @@ from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.ros import conversions
 from spann3r_ros.ros.outputs import latched_views
+from spann3r_ros.ros.outputs.latched_views import LatchedViews
 from spann3r_ros.ros.outputs.publishers import MapPublishers
 from spann3r_ros.ros.tf.listener import ListeningThread
 from spann3r_ros.ros.tf.tf_bridge import TfBridge
@@ -56,7 +59,7 @@ class OneMap:
     """A mapper with one keyframe, or none."""
 
     def __init__(self) -> None:
-        self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01))
+        self.voxel_map = self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01))
         self._atlas = Atlas(MapperConfig(), (self._layer,))
 
     def add(self, frame: Keyframe) -> MapUpdate:
@@ -98,6 +101,28 @@ def test_without_subscribers_nothing_is_converted(
     live = FragmentPose(2, 'camera', 0, np.eye(4))
     publishers.publish(replace(mapper.add(keyframe()), live_pose=live), mapper)
     assert called == []
+
+
+def test_a_cloud_that_is_too_far_for_its_numbers_is_reported_once(
+        node: LifecycleNode, publishers: MapPublishers, peer: Peer,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    warned = []
+    monkeypatch.setattr(type(node.get_logger()), 'warning',
+                        lambda logger, text, **_: warned.append(text))
+    node.trigger_activate()
+    heard = peer.listen(PointCloud2, '/mapper/points')
+    peer.until(lambda: node.count_subscribers('/mapper/points'), 'the listener')
+    mapper, far = OneMap(), np.eye(4)
+    far[:3, 3] = 5e6
+    near = mapper.add(keyframe())
+    for index, update in enumerate((near, *[replace(near, places={0: far})] * 2), start=1):
+        peer.until(lambda update=update, index=index: publishers.publish(update, mapper)
+                   or len(heard) >= index, 'a cloud')
+        assert len(warned) == (index > 1)
+    assert 'in float32, are 0.5 apart, with voxels of 0.01' in warned[0]
+    publishers.begin(mapper)
+    publishers.publish(replace(near, places={0: far}), mapper)
+    assert len(warned) == 2
 
 
 def test_an_inactive_node_publishes_nothing_to_its_subscribers(
@@ -154,3 +179,39 @@ def test_a_map_that_takes_long_to_publish_is_published_less_often(
             peer.until(lambda before=before: len(heard) == before + 1, 'a map')
         published.append(len(heard) > before)
     assert published == [True, False, True]
+
+
+@pytest.mark.parametrize('failing, topic, kind', [
+    ('map_cloud', '/mapper/map_points', PointCloud2), ('serialized_path', '/mapper/path', Path)])
+def test_a_map_that_could_not_be_published_is_published_later(
+        failing: str, topic: str, kind: type, node: LifecycleNode, peer: Peer,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, failures = Clock(), []
+    monkeypatch.setattr(latched_views, 'monotonic', lambda: clock.now_sec)
+    node.trigger_configure()
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    cloud, path = (node.create_lifecycle_publisher(message, name, qos) for message, name in (
+        (PointCloud2, '/mapper/map_points'), (Path, '/mapper/path')))
+    views = LatchedViews(cloud, path, 1.0, 10**6, failures.append)
+    node.trigger_activate()
+    heard = peer.listen(kind, topic, latched=True)
+    peer.until(lambda: node.count_subscribers(topic), 'the listener')
+    mapper, header = OneMap(), conversions.to_header(10**9, 'map')
+    mapper.add(keyframe())
+
+    def fail(*_: object) -> None:
+        raise MemoryError('no room for the message')
+    with monkeypatch.context() as patch:
+        patch.setattr(conversions, failing, fail)
+        views.change()
+        views.refresh(mapper, header)
+        peer.until(lambda: failures, 'the failure')
+    assert isinstance(failures[0], MemoryError)
+    views.refresh(mapper, header)  # not sooner than what succeeds
+    assert not heard
+    clock.now_sec += 60.0
+    peer.until(lambda: views.refresh(mapper, header) or heard, 'what failed before')
+    clock.now_sec += 60.0
+    views.refresh(mapper, header)  # nothing has changed
+    views.destroy()
+    assert len(heard) == len(failures) == 1

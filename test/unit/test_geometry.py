@@ -11,6 +11,7 @@ from synthetic import SyntheticScene, orbit_trajectory, square_camera
 
 from spann3r_ros.core.transforms import (
     MAP_FROM_OPTICAL,
+    float32_step,
     invert,
     is_rigid,
     map_axes,
@@ -18,6 +19,7 @@ from spann3r_ros.core.transforms import (
     move_covariance,
     move_pose,
     quaternion_to_matrix,
+    rounding_warning,
     slerp,
     to_rigid,
     transform_points,
@@ -171,3 +173,27 @@ def test_pose_in_a_fragment_moves_with_the_fragment() -> None:
                       2.5**2 * np.trace(pose.covariance[:3, :3]))
     assert np.isclose(np.trace(moved.covariance[3:, 3:]), np.trace(pose.covariance[3:, 3:]))
     assert FragmentPose(7, 'camera', 3, np.eye(4)).in_map(similarity).covariance is None
+
+
+def test_step_of_float32_is_the_largest_rounding_of_a_cloud() -> None:
+    offsets = np.linspace(0.0, 1.0, 2001)
+    for far in (0.5, 1e3, 1e5, 5e6):
+        points = np.zeros((len(offsets), 3))
+        points[:, 1] = -far - offsets
+        step = float32_step(points)
+        rounding = np.abs(points.astype(np.float32).astype(float) - points).max()
+        assert 0.4 * step < rounding <= 0.5 * step
+    assert float32_step(np.array([[np.nan, np.inf, 2.0]])) == np.spacing(np.float32(2.0))
+    assert float32_step(np.full((2, 3), np.nan)) == float32_step(np.empty((0, 3))) == 0.0
+
+
+@pytest.mark.parametrize(('far', 'voxel_size', 'warns'), [
+    (5e6, 0.05, True), (5e6, 10.0, False), (1e5, 0.05, True), (1e4, 0.05, False),
+    (0.0, 0.05, False)])
+def test_a_map_is_too_far_if_its_cloud_is_coarser_than_a_tenth_of_a_voxel(
+        far: float, voxel_size: float, warns: bool) -> None:
+    points = np.random.default_rng(0).uniform(0.0, 10.0, (100, 3)) + [far, 0.0, 0.0]
+    for kind in (np.float64, np.float32):
+        warning = rounding_warning(points.astype(kind), voxel_size)
+        assert bool(warning) == warns
+        assert not warns or f'{float32_step(points):.2g} apart' in warning

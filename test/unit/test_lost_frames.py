@@ -139,6 +139,59 @@ def test_keyframes_of_frames_that_a_new_fragment_processes_again_are_delivered()
     assert indices(delivered) == indices(mapper.trajectory) == list(range(7))
 
 
+@pytest.mark.parametrize(('errors', 'lost'), [
+    ({6: DeviceMemoryError, 7: DeviceMemoryError}, [5, 6]),  # 7: the anchor
+    ({6: DeviceMemoryError, 8: DeviceMemoryError}, [5, 6]),  # 8: the pending frame
+    ({6: DeviceMemoryError, 7: DeviceMemoryError, 8: DeviceMemoryError}, [4, 5, 6]),
+    ({6: DeviceMemoryError, 7: DeviceMemoryError, 9: FrameError}, [4, 5, 6])])
+def test_frame_that_waits_for_a_fragment_joins_the_map_at_its_end(
+        errors: dict[int, type[Exception]], lost: list[int]) -> None:
+    refusing = network(Refusing)
+    refusing.refuse(errors)
+    mapper = Mapper(refusing)
+    failed = [one.frame for frame in FRAMES[:7] for one in mapper.process(frame).failed]
+    last = mapper.flush()
+    failed += [one.frame for one in last.failed]
+    assert sorted(FRAMES.index(frame) for frame in failed) == lost
+    assert indices([one.pose for one in last.keyframes]) == [4] * (4 not in lost)
+    assert indices(mapper.trajectory) == [n for n in range(7) if n not in lost]
+    assert mapper.status().keyframes == len(mapper.trajectory)
+    with pytest.raises(FrameError, match='closed'):
+        mapper.process(FRAMES[7])
+
+
+@pytest.mark.parametrize('times', [1, 2, 9])
+def test_a_fragment_without_a_place_is_begun_again_at_the_end(
+        times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed = network(SyntheticNetwork)
+    mapper, step, failed = Mapper(indexed), indexed.step, 0
+
+    def no_confidence(image: np.ndarray, image_id: int) -> list[Estimate]:
+        nonlocal failed
+        estimates = step(image, image_id)
+        failed += bool(estimates)
+        return estimates if failed > times else [replace(one, pointmap=replace(
+            one.pointmap, confidence=np.zeros_like(one.pointmap.confidence)))
+            for one in estimates]
+
+    for frame in FRAMES[:6]:
+        mapper.process(frame)
+    mapper.new_fragment()
+    monkeypatch.setattr(indexed, 'step', no_confidence)
+    failures = [one.frame for one in mapper.process(FRAMES[6]).failed]
+    failures += [one.frame for one in mapper.flush().failed]
+    # Each attempt gives up the image that was estimated together with the anchor.
+    given_up = [FRAMES.index(frame) for frame in failures]
+    assert given_up == [5, 6][:times]
+    mapped = [n for n in range(7) if n not in given_up]
+    assert indices(mapper.trajectory) == mapped
+    truth = [POSES[0][:3, 3] - POSES[index][:3, 3] for index in mapped]
+    walked = [mapper.trajectory[0].world_from_camera[:3, 3] - pose.world_from_camera[:3, 3]
+              for pose in mapper.trajectory]
+    np.testing.assert_allclose(np.linalg.norm(walked, axis=1), np.linalg.norm(truth, axis=1),
+                               atol=0.01)
+
+
 @pytest.mark.parametrize(('kind', 'unusable'), [(InPairs, 6), (InFours, 3)])
 def test_runner_delivers_the_keyframes_beside_a_failure(
         kind: type[InPairs], unusable: int) -> None:

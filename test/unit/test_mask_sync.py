@@ -26,7 +26,7 @@ class Matched:
         self._unit_ns = SECOND_NS if in_seconds else 1
         bounds = QueueBounds(capacity, most_bytes)
         outlet = Outlet(self._take, self._drop, lambda error: self.reasons.append(str(error)),
-                            self._match_soon)
+                        pytest.fail, self._match_soon)
         self.matcher = (ExactMaskSync(outlet, bounds) if mode == 'exact' else
                         LatestMaskSync(outlet, bounds, 1.0, self.clock if replay else None))
         self._calls = 0

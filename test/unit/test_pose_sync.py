@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from spann3r_ros.core.types import Frame
 from spann3r_ros.pipeline.sync.bounds import QueueBounds
@@ -24,7 +25,7 @@ class Matched:
             lambda frame: np.eye(4) if frame.stamp_ns in self.known else None,
             QueueBounds(capacity, most_bytes), 0.5,
             Outlet(self._take, self._drop, lambda error: self.reasons.append(str(error)),
-                   self._match_soon), WaitClock(replay=False, wall=lambda: self.now))
+                   pytest.fail, self._match_soon), WaitClock(replay=False, wall=lambda: self.now))
         self.calls = 0
 
     def image(self, *stamps: int) -> None:

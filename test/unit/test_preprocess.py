@@ -210,6 +210,31 @@ def test_camera_model_is_computed_once_per_calibration() -> None:
     assert other.usable is not first.usable
 
 
+@pytest.mark.parametrize(('read_only', 'moved'), [(True, 1), (False, 3)])
+def test_only_what_changes_is_moved_for_each_image(
+        read_only: bool, moved: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lens = Distortion('plumb_bob', (0.2, 0.0, 0.0, 0.0, 0.0))
+    camera = Intrinsics(301.0, 300.0, 319.5, 239.5, 640, 480, lens)
+    rgb, mask = coordinates(480, 640), np.ones((480, 640), bool)
+    mask[:, :100] = False
+    mask.setflags(write=not read_only)
+    model = views.CameraModel((480, 640), camera, (96, 96), letterbox=False, exact=True)
+    calls, remap = [], cv2.remap
+    monkeypatch.setattr(cv2, 'remap', lambda image, *how: (
+        calls.append(image.ndim), remap(image, *how))[1])
+    for _ in range(3):
+        model.fit(rgb)
+    assert calls == [3, 3, 3]  # the images alone
+    calls.clear()
+    views_of_mask = [model.fit(rgb, mask).usable for _ in range(3)]
+    assert (calls.count(3), calls.count(2)) == (3, moved)
+    other = mask.copy()
+    other[:, 300:] = False
+    other.setflags(write=not read_only)
+    assert not np.array_equal(model.fit(rgb, other).usable, views_of_mask[0])
+    assert all(np.array_equal(model.fit(rgb, mask).usable, one) for one in views_of_mask)
+
+
 def test_images_are_resized_exactly_where_torch_has_no_lanczos_filter(
         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)

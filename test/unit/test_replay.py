@@ -310,6 +310,36 @@ def test_one_calibration_at_the_start_serves_the_images_of_its_timeout(
     assert once['sha256'] == always['sha256']
 
 
+class BinnedBag(OrbitBag):
+    """Its calibrations are those of a sensor with twice as many rows and columns, and a border."""
+
+    def _write(self, topic: str, stamp_ns: int, kind: str, **values: Any) -> None:  # noqa: ANN401
+        if kind == 'sensor_msgs/msg/CameraInfo':
+            (fx, cx), (fy, cy) = ((values['k'][at], values['k'][at + shift])
+                                  for at, shift in ((0, 2), (4, 1)))
+            width, height = 2 * values['width'], 2 * values['height']
+            values |= {
+                'k': np.array([2 * fx, 0, 2 * cx + 0.5 + 10, 0, 2 * fy, 2 * cy + 0.5 + 20, 0, 0,
+                               1.0]),
+                'width': width + 10, 'height': height + 20, 'binning_x': 2, 'binning_y': 2,
+                'roi': self._new('sensor_msgs/msg/RegionOfInterest', x_offset=10, y_offset=20,
+                                 height=height, width=width, do_rectify=False)}
+        super()._write(topic, stamp_ns, kind, **values)
+
+
+def test_a_binned_region_of_a_sensor_gives_the_map_of_its_image(
+        tmp_path: Path, replay: Replay) -> None:
+    for name, kind in (('plain', OrbitBag), ('binned', BinnedBag)):
+        with kind(tmp_path / name) as bag:
+            for index in range(6):
+                bag.info(index)
+                bag.raw(index)
+    plain, binned = (replay(tmp_path / name, output=f'{name}_out') for name in ('plain', 'binned'))
+    assert plain['frames'] == binned['frames'] and plain['frames']['processed'] == 6
+    assert plain['sha256'] == binned['sha256']
+    assert not binned['warnings']
+
+
 def test_parameters_come_from_the_nodes_own_file(tmp_path: Path, replay: Replay) -> None:
     file = tmp_path / 'node.yaml'
     file.write_text('/**:\n  ros__parameters:\n    keyframes: {stride: 3}\n    autostart: false\n'

@@ -134,6 +134,18 @@ def test_a_network_of_another_memory_continues_by_a_fragment(tmp_path: Path) -> 
     assert pose_errors(after.trajectory, POSES, frames())[0] <= LIMIT_M
 
 
+def test_a_cloud_that_is_too_far_for_its_numbers_is_saved_with_a_warning(
+        caplog: pytest.LogCaptureFixture) -> None:
+    mapper = mapped()
+    encode_map(mapper)
+    assert not caplog.records
+    far = np.eye(4)
+    far[:3, 3] = 5e6
+    mapper.move_fragment(0, far)
+    encode_map(mapper)
+    assert 'in float32, are 0.5 apart' in caplog.text
+
+
 def test_an_empty_map_is_not_saved() -> None:
     mapper = make()
     with pytest.raises(MapEmptyError):

@@ -12,8 +12,10 @@ from tiny import HEIGHT, TOKENS, WIDTH, tiny_model
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.types import DeviceMemoryError, FrameError
 from spann3r_ros.mapping.memory_manager import MemoryManager
+from spann3r_ros.networks.spann3r import memory as memory_module
 from spann3r_ros.networks.spann3r.config import MemoryConfig, scale_memory_budget
 from spann3r_ros.networks.spann3r.fast.static import StaticStream
+from spann3r_ros.networks.spann3r.memory import SpatialMemory
 from spann3r_ros.networks.spann3r.spann3r import Spann3R
 from spann3r_ros.networks.spann3r.spann3r_network import Spann3RNetwork
 
@@ -167,6 +169,7 @@ CPU_EXHAUSTED = RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. Defa
 
 @pytest.mark.parametrize('error', [torch.OutOfMemoryError('no room'), MemoryError('no room'),
                                    CPU_EXHAUSTED,
+                                   RuntimeError('DefaultCPUAllocator: not enough memory: no room'),
                                    RuntimeError('CUDA error: out of memory: no room'),
                                    RuntimeError('CUBLAS_STATUS_ALLOC_FAILED: no room'),
                                    RuntimeError('CUDNN_STATUS_ALLOC_FAILED: no room')])
@@ -247,6 +250,55 @@ def test_prune_that_runs_out_of_memory_leaves_every_store_whole(
         memory._keep(torch.arange(memory.tokens).flip(0))
     monkeypatch.undo()
     assert all(torch.equal(item, memory.arrays()[name]) for name, item in before.items())
+
+
+@pytest.mark.parametrize('place', ['append', 'prune_order', 'keep'])
+def test_a_write_that_runs_out_of_memory_on_a_cpu_leaves_the_tokens_in_order(
+        place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `state` returns before the reset is a memory that could have been read."""
+    network = Spann3RNetwork(tiny_model(), PRUNED)
+    for seed in range(12):
+        network.step(picture(seed), seed)
+    memory = network._stream._state.memory
+    copied = 0
+
+    def exhausted(*_: object) -> None:
+        raise CPU_EXHAUSTED
+
+    def third_copy(tensor: torch.Tensor, index: object) -> torch.Tensor:
+        nonlocal copied
+        copied += isinstance(index, torch.Tensor)
+        return exhausted() if copied == 3 else get(tensor, index)
+
+    get = torch.Tensor.__getitem__
+    if place == 'append':
+        monkeypatch.setattr(SpatialMemory, '_append', exhausted)
+    elif place == 'prune_order':
+        monkeypatch.setattr(memory_module, 'prune_order', exhausted)
+    else:
+        monkeypatch.setattr(torch.Tensor, '__getitem__', third_copy)
+    failures = []
+    for seed in range(12, 24):
+        before = {name: item.clone() for name, item in memory.arrays().items()}
+        try:
+            network.step(picture(seed), seed)
+        except DeviceMemoryError as error:
+            failures.append(str(error))
+            break
+    assert failures and 'no room' in failures[0]
+    monkeypatch.undo()
+    after, held = memory.arrays(), len(before['values'])
+    assert {len(item) for name, item in after.items() if name != 'counters'} == {memory.tokens}
+    for name in ('raw_keys', 'keys', 'values'):
+        assert torch.equal(after[name][:held], before[name]), name
+    assert (after['count'][:held] - before['count']).unique().numel() == 1
+    assert (after['mass'][:held] >= before['mass']).all()
+    network.reset()
+    fresh = Spann3RNetwork(tiny_model(), PRUNED)
+    for one in (network, fresh):
+        one.step(picture(0), 0)
+    again, expected = (one.step(picture(1), 1)[0].pointmap for one in (network, fresh))
+    assert np.array_equal(again.points, expected.points)
 
 
 def test_memory_manager_reports_the_counters(network: Spann3RNetwork) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from threading import Event, active_count
 
 import numpy as np
@@ -151,3 +152,42 @@ def test_stop_finishes_the_frame_in_work_and_drops_the_waiting_one() -> None:
     assert active_count() == before
     with pytest.raises(RuntimeError, match='stopped'):
         one.worker.call(lambda: None)
+
+
+@pytest.mark.parametrize('place', ['process', 'deliver', 'frame_settled', 'command'])
+def test_a_defect_that_ends_the_thread_leaves_no_caller_and_no_frame_waiting(
+        place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+    monkeypatch.setattr('threading.excepthook', lambda arguments: ended.append(arguments))
+    started, release = Event(), Event()
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt('a defect')
+
+    def process(stamp_ns: int) -> MapUpdate:
+        if stamp_ns == 0:
+            started.set()
+            assert release.wait(DEADLINE_SEC)
+        elif place == 'process':
+            end()
+        return accept(stamp_ns)
+
+    one = Rig(process)
+    first, second = (Frame(stamp_ns, 'camera', np.zeros((1, 1, 3), np.uint8))
+                     for stamp_ns in (0, 2))
+    one.slot.put(first)
+    assert started.wait(DEADLINE_SEC)
+    one.slot.put(second)
+    futures = [one.slot.submit(end if place == 'command' else lambda: None) for _ in range(2)]
+    if place not in ('process', 'command'):
+        setattr(one.reports, place, end)
+    release.set()
+    for future in futures:
+        with pytest.raises(CancelledError, match='a defect'):
+            future.result(DEADLINE_SEC)
+    with pytest.raises(RuntimeError, match='a defect'):
+        one.worker.call(lambda: None)
+    one.worker.stop()
+    assert [one.exc_type for one in ended] == [KeyboardInterrupt]
+    accounts = one.worker.report().accounts
+    assert (accounts.received, accounts.waiting) == (2, 0) and accounts.balanced

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from spann3r_ros.core.files import replace_directory
+from spann3r_ros.core.transforms import rounding_warning
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 
 from .exports import encode_ply, encode_tum
 from .former_map import read_former_map
 from .saved_tree import SavedNode, decode_tree, encode_tree
+
+logger = logging.getLogger(__name__)
 
 NAME = 'map'
 MANIFEST, CLOUD, TRAJECTORY = 'manifest.json', 'map.ply', 'trajectory.tum'
@@ -72,6 +76,9 @@ def encode_map(mapper: Mapper,
             cloud, path = mapper.cloud(), mapper.trajectory
     if not len(cloud):
         raise MapEmptyError('the map is empty')
+    warning = rounding_warning(cloud.points, mapper.voxel_map.voxel_size)
+    if warning:
+        logger.warning(warning)
     state = encode_tree(mapper.tree())
     contents = {CLOUD: encode_ply(cloud), TRAJECTORY: encode_tum(path),
                 STATE: state[0], ARRAYS: state[1]}

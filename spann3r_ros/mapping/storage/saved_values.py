@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.camera import Distortion, Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import is_rigid, is_similarity
 from spann3r_ros.core.types import FragmentPose
@@ -19,15 +19,24 @@ MAX_STAMP_NS = 2**63 - 1
 
 
 def intrinsics_tree(intrinsics: Intrinsics) -> Tree:
-    """Return intrinsics without distortion."""
-    return {name: getattr(intrinsics, name)
-            for name in ('fx', 'fy', 'cx', 'cy', 'width', 'height')}
+    """Return intrinsics, with their distortion."""
+    distortion = intrinsics.distortion
+    return {**{name: getattr(intrinsics, name)
+               for name in ('fx', 'fy', 'cx', 'cy', 'width', 'height')},
+            'distortion': None if distortion is None else {
+                'model': distortion.model, 'coefficients': np.array(distortion.coefficients)}}
 
 
 def read_intrinsics(node: SavedNode) -> Intrinsics:
     """Return the intrinsics of a node."""
+    distortion = None
+    if node.has('distortion'):
+        saved = node.node('distortion')
+        distortion = Distortion(saved.text('model'), tuple(
+            saved.array('coefficients', np.float64, (None,)).tolist()))
     return Intrinsics(node.number('fx', 1e-6), node.number('fy', 1e-6), node.number('cx'),
-                      node.number('cy'), node.integer('width', 1), node.integer('height', 1))
+                      node.number('cy'), node.integer('width', 1), node.integer('height', 1),
+                      distortion)
 
 
 def scale_tree(scale: Scale) -> Tree:

@@ -5,45 +5,65 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from sys import getsizeof
 
 import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.types import Frame
+from spann3r_ros.core.types import Frame, FrameError
 
 from .bounds import QueueBounds, frame_bytes
 from .history import History
+from .map_calibration import MapCalibration
 from .outlet import Outlet
 from .wait_clock import WaitClock
 
 MAX_CALIBRATIONS = 1000
+# Most bytes of their distortion's coefficients, of which a malformed one may have any number.
+MAX_COEFFICIENT_BYTES = 1_000_000
 
 
 class Calibrations(History[Intrinsics | None]):
     """The received calibrations and their stamps; None for one of an uncalibrated camera."""
 
     def __init__(self, timeout_sec: float) -> None:
-        super().__init__(QueueBounds(MAX_CALIBRATIONS, 0), lambda _: 0)
+        super().__init__(QueueBounds(MAX_CALIBRATIONS, MAX_COEFFICIENT_BYTES), _bytes)
         self._timeout_ns = round(timeout_sec * 1e9)
 
-    def find(self, stamp_ns: int, size: tuple[int, int]) -> Intrinsics | None:
-        """Return the calibration of an image of a size (height, width), or None.
+    def find(self, stamp_ns: int, size: tuple[int, int]) -> tuple[Intrinsics | None, str]:
+        """Return the calibration of an image of a size (height, width), or None and the reason.
 
         It is the newest one not after the image, or else the first one after it. None if its stamp
-        is farther from the image's than the timeout (0: no limit), or if its size is another one.
+        is farther from the image's than the timeout (0: no limit), if its size is another one, or
+        if nothing was received; the reason is then empty.
         """
-        found = self.newest_until(stamp_ns) or self.first()
-        if found is None or found[1] is None:
-            return None
-        stamp, intrinsics = found
-        if self._timeout_ns and abs(stamp_ns - stamp) > self._timeout_ns:
-            return None
-        return intrinsics if (intrinsics.height, intrinsics.width) == size else None
+        found = self._nearest(stamp_ns)
+        if found is None:
+            return None, ''
+        if not self.is_near(stamp_ns):
+            return None, (f'no camera_info has a stamp within {self._timeout_ns * 1e-9:g} s of '
+                          'the image (camera_info_timeout_sec)')
+        intrinsics = found[1]
+        if intrinsics is None:
+            return None, 'camera_info has no calibration'
+        if (intrinsics.height, intrinsics.width) != size:
+            return None, (f'camera_info is for images of {intrinsics.width}x{intrinsics.height} '
+                          f'pixels, but the images have {size[1]}x{size[0]}')
+        return intrinsics, ''
+
+    def is_near(self, stamp_ns: int) -> bool:
+        """Return whether a message came whose stamp is near enough to an image's."""
+        found = self._nearest(stamp_ns)
+        return found is not None and (
+            not self._timeout_ns or abs(stamp_ns - found[0]) <= self._timeout_ns)
+
+    def _nearest(self, stamp_ns: int) -> tuple[int, Intrinsics | None] | None:
+        return self.newest_until(stamp_ns) or self.first()
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Whether a replay has calibrations, and whether it has transforms, to wait for.
+    """Whether there are calibrations, and whether there are transforms, to wait for.
 
     If `may_stop`, the messages may stop without a notice. Then waits also end after a silence.
     """
@@ -56,27 +76,31 @@ class Expected:
 class CameraSync:
     """Gives every frame its calibration and the direction against gravity, and passes it on.
 
-    Live (`expected` is None), an image gets what was received before it. In a replay an image
-    waits until a calibration of its stamp or later was received, and until TF connects base and
-    camera at its stamp, if these are expected, but at most for `timeout_sec`. So the result does
-    not depend on the order of the messages. After a timeout the next images do not wait for a
-    calibration until another one comes, or for transforms until they connect base and camera.
-    The outlet may block, so `match` passes on at most one frame and asks for another call if more
-    are waiting.
+    Every image gets the calibration of its map, which is that of the first image. Live, the first
+    image waits until a calibration near it was received, if one is expected; the other images get
+    what was received before them. In a `replay` an image waits until a calibration of its stamp
+    or later was received, and until TF connects base and camera at its stamp, if these are
+    expected. So the result does not depend on the order of the messages. Both wait for
+    `timeout_sec` at most. After a timeout the next images do not wait for a calibration until
+    another one comes, or for transforms until they connect base and camera. If more images wait
+    than the bounds allow, the oldest goes on; live it is dropped. The outlet may block, so `match`
+    passes on at most one frame and asks for another call if more are waiting.
     """
 
-    def __init__(self, calibrations: Calibrations,
-                 up_at: Callable[[str, int, bool], np.ndarray | None],
-                 expected: Expected | None, timeout_sec: float, bounds: QueueBounds,
-                 outlet: Outlet, clock: WaitClock) -> None:
+    def __init__(self, calibrations: Calibrations, map_calibration: MapCalibration,
+                 up_at: Callable[[str, int, bool], np.ndarray | None], expected: Expected,
+                 replay: bool, timeout_sec: float, bounds: QueueBounds, outlet: Outlet,
+                 clock: WaitClock) -> None:
         self._calibrations = calibrations
+        self._map_calibration = map_calibration
+        self._replay = replay
         self._up_at = up_at
         self._expected = expected
         self._timeout_sec = timeout_sec
         self._bounds = bounds
         self._outlet = outlet
         self._clock = clock
-        self._waiting: deque[Frame] = deque()
+        self._waiting: deque[tuple[float, Frame]] = deque()  # since when they wait
         self._expects_calibration = self._expects_transforms = False
         self._transforms_timed_out = False
         # How many calibrations had come when a wait for one more ended by the timeout.
@@ -88,32 +112,37 @@ class CameraSync:
 
     def take_frame(self, frame: Frame) -> None:
         """Pass a frame on, now or later."""
-        self._waiting.append(frame)
+        self._waiting.append((self._clock.time_of(frame), frame))
         self.match()
 
     def match(self) -> None:
         """Pass on the next frame if it has all that it needs, or has waited long enough."""
         if not self._waiting:
             return
-        frame = self._waiting[0]
+        since_sec, frame = self._waiting[0]
         needs_calibration, needs_transforms = self._needs(frame)
         over = self._bounds.exceeded(
-            len(self._waiting), sum(map(frame_bytes, self._waiting)))
+            len(self._waiting), sum(frame_bytes(one) for _, one in self._waiting))
         if needs_calibration or needs_transforms:
-            if self._clock.now() - frame.stamp_ns * 1e-9 <= self._timeout_sec and not over:
+            in_time = self._clock.now() - since_sec <= self._timeout_sec
+            if in_time and not over:
+                return
+            if in_time and not self._replay:
+                self._waiting.popleft()
+                self._outlet.refuse('the first image of the map waits for a calibration, and '
+                                    'newer images came')
                 return
             if needs_calibration:
                 self._received_at_timeout = self._calibrations.received
             self._transforms_timed_out |= needs_transforms
-        self._waiting.popleft()
-        self._outlet.pass_on(self._completed(frame))
+        self._pass_on_first()
         if self._waiting:
             self._outlet.match_soon()
 
     def drain(self) -> None:
         """Pass on all frames with the data received so far, because no more will come."""
         while self._waiting:
-            self._outlet.pass_on(self._completed(self._waiting.popleft()))
+            self._pass_on_first()
 
     def drop_waiting(self) -> None:
         """Drop all waiting frames."""
@@ -123,10 +152,11 @@ class CameraSync:
 
     def _needs(self, frame: Frame) -> tuple[bool, bool]:
         """Return whether a frame waits for its calibration, and whether for transforms."""
-        if self._expected is None:
-            return False, False
         # A player that has published everything may be gone before its messages are processed.
         self._expects_calibration |= self._expected.calibration()
+        if not self._replay:
+            return (self._expects_calibration and not self._map_calibration.has_begun
+                    and not self._calibrations.is_near(frame.stamp_ns)), False
         self._expects_transforms |= self._expected.transforms()
         calibration = (self._received_at_timeout != self._calibrations.received
                        and self._expects_calibration
@@ -135,11 +165,29 @@ class CameraSync:
                       and self._up_at(frame.frame_id, frame.stamp_ns, False) is None)
         return calibration, transforms
 
+    def _pass_on_first(self) -> None:
+        _, frame = self._waiting.popleft()
+        try:
+            frame = self._completed(frame)
+        except FrameError as error:
+            self._outlet.fail(error)
+        else:
+            self._outlet.pass_on(frame)
+
     def _completed(self, frame: Frame) -> Frame:
+        size = frame.rgb.shape[:2]
+        intrinsics = self._map_calibration.choose(
+            size, *self._calibrations.find(frame.stamp_ns, size))
         up = self._up_at(frame.frame_id, frame.stamp_ns, False)
         if up is None:
             up = self._up_at(frame.frame_id, frame.stamp_ns, True)
         else:
             self._transforms_timed_out = False
-        return replace(frame, up=up, intrinsics=self._calibrations.find(
-            frame.stamp_ns, frame.rgb.shape[:2]))
+        return replace(frame, up=up, intrinsics=intrinsics)
+
+
+def _bytes(intrinsics: Intrinsics | None) -> int:
+    """Return the bytes of the distortion's coefficients."""
+    if intrinsics is None or intrinsics.distortion is None:
+        return 0
+    return sum(map(getsizeof, intrinsics.distortion.coefficients))

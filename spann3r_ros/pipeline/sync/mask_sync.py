@@ -48,7 +48,11 @@ class LatestMaskSync:
         self.match()
 
     def take_mask(self, stamp_ns: int, mask: np.ndarray) -> None:
-        """Use a mask, bool [height, width], for the frames that wait or come later."""
+        """Use a mask, bool [height, width], for the frames that wait or come later.
+
+        It becomes read-only, so that a camera model may fit it once for all of them.
+        """
+        mask.setflags(write=False)
         self._masks.take(stamp_ns, mask)
         self.match()
 

@@ -12,12 +12,14 @@ from spann3r_ros.core.types import Frame, FrameError
 class Outlet:
     """The calls by which a synchroniser passes an image on, drops it, or asks for a `match`.
 
-    `warn` is given the reason of a drop. `match_soon` arranges a later call of `match`.
+    `warn` is given the reason of a drop. `fail` refuses an image that cannot be used.
+    `match_soon` arranges a later call of `match`.
     """
 
     pass_on: Callable[[Frame], None]
     drop: Callable[[], None]
     warn: Callable[[Exception], None]
+    fail: Callable[[Exception], None]
     match_soon: Callable[[], None]
 
     def refuse(self, reason: str) -> None:

@@ -67,7 +67,8 @@ class InputSubscriptions:
         stamp = info.header.stamp
         # A calibration with a stamp out of range needs no check: it is near to no image's stamp.
         self._intake.take_calibration(
-            stamp.sec * 10**9 + stamp.nanosec, to_intrinsics(info, self._config.image_rectified))
+            stamp.sec * 10**9 + stamp.nanosec,
+            partial(to_intrinsics, info, self._config.image_rectified))
 
     def _take_mask(self, message: Image) -> None:
         try:

@@ -43,16 +43,30 @@ class Diagnostics:
         self._last_image_sec = monotonic()
         self._state = ''
 
-    def publish(self, state: str, report: WorkerReport, mapping: MappingStatus,
-                health: Health) -> None:
-        """Publish the three statuses; to be called at least once a second."""
-        self._note(state, report.accounts)
+    def note(self, state: str, accounts: Accounts) -> None:
+        """Record state and accounts, at least once a second, whether anybody listens or not."""
+        now = monotonic()
+        fresh = not self._window or accounts.received != self._window[-1][1].received
+        if fresh or state != self._state:
+            self._last_image_sec = now
+        self._state = state
+        self._window.append((now, accounts))
+        while len(self._window) > 2 and now - self._window[1][0] > WINDOW_SEC:
+            self._window.popleft()
+
+    @property
+    def has_subscribers(self) -> bool:
+        """Return whether anybody listens."""
+        return self._publisher.get_subscription_count() > 0
+
+    def publish(self, report: WorkerReport, mapping: MappingStatus, health: Health) -> None:
+        """Publish the three statuses; `note` comes first."""
         now = self._node.get_clock().now()
         # Zero is simulated time that has not started: no message can be stamped with it.
-        if not now.nanoseconds or not self._publisher.get_subscription_count():
+        if not now.nanoseconds:
             return
         message = DiagnosticArray(status=[
-            self._status('input', self._input(state), state=state,
+            self._status('input', self._input(), state=self._state,
                          received=report.accounts.received, rate_hz=self._rate()),
             self._status('load', self._load(), processed=report.accounts.processed,
                          skipped=report.accounts.skipped, dropped=report.accounts.dropped,
@@ -69,20 +83,10 @@ class Diagnostics:
         """Destroy the publisher."""
         self._node.destroy_publisher(self._publisher)
 
-    def _note(self, state: str, accounts: Accounts) -> None:
-        now = monotonic()
-        fresh = not self._window or accounts.received != self._window[-1][1].received
-        if fresh or state != self._state:
-            self._last_image_sec = now
-        self._state = state
-        self._window.append((now, accounts))
-        while len(self._window) > 2 and now - self._window[1][0] > WINDOW_SEC:
-            self._window.popleft()
-
-    def _input(self, state: str) -> Health:
+    def _input(self) -> Health:
         silent_sec = monotonic() - self._last_image_sec
-        if state != 'active':
-            return Health(OK, state)
+        if self._state != 'active':
+            return Health(OK, self._state)
         if silent_sec > self._config.stale_after_sec:
             return Health(WARN, f'no image for {silent_sec:.1f} s')
         return Health(OK, 'images are received')

@@ -13,7 +13,11 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.messages import to_nanoseconds
-from spann3r_ros.core.transforms import shift_covariance, similarity_scale
+from spann3r_ros.core.transforms import (
+    rounding_warning,
+    shift_covariance,
+    similarity_scale,
+)
 from spann3r_ros.core.types import FragmentPose, StampedPose
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
@@ -58,12 +62,15 @@ class MapPublishers:
         # Not managed by the lifecycle: an inactive node publishes its status too.
         self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
         self._places: dict[int, np.ndarray] = {}
+        self._voxel_size = 0.0
+        self._warned_of_rounding = False
         self._stamp_ns = 0
         self._pose_stamp_ns = -1
 
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
         self._places |= update.places
+        self._voxel_size = mapper.voxel_map.voxel_size
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
         if update.live_pose is not None:
@@ -94,17 +101,26 @@ class MapPublishers:
         self._roles.clear_waiting()
         self._places.clear()
         self._pose_stamp_ns = -1
+        self._voxel_size, self._warned_of_rounding = mapper.voxel_map.voxel_size, False
         self._views.change()
         self.refresh(mapper, force=True)
 
-    def publish_status(self, status: MapperStatus) -> None:
-        """Publish a status, whether the node is active or not.
+    def follow_jump(self, stamp_ns: int) -> None:
+        """Continue at a stamp to which the images have jumped: map and path get this one."""
+        self._stamp_ns = stamp_ns
+        self._views.change()
 
-        Before the first frame it has the node's time. While that is zero, before the clock of a
-        simulation starts, no status is published.
+    def publish_status(self, build: Callable[[], MapperStatus]) -> None:
+        """Publish the status that `build` returns, whether the node is active or not.
+
+        `build` is called only for a subscriber. Before the first frame the status has the node's
+        time. While that is zero, before the clock of a simulation starts, none is published.
         """
+        if not self._status.get_subscription_count():
+            return
+        status = build()
         stamp_ns = to_nanoseconds(status.header.stamp) or self._now_ns()
-        if stamp_ns and self._status.get_subscription_count():
+        if stamp_ns:
             status.header.stamp = conversions.to_stamp(stamp_ns)
             self._status.publish(status)
 
@@ -123,6 +139,7 @@ class MapPublishers:
         if _has_subscribers(self._points):
             self._points.publish(conversions.keyframe_cloud(
                 keyframe, place, map_header, self._max_cloud_bytes))
+            self._warn_of_rounding(keyframe, place)
         if _has_subscribers(self._confidence):
             self._confidence.publish(
                 conversions.to_float_image(keyframe.confidence, image_header))
@@ -135,6 +152,16 @@ class MapPublishers:
         if _has_subscribers(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))
+
+    def _warn_of_rounding(self, keyframe: Keyframe, place: np.ndarray) -> None:
+        """Write a warning to the log, once for a map, if its clouds are too coarse."""
+        pose = keyframe.pose_in(place)
+        if pose is None or self._warned_of_rounding or not self._voxel_size:
+            return
+        warning = rounding_warning(pose.world_from_camera[:3, 3], self._voxel_size)
+        if warning:
+            self._node.get_logger().warning(warning)
+        self._warned_of_rounding = bool(warning)
 
     def _publish_pose(self, located: FragmentPose) -> None:
         pose = located.in_map(self._places[located.fragment_id])

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session in the process of the test: what it builds, and what a failure leaves unchanged."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from harness import Peer, to_ns
+from nav_msgs.msg import Path as PathMessage
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import PointCloud2
+from spann3r_ros.mapping.storage.saved_map import encode_saved_map
+from spann3r_ros.msg import MapperStatus
+from synthetic import SyntheticNetwork, SyntheticScene, orbit_trajectory, square_camera
+
+from spann3r_ros.core.types import Pointmap
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
+from spann3r_ros.pipeline.slot import Timing
+from spann3r_ros.pipeline.sync.camera_sync import Expected
+from spann3r_ros.ros import session as session_module
+from spann3r_ros.ros.session import Session
+from spann3r_ros.ros.tf.listener import ListeningThread
+
+CAMERA = square_camera(96)
+POSES = orbit_trajectory(12)
+SCENE = SyntheticScene()
+START_NS, PERIOD_NS = 100 * 10**9, 10**8
+
+
+@pytest.fixture
+def node(peer: Peer) -> Iterator[LifecycleNode]:
+    node = LifecycleNode('mapper', context=peer.context)
+    yield node
+    node.destroy_node()
+
+
+@pytest.fixture
+def session(node: LifecycleNode, tmp_path: Path) -> Iterator[Session]:
+    settings = Settings(NodeConfig(mode='replay', map_directory=str(tmp_path)),
+                        MapperConfig(resampling='exact'))
+    network = SyntheticNetwork(SCENE, POSES, intrinsics=CAMERA)
+    listening = ListeningThread(node)
+    node.trigger_configure()
+    session = Session(node, settings, Mapper(network, settings.mapper), listening)
+    node.trigger_activate()
+    session.activate()
+    yield session
+    session.close()
+    listening.stop()
+
+
+def feed(session: Session, *indices: int) -> None:
+    """Pass images to the session and wait until the worker has settled them."""
+    for index in indices:
+        rgb = SCENE.render(POSES[index], CAMERA)[0]
+        session._intake.take_image(START_NS + index * PERIOD_NS, 'camera', lambda rgb=rgb: rgb)
+    session._runner.call(lambda: None)
+
+
+def test_without_a_subscriber_no_status_is_built(
+        session: Session, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    summarise, convert = Timing.of, session_module.to_status
+    monkeypatch.setattr(Timing, 'of', lambda values: built.append('of') or summarise(values))
+    monkeypatch.setattr(session_module, 'to_status',
+                        lambda *parts: built.append('to_status') or convert(*parts))
+    feed(session, 0, 1)
+    session.publish_status()
+    session.publish_diagnostics()
+    assert built == []
+    statuses = peer.listen(MapperStatus, '/mapper/status')
+    peer.until(lambda: session.publish_status() or statuses, 'a status')
+    assert (statuses[-1].frames_processed, 'to_status' in built) == (2, True)
+    built.clear()
+    arrays = peer.listen(DiagnosticArray, '/diagnostics')
+    peer.until(lambda: session.publish_diagnostics() or arrays, 'diagnostics')
+    assert 'of' in built
+    # The rate is measured also while nobody listens.
+    values = {pair.key: pair.value for pair in arrays[0].status[0].values}
+    assert values['received'] == '2'
+
+
+@pytest.mark.parametrize('reset', [False, True])
+def test_the_empty_map_after_a_jump_back_has_the_new_time(
+        reset: bool, session: Session, peer: Peer) -> None:
+    maps = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    paths = peer.listen(PathMessage, '/mapper/path', latched=True)
+    feed(session, 0, 1, 2)
+    peer.until(lambda: session._tick() or (maps and paths and maps[-1].width), 'the first map')
+    if reset:
+        session.reset()
+    rgb = SCENE.render(POSES[3], CAMERA)[0]
+    session._intake.take_image(START_NS - 50 * 10**9, 'camera', lambda: rgb)
+    for heard in (maps, paths):
+        peer.until(lambda heard=heard: session._tick() or to_ns(
+            heard[-1].header.stamp) == START_NS - 50 * 10**9, 'the new stamp')
+    assert (maps[-1].width, len(paths[-1].poses)) == (0, 0)
+
+
+def make_loadable(session: Session, tmp_path: Path, fits: bool) -> None:
+    """Write a map that can be read; if not `fits`, it is of a network of another image size."""
+    saved = session._runner.call(session._runner.mapper.saved)
+    if not fits:
+        saved = replace(saved, anchor=replace(saved.anchor, image=np.zeros((64, 64, 3), np.uint8),
+                                              pointmap=Pointmap(np.ones((64, 64, 3), np.float32),
+                                                                np.ones((64, 64), np.float32))))
+    (tmp_path / 'map.npz').write_bytes(encode_saved_map(saved))
+
+
+def test_a_map_that_does_not_fit_changes_nothing(session: Session, tmp_path: Path) -> None:
+    feed(session, 0, 1, 2)
+    make_loadable(session, tmp_path, fits=False)
+    before, errors = session._runner.map_status, session._last_error
+    # The next image waits for a calibration.
+    session._intake._cameras._expected = Expected(lambda: True, lambda: False, may_stop=True)
+    feed(session, 3)
+    assert session._intake.waiting == 1
+    with pytest.raises(ValueError, match='expected keyframes of height and width'):
+        session.load()
+    assert session._runner.map_status == before and session._last_error == errors
+    assert session._intake.waiting == 1
+    # The clock of the images goes on: one out of order is refused as before.
+    rgb = SCENE.render(POSES[4], CAMERA)[0]
+    session._intake.take_image(START_NS + PERIOD_NS // 2, 'camera', lambda: rgb)
+    assert 'stamp: expected one after' in session._last_error
+    session._intake.drain()
+    session._runner.call(lambda: None)
+    accounts = session._runner.slot.accounts()
+    assert (accounts.processed, accounts.failed, accounts.dropped) == (4, 1, 0)
+
+
+def test_a_loaded_map_drops_what_waits_and_takes_any_stamp(
+        session: Session, tmp_path: Path) -> None:
+    feed(session, 0, 1, 2)
+    make_loadable(session, tmp_path, fits=True)
+    session._intake._cameras._expected = Expected(lambda: True, lambda: False, may_stop=True)
+    feed(session, 3)
+    assert '2 keyframes' in session.load()
+    assert session._intake.waiting == 0
+    session._intake._cameras._expected = Expected(lambda: False, lambda: False, may_stop=True)
+    session._intake._cameras._expects_calibration = False
+    rgb = SCENE.render(POSES[4], CAMERA)[0]
+    session._intake.take_image(START_NS - 50 * 10**9, 'camera', lambda: rgb)
+    session._runner.call(lambda: None)
+    accounts = session._runner.slot.accounts()
+    assert (accounts.processed, accounts.failed, accounts.dropped) == (4, 0, 1)
+    assert session._runner.map_status.keyframes == 2
