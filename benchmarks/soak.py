@@ -35,6 +35,8 @@ from spann3r_ros.tools.processes import Child
 MEBIBYTE = 2**20
 PERIOD_NS = 10**9 // 30
 MAX_VOXELS = 60_000
+MAX_FULL_BYTES, MAX_BYTES = 2_000_000, 4_000_000  # of keyframes
+MAX_POSES = 500
 MAX_GROWTH = 0.05
 # The node's own time beside the network's, which tells how fast the machine is at the moment.
 MAX_SLOWER = 1.25
@@ -48,6 +50,8 @@ class Sample:
 
     resident_bytes: int
     voxels: int
+    keyframe_bytes: int
+    poses: int
     latency_sec: float
     own_sec: float
 
@@ -66,7 +70,10 @@ class Camera(BenchNode):
         topic = 'image/compressed' if 'Compressed' in kind.__name__ else 'image'
         self.transport = 'compressed' if 'Compressed' in kind.__name__ else 'raw'
         self._publisher = self.create_publisher(kind, topic, QoSProfile(depth=1))
-        self.hear({'points': PointCloud2, 'map_points': PointCloud2, 'path': PathMessage})
+        self.poses = 0
+        self.hear({'points': PointCloud2, 'map_points': PointCloud2})
+        self._path = self.create_subscription(
+            PathMessage, '/mapper/path', self._take_path, QoSProfile(depth=1))
 
     def connect(self, child: Child) -> None:
         """Wait for the mapper."""
@@ -81,6 +88,9 @@ class Camera(BenchNode):
         self.wait(lambda: self.status.frames_received > index
                   and not self.status.frames_waiting, child)
         return self.status
+
+    def _take_path(self, path: PathMessage) -> None:
+        self.poses = len(path.poses)
 
     def take_status(self, status: MapperStatus) -> None:
         """Keep a status, and whether all so far balanced."""
@@ -99,6 +109,9 @@ def run(frames: int, folder: Path) -> tuple[list[Sample], Camera]:
             ['-m', 'spann3r_ros.ros.mapper_node', '--ros-args',
              '-p', f'image_transport:={camera.transport}',
              '-p', f'voxel_map.max_voxels:={MAX_VOXELS}',
+             '-p', f'keyframes.max_full_bytes:={MAX_FULL_BYTES}',
+             '-p', f'keyframes.max_bytes:={MAX_BYTES}',
+             '-p', f'path_max_size:={MAX_POSES}',
              '-p', 'qos_overrides./image.subscription.reliability:=reliable',
              '-p', 'qos_overrides./image/compressed.subscription.reliability:=reliable'],
             folder / 'mapper.log'))
@@ -107,7 +120,8 @@ def run(frames: int, folder: Path) -> tuple[list[Sample], Camera]:
         for index in tqdm(range(frames), 'soak', unit='frame', mininterval=1.0):
             status = camera.send(index, child)
             samples.append(Sample(
-                child.resident_bytes, status.voxels, status.latency_last_sec,
+                child.resident_bytes, status.voxels, status.keyframe_bytes, camera.poses,
+                status.latency_last_sec,
                 status.latency_last_sec - status.inference_last_sec))
         return samples, camera
 
@@ -128,6 +142,14 @@ def faults(samples: Sequence[Sample], camera: Camera) -> list[str]:
             *shares))
     if (most := max(sample.voxels for sample in samples)) > MAX_VOXELS:
         found.append(f'{most} voxels, bound {MAX_VOXELS}')
+    if (most := max(sample.keyframe_bytes for sample in samples)) > MAX_BYTES:
+        found.append(f'{most} bytes of keyframes, bound {MAX_BYTES}')
+    if (most := max(sample.poses for sample in samples)) > MAX_POSES:
+        found.append(f'{most} poses in the path, bound {MAX_POSES}')
+    last = camera.status
+    if last.keyframes_kept + last.keyframes_evicted != last.frames_processed - 1:
+        found.append(f'{last.keyframes_kept} keyframes kept, {last.keyframes_evicted} evicted, of '
+                     f'{last.frames_processed} frames, the last of which waits')
     if not camera.balanced:
         found.append('a status did not balance')
     status = camera.status

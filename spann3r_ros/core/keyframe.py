@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import cv2
 import numpy as np
 
 from .camera import Intrinsics
 from .transforms import similarity_scale
 from .types import FragmentPose, StampedPose
+
+IDENTITY = np.eye(4)
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,28 @@ class Keyframe:
         """Return the pose in the map; None without a pose."""
         return None if self.pose is None else self.pose.in_map(map_from_fragment)
 
-    def points_in(self, frame_from_fragment: np.ndarray) -> np.ndarray:
-        """Return the points, float32 [h, w, 3], in another frame; NaN where they are unknown.
+    @cached_property
+    def points(self) -> np.ndarray:
+        """Return the points, float32 [h, w, 3], in the fragment; NaN where they are unknown.
 
-        `frame_from_fragment` [4, 4] is a similarity. Points of a keyframe with a pose lie on the
-        rays of their pixels.
+        Points of a keyframe with a pose lie on the rays of their pixels.
         """
         if self.pose is None:
-            points = self.unposed_points.reshape(-1, 3).T
-            transform = frame_from_fragment.astype(np.float32)
-            moved = transform[:3, :3] @ points + transform[:3, 3:]
-        else:
-            transform = frame_from_fragment @ self.pose.fragment_from_camera
-            moved = transform[:3, :3].astype(np.float32) @ ray_grid(self.intrinsics)
-            moved *= self.depth.reshape(-1)
-            moved += transform[:3, 3:].astype(np.float32)
-        return np.ascontiguousarray(moved.T).reshape(*self.confidence.shape, 3)
+            return self.unposed_points
+        x, y = ray_planes(self.intrinsics)
+        seen = cv2.merge((x * self.depth, y * self.depth, self.depth))
+        return cv2.transform(seen, self.pose.fragment_from_camera[:3])
+
+    def points_in(self, frame_from_fragment: np.ndarray) -> np.ndarray:
+        """Return `points` in another frame, by a similarity [4, 4]."""
+        if np.array_equal(frame_from_fragment, IDENTITY):
+            return self.points
+        if self.pose is None:
+            return cv2.transform(self.points, frame_from_fragment[:3])
+        # From the camera on: far from the origin, points of the fragment would be rounded twice.
+        x, y = ray_planes(self.intrinsics)
+        seen = cv2.merge((x * self.depth, y * self.depth, self.depth))
+        return cv2.transform(seen, (frame_from_fragment @ self.pose.fragment_from_camera)[:3])
 
     def moved_to(self, fragment_id: int, fragment_from_own: np.ndarray) -> Keyframe:
         """Return the same keyframe in another fragment, by a similarity [4, 4] between both."""
@@ -82,11 +91,11 @@ def depth_of_points(camera_from_points: np.ndarray, points: np.ndarray) -> np.nd
 
 
 @lru_cache(maxsize=8)
-def ray_grid(intrinsics: Intrinsics) -> np.ndarray:
-    """Return the points at depth one on the rays of all pixels, float32 [3, h * w], read-only."""
+def ray_planes(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y, float32 [h, w], of the points at depth one on the rays of all pixels."""
     columns = (np.arange(intrinsics.width) - intrinsics.cx) / intrinsics.fx
     rows = (np.arange(intrinsics.height) - intrinsics.cy) / intrinsics.fy
-    x, y = np.meshgrid(columns, rows)
-    rays = np.stack([x, y, np.ones_like(x)]).reshape(3, -1).astype(np.float32)
-    rays.setflags(write=False)
-    return rays
+    planes = tuple(plane.astype(np.float32) for plane in np.meshgrid(columns, rows))
+    for plane in planes:
+        plane.setflags(write=False)
+    return planes

@@ -449,7 +449,7 @@ class Mapper:
 
     def _add(self, keyframe: Keyframe) -> None:
         state = self._state
-        state.atlas.add(keyframe, keyframe.points_in(np.eye(4)))
+        state.atlas.add(keyframe, keyframe.points)
         state.keyframes += 1
         state.undelivered.append(keyframe)
         if state.phase is not Phase.CLOSED:

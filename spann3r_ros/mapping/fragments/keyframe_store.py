@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -83,6 +83,7 @@ class KeyframeStore:
         self._added += 1
         self._owners[number], owner[number] = owner, keyframe
         if isinstance(keyframe, Keyframe):
+            owner[number] = replace(keyframe)  # without the points that it may have computed
             self._full.append(number)
             self._full_bytes += full_bytes(keyframe)
         else:
