@@ -80,9 +80,11 @@ class Intake:
         pass_on = self._poses.take_frame if self._posed else self._put
         self._masks = self._mask_sync(outlet(pass_on), bounds)
         self._cameras = CameraSync(
-            self._calibrations, self._up_at, expected if replay else None,
-            max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec), bounds,
-            outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock)
+            self._calibrations, self._up_at, expected,
+            max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec) if replay
+            else config.level_timeout_sec, bounds,
+            outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock,
+            replay)
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._cameras, self._masks, self._poses)
                         if stage is not None]

@@ -109,6 +109,7 @@ class _Edge:
 class TransformTree:
     """Transforms of the last `keep_sec`, and all parents that a frame ever had; thread-safe.
 
+    Only other nodes' transforms are kept: what this node broadcasts is no knowledge for itself.
     `changed` is called after each new transform, on the thread that added it.
     """
 
@@ -135,6 +136,8 @@ class TransformTree:
                            'quaternion, got %s', transform)
             return
         with self._lock:
+            if self._is_own(transform):
+                return
             self._note(transform)
             if not static:
                 self._note_time(transform)
@@ -159,15 +162,21 @@ class TransformTree:
 
     def lookup_nearest(self, target: str, source: str, stamp_ns: int) -> np.ndarray | None:
         """Return as `lookup`, at the time nearest to a stamp at which the whole chain is known."""
-        with self._lock:
-            chains = self._chains(_bare(target), _bare(source), None)
-            edges = [edge for chain in chains or () for edge in map(self._edges.get, chain)
-                     if not edge.static]
-        if edges:
-            earliest, newest = (max(edge.stamps[0] for edge in edges),
-                                min(edge.stamps[-1] for edge in edges))
-            stamp_ns = min(max(stamp_ns, earliest), newest)
+        span = self._span(target, source)
+        if span is not None:
+            stamp_ns = min(max(stamp_ns, span[0]), span[1])
         return self.lookup(target, source, stamp_ns)
+
+    def awaits(self, target: str, source: str, stamp_ns: int) -> bool:
+        """Return whether two frames are connected, but not known at this stamp yet."""
+        span = self._span(target, source)
+        return span is not None and span[1] < stamp_ns
+
+    def static_edge(self, child: str) -> StampedTransform | None:
+        """Return the static transform of a frame in its parent; None if it has none."""
+        with self._lock:
+            edge = self._edges.get(_bare(child))
+            return edge.transforms[-1] if edge is not None and edge.static else None
 
     def has_any(self) -> bool:
         """Return whether another node ever published a transform."""
@@ -187,7 +196,7 @@ class TransformTree:
             return (_bare(parent), _bare(child)) in self._foreign
 
     def parents_of(self, frame: str) -> set[str]:
-        """Return all parents that a frame ever had."""
+        """Return all parents that other nodes ever gave a frame."""
         with self._lock:
             return set(self._parents.get(_bare(frame), ()))
 
@@ -235,11 +244,25 @@ class TransformTree:
         self._newest_ns[edge] = max(stamp_ns, newest_ns)
         self._recent.append(transform)
 
-    def _note(self, transform: StampedTransform) -> None:
+    def _is_own(self, transform: StampedTransform) -> bool:
         edge = transform.parent, transform.child
+        return edge in self._own_edges and (*edge, transform.stamp_ns) in self._own
+
+    def _note(self, transform: StampedTransform) -> None:
         self._parents.setdefault(transform.child, set()).add(transform.parent)
-        if edge not in self._own_edges or (*edge, transform.stamp_ns) not in self._own:
-            self._foreign.add(edge)
+        self._foreign.add((transform.parent, transform.child))
+
+    def _span(self, target: str, source: str) -> tuple[int, int] | None:
+        """Return the first and the last stamp at which all moving edges between two frames are
+        known; None if all are static, or if the frames are not connected.
+        """
+        with self._lock:
+            chains = self._chains(_bare(target), _bare(source), None)
+            edges = [edge for chain in chains or () for edge in map(self._edges.get, chain)
+                     if not edge.static]
+        if not edges:
+            return None
+        return (max(edge.stamps[0] for edge in edges), min(edge.stamps[-1] for edge in edges))
 
     def _is_known(self, frame: str) -> bool:
         return frame in self._parents or any(

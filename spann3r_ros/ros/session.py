@@ -68,6 +68,7 @@ class Session:
         self._inputs = InputSubscriptions(self._node, self._settings.node, intake)
         self._intake = intake
         self._tf.listen(intake.match, lambda: intake.waiting > 0)
+        self._tf.begin()
         self.publish_status()
 
     def deactivate(self) -> None:
@@ -75,6 +76,7 @@ class Session:
         if self._intake is None:
             return
         self._tf.listen()
+        self._tf.end()
         self._inputs.destroy()
         self._intake.drop_waiting()
         self._intake = self._inputs = None
@@ -135,7 +137,6 @@ class Session:
 
     def load(self) -> str:
         """Continue the map that was saved last; drop the waiting frames. Return a message.
-
         Raises ValueError for a file that is no saved map or does not fit, and OSError for a file
         that cannot be read; the current map is then kept.
         """
@@ -213,7 +214,7 @@ class Session:
         return self._runner.mapper.voxel_map
 
     def _expected(self) -> Expected:
-        """Return what a replay waits for: calibrations and transforms that have a publisher."""
+        """Return what images may wait for: calibrations and transforms that have a publisher."""
         return Expected(lambda: self._node.count_publishers(
             self._node.resolve_topic_name('camera_info')) > 0, self._tf.is_published,
             may_stop=True)

@@ -43,9 +43,10 @@ class Calibrations(History[Intrinsics | None]):
 
 @dataclass(frozen=True)
 class Expected:
-    """Whether a replay has calibrations, and whether it has transforms, to wait for.
+    """Whether there are calibrations, and whether there are transforms, to wait for.
 
-    If `may_stop`, the messages may stop without a notice. Then waits also end after a silence.
+    If `may_stop`, the messages may stop without a notice. Then the waits of a replay also end
+    after a silence.
     """
 
     calibration: Callable[[], bool]
@@ -56,19 +57,20 @@ class Expected:
 class CameraSync:
     """Gives every frame its calibration and the direction against gravity, and passes it on.
 
-    Live (`expected` is None), an image gets what was received before it. In a replay an image
-    waits until a calibration of its stamp or later was received, and until TF connects base and
-    camera at its stamp, if these are expected, but at most for `timeout_sec`. So the result does
-    not depend on the order of the messages. After a timeout the next images do not wait for a
-    calibration until another one comes, or for transforms until they connect base and camera.
-    The outlet may block, so `match` passes on at most one frame and asks for another call if more
-    are waiting.
+    In a `replay` an image waits until a calibration of its stamp or later was received, and until
+    TF connects base and camera at its stamp, if these are expected, but at most for
+    `timeout_sec`. So the result does not depend on the order of the messages. After a timeout the
+    next images do not wait for a calibration until another one comes, or for transforms until they
+    connect base and camera. Live, an image gets what was received before it. Only the first
+    images wait for transforms, until these connect base and camera for the first time, or until
+    one image has waited for `timeout_sec`. The outlet may block, so `match` passes on at most one
+    frame and asks for another call if more are waiting.
     """
 
     def __init__(self, calibrations: Calibrations,
                  up_at: Callable[[str, int, bool], np.ndarray | None],
-                 expected: Expected | None, timeout_sec: float, bounds: QueueBounds,
-                 outlet: Outlet, clock: WaitClock) -> None:
+                 expected: Expected, timeout_sec: float, bounds: QueueBounds,
+                 outlet: Outlet, clock: WaitClock, replay: bool) -> None:
         self._calibrations = calibrations
         self._up_at = up_at
         self._expected = expected
@@ -76,9 +78,11 @@ class CameraSync:
         self._bounds = bounds
         self._outlet = outlet
         self._clock = clock
-        self._waiting: deque[Frame] = deque()
+        self._replay = replay
+        # Each frame with the time when it came.
+        self._waiting: deque[tuple[float, Frame]] = deque()
         self._expects_calibration = self._expects_transforms = False
-        self._transforms_timed_out = False
+        self._transforms_settled = not (replay or timeout_sec)
         # How many calibrations had come when a wait for one more ended by the timeout.
         self._received_at_timeout = -1
 
@@ -88,23 +92,23 @@ class CameraSync:
 
     def take_frame(self, frame: Frame) -> None:
         """Pass a frame on, now or later."""
-        self._waiting.append(frame)
+        self._waiting.append((self._clock.time_of(frame), frame))
         self.match()
 
     def match(self) -> None:
         """Pass on the next frame if it has all that it needs, or has waited long enough."""
         if not self._waiting:
             return
-        frame = self._waiting[0]
+        came_sec, frame = self._waiting[0]
         needs_calibration, needs_transforms = self._needs(frame)
         over = self._bounds.exceeded(
-            len(self._waiting), sum(map(frame_bytes, self._waiting)))
+            len(self._waiting), sum(frame_bytes(frame) for _, frame in self._waiting))
         if needs_calibration or needs_transforms:
-            if self._clock.now() - frame.stamp_ns * 1e-9 <= self._timeout_sec and not over:
+            if self._clock.now() - came_sec <= self._timeout_sec and not over:
                 return
             if needs_calibration:
                 self._received_at_timeout = self._calibrations.received
-            self._transforms_timed_out |= needs_transforms
+            self._transforms_settled |= needs_transforms
         self._waiting.popleft()
         self._outlet.pass_on(self._completed(frame))
         if self._waiting:
@@ -113,7 +117,7 @@ class CameraSync:
     def drain(self) -> None:
         """Pass on all frames with the data received so far, because no more will come."""
         while self._waiting:
-            self._outlet.pass_on(self._completed(self._waiting.popleft()))
+            self._outlet.pass_on(self._completed(self._waiting.popleft()[1]))
 
     def drop_waiting(self) -> None:
         """Drop all waiting frames."""
@@ -123,15 +127,15 @@ class CameraSync:
 
     def _needs(self, frame: Frame) -> tuple[bool, bool]:
         """Return whether a frame waits for its calibration, and whether for transforms."""
-        if self._expected is None:
-            return False, False
         # A player that has published everything may be gone before its messages are processed.
-        self._expects_calibration |= self._expected.calibration()
-        self._expects_transforms |= self._expected.transforms()
+        if self._replay:
+            self._expects_calibration |= self._expected.calibration()
+        if self._replay or not self._transforms_settled:
+            self._expects_transforms |= self._expected.transforms()
         calibration = (self._received_at_timeout != self._calibrations.received
                        and self._expects_calibration
                        and not self._calibrations.reaches(frame.stamp_ns))
-        transforms = (not self._transforms_timed_out and self._expects_transforms
+        transforms = (not self._transforms_settled and self._expects_transforms
                       and self._up_at(frame.frame_id, frame.stamp_ns, False) is None)
         return calibration, transforms
 
@@ -140,6 +144,6 @@ class CameraSync:
         if up is None:
             up = self._up_at(frame.frame_id, frame.stamp_ns, True)
         else:
-            self._transforms_timed_out = False
+            self._transforms_settled = not self._replay
         return replace(frame, up=up, intrinsics=self._calibrations.find(
             frame.stamp_ns, frame.rgb.shape[:2]))

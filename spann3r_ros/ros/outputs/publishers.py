@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -14,8 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from spann3r_ros.core.keyframe import Keyframe, depth_of
 from spann3r_ros.core.messages import to_nanoseconds
-from spann3r_ros.core.transforms import shift_covariance
-from spann3r_ros.core.types import StampedPose
+from spann3r_ros.core.types import FragmentPose, StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.msg import MapperStatus
@@ -33,7 +33,8 @@ REFRESH_SHARE = 0.05
 class MapPublishers:
     """Created at configure, silent until the node is active, destroyed at cleanup.
 
-    All methods but `publish_status` are called on the worker thread. The map and the path are
+    All methods but `publish_status` are called on the worker thread; odometry is published by the
+    thread that `FrameRoles` runs on. The map and the path are
     latched and throttled. `refresh` publishes them later if the throttle or a missing subscriber
     prevented it.
     """
@@ -41,10 +42,10 @@ class MapPublishers:
     def __init__(self, node: LifecycleNode, settings: Settings, roles: FrameRoles) -> None:
         self._node = node
         self._roles = roles
+        roles.moved = self._publish_odometry
         self._solved = settings.node.pose_source == 'images'
         self._map_frame = settings.node.map_frame
         self._odom_frame = settings.node.odom_frame
-        self._base_frame = settings.node.base_frame
         self._max_cloud_bytes = settings.node.max_cloud_bytes
         self._period_sec = settings.node.map_publish_period_sec
         self._managed: list[LifecyclePublisher] = []
@@ -108,8 +109,7 @@ class MapPublishers:
 
     def begin(self, voxel_map: VoxelMap, trajectory: Sequence[StampedPose] = ()) -> None:
         """Publish a new map and path, empty or loaded; the odometry does not jump."""
-        self._roles.odometer.restart()
-        self._roles.clear_waiting()
+        self._roles.restart()
         self._poses.clear()
         self._poses.extend(
             conversions.to_pose_stamped(pose, self._map_frame) for pose in trajectory)
@@ -166,25 +166,13 @@ class MapPublishers:
         # A pose that was received from TF is not published again as an own measurement.
         if not self._solved:
             return
-        motion, child = self._follow(pose)
-        if _has_subscribers(self._odometry):
-            self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
-        self._roles.send(pose)
+        self._roles.take_places({0: np.eye(4)})
+        self._roles.take(FragmentPose(
+            pose.stamp_ns, pose.frame_id, 0, pose.world_from_camera, pose.covariance))
 
-    def _follow(self, pose: StampedPose) -> tuple[Motion, str]:
-        """Return the motion of the robot's base, or of the camera if TF has no base; its frame."""
-        optical_from_base = self._roles.base_in(pose.frame_id)
-        map_from_base, covariance, child = pose.world_from_camera, pose.covariance, pose.frame_id
-        if optical_from_base is not None:
-            map_from_base, child = map_from_base @ optical_from_base, self._base_frame
-            if covariance is not None:
-                lever = map_from_base[:3, 3] - pose.world_from_camera[:3, 3]
-                covariance = shift_covariance(covariance, lever)
-            if not self._roles.odometer.has_begun:
-                odom_from_base = self._roles.odometry_at(None)
-                if odom_from_base is not None:
-                    self._roles.odometer.begin_at(odom_from_base)
-        return self._roles.odometer.move(pose.stamp_ns, map_from_base, covariance), child
+    def _publish_odometry(self, motion: Motion) -> None:
+        if _has_subscribers(self._odometry):
+            self._odometry.publish(conversions.to_odometry(motion, self._odom_frame))
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

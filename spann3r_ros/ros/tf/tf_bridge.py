@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
+from time import monotonic
 
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.timer import Timer
 from tf2_msgs.msg import TFMessage
 
 from spann3r_ros.pipeline.frame_roles import Edge, FrameRoles
 from spann3r_ros.pipeline.node_settings import NodeConfig
-from spann3r_ros.pipeline.transform_tree import TransformTree
-from spann3r_ros.ros.conversions import to_transform
+from spann3r_ros.pipeline.transform_tree import StampedTransform, TransformTree
+from spann3r_ros.ros.conversions import from_stamped_transform, to_transform
 
 from .listener import ListeningThread
 
@@ -20,12 +24,15 @@ CACHE_SEC = 30.0
 # While images wait for the network, transforms that are newer by up to this much arrive.
 REPLAY_CACHE_SEC = 600.0
 BROADCAST_DEPTH = 100
+# How long a restored static transform of another node is offered to late subscribers. It must not
+# outlive a change of the original.
+RESTORED_SEC = 5.0
 
 
 class TfBridge:
     """Connects a transform tree with /tf and /tf_static, in both directions.
 
-    `tree` may be used on any thread; `roles` is used on the worker's.
+    `tree` and `roles` may be used on any thread. Nothing is broadcast by itself before `begin`.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig,
@@ -33,13 +40,32 @@ class TfBridge:
         self._node = node
         replay = config.mode == 'replay'
         self.tree = TransformTree(REPLAY_CACHE_SEC if replay else CACHE_SEC)
-        self.roles = FrameRoles(config, self.tree, self._broadcast, self._warn)
+        self.roles = FrameRoles(config, self.tree, self._broadcast, self._warn, self._restore,
+                                lambda: node.get_clock().now().nanoseconds)
+        self._tolerance_sec = config.transform_tolerance_sec
+        self._period_sec = 0.0 if replay else config.tf_publish_period_sec
+        self._timer: Timer | None = None
+        self._restorer: Publisher | None = None
+        self._restored_sec = 0.0
+        self._restoring = Lock()
         self._changed: Callable[[], None] | None = None
         self._guard_condition = node.create_guard_condition(self._run_changed)
         self._listening = listening
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(
             depth=BROADCAST_DEPTH))
         self._subscriptions = listening.listen(self.tree)
+
+    def begin(self) -> None:
+        """Begin to repeat `map -> odom`, by the node's clock, if the settings want it."""
+        if self._period_sec:
+            self._timer = self._node.create_timer(self._period_sec, self._repeat)
+
+    def end(self) -> None:
+        """Repeat nothing until the next `begin`."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        self._end_restoring()
 
     def listen(self, changed: Callable[[], None] | None = None,
                wanted: Callable[[], bool] = lambda: True) -> None:
@@ -62,11 +88,13 @@ class TfBridge:
     def is_published(self) -> bool:
         """Return whether another node publishes transforms, or ever did."""
         topics = ('/tf', '/tf_static')
-        others = sum(self._node.count_publishers(topic) for topic in topics) - 1
+        own = 1 + (self._restorer is not None)
+        others = sum(self._node.count_publishers(topic) for topic in topics) - own
         return others > 0 or self.tree.has_any()
 
     def destroy(self) -> None:
         """Destroy subscriptions and publisher."""
+        self.end()
         self.tree.changed = _ignore
         self._listening.unlisten(self._subscriptions)
         self._node.destroy_guard_condition(self._guard_condition)
@@ -75,6 +103,26 @@ class TfBridge:
     def _run_changed(self) -> None:
         if self._changed is not None:
             self._changed()
+
+    def _repeat(self) -> None:
+        self.roles.repeat(self._tolerance_sec)
+        if monotonic() > self._restored_sec + RESTORED_SEC:
+            self._end_restoring()
+
+    def _restore(self, transform: StampedTransform) -> None:
+        """Publish a static transform of another node once more, unchanged."""
+        with self._restoring:
+            if self._restorer is None:
+                self._restorer = self._node.create_publisher(TFMessage, '/tf_static', QoSProfile(
+                    depth=BROADCAST_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+            self._restored_sec = monotonic()
+            self._restorer.publish(TFMessage(transforms=[from_stamped_transform(transform)]))
+
+    def _end_restoring(self) -> None:
+        with self._restoring:
+            if self._restorer is not None:
+                self._node.destroy_publisher(self._restorer)
+                self._restorer = None
 
     def _broadcast(self, edges: list[Edge], stamp_ns: int) -> None:
         self._publisher.publish(TFMessage(transforms=[
