@@ -136,14 +136,17 @@ class Session:
         return 'wrote ' + ' and '.join(map(str, paths))
 
     def load(self) -> str:
-        """Continue the map that was saved last; drop the waiting frames. Return a message.
+        """Continue the map that was saved last; drop the waiting images. Return a message.
+
+        A frame that waits for the network joins the map before.
         Raises ValueError for a file that is no saved map or does not fit, and OSError for a file
         that cannot be read; the current map is then kept.
         """
         path = self._map_directory() / SAVED_MAP
         saved = read_saved_map(path)
-        self._forget_waiting()
         self._runner.load(saved, self._begin_map)
+        # Not before: a map that does not fit must leave images and clock as they are.
+        self._forget_waiting()
         self.publish_status()
         status = self._runner.map_status
         return (f'{status.voxels} voxels, {status.keyframes} keyframes: start the camera at its '

@@ -76,3 +76,7 @@ def test_failed_load_is_reported_and_keeps_the_map(
     assert not answer.success and 'expected a map that this package saved' in answer.message
     camera.send(orbit.image(4))
     assert peer.until_settled(5).voxels >= voxels
+    # The stamps of the images go on from where they were.
+    assert not peer.trigger('/mapper/load_map').success
+    camera.send(orbit.image(2))
+    assert peer.until_settled(6).frames_failed == 1
