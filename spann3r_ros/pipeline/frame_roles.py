@@ -116,8 +116,11 @@ class FrameRoles:
             if not self._is_broadcasting or not now_ns or stamp_ns == self._repeated_ns:
                 return
             if not self._same_time:
-                self._warn('map -> odom is not repeated, because the images are not stamped by '
-                           "the node's clock; set use_sim_time if a player publishes /clock")
+                if not self._repeated_ns:
+                    self._warn('map -> odom is not repeated, because the images are not stamped '
+                               "by the node's clock; set use_sim_time if a player publishes "
+                               '/clock')
+                self._repeated_ns = stamp_ns
                 return
             self._repeated_ns = stamp_ns
             self._try_broadcast([Edge(self._config.map_frame, self._config.odom_frame,
@@ -233,6 +236,13 @@ class FrameRoles:
             return True
         if self._role != 'camera' and motion.child_frame != names.base_frame:
             self._warn(f'TF does not connect {names.base_frame} with {pose.frame_id}')
+            return True
+        if self._role == 'camera' and self._tree.knows(names.odom_frame):
+            # The robot would seem to be where the camera began.
+            self._is_broadcasting = False
+            self._warn(f'another node uses the frame {names.odom_frame}, and TF does not connect '
+                       f'{names.base_frame} with {pose.frame_id}: publish the mount of the '
+                       'camera, or set odom_frame to a frame of its own')
             return True
         if self._role == 'odom':
             odom_from_camera = self._tree.lookup(names.odom_frame, pose.frame_id, pose.stamp_ns)

@@ -82,7 +82,8 @@ class Intake:
         self._cameras = CameraSync(
             self._calibrations, self._up_at, expected,
             max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec) if replay
-            else config.level_timeout_sec, bounds,
+            # Given poses need no levelling.
+            else 0.0 if self._posed else config.level_timeout_sec, bounds,
             outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock,
             replay)
         # In the order in which an image passes them.

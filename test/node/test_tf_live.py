@@ -18,7 +18,7 @@ from harness import (
     to_ns,
 )
 from nav_msgs.msg import Odometry
-from robot import Robot, base_from_optical
+from robot import ODOM_FROM_WORLD, Robot, base_from_optical
 from test_streaming import to_matrix as to_pose_matrix
 from tf2_msgs.msg import TFMessage
 
@@ -123,3 +123,28 @@ def test_the_first_image_waits_for_the_mount_of_a_robot_that_publishes_tf(
     camera.send(orbit.image(1))
     peer.until(lambda: ('odom', 'base_link') in robot.edges(), 'our odometry')
     assert (OPTICAL_FRAME not in {child for _, child in robot.edges()})
+
+
+def test_transforms_that_nobody_needed_are_there_when_a_pose_needs_them(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    odometry = peer.listen(Odometry, '/mapper/odometry')
+    start(autostart=False, publish_tf='none', level_timeout_sec=30.0)
+    peer.statuses()
+    assert peer.change_state('configure')
+    peer.until(lambda: peer.node.count_subscribers('/tf') > 1, 'the mapper to listen')
+    # A moving mount and odometry, while the node is inactive.
+    for index in range(4):
+        robot.publish(to_transform(robot.mounted, stamp_of(index), 'base_link', OPTICAL_FRAME))
+        robot.drive(index)
+    robot.settle()
+    assert peer.change_state('activate')
+    for index in range(1, 4):
+        camera.send(orbit.image(index))
+        peer.until_settled(index)
+    peer.until(lambda: len(odometry) >= 2, 'odometry')
+    for one in odometry:
+        index = (to_ns(one.header.stamp) - stamp_of(0)) // PERIOD_NS
+        assert one.child_frame_id == 'base_link'
+        at = to_pose_matrix(one.pose.pose) @ robot.mounted
+        assert np.allclose(at, ODOM_FROM_WORLD @ orbit.poses[index], atol=0.01)
+    assert robot.edges() == {('base_link', OPTICAL_FRAME)}

@@ -182,8 +182,10 @@ def test_map_to_odom_is_not_repeated_in_another_time_than_that_of_the_images() -
     rig.now_ns = stamp_of(0) + 3600 * SECOND_NS
     rig.see(0)
     rig.roles.repeat(0.2)
+    rig.now_ns += 1
+    rig.roles.repeat(0.2)
     assert len(rig.sent) == 2
-    assert 'set use_sim_time' in rig.warnings[0]
+    assert len(rig.warnings) == 1 and 'set use_sim_time' in rig.warnings[0]
 
 
 def test_nothing_is_repeated_that_another_node_publishes() -> None:
@@ -258,6 +260,21 @@ def test_a_static_parent_that_a_late_broadcast_replaced_is_restored(publish_tf: 
         np.testing.assert_allclose(rig.consumer.lookup('base_link', CAMERA, stamp_of(index)),
                                    MOUNT, atol=1e-9)
     assert ('odom', CAMERA) not in rig.edges(4)
+
+
+def test_a_camera_without_a_mount_is_not_put_below_the_odometry_of_a_robot() -> None:
+    rig = Rig()
+    rig.now_ns = stamp_of(1)
+    rig.drive(*range(9))
+    rig.see(0)
+    rig.roles.repeat(0.2)
+    assert not rig.sent
+    assert 'another node uses the frame odom' in rig.warnings[0]
+    rig.mount()
+    rig.see(1)
+    assert rig.edges() == {('map', 'odom')}
+    np.testing.assert_allclose(rig.consumer.lookup('map', CAMERA, stamp_of(1)), camera_of(1),
+                               atol=1e-9)
 
 
 def test_with_camera_given_a_late_parent_ends_the_broadcasts_with_the_reason() -> None:

@@ -224,3 +224,22 @@ def test_a_stamp_is_awaited_only_after_the_last_known_one(robot: TransformTree) 
     assert not robot.awaits('odom', 'nothing', 9 * SECOND_NS)
     assert robot.static_edge('/camera').parent == 'base_link'
     assert robot.static_edge('base_link') is None and robot.static_edge('nothing') is None
+
+
+def test_what_has_come_is_taken_before_a_look_up_unless_static_transforms_answer_it(
+        robot: TransformTree) -> None:
+    calls = []
+
+    def refresh() -> None:
+        calls.append(1)
+        robot.take(edge('odom', 'base_link', 7 * SECOND_NS, (3, 0, 0)))
+
+    robot.refresh = refresh
+    np.testing.assert_allclose(robot.lookup('base_link', 'camera', 7 * SECOND_NS),
+                               matrix((0.3, 0, 0.5), -90), atol=1e-12)
+    assert not calls
+    assert robot.lookup('odom', 'base_link', 7 * SECOND_NS)[0, 3] == 3.0
+    assert robot.lookup_nearest('odom', 'base_link', 8 * SECOND_NS)[0, 3] == 3.0
+    assert not robot.awaits('odom', 'camera', 7 * SECOND_NS)
+    robot.begin_again(SECOND_NS)
+    assert len(calls) == 4

@@ -9,7 +9,6 @@ from time import monotonic
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.timer import Timer
 from tf2_msgs.msg import TFMessage
 
 from spann3r_ros.pipeline.frame_roles import Edge, FrameRoles
@@ -32,7 +31,9 @@ RESTORED_SEC = 5.0
 class TfBridge:
     """Connects a transform tree with /tf and /tf_static, in both directions.
 
-    `tree` and `roles` may be used on any thread. Nothing is broadcast by itself before `begin`.
+    `tree` and `roles` may be used on any thread. A look-up first takes what has come. Beside that
+    the transforms are taken continuously while the node is active, unless it needs none: then the
+    last ones wait in the middleware, and cost almost nothing.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig,
@@ -42,47 +43,55 @@ class TfBridge:
         self.tree = TransformTree(REPLAY_CACHE_SEC if replay else CACHE_SEC)
         self.roles = FrameRoles(config, self.tree, self._broadcast, self._warn, self._restore,
                                 lambda: node.get_clock().now().nanoseconds)
+        needs_none = config.publish_tf == 'none' and config.pose_source == 'images'
         self._tolerance_sec = config.transform_tolerance_sec
-        self._period_sec = 0.0 if replay else config.tf_publish_period_sec
-        self._timer: Timer | None = None
+        self._repeats = not (replay or needs_none) and config.tf_publish_period_sec > 0
+        self._period_ns = round(config.tf_publish_period_sec * 1e9)
+        self._repeated_ns = 0
         self._restorer: Publisher | None = None
         self._restored_sec = 0.0
         self._restoring = Lock()
+        # A replay looks transforms up long after they have come.
+        self._takes_always = replay
+        self._takes_while_active = not needs_none
+        self._active = False
         self._changed: Callable[[], None] | None = None
+        self._wanted: Callable[[], bool] = lambda: False
         self._guard_condition = node.create_guard_condition(self._run_changed)
         self._listening = listening
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(
             depth=BROADCAST_DEPTH))
-        self._subscriptions = listening.listen(self.tree)
+        self._reader = listening.read(self.tree)
+        self.tree.refresh = self._reader.take_all
+        listening.repeat(self._run)
 
-    def begin(self) -> None:
-        """Begin to repeat `map -> odom`, by the node's clock, if the settings want it."""
-        if self._period_sec:
-            self._timer = self._node.create_timer(self._period_sec, self._repeat)
+    def begin(self, changed: Callable[[], None], wanted: Callable[[], bool]) -> None:
+        """Follow TF for an active node, and repeat `map -> odom` if the settings want it.
 
-    def end(self) -> None:
-        """Repeat nothing until the next `begin`."""
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
-            self._timer = None
-        self._end_restoring()
-
-    def listen(self, changed: Callable[[], None] | None = None,
-               wanted: Callable[[], bool] = lambda: True) -> None:
-        """Call `changed` on the executor's thread after new transforms, if `wanted` returns true.
-
-        Without arguments, stop calling it.
+        `changed` is called on the executor's thread after new transforms, if `wanted` returns
+        true.
         """
-        self._changed = changed
+        self._changed, self._wanted = changed, wanted
 
         def trigger_if_wanted() -> None:
             # Each call costs the executor almost a millisecond.
             if wanted():
                 self._guard_condition.trigger()
-        self.tree.changed = trigger_if_wanted if changed else _ignore
+        self.tree.changed = trigger_if_wanted
+        self._active = True
+
+    def end(self) -> None:
+        """Broadcast nothing by itself, and call nothing, until the next `begin`."""
+        # What the thread does at this moment is done then.
+        self._listening.repeat(None)
+        self._active = False
+        self._changed, self._wanted = None, lambda: False
+        self.tree.changed = _ignore
+        self._end_restoring()
+        self._listening.repeat(self._run)
 
     def call_soon(self) -> None:
-        """Call the function given to `listen`, after the calls that the executor has now."""
+        """Call the function given to `begin`, after the calls that the executor has now."""
         self._guard_condition.trigger()
 
     def is_published(self) -> bool:
@@ -95,8 +104,9 @@ class TfBridge:
     def destroy(self) -> None:
         """Destroy subscriptions and publisher."""
         self.end()
-        self.tree.changed = _ignore
-        self._listening.unlisten(self._subscriptions)
+        self._listening.repeat(None)
+        self.tree.refresh = _ignore
+        self._reader.destroy()
         self._node.destroy_guard_condition(self._guard_condition)
         self._node.destroy_publisher(self._publisher)
 
@@ -104,7 +114,19 @@ class TfBridge:
         if self._changed is not None:
             self._changed()
 
-    def _repeat(self) -> None:
+    def _run(self) -> None:
+        """Take transforms and repeat `map -> odom`, on the listening thread."""
+        if self._takes_always or (self._active and (self._takes_while_active or self._wanted())):
+            self._reader.take_all()
+        else:
+            self._reader.take_static()
+        if not (self._active and self._repeats):
+            return
+        now_ns = self._node.get_clock().now().nanoseconds
+        # The clock of a simulation may jump back.
+        if 0 <= now_ns - self._repeated_ns < self._period_ns:
+            return
+        self._repeated_ns = now_ns
         self.roles.repeat(self._tolerance_sec)
         if monotonic() > self._restored_sec + RESTORED_SEC:
             self._end_restoring()
