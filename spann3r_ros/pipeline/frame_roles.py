@@ -230,9 +230,10 @@ class FrameRoles:
     def _send(self, placed: _Placed) -> bool:
         """Broadcast the edges of a pose; return whether it is settled, sent or not."""
         names, pose, motion = self._config, placed.pose, placed.motion
-        if pose.frame_id in ('', names.map_frame):
-            self._warn(f'the images are in frame {pose.frame_id!r} of map frame '
-                       f'{names.map_frame!r}; set the parameter optical_frame')
+        if pose.frame_id.removeprefix('/') in ('', names.map_frame, names.odom_frame):
+            self._is_broadcasting = False
+            self._warn(f'the images are in frame {pose.frame_id!r}, which is not one of a camera; '
+                       'set the parameter optical_frame')
             return True
         if self._role != 'camera' and motion.child_frame != names.base_frame:
             self._warn(f'TF does not connect {names.base_frame} with {pose.frame_id}')

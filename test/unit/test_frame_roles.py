@@ -400,3 +400,10 @@ def test_none_broadcasts_nothing_and_odometry_goes_on() -> None:
     rig.see(0, 1)
     rig.roles.repeat(0.2)
     assert not rig.sent and len(rig.motions) == 2
+
+
+@pytest.mark.parametrize('frame', ['', 'map', '/map', 'odom', '/odom'])
+def test_images_in_a_frame_of_the_map_are_not_broadcast(frame: str) -> None:
+    rig = Rig()
+    rig.roles.take(FragmentPose(stamp_of(0), frame, 0, camera_of(0)))
+    assert not rig.sent and 'set the parameter optical_frame' in rig.warnings[0]
