@@ -116,8 +116,8 @@ class NodeConfig:
         0.2, 'How far in the future map -> odom is stamped when it is repeated, so that those who '
         'look up the present find it', 0.0, 60.0)
     tf_publish_period_sec: float = setting(
-        0.05, 'Live, map -> odom is repeated with this period; 0: it is sent with each pose only, '
-        'as in replay mode', 0.0, 60.0)
+        0.05, 'Live, map -> odom is repeated with this period, at most 50 times a second; 0: it '
+        'is sent with each pose only, as in replay mode', 0.0, 60.0)
     level_timeout_sec: float = setting(
         0.5, 'Live, how long the first images wait until TF connects camera and base, which '
         'levels the map, if another node publishes TF; 0: they do not wait', 0.0, 60.0)

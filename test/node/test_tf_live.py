@@ -128,7 +128,7 @@ def test_the_first_image_waits_for_the_mount_of_a_robot_that_publishes_tf(
 def test_transforms_that_nobody_needed_are_there_when_a_pose_needs_them(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     odometry = peer.listen(Odometry, '/mapper/odometry')
-    start(autostart=False, publish_tf='none', level_timeout_sec=30.0)
+    start(autostart=False, publish_tf='none', level_timeout_sec=0.0)
     peer.statuses()
     assert peer.change_state('configure')
     peer.until(lambda: peer.node.count_subscribers('/tf') > 1, 'the mapper to listen')

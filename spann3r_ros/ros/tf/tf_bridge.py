@@ -47,7 +47,7 @@ class TfBridge:
         self._tolerance_sec = config.transform_tolerance_sec
         self._repeats = not (replay or needs_none) and config.tf_publish_period_sec > 0
         self._period_ns = round(config.tf_publish_period_sec * 1e9)
-        self._repeated_ns = 0
+        self._due_ns = 0
         self._restorer: Publisher | None = None
         self._restored_sec = 0.0
         self._restoring = Lock()
@@ -123,10 +123,12 @@ class TfBridge:
         if not (self._active and self._repeats):
             return
         now_ns = self._node.get_clock().now().nanoseconds
+        late_ns = now_ns - self._due_ns
         # The clock of a simulation may jump back.
-        if 0 <= now_ns - self._repeated_ns < self._period_ns:
+        if -self._period_ns <= late_ns < 0:
             return
-        self._repeated_ns = now_ns
+        on_time = 0 <= late_ns < self._period_ns
+        self._due_ns = self._period_ns + (self._due_ns if on_time else now_ns)
         self.roles.repeat(self._tolerance_sec)
         if monotonic() > self._restored_sec + RESTORED_SEC:
             self._end_restoring()
