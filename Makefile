@@ -6,7 +6,7 @@ RUN ?= bundled
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-map bench-memory bench-packages bench-rendering bench-startup soak check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-map bench-memory bench-packages bench-rendering bench-startup bench-tf soak check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -68,6 +68,9 @@ bench-rendering: setup  ## how fast training images are drawn, beside a training
 
 bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB)
 	@$(run) python benchmarks/startup.py
+
+bench-tf: setup  ## what the transforms of a robot cost the node (two minutes)
+	@$(run) python benchmarks/tf_cost.py
 
 soak: setup  ## 10,000 frames through the live node (a quarter of an hour), FRAMES=
 	@$(run) python benchmarks/soak.py --frames $(or $(FRAMES),10000)

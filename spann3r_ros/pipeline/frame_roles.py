@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The edges of the transform tree that the node broadcasts (REP-105)."""
+"""The edges of the transform tree that the node broadcasts (REP-105), and its odometry."""
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import RLock
 
 import numpy as np
 
 from spann3r_ros.core.transforms import invert
-from spann3r_ros.core.types import StampedPose
+from spann3r_ros.core.types import FragmentPose
 
 from .node_settings import NodeConfig
-from .odometer import Odometer
-from .transform_tree import TransformTree
+from .odometer import Motion, Odometer
+from .transform_tree import StampedTransform, TransformTree
 
-# Most poses that wait for the robot's odometry at their stamp.
+# Most poses that wait for the camera's mount, and most that wait for the robot's odometry.
 MAX_WAITING = 50
+# `auto` only goes from a role to one after it.
+ROLES = ('camera', 'base', 'odom')
+# The node's clock and the stamps of the images are the same time if a pose is at most this old.
+# tf2 keeps 10 s: transforms of now would remove those of the images.
+SAME_TIME_NS = 10_000_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -31,110 +37,246 @@ class Edge:
     parent_from_child: np.ndarray
 
 
-class FrameRoles:
-    """Turns camera poses into the edges that the parameter publish_tf selects.
+@dataclass(frozen=True)
+class _Placed:
+    """A pose of the camera in its fragment, and in `odom`."""
 
-    An edge is not broadcast if its child has another parent, if it has another publisher, or if it
-    would close a loop; `warn` is then called with the reason. `broadcast` is called with the edges
-    of one pose and their stamp.
+    pose: FragmentPose
+    motion: Motion
+
+
+class FrameRoles:
+    """Turns camera poses into odometry, and into the edges that `publish_tf` selects; thread-safe.
+
+    A pose waits until the camera's mount on the robot is known at its stamp. Then `moved` is
+    called with its motion. With the role `odom` its edge waits for the robot's odometry too.
+    `broadcast` is called with the edges of a pose and their stamp. An edge is not broadcast if its
+    child has another parent, if it has another publisher, or if it would close a loop; `warn` is
+    then called with the reason. `restore` is called with a static transform of another node that
+    a broadcast may have replaced in the buffers of others. `now_ns` returns the node's time.
     """
 
     def __init__(self, config: NodeConfig, tree: TransformTree,
                  broadcast: Callable[[list[Edge], int], None],
-                 warn: Callable[[str], None]) -> None:
+                 warn: Callable[[str], None],
+                 restore: Callable[[StampedTransform], None] = lambda _: None,
+                 now_ns: Callable[[], int] = lambda: 0) -> None:
         self._config = config
         self._tree = tree
         self._broadcast = broadcast
         self._warn = warn
-        self.odometer = Odometer()
-        self._waiting: deque[StampedPose] = deque(maxlen=MAX_WAITING)
-        self._publish = config.publish_tf
+        self._restore = restore
+        self._now_ns = now_ns
+        self.moved: Callable[[Motion], None] = lambda _: None
+        self._odometer = Odometer()
+        self._lock = RLock()
+        # Poses that wait for the camera's mount, and those that wait for the robot's odometry.
+        self._unmounted: deque[FragmentPose] = deque(maxlen=MAX_WAITING)
+        self._placed: deque[_Placed] = deque(maxlen=MAX_WAITING)
+        self._role = config.publish_tf
+        self._has_base = False
+        # The last pose that was broadcast, and the camera's pose in the `odom` of the broadcast.
+        self._anchor: tuple[FragmentPose, np.ndarray] | None = None
+        self._map_from_odom = np.eye(4)
+        self._is_broadcasting = False
+        self._sent_optical = False
+        self._same_time = False
+        self._repeated_ns = 0
 
-    def base_in(self, optical_frame: str) -> np.ndarray | None:
-        """Return `optical_from_base` [4, 4]; None if TF does not connect camera and robot."""
-        return self._tree.lookup(optical_frame, self._config.base_frame, None)
+    def take_places(self, places: Mapping[int, np.ndarray]) -> None:
+        """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id."""
+        with self._lock:
+            self._odometer.take_places(places)
+            if self._anchor is not None and self._anchor[0].fragment_id in places:
+                self._map_from_odom = self._connect(*self._anchor)
 
-    def odometry_at(self, stamp_ns: int | None) -> np.ndarray | None:
-        """Return the robot's own `odom_from_base` [4, 4] at a stamp; None: the newest."""
-        return self._tree.lookup(self._config.odom_frame, self._config.base_frame, stamp_ns)
-
-    def send(self, pose: StampedPose) -> None:
-        """Broadcast the edges for a camera pose, and those that wait for the robot's odometry."""
-        if pose.frame_id in ('', self._config.map_frame):
-            self._warn(f'the images are in frame {pose.frame_id!r} of map frame '
-                       f'{self._config.map_frame!r}; set the parameter optical_frame')
-            return
-        if self._config.publish_tf == 'auto' and self._is_to_decide():
-            self._publish = self._decide(pose)
-        if self._publish == 'none':
-            return
-        if len(self._waiting) == MAX_WAITING:
-            self._warn(f'{MAX_WAITING} poses wait for {self._config.odom_frame} -> '
-                       f'{self._config.base_frame} on TF at their stamps: the oldest is dropped')
-        self._waiting.append(pose)
-        self.send_waiting()
+    def take(self, pose: FragmentPose) -> None:
+        """Follow a camera pose, and broadcast its edges, as soon as TF has what they need."""
+        with self._lock:
+            self._same_time = abs(self._now_ns() - pose.stamp_ns) <= SAME_TIME_NS
+            self._queue(self._unmounted, pose, self._config.base_frame, pose.frame_id)
+            self.send_waiting()
 
     def send_waiting(self) -> None:
-        """Broadcast the waiting poses whose odometry has come."""
-        for _ in range(len(self._waiting)):
-            pose = self._waiting.popleft()
-            edges = self._edges(pose)
-            if edges is None:
-                self._waiting.append(pose)
-                continue
-            edges = [self._inverted(edge) for edge in edges]
-            faults = [fault for edge in edges if (fault := self._fault(edge))]
-            if faults:
-                self._warn(faults[0])
-                continue
-            for edge in edges:
-                self._tree.announce(edge.parent, edge.child, pose.stamp_ns)
-            self._broadcast(edges, pose.stamp_ns)
+        """Follow and broadcast the waiting poses whose transforms have come."""
+        with self._lock:
+            self._follow_mounted()
+            for _ in range(len(self._placed)):
+                placed = self._placed.popleft()
+                if not self._send(placed):
+                    self._placed.append(placed)
+
+    def repeat(self, tolerance_sec: float) -> None:
+        """Broadcast `map -> odom` again, valid until the present time plus a tolerance."""
+        with self._lock:
+            self.send_waiting()
+            now_ns = self._now_ns()
+            stamp_ns = now_ns + round(tolerance_sec * 1e9)
+            # tf2 refuses a second transform of one stamp: the clock of a simulation may pause.
+            if not self._is_broadcasting or not now_ns or stamp_ns == self._repeated_ns:
+                return
+            if not self._same_time:
+                if not self._repeated_ns:
+                    self._warn('map -> odom is not repeated, because the images are not stamped '
+                               "by the node's clock; set use_sim_time if a player publishes "
+                               '/clock')
+                self._repeated_ns = stamp_ns
+                return
+            self._repeated_ns = stamp_ns
+            self._try_broadcast([Edge(self._config.map_frame, self._config.odom_frame,
+                                      self._map_from_odom)], stamp_ns)
+
+    def restart(self) -> None:
+        """Drop the waiting poses, because another map begins; odometry goes on where it is."""
+        with self._lock:
+            self.clear_waiting()
+            self._odometer.restart()
+            self._anchor = None
 
     def clear_waiting(self) -> None:
-        """Drop the waiting poses, because their map was replaced."""
-        self._waiting.clear()
+        """Drop the waiting poses."""
+        with self._lock:
+            self._unmounted.clear()
+            self._placed.clear()
 
-    def _is_to_decide(self) -> bool:
-        """Return whether `auto` must be decided: for the first time, or again.
+    def _queue(self, queue: deque, item: FragmentPose | _Placed, parent: str, child: str) -> None:
+        if len(queue) == MAX_WAITING:
+            self._warn(f'{MAX_WAITING} poses wait for {parent} -> {child} on TF at their stamps: '
+                       'the oldest is dropped')
+        queue.append(item)
 
-        It is decided again if the robot turns out to publish its own odometry.
+    def _follow_mounted(self) -> None:
+        """Follow, in order, the poses for which the camera's mount is known or not expected."""
+        while self._unmounted:
+            pose = self._unmounted[0]
+            optical_from_base = self._mount(pose)
+            if optical_from_base is None and self._expects_mount(pose):
+                if not any(self._mount(later) is not None for later in self._unmounted):
+                    return
+                self._warn(f'TF has no {self._config.base_frame} -> {pose.frame_id} at the stamp '
+                           'of a pose, but at a later one: the pose is not broadcast')
+                self._unmounted.popleft()
+                continue
+            if optical_from_base is not None and self._awaits_start(pose):
+                return
+            self._unmounted.popleft()
+            self._follow(pose, optical_from_base)
+
+    def _mount(self, pose: FragmentPose) -> np.ndarray | None:
+        """Return `optical_from_base` [4, 4] at the stamp of a pose; None if it is not known."""
+        return self._tree.lookup(pose.frame_id, self._config.base_frame, pose.stamp_ns)
+
+    def _expects_mount(self, pose: FragmentPose) -> bool:
+        """Return whether the camera is on a robot, so that its mount must be waited for.
+
+        That does not change back: odometry does not return from the base to the camera.
         """
-        names = self._config
-        return self._publish == 'auto' or (self._publish == 'base' and self._tree.is_foreign(
-            names.odom_frame, names.base_frame))
+        return self._has_base or self._tree.awaits(
+            pose.frame_id, self._config.base_frame, pose.stamp_ns)
 
-    def _decide(self, pose: StampedPose) -> str:
-        """Return the role that `auto` means on this robot, by the transforms received so far."""
-        if self.base_in(pose.frame_id) is None:
-            chosen = 'camera'
-            reason = f'TF does not connect {self._config.base_frame} with this camera'
-        elif self.odometry_at(None) is None:
-            chosen, reason = 'base', f'TF has no frame {self._config.odom_frame}'
-        else:
-            chosen, reason = 'odom', 'the robot has odometry'
-        logger.info('publish_tf: %s, since %s', chosen, reason)
-        return chosen
+    def _awaits_start(self, pose: FragmentPose) -> bool:
+        """Return whether odometry begins at this pose, and the robot's own is yet to reach it."""
+        odom_frame = self._config.odom_frame
+        return (not self._odometer.has_begun and len(self._unmounted) < MAX_WAITING
+                and self._tree.lookup(odom_frame, pose.frame_id, pose.stamp_ns) is None
+                and self._tree.awaits(odom_frame, pose.frame_id, pose.stamp_ns))
 
-    def _edges(self, pose: StampedPose) -> list[Edge] | None:
-        """Return the edges to broadcast for a pose; None while a transform is missing."""
-        names = self._config
-        map_from_camera = pose.world_from_camera
-        if self._publish == 'camera':
-            return [Edge(names.map_frame, pose.frame_id, map_from_camera)]
-        optical_from_base = self.base_in(pose.frame_id)
+    def _follow(self, pose: FragmentPose, optical_from_base: np.ndarray | None) -> None:
+        """Move the odometry to a pose, and queue its edges."""
         if optical_from_base is None:
+            child_frame, optical_from_base = pose.frame_id, np.eye(4)
+        else:
+            child_frame, self._has_base = self._config.base_frame, True
+            if not self._odometer.has_begun:
+                start = self._tree.lookup_nearest(
+                    self._config.odom_frame, pose.frame_id, pose.stamp_ns)
+                if start is not None:
+                    self._odometer.begin_at(start)
+        motion = self._odometer.move(pose, child_frame, optical_from_base)
+        self.moved(motion)
+        self._note_parent(pose.frame_id)
+        if self._config.publish_tf == 'auto':
+            self._reconsider()
+        if self._role != 'none':
+            self._queue(self._placed, _Placed(pose, motion), self._config.odom_frame,
+                        self._config.base_frame)
+
+    def _note_parent(self, optical_frame: str) -> None:
+        """Restore the camera's static parent in the buffers of others, if it came late.
+
+        A moving transform to a frame makes tf2 forget a static one to the same frame. Another
+        node may have received one of the camera's broadcasts after the robot's transform.
+        """
+        if self._sent_optical and self._tree.parents_of(optical_frame):
+            self._sent_optical = False
+            edge = self._tree.static_edge(optical_frame)
+            if edge is not None:
+                self._restore(edge)
+
+    def _reconsider(self) -> None:
+        """Change the role that `auto` means, if TF shows more of the robot than before."""
+        names = self._config
+        if not self._has_base:
+            role = 'camera'
+            reason = f'TF does not connect {names.base_frame} with this camera'
+        elif self._tree.lookup(names.odom_frame, names.base_frame, None) is None:
+            role, reason = 'base', f'TF has no frame {names.odom_frame}'
+        else:
+            role, reason = 'odom', 'the robot has odometry'
+        if self._role == 'auto' or ROLES.index(role) > ROLES.index(self._role):
+            logger.info('publish_tf: %s, since %s', role, reason)
+            self._role, self._is_broadcasting = role, False
+
+    def _send(self, placed: _Placed) -> bool:
+        """Broadcast the edges of a pose; return whether it is settled, sent or not."""
+        names, pose, motion = self._config, placed.pose, placed.motion
+        if pose.frame_id.removeprefix('/') in ('', names.map_frame, names.odom_frame):
+            self._is_broadcasting = False
+            self._warn(f'the images are in frame {pose.frame_id!r}, which is not one of a camera; '
+                       'set the parameter optical_frame')
+            return True
+        if self._role != 'camera' and motion.child_frame != names.base_frame:
             self._warn(f'TF does not connect {names.base_frame} with {pose.frame_id}')
-            return None
-        map_from_base = map_from_camera @ optical_from_base
-        if self._publish == 'base':
-            odom_from_map = self.odometer.odom_from_map
-            return [Edge(names.map_frame, names.odom_frame, invert(odom_from_map)),
-                    Edge(names.odom_frame, names.base_frame, odom_from_map @ map_from_base)]
-        odom_from_base = self.odometry_at(pose.stamp_ns)
-        if odom_from_base is None:
-            return None
-        return [Edge(names.map_frame, names.odom_frame, map_from_base @ invert(odom_from_base))]
+            return True
+        if self._role == 'camera' and self._tree.knows(names.odom_frame):
+            # The robot would seem to be where the camera began.
+            self._is_broadcasting = False
+            self._warn(f'another node uses the frame {names.odom_frame}, and TF does not connect '
+                       f'{names.base_frame} with {pose.frame_id}: publish the mount of the '
+                       'camera, or set odom_frame to a frame of its own')
+            return True
+        if self._role == 'odom':
+            odom_from_camera = self._tree.lookup(names.odom_frame, pose.frame_id, pose.stamp_ns)
+            if odom_from_camera is None:
+                return False
+            below = []
+        else:
+            odom_from_camera = motion.odom_from_camera
+            below = [Edge(names.odom_frame, pose.frame_id, odom_from_camera)
+                     if self._role == 'camera'
+                     else Edge(names.odom_frame, names.base_frame, motion.odom_from_child)]
+        map_from_odom = self._connect(pose, odom_from_camera)
+        if self._anchor is None or pose.stamp_ns > self._anchor[0].stamp_ns:
+            self._anchor, self._map_from_odom = (pose, odom_from_camera), map_from_odom
+        self._is_broadcasting = self._try_broadcast(
+            [Edge(names.map_frame, names.odom_frame, map_from_odom), *below], pose.stamp_ns)
+        self._sent_optical |= self._is_broadcasting and self._role == 'camera'
+        return True
+
+    def _connect(self, pose: FragmentPose, odom_from_camera: np.ndarray) -> np.ndarray:
+        """Return `map_from_odom` [4, 4] by a pose of the camera in both."""
+        return self._odometer.in_map(pose).world_from_camera @ invert(odom_from_camera)
+
+    def _try_broadcast(self, edges: list[Edge], stamp_ns: int) -> bool:
+        """Broadcast edges, or warn and return false if one of them must not be."""
+        edges = [self._inverted(edge) for edge in edges]
+        for fault in filter(None, map(self._fault, edges)):
+            self._warn(fault)
+            return False
+        for edge in edges:
+            self._tree.announce(edge.parent, edge.child, stamp_ns)
+        self._broadcast(edges, stamp_ns)
+        return True
 
     def _inverted(self, edge: Edge) -> Edge:
         if not self._config.invert_tf:

@@ -15,7 +15,7 @@ from .rate_limiter import RateLimiter
 from .runner import Runner
 from .slot import Outcome
 from .sync.bounds import QueueBounds
-from .sync.camera_sync import Calibrations, CameraSync, Expected
+from .sync.camera_sync import Calibrations, CameraSync, Expected, Timeouts
 from .sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskSync
 from .sync.outlet import Outlet
 from .sync.pose_sync import PoseSync
@@ -88,8 +88,7 @@ class Intake:
         self._masks = self._mask_sync(outlet(pass_on), bounds)
         self._cameras = CameraSync(
             self._calibrations, self._map_calibration, self._up_at, expected, replay,
-            max(REPLAY_TIMEOUT_SEC, config.camera_info_timeout_sec) if replay
-            else LIVE_TIMEOUT_SEC, bounds,
+            self._timeouts(replay), bounds,
             outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock)
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._cameras, self._masks, self._poses)
@@ -181,6 +180,13 @@ class Intake:
         """Drop all images that wait for a calibration, a mask or a pose."""
         for stage in self._stages:
             stage.drop_waiting()
+
+    def _timeouts(self, replay: bool) -> Timeouts:
+        if replay:
+            seconds = max(REPLAY_TIMEOUT_SEC, self._config.camera_info_timeout_sec)
+            return Timeouts(seconds, seconds)
+        # Given poses need no levelling.
+        return Timeouts(LIVE_TIMEOUT_SEC, 0.0 if self._posed else self._config.level_timeout_sec)
 
     def _mask_sync(self, outlet: Outlet, bounds: QueueBounds) -> MaskSync | None:
         if self._config.mask == 'none':

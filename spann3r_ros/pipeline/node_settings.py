@@ -109,9 +109,19 @@ class NodeConfig:
     optical_frame: str = setting('', "Frame of the images; empty: the one in each image's header")
     publish_tf: str = setting(
         'auto', 'odom: map -> odom, if the robot publishes odom -> base; base: map -> odom -> '
-        'base; camera: map -> optical frame; none; auto: camera if TF does not connect camera and '
-        'base at the first pose, base if the robot has no odometry, otherwise odom; base becomes '
-        'odom when odometry comes later', choices=('auto', 'odom', 'base', 'camera', 'none'))
+        'base; camera: map -> odom -> optical frame; none; auto: camera while TF does not connect '
+        'camera and base, base while the robot has no odometry, otherwise odom; it changes in '
+        'this order when TF shows more of the robot',
+        choices=('auto', 'odom', 'base', 'camera', 'none'))
+    transform_tolerance_sec: float = setting(
+        0.2, 'How far in the future map -> odom is stamped when it is repeated, so that those who '
+        'look up the present find it', 0.0, 60.0)
+    tf_publish_period_sec: float = setting(
+        0.05, 'Live, map -> odom is repeated with this period, at most 50 times a second; 0: it '
+        'is sent with each pose only, as in replay mode', 0.0, 60.0)
+    level_timeout_sec: float = setting(
+        0.5, 'Live, how long the first images wait until TF connects camera and base, which '
+        'levels the map, if another node publishes TF; 0: they do not wait', 0.0, 60.0)
     invert_tf: bool = setting(
         False, 'Publish the inverse of each transform: the map is then a child of the robot')
     map_publish_period_sec: float = setting(

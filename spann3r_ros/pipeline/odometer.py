@@ -1,73 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera's motion as odometry, which does not jump when a new map begins."""
+"""The camera's motion as odometry: it does not jump when the map begins anew or is moved."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from spann3r_ros.core.transforms import invert, move_covariance, rotation_vector
+from spann3r_ros.core.transforms import (
+    invert,
+    move_covariance,
+    rotation_vector,
+    shift_covariance,
+)
+from spann3r_ros.core.types import FragmentPose, StampedPose
 
 UNKNOWN_VARIANCE = 1e6
 
 
 @dataclass(frozen=True)
 class Motion:
-    """The pose of the base in `odom` and its twist in its own axes.
+    """The pose of a child frame, the robot's base or the camera, in `odom`, and its twist.
 
-    `odom_from_base` [4, 4] has the covariance [6, 6] along the axes of `odom`. `twist` [6] is
-    velocity (map units per second) and rotation (rad/s), with the covariance [6, 6].
+    `odom_from_child` and `odom_from_camera` [4, 4] are of the same stamp. `covariance` [6, 6] of
+    the child's pose is along the axes of `odom`. `twist` [6] is velocity (units of `odom` per
+    second) and rotation (rad/s) along the child's own axes, with the covariance [6, 6].
     """
 
     stamp_ns: int
-    odom_from_base: np.ndarray
+    child_frame: str
+    odom_from_child: np.ndarray
+    odom_from_camera: np.ndarray
     covariance: np.ndarray
     twist: np.ndarray
     twist_covariance: np.ndarray
 
 
 class Odometer:
-    """Turns poses in the map into odometry; `odom_from_map` [4, 4] changes only in `restart`."""
+    """Turns poses in fragments into odometry.
+
+    The frame `odom` follows the camera: the pose of another child is that of the camera with its
+    mount, so `odom` stays where it is when the child changes. `odom_from_fragment` is a similarity
+    with the unit of `odom`. It is constant while the poses are in one fragment, wherever that
+    fragment moves in the map. The next fragment gets its own from the places of both fragments in
+    the map at that time.
+    """
 
     def __init__(self) -> None:
-        self.odom_from_map = np.eye(4)
+        self._places: dict[int, np.ndarray] = {}
+        self._fragment_id: int | None = None
+        self._odom_from_fragment = np.eye(4)
+        # Where the camera is in `odom` when the next pose comes; None: at its place in the map.
+        self._start: np.ndarray | None = None
         self._last: Motion | None = None
-        self._restarting = False
 
     @property
     def has_begun(self) -> bool:
         """Return whether the odometer has a pose in `odom`."""
-        return self._last is not None
+        return self._start is not None or self._last is not None
 
-    def begin_at(self, odom_from_base: np.ndarray) -> None:
-        """Let the next pose of the base in the map be this pose in `odom`."""
-        unknown = UNKNOWN_VARIANCE * np.eye(6)
-        self._last = Motion(0, odom_from_base, unknown, np.zeros(6), unknown)
-        self._restarting = True
+    def begin_at(self, odom_from_camera: np.ndarray) -> None:
+        """Let the next pose of the camera be this pose [4, 4] in `odom`."""
+        self._start = odom_from_camera
 
     def restart(self) -> None:
-        """Let the next pose in the map be the last pose in `odom`, because the map has changed."""
-        self._restarting = self._last is not None
+        """Let the next pose be the last pose in `odom`, because another map begins."""
+        if self._last is not None:
+            self._start = self._last.odom_from_camera
+        self._places.clear()
+        self._fragment_id = self._last = None
 
-    def move(self, stamp_ns: int, map_from_base: np.ndarray, covariance: np.ndarray | None
-             ) -> Motion:
-        """Return the motion from the last pose of the base in the map to this one."""
-        if covariance is None:
-            covariance = UNKNOWN_VARIANCE * np.eye(6)
-        last = self._last
-        if self._restarting:
-            self.odom_from_map = last.odom_from_base @ invert(map_from_base)
-            self._restarting, last = False, None
-        odom_from_base = self.odom_from_map @ map_from_base
-        covariance = move_covariance(self.odom_from_map, covariance)
-        twist, twist_covariance = np.zeros(6), UNKNOWN_VARIANCE * np.eye(6)
-        if last is not None and stamp_ns > last.stamp_ns:
-            seconds = (stamp_ns - last.stamp_ns) * 1e-9
-            step = invert(last.odom_from_base) @ odom_from_base
-            twist = np.concatenate([step[:3, 3], rotation_vector(step[:3, :3])]) / seconds
-            base_from_odom = np.eye(4)
-            base_from_odom[:3, :3] = odom_from_base[:3, :3].T
-            twist_covariance = move_covariance(
-                base_from_odom, covariance + last.covariance) / seconds**2
-        self._last = Motion(stamp_ns, odom_from_base, covariance, twist, twist_covariance)
+    def take_places(self, places: Mapping[int, np.ndarray]) -> None:
+        """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id."""
+        self._places |= places
+
+    def in_map(self, pose: FragmentPose) -> StampedPose:
+        """Return a pose in the map, where its fragment is now."""
+        return pose.in_map(self._place(pose.fragment_id))
+
+    def move(self, pose: FragmentPose, child_frame: str,
+             camera_from_child: np.ndarray) -> Motion:
+        """Return the motion from the last pose of the camera to this one, for a child frame."""
+        self._enter(pose)
+        camera = pose.in_map(self._odom_from_fragment)
+        odom_from_camera = camera.world_from_camera
+        odom_from_child = odom_from_camera @ camera_from_child
+        covariance = UNKNOWN_VARIANCE * np.eye(6)
+        if camera.covariance is not None:
+            covariance = shift_covariance(
+                camera.covariance, odom_from_child[:3, 3] - odom_from_camera[:3, 3])
+        twist, twist_covariance = self._twist(
+            pose.stamp_ns, child_frame, odom_from_child, covariance)
+        self._last = Motion(pose.stamp_ns, child_frame, odom_from_child, odom_from_camera,
+                            covariance, twist, twist_covariance)
         return self._last
+
+    def _place(self, fragment_id: int) -> np.ndarray:
+        if fragment_id not in self._places:
+            raise ValueError(f'fragment {fragment_id}: expected its place in the map before a '
+                             f'pose in it, got those of {sorted(self._places)}')
+        return self._places[fragment_id]
+
+    def _enter(self, pose: FragmentPose) -> None:
+        """Find `odom_from_fragment` of a pose's fragment, unless the last pose was in it too."""
+        if pose.fragment_id == self._fragment_id and self._start is None:
+            return
+        place = self._place(pose.fragment_id)
+        if self._start is not None:
+            odom_from_map = self._start @ invert(self.in_map(pose).world_from_camera)
+        elif self._fragment_id is None:
+            odom_from_map = np.eye(4)
+        else:
+            odom_from_map = self._odom_from_fragment @ np.linalg.inv(
+                self._place(self._fragment_id))
+        self._odom_from_fragment = odom_from_map @ place
+        self._fragment_id, self._start = pose.fragment_id, None
+
+    def _twist(self, stamp_ns: int, child_frame: str, odom_from_child: np.ndarray,
+               covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the twist [6] since the last pose of the same child, and its covariance."""
+        last = self._last
+        if last is None or last.child_frame != child_frame or stamp_ns <= last.stamp_ns:
+            return np.zeros(6), UNKNOWN_VARIANCE * np.eye(6)
+        seconds = (stamp_ns - last.stamp_ns) * 1e-9
+        step = invert(last.odom_from_child) @ odom_from_child
+        twist = np.concatenate([step[:3, 3], rotation_vector(step[:3, :3])]) / seconds
+        child_from_odom = np.eye(4)
+        child_from_odom[:3, :3] = odom_from_child[:3, :3].T
+        return twist, move_covariance(
+            child_from_odom, covariance + last.covariance) / seconds**2

@@ -9,6 +9,7 @@ beginning of a frame's name is ignored.
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -51,10 +52,11 @@ class StampedTransform:
     @property
     def is_sound(self) -> bool:
         """Return whether the names differ and the numbers are a valid transform."""
+        # Without numpy, which takes several times as long for so few numbers.
         return bool(self.parent and self.child and self.parent != self.child
-                    and self.stamp_ns >= 0 and np.isfinite(self.translation).all()
+                    and self.stamp_ns >= 0 and all(map(math.isfinite, self.translation))
                     # Also false for NaN.
-                    and abs(np.linalg.norm(self.quaternion) - 1.0) < MAX_DENORMALISED)
+                    and abs(math.hypot(*self.quaternion) - 1.0) < MAX_DENORMALISED)
 
 
 @dataclass
@@ -112,8 +114,10 @@ class _Edge:
 class TransformTree:
     """Transforms of the last `keep_sec`, and all parents that a frame ever had; thread-safe.
 
-    Of one edge there are `MAX_STAMPS` at most. `changed` is called after each new transform, on
-    the thread that added it.
+    Only other nodes' transforms are kept: what this node broadcasts is no knowledge for itself.
+    `changed` is called after each new transform, on the thread that added it. `refresh` is called
+    before each look-up whose answer moving transforms may change: it may add what has come.
+    Of one edge there are `MAX_STAMPS` at most.
     """
 
     def __init__(self, keep_sec: float) -> None:
@@ -129,16 +133,20 @@ class TransformTree:
         self._newest_ns: dict[tuple[str, str], int] = {}
         self._jumped: set[tuple[str, str]] = set()
         self.changed: Callable[[], None] = lambda: None
+        self.refresh: Callable[[], None] = lambda: None
 
     def take(self, transform: StampedTransform, static: bool = False) -> None:
         """Add a transform, valid at its stamp or always if `static`; reject an invalid one."""
-        transform = replace(transform, parent=_bare(transform.parent),
-                            child=_bare(transform.child))
+        if '/' in (transform.parent[:1], transform.child[:1]):
+            transform = replace(transform, parent=_bare(transform.parent),
+                                child=_bare(transform.child))
         if not transform.is_sound:
             logger.warning('TF: expected two frames, a stamp from 0 on, finite numbers and a unit '
                            'quaternion, got %s', transform)
             return
         with self._lock:
+            if self._is_own(transform):
+                return
             self._note(transform)
             if not static:
                 self._note_time(transform)
@@ -148,35 +156,41 @@ class TransformTree:
     def lookup(self, target: str, source: str, stamp_ns: int | None) -> np.ndarray | None:
         """Return `target_from_source` [4, 4] at a stamp (None: the newest); None if not known."""
         target, source = _bare(target), _bare(source)
-        with self._lock:
-            chains = self._chains(target, source, stamp_ns)
-            if chains is not None and stamp_ns is None:
-                stamp_ns = min((self._edges[name].stamps[-1] for name in chains[0] + chains[1]
-                                if not self._edges[name].static), default=0)
-                # At this time a frame may have had another parent than now.
-                chains = self._chains(target, source, stamp_ns)
-            if chains is None or not self._is_known(target) or not self._is_known(source):
-                return None
-            common_from_target, common_from_source = (
-                self._climb(chain, stamp_ns) for chain in chains)
-        return np.linalg.inv(common_from_target) @ common_from_source
+        if not self._is_static(target, source):
+            self.refresh()
+        return self._known(target, source, stamp_ns)
 
     def lookup_nearest(self, target: str, source: str, stamp_ns: int) -> np.ndarray | None:
         """Return as `lookup`, at the time nearest to a stamp at which the whole chain is known."""
+        target, source = _bare(target), _bare(source)
+        if not self._is_static(target, source):
+            self.refresh()
+        span = self._span(target, source)
+        if span is not None:
+            stamp_ns = min(max(stamp_ns, span[0]), span[1])
+        return self._known(target, source, stamp_ns)
+
+    def awaits(self, target: str, source: str, stamp_ns: int) -> bool:
+        """Return whether two frames are connected, but not known at this stamp yet."""
+        self.refresh()
+        span = self._span(_bare(target), _bare(source))
+        return span is not None and span[1] < stamp_ns
+
+    def static_edge(self, child: str) -> StampedTransform | None:
+        """Return the static transform of a frame in its parent; None if it has none."""
         with self._lock:
-            chains = self._chains(_bare(target), _bare(source), None)
-            edges = [edge for chain in chains or () for edge in map(self._edges.get, chain)
-                     if not edge.static]
-        if edges:
-            earliest, newest = (max(edge.stamps[0] for edge in edges),
-                                min(edge.stamps[-1] for edge in edges))
-            stamp_ns = min(max(stamp_ns, earliest), newest)
-        return self.lookup(target, source, stamp_ns)
+            edge = self._edges.get(_bare(child))
+            return edge.transforms[-1] if edge is not None and edge.static else None
 
     def has_any(self) -> bool:
         """Return whether another node ever published a transform."""
         with self._lock:
             return bool(self._foreign)
+
+    def knows(self, frame: str) -> bool:
+        """Return whether another node ever published a transform from or to a frame."""
+        with self._lock:
+            return self._is_known(_bare(frame))
 
     def announce(self, parent: str, child: str, stamp_ns: int) -> None:
         """Record a transform that this node is about to broadcast."""
@@ -191,7 +205,7 @@ class TransformTree:
             return (_bare(parent), _bare(child)) in self._foreign
 
     def parents_of(self, frame: str) -> set[str]:
-        """Return all parents that a frame ever had."""
+        """Return all parents that other nodes ever gave a frame."""
         with self._lock:
             return set(self._parents.get(_bare(frame), ()))
 
@@ -210,6 +224,7 @@ class TransformTree:
         Static transforms are kept. Transforms of the new time often came before its first image:
         those near the stamp that came since their edge itself jumped back are kept.
         """
+        self.refresh()
         with self._lock:
             kept = [one for one in self._recent if (one.parent, one.child) in self._jumped
                     and abs(one.stamp_ns - stamp_ns) < NEAR_NS]
@@ -220,6 +235,21 @@ class TransformTree:
             for transform in kept:
                 self._note_time(transform)
                 self._set(transform, static=False)
+
+    def _known(self, target: str, source: str, stamp_ns: int | None) -> np.ndarray | None:
+        """Return as `lookup`, by what has been taken; the names are bare."""
+        with self._lock:
+            chains = self._chains(target, source, stamp_ns)
+            if chains is not None and stamp_ns is None:
+                stamp_ns = min((self._edges[name].stamps[-1] for name in chains[0] + chains[1]
+                                if not self._edges[name].static), default=0)
+                # At this time a frame may have had another parent than now.
+                chains = self._chains(target, source, stamp_ns)
+            if chains is None or not self._is_known(target) or not self._is_known(source):
+                return None
+            common_from_target, common_from_source = (
+                self._climb(chain, stamp_ns) for chain in chains)
+        return np.linalg.inv(common_from_target) @ common_from_source
 
     def _set(self, transform: StampedTransform, static: bool) -> None:
         edge = self._edges.get(transform.child)
@@ -239,11 +269,32 @@ class TransformTree:
         self._newest_ns[edge] = max(stamp_ns, newest_ns)
         self._recent.append(transform)
 
-    def _note(self, transform: StampedTransform) -> None:
+    def _is_own(self, transform: StampedTransform) -> bool:
         edge = transform.parent, transform.child
+        return edge in self._own_edges and (*edge, transform.stamp_ns) in self._own
+
+    def _note(self, transform: StampedTransform) -> None:
         self._parents.setdefault(transform.child, set()).add(transform.parent)
-        if edge not in self._own_edges or (*edge, transform.stamp_ns) not in self._own:
-            self._foreign.add(edge)
+        self._foreign.add((transform.parent, transform.child))
+
+    def _span(self, target: str, source: str) -> tuple[int, int] | None:
+        """Return the first and the last stamp at which all moving edges between two frames are
+        known; None if all are static, or if the frames are not connected.
+        """
+        with self._lock:
+            chains = self._chains(target, source, None)
+            edges = [edge for chain in chains or () for edge in map(self._edges.get, chain)
+                     if not edge.static]
+        if not edges:
+            return None
+        return (max(edge.stamps[0] for edge in edges), min(edge.stamps[-1] for edge in edges))
+
+    def _is_static(self, target: str, source: str) -> bool:
+        """Return whether static transforms connect two frames, at every stamp."""
+        with self._lock:
+            chains = self._chains(target, source, None)
+            return chains is not None and all(
+                self._edges[name].static for chain in chains for name in chain)
 
     def _is_known(self, frame: str) -> bool:
         return frame in self._parents or any(

@@ -176,10 +176,21 @@ def to_stamped_transform(message: TransformStamped) -> StampedTransform:
                             (q.x, q.y, q.z, q.w))
 
 
-def to_odometry(motion: Motion, odom_frame: str, child_frame: str) -> Odometry:
+def from_stamped_transform(transform: StampedTransform) -> TransformStamped:
+    """Return the message of a transform of the transform tree."""
+    x, y, z = transform.translation
+    qx, qy, qz, qw = transform.quaternion
+    return TransformStamped(
+        header=to_header(transform.stamp_ns, transform.parent), child_frame_id=transform.child,
+        transform=Transform(translation=Vector3(x=x, y=y, z=z),
+                            rotation=Quaternion(x=qx, y=qy, z=qz, w=qw)))
+
+
+def to_odometry(motion: Motion, odom_frame: str) -> Odometry:
     """Return an odometry message: the pose in `odom_frame`, the twist in the child's own axes."""
-    message = Odometry(header=to_header(motion.stamp_ns, odom_frame), child_frame_id=child_frame)
-    message.pose.pose = to_pose(motion.odom_from_base)
+    message = Odometry(header=to_header(motion.stamp_ns, odom_frame),
+                       child_frame_id=motion.child_frame)
+    message.pose.pose = to_pose(motion.odom_from_child)
     message.pose.covariance = motion.covariance.reshape(-1)
     linear, angular = message.twist.twist.linear, message.twist.twist.angular
     linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, motion.twist)

@@ -67,14 +67,14 @@ class Session:
         intake.enabled = self._enabled
         self._inputs = InputSubscriptions(self._node, self._settings.node, intake)
         self._intake = intake
-        self._tf.listen(intake.match, lambda: intake.waiting > 0)
+        self._tf.begin(intake.match, lambda: intake.waiting > 0)
         self.publish_status()
 
     def deactivate(self) -> None:
         """Accept no more images, drop waiting ones, finish the one in progress; keep the map."""
         if self._intake is None:
             return
-        self._tf.listen()
+        self._tf.end()
         self._inputs.destroy()
         self._intake.drop_waiting()
         self._intake = self._inputs = None

@@ -42,6 +42,12 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf('SC_PAGE_SIZE')
 
 
+def processor_sec(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds (Linux)."""
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf('SC_CLK_TCK')
+
+
 class Child:
     """A process in its own process group, with its output in a log; the context ends it."""
 
@@ -62,6 +68,11 @@ class Child:
     def resident_bytes(self) -> int:
         """Return the resident memory of the process in bytes."""
         return resident_bytes(self._process.pid)
+
+    @property
+    def processor_sec(self) -> float:
+        """Return the processor time that the process has used, in seconds."""
+        return processor_sec(self._process.pid)
 
     def check(self) -> None:
         """Raise ProcessError if the process has ended with an error."""

@@ -127,8 +127,10 @@ def test_good_images_of_odd_frames_are_mapped(
         assert status.frames_failed == 0, (frame, status.last_error)
     peer.until(lambda: len(clouds) == len(ODD_FRAMES), 'a cloud for each frame')
     robot.settle()
-    assert {parent for parent, _ in robot.edges()} == {'map'}
-    assert {child for _, child in robot.edges()}.isdisjoint({'', 'map'})
+    edges = robot.edges()
+    assert ('map', 'odom') in edges
+    assert {parent for parent, _ in edges - {('map', 'odom')}} == {'odom'}
+    assert {child for _, child in edges}.isdisjoint({'', 'map', '/map', '/odom'})
     assert mapper.alive() and 'Traceback' not in mapper.log
 
 

@@ -8,8 +8,17 @@ import numpy as np
 from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import PointCloud2
+from spann3r_ros.mapping.storage.products import save_products
+from synthetic import (
+    SyntheticNetwork,
+    SyntheticScene,
+    orbit_trajectory,
+    render_frames,
+    square_camera,
+)
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.mapping.mapper import Mapper as Mapping
 
 Start = Callable[..., Mapper]
 FIRST, ALL = 6, 11
@@ -79,3 +88,22 @@ def test_failed_load_is_reported_and_keeps_the_map(
     assert not answer.success and 'expected a map that this package saved' in answer.message
     camera.send(orbit.image(4))
     assert peer.until_settled(5).voxels >= voxels
+
+
+def test_a_load_of_a_map_that_does_not_fit_changes_no_time(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    mapper = start(mode='replay')
+    camera.send(*(orbit.image(index) for index in range(4)))
+    peer.until_settled(4)
+    # A map of a network with smaller images.
+    camera_model, poses = square_camera(64), orbit_trajectory(4)
+    other = Mapping(SyntheticNetwork(SyntheticScene(), poses, intrinsics=camera_model))
+    for frame in render_frames(SyntheticScene(), poses, camera_model):
+        other.process(frame)
+    other.flush()
+    save_products(other, mapper.map_directory)
+    answer = peer.trigger('/mapper/load_map')
+    assert not answer.success and 'expected keyframes of height and width' in answer.message
+    camera.send(orbit.image(2), orbit.image(4))
+    status = peer.until_settled(6)
+    assert (status.frames_processed, status.frames_failed, status.resets) == (5, 1, 0)

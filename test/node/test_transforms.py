@@ -112,7 +112,7 @@ def test_node_provides_odometry_without_jumps_if_the_robot_has_none(
     assert farthest_off(robot, orbit, after, after[0] if anew else 0) < LIMIT_M
 
 
-def test_a_camera_alone_is_a_child_of_the_map(
+def test_a_camera_alone_is_a_child_of_odom(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     odometry = peer.listen(Odometry, '/mapper/odometry')
     start(mode='replay')
@@ -120,13 +120,15 @@ def test_a_camera_alone_is_a_child_of_the_map(
     peer.until_settled(5)
     peer.until(lambda: len(odometry) >= 4, 'odometry')
     until_broadcast(peer, robot, range(5))
-    assert robot.edges() == {('map', OPTICAL_FRAME)}
+    assert robot.edges() == {('map', 'odom'), ('odom', OPTICAL_FRAME)}
     assert farthest_off(robot, orbit, range(5)) < LIMIT_M
-    assert odometry[-1].child_frame_id == OPTICAL_FRAME
+    assert (odometry[-1].header.frame_id, odometry[-1].child_frame_id) == ('odom', OPTICAL_FRAME)
+    by_tf = robot.lookup('odom', OPTICAL_FRAME, to_ns(odometry[-1].header.stamp))
+    assert np.allclose(to_pose_matrix(odometry[-1].pose.pose), by_tf, atol=1e-9)
 
 
 @pytest.mark.parametrize(('publish_tf', 'edges'), [
-    ('camera', {(OPTICAL_FRAME, 'map')}), ('odom', {('odom', 'map')}),
+    ('camera', {(OPTICAL_FRAME, 'odom'), ('odom', 'map')}), ('odom', {('odom', 'map')}),
     ('base', {('odom', 'map'), ('base_link', 'odom')})])
 def test_inverted_map_is_a_child(
         publish_tf: str, edges: set[tuple[str, str]], peer: Peer, camera: Camera, orbit: Orbit,

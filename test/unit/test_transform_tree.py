@@ -151,11 +151,14 @@ def test_newest_common_time_is_that_of_the_newest_parents() -> None:
 def test_slash_before_a_name_is_ignored() -> None:
     tree = TransformTree(keep_sec=10.0)
     tree.announce('map', '/odom', SECOND_NS)
-    tree.take(edge('/map', 'odom', SECOND_NS, (2, 0, 0)))
+    tree.take(edge('/map', 'odom', SECOND_NS, (9, 0, 0)))
+    assert not tree.is_foreign('map', 'odom')
+    tree.take(edge('/map', 'odom', SECOND_NS + 1, (2, 0, 0)))
+    tree.take(edge('/map', 'odom', SECOND_NS - 1, (2, 0, 0)))
     tree.take(edge('/odom', '/base', SECOND_NS, (1, 0, 0)))
     assert tree.lookup('map', '/base', SECOND_NS)[0, 3] == 3.0
     assert tree.ancestors_of('/base') == {'odom', 'map'}
-    assert tree.is_foreign('/odom', 'base') and not tree.is_foreign('map', 'odom')
+    assert tree.is_foreign('/odom', 'base') and tree.is_foreign('map', '/odom')
 
 
 def test_after_a_short_jump_no_transform_of_the_old_time_is_left() -> None:
@@ -201,3 +204,42 @@ def test_nearest_time_is_within_what_the_whole_chain_knows(
     found = tree.lookup_nearest('base', '/camera', stamp_ns)
     assert found[0, 3] == pytest.approx(expected)
     assert tree.lookup_nearest('base', 'other', stamp_ns) is None
+
+
+def test_own_broadcasts_are_not_looked_up() -> None:
+    tree = TransformTree(keep_sec=10.0)
+    calls = []
+    tree.changed = lambda: calls.append(1)
+    tree.announce('odom', 'camera', SECOND_NS)
+    tree.take(edge('odom', 'camera', SECOND_NS))
+    assert tree.lookup('odom', 'camera', None) is None
+    assert tree.parents_of('camera') == set() and not tree.has_any() and not calls
+
+
+def test_a_stamp_is_awaited_only_after_the_last_known_one(robot: TransformTree) -> None:
+    assert robot.awaits('odom', 'camera', 6 * SECOND_NS + 1)
+    assert not robot.awaits('odom', 'camera', 6 * SECOND_NS)
+    assert not robot.awaits('odom', 'camera', 4 * SECOND_NS)
+    assert not robot.awaits('base_link', 'camera', 9 * SECOND_NS)  # static
+    assert not robot.awaits('odom', 'nothing', 9 * SECOND_NS)
+    assert robot.static_edge('/camera').parent == 'base_link'
+    assert robot.static_edge('base_link') is None and robot.static_edge('nothing') is None
+
+
+def test_what_has_come_is_taken_before_a_look_up_unless_static_transforms_answer_it(
+        robot: TransformTree) -> None:
+    calls = []
+
+    def refresh() -> None:
+        calls.append(1)
+        robot.take(edge('odom', 'base_link', 7 * SECOND_NS, (3, 0, 0)))
+
+    robot.refresh = refresh
+    np.testing.assert_allclose(robot.lookup('base_link', 'camera', 7 * SECOND_NS),
+                               matrix((0.3, 0, 0.5), -90), atol=1e-12)
+    assert not calls
+    assert robot.lookup('odom', 'base_link', 7 * SECOND_NS)[0, 3] == 3.0
+    assert robot.lookup_nearest('odom', 'base_link', 8 * SECOND_NS)[0, 3] == 3.0
+    assert not robot.awaits('odom', 'camera', 7 * SECOND_NS)
+    robot.begin_again(SECOND_NS)
+    assert len(calls) == 4

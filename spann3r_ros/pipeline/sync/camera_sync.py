@@ -65,7 +65,8 @@ class Calibrations(History[Intrinsics | None]):
 class Expected:
     """Whether there are calibrations, and whether there are transforms, to wait for.
 
-    If `may_stop`, the messages may stop without a notice. Then waits also end after a silence.
+    If `may_stop`, the messages may stop without a notice. Then the waits of a replay also end
+    after a silence.
     """
 
     calibration: Callable[[], bool]
@@ -73,36 +74,46 @@ class Expected:
     may_stop: bool = False
 
 
+@dataclass(frozen=True)
+class Timeouts:
+    """How long an image waits at most for its calibration, and for the camera's mount."""
+
+    calibration_sec: float
+    transforms_sec: float
+
+
 class CameraSync:
     """Gives every frame its calibration and the direction against gravity, and passes it on.
 
-    Every image gets the calibration of its map, which is that of the first image. Live, the first
-    image waits until a calibration near it was received, if one is expected; the other images get
-    what was received before them. In a `replay` an image waits until a calibration of its stamp
-    or later was received, and until TF connects base and camera at its stamp, if these are
-    expected. So the result does not depend on the order of the messages. Both wait for
-    `timeout_sec` at most. After a timeout the next images do not wait for a calibration until
-    another one comes, or for transforms until they connect base and camera. If more images wait
-    than the bounds allow, the oldest goes on; live it is dropped. The outlet may block, so `match`
-    passes on at most one frame and asks for another call if more are waiting.
+    Every image gets the calibration of its map, which is that of the first image. In a `replay`
+    an image waits until a calibration of its stamp or later was received, and until TF connects
+    base and camera at its stamp, if these are expected. So the result does not depend on the
+    order of the messages. After a timeout the next images do not wait for a calibration until
+    another one comes, or for transforms until they connect base and camera. Live, images get what
+    was received before them, with two exceptions. The first image of a map waits until a
+    calibration near it was received, if one is expected. The first images wait for transforms
+    until these connect base and camera for the first time, or one image has waited in vain. If
+    more images wait than the bounds allow, the oldest goes on; live it is dropped if it waits for
+    a calibration. The outlet may block, so `match` passes on at most one frame and asks for
+    another call if more are waiting.
     """
 
     def __init__(self, calibrations: Calibrations, map_calibration: MapCalibration,
                  up_at: Callable[[str, int, bool], np.ndarray | None], expected: Expected,
-                 replay: bool, timeout_sec: float, bounds: QueueBounds, outlet: Outlet,
+                 replay: bool, timeouts: Timeouts, bounds: QueueBounds, outlet: Outlet,
                  clock: WaitClock) -> None:
         self._calibrations = calibrations
         self._map_calibration = map_calibration
         self._replay = replay
         self._up_at = up_at
         self._expected = expected
-        self._timeout_sec = timeout_sec
+        self._timeouts = timeouts
         self._bounds = bounds
         self._outlet = outlet
         self._clock = clock
         self._waiting: deque[tuple[float, Frame]] = deque()  # since when they wait
         self._expects_calibration = self._expects_transforms = False
-        self._transforms_timed_out = False
+        self._transforms_settled = not timeouts.transforms_sec
         # How many calibrations had come when a wait for one more ended by the timeout.
         self._received_at_timeout = -1
 
@@ -123,18 +134,19 @@ class CameraSync:
         needs_calibration, needs_transforms = self._needs(frame)
         over = self._bounds.exceeded(
             len(self._waiting), sum(frame_bytes(one) for _, one in self._waiting))
-        if needs_calibration or needs_transforms:
-            in_time = self._clock.now() - since_sec <= self._timeout_sec
-            if in_time and not over:
-                return
-            if in_time and not self._replay:
-                self._waiting.popleft()
-                self._outlet.refuse('the first image of the map waits for a calibration, and '
-                                    'newer images came')
-                return
-            if needs_calibration:
-                self._received_at_timeout = self._calibrations.received
-            self._transforms_timed_out |= needs_transforms
+        waited_sec = self._clock.now() - since_sec
+        awaits_calibration = needs_calibration and waited_sec <= self._timeouts.calibration_sec
+        awaits_transforms = needs_transforms and waited_sec <= self._timeouts.transforms_sec
+        if (awaits_calibration or awaits_transforms) and not over:
+            return
+        if awaits_calibration and not self._replay:
+            self._waiting.popleft()
+            self._outlet.refuse('the first image of the map waits for a calibration, and newer '
+                                'images came')
+            return
+        if needs_calibration:
+            self._received_at_timeout = self._calibrations.received
+        self._transforms_settled |= needs_transforms
         self._pass_on_first()
         if self._waiting:
             self._outlet.match_soon()
@@ -154,16 +166,17 @@ class CameraSync:
         """Return whether a frame waits for its calibration, and whether for transforms."""
         # A player that has published everything may be gone before its messages are processed.
         self._expects_calibration |= self._expected.calibration()
-        if not self._replay:
-            return (self._expects_calibration and not self._map_calibration.has_begun
-                    and not self._calibrations.is_near(frame.stamp_ns)), False
-        self._expects_transforms |= self._expected.transforms()
-        calibration = (self._received_at_timeout != self._calibrations.received
-                       and self._expects_calibration
-                       and not self._calibrations.reaches(frame.stamp_ns))
-        transforms = (not self._transforms_timed_out and self._expects_transforms
+        if self._replay or not self._transforms_settled:
+            self._expects_transforms |= self._expected.transforms()
+        if self._replay:
+            calibration = (self._received_at_timeout != self._calibrations.received
+                           and not self._calibrations.reaches(frame.stamp_ns))
+        else:
+            calibration = (not self._map_calibration.has_begun
+                           and not self._calibrations.is_near(frame.stamp_ns))
+        transforms = (not self._transforms_settled and self._expects_transforms
                       and self._up_at(frame.frame_id, frame.stamp_ns, False) is None)
-        return calibration, transforms
+        return self._expects_calibration and calibration, transforms
 
     def _pass_on_first(self) -> None:
         _, frame = self._waiting.popleft()
@@ -182,7 +195,7 @@ class CameraSync:
         if up is None:
             up = self._up_at(frame.frame_id, frame.stamp_ns, True)
         else:
-            self._transforms_timed_out = False
+            self._transforms_settled = not self._replay
         return replace(frame, up=up, intrinsics=intrinsics)
 
 

@@ -15,10 +15,9 @@ from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.messages import to_nanoseconds
 from spann3r_ros.core.transforms import (
     rounding_warning,
-    shift_covariance,
     similarity_scale,
 )
-from spann3r_ros.core.types import FragmentPose, StampedPose
+from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.msg import MapperStatus
@@ -35,7 +34,8 @@ STREAM_DEPTH = 5
 class MapPublishers:
     """Created at configure, silent until the node is active, destroyed at cleanup.
 
-    All methods but `publish_status` are called on the worker thread. The map and the path are
+    All methods but `publish_status` are called on the worker thread; odometry is published by the
+    thread that `FrameRoles` runs on. The map and the path are
     latched and throttled. `refresh` publishes them later if the throttle or a missing subscriber
     prevented it. `failed` is called, on any thread, if that fails.
     """
@@ -44,10 +44,10 @@ class MapPublishers:
                  failed: Callable[[Exception], None]) -> None:
         self._node = node
         self._roles = roles
+        roles.moved = self._publish_odometry
         self._solved = settings.node.pose_source == 'images'
         self._map_frame = settings.node.map_frame
         self._odom_frame = settings.node.odom_frame
-        self._base_frame = settings.node.base_frame
         self._max_cloud_bytes = settings.node.max_cloud_bytes
         self._managed: list[LifecyclePublisher] = []
         self._points = self._stream(PointCloud2, '~/points')
@@ -70,6 +70,7 @@ class MapPublishers:
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
         self._places |= update.places
+        self._roles.take_places(update.places)
         self._voxel_size = mapper.voxel_map.voxel_size
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
@@ -97,8 +98,7 @@ class MapPublishers:
 
     def begin(self, mapper: Mapper) -> None:
         """Publish a new map and path, empty or loaded; the odometry does not jump."""
-        self._roles.odometer.restart()
-        self._roles.clear_waiting()
+        self._roles.restart()
         self._places.clear()
         self._pose_stamp_ns = -1
         self._voxel_size, self._warned_of_rounding = mapper.voxel_map.voxel_size, False
@@ -175,25 +175,11 @@ class MapPublishers:
         # A pose that was received from TF is not published again as an own measurement.
         if not self._solved:
             return
-        motion, child = self._follow(pose)
-        if _has_subscribers(self._odometry):
-            self._odometry.publish(conversions.to_odometry(motion, self._odom_frame, child))
-        self._roles.send(pose)
+        self._roles.take(located)
 
-    def _follow(self, pose: StampedPose) -> tuple[Motion, str]:
-        """Return the motion of the robot's base, or of the camera if TF has no base; its frame."""
-        optical_from_base = self._roles.base_in(pose.frame_id)
-        map_from_base, covariance, child = pose.world_from_camera, pose.covariance, pose.frame_id
-        if optical_from_base is not None:
-            map_from_base, child = map_from_base @ optical_from_base, self._base_frame
-            if covariance is not None:
-                lever = map_from_base[:3, 3] - pose.world_from_camera[:3, 3]
-                covariance = shift_covariance(covariance, lever)
-            if not self._roles.odometer.has_begun:
-                odom_from_base = self._roles.odometry_at(None)
-                if odom_from_base is not None:
-                    self._roles.odometer.begin_at(odom_from_base)
-        return self._roles.odometer.move(pose.stamp_ns, map_from_base, covariance), child
+    def _publish_odometry(self, motion: Motion) -> None:
+        if _has_subscribers(self._odometry):
+            self._odometry.publish(conversions.to_odometry(motion, self._odom_frame))
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
