@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fragment that moves: everything in the map follows it over DDS, odom does not."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+
+import numpy as np
+import pytest
+from harness import Camera, Mapper, Orbit, Peer, running, stamp_of, to_ns
+from movable_mapper import TOPIC
+from nav_msgs.msg import Odometry, Path
+from robot import Robot
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Float64MultiArray
+
+from spann3r_ros.core.transforms import quaternion_to_matrix, to_rigid
+from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.ros import conversions
+
+SCALE, ALL = 2.5, 9
+MOVE = np.eye(4)
+MOVE[:3, :3] = SCALE * Rotation.from_rotvec([0.2, -0.3, 1.1]).as_matrix()
+MOVE[:3, 3] = 4.0, -7.0, 2.0
+
+
+class MovableMapper(Mapper):
+    program = FilePath(__file__).with_name('movable_mapper.py')
+
+
+@pytest.fixture
+def mapper(tmp_path: FilePath) -> Iterator[Mapper]:
+    with running(MovableMapper(tmp_path, {'index_from_image': True}, mode='replay',
+                               autostart=False, map_publish_period_sec=0.0)) as mapper:
+        yield mapper
+
+
+def matrix(pose: object) -> np.ndarray:
+    place, turn = pose.position, pose.orientation
+    return to_rigid(quaternion_to_matrix([turn.x, turn.y, turn.z, turn.w]),
+                    np.array([place.x, place.y, place.z]))
+
+
+def poses(path: Path) -> dict[int, np.ndarray]:
+    return {to_ns(one.header.stamp): matrix(one.pose) for one in path.poses}
+
+
+def points(cloud: PointCloud2) -> np.ndarray:
+    table = np.frombuffer(cloud.data, conversions.POINT)
+    return np.stack([table[axis] for axis in 'xyz'], axis=1).astype(float)
+
+
+def moved(points: np.ndarray) -> np.ndarray:
+    return points @ MOVE[:3, :3].T + MOVE[:3, 3]
+
+
+def test_all_outputs_follow_a_fragment_and_odometry_does_not(
+        peer: Peer, camera: Camera, orbit: Orbit, mapper: Mapper) -> None:
+    robot = Robot(peer, orbit)
+    robot.begin()
+    paths = peer.listen(Path, '/mapper/path', latched=True)
+    clouds = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    odometry = peer.listen(Odometry, '/mapper/odometry')
+    move = peer.publisher(Float64MultiArray, TOPIC)
+    camera.send(*(orbit.image(index) for index in range(6)))
+    peer.until_settled(6)
+    peer.until(lambda: paths and len(paths[-1].poses) == 5, 'the path')
+    peer.until(lambda: clouds and to_ns(clouds[-1].header.stamp) == stamp_of(4), 'the map')
+    newest = stamp_of(5)
+    peer.until(lambda: ('map', 'odom') in robot.edges_at(newest), 'TF')
+    path, cloud = poses(paths[-1]), points(clouds[-1])
+    before = robot.lookup('map', 'base_link', newest)
+    odom_before = robot.lookup('odom', 'base_link', newest)
+
+    peer.until(move.get_subscription_count, 'the mapper to listen')
+    move.publish(Float64MultiArray(data=[0.0, *MOVE.ravel()]))
+    peer.until(lambda: peer.statuses()[-1].revision == 1, 'the move')
+    found = peer.until(lambda: next((
+        one for one in map(poses, paths) if abs(one[stamp_of(0)][0, 3] - 4.0) < 1e-3), None),
+        'the moved path')
+    assert found.keys() == path.keys()
+    for stamp, pose in found.items():
+        np.testing.assert_allclose(pose[:3, 3], moved(path[stamp][:3, 3]), atol=1e-6)
+        np.testing.assert_allclose(pose[:3, :3], MOVE[:3, :3] / SCALE @ path[stamp][:3, :3],
+                                   atol=1e-6)
+    peer.until(lambda: len(clouds[-1].data) == len(cloud) * conversions.POINT.itemsize
+               and np.abs(points(clouds[-1]) - moved(cloud)).max() < 1e-4, 'the moved map')
+
+    # A late subscriber gets the moved map, and so does the saved file.
+    heard = len(clouds)
+    peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    peer.until(lambda: len(clouds) > heard, 'the latched map')
+    assert np.abs(points(clouds[-1]) - moved(cloud)).max() < 1e-4
+    assert peer.trigger('/mapper/save_map').success
+    saved = read_ply(mapper.map_directory / 'map' / 'map.ply').points
+    low, high = moved(cloud).min(axis=0), moved(cloud).max(axis=0)
+    assert (saved.min(axis=0) < low + 0.3).all() and (saved.max(axis=0) > high - 0.3).all()
+    trajectory = read_tum(mapper.map_directory / 'map' / 'trajectory.tum')
+    for one in trajectory[:5]:
+        np.testing.assert_allclose(one.world_from_camera, found[one.stamp_ns], atol=1e-5)
+
+    camera.send(*(orbit.image(index) for index in range(6, ALL)))
+    peer.until_settled(ALL)
+    last = stamp_of(ALL - 1)
+    peer.until(lambda: ('map', 'odom') in robot.edges_at(last), 'TF at the last image')
+    # Odometry has gone on in its own unit, without a step.
+    np.testing.assert_allclose(robot.lookup('odom', 'base_link', newest), odom_before, atol=1e-9)
+    true_base = [orbit.poses[index] @ np.linalg.inv(robot.mounted) for index in range(ALL)]
+    for index in range(6, ALL):
+        step = np.linalg.inv(robot.lookup('odom', 'base_link', stamp_of(index - 1))) @ (
+            robot.lookup('odom', 'base_link', stamp_of(index)))
+        np.testing.assert_allclose(
+            step, np.linalg.inv(true_base[index - 1]) @ true_base[index], atol=0.02)
+    steps = np.array([one.twist.twist.linear.x for one in odometry])
+    assert np.abs(np.diff(steps[1:])).max() < 0.5
+    # In the map the robot is where the fragment has taken it, and goes on 2.5 times as fast.
+    camera_at = {index: robot.lookup('map', 'camera_optical', stamp_of(index))
+                 for index in (ALL - 2, ALL - 1)}
+    expected = before @ robot.mounted
+    true = [np.linalg.inv(orbit.poses[5]) @ orbit.poses[index] for index in (ALL - 2, ALL - 1)]
+    for index, step in zip((ALL - 2, ALL - 1), true, strict=True):
+        place = moved((expected @ step)[:3, 3][None])[0]
+        np.testing.assert_allclose(camera_at[index][:3, 3], place, atol=0.05)
