@@ -11,7 +11,12 @@ import numpy as np
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate, Network, NetworkStatus
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
+from spann3r_ros.core.transforms import (
+    MAP_FROM_OPTICAL,
+    invert,
+    move_covariance,
+    transform_points,
+)
 from spann3r_ros.core.types import Frame, FrameError, Pointmap, StampedPose
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -134,7 +139,9 @@ def _moved(keyframe: Keyframe) -> Keyframe:
     pose = keyframe.pose
     if pose is not None:
         pose = StampedPose(pose.stamp_ns, pose.frame_id,
-                           OPTICAL_FROM_MAP @ pose.world_from_camera)
+                           OPTICAL_FROM_MAP @ pose.world_from_camera,
+                           None if pose.covariance is None
+                           else move_covariance(OPTICAL_FROM_MAP, pose.covariance))
     points = transform_points(OPTICAL_FROM_MAP, keyframe.pointmap.points)
     return replace(keyframe, pose=pose,
                    pointmap=Pointmap(points, keyframe.pointmap.confidence))
