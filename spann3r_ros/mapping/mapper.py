@@ -7,8 +7,8 @@
 2. run the network, which returns final estimates: of this frame, or of an earlier one if the
    network has a lag (`_advance`);
 3. clean an estimate and solve the pose of its camera in the fragment (`_finish`, `_solve_pose`);
-4. filter the pose in the map with the one that tracked corners predict (`CameraTrack`), or take
-   the given pose (`KnownPoses`);
+4. filter the pose in the map with the motion of tracked corners (`PoseFilter`), or take the given
+   pose (`KnownPoses`);
 5. move the points into the map and merge them into the voxels (`_add`);
 6. estimate the pose of the newest frame from its corners and its provisional pointmap
    (`_solve_live_pose`).
@@ -42,12 +42,13 @@ from .mapping_state import MAP_LOADED, Admitted, MappingState
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
 from .storage.saved_map import SavedMap
-from .tracking.camera_track import CameraTrack, PoseMeasurement, measurement_in_map
+from .tracking.corner_motion import CornerMotion, Motion
 from .tracking.focal_length import estimate_intrinsics
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.measured_pose import measure_pose
-from .tracking.pnp import PoseError
+from .tracking.pnp import PoseError, PoseSolution
+from .tracking.pose_filter import MAX_REJECTED, FilteredPose, PoseFilter, move_solution
 
 # The image id of the last placed keyframe, which is also the first image of a new fragment.
 ANCHOR_ID = 0
@@ -166,6 +167,9 @@ class Mapper:
             keyframes=state.keyframes,
             skipped=state.gate.skipped,
             poses_failed=state.poses_failed,
+            poses_gated=state.poses_gated,
+            pose_resets=state.pose_resets,
+            keyframes_left_out=state.keyframes_left_out,
             live_poses_failed=state.live_poses_failed,
             coverage=state.coverage,
             voxels=len(self.voxel_map),
@@ -175,8 +179,10 @@ class Mapper:
         )
 
     def _start(self, fragment_id: int) -> MappingState:
-        return MappingState(KeyframeGate(self._config.keyframes), CameraTrack(self._config.pose),
-                            deque(maxlen=self._config.path_max_size), Fragment(fragment_id))
+        pose = self._config.pose
+        return MappingState(KeyframeGate(self._config.keyframes), CornerMotion(pose),
+                            PoseFilter(pose), deque(maxlen=self._config.path_max_size),
+                            Fragment(fragment_id))
 
     def _input_size(self, frame: Frame) -> tuple[int, int]:
         height, width = frame.rgb.shape[:2]
@@ -192,7 +198,11 @@ class Mapper:
         self._memory.reset(state.restart_reason,
                            recovery=state.restart_reason not in (ASKED_FOR, MAP_LOADED))
         state.fragment = Fragment(state.fragment.id + 1, state.fragment.scale)
-        state.camera_track.begin_fragment()
+        last = state.pose_filter.last
+        if last is None:
+            state.pose_filter.begin_fragment()
+        else:
+            state.pose_filter.begin_fragment(last.fragment_from_camera, last.covariance)
         if state.known_poses is not None:
             state.known_poses.drop_waiting()
             state.known_poses = KnownPoses()
@@ -226,15 +236,11 @@ class Mapper:
         inference_sec = time.perf_counter() - started
         state.take(admitted)
         own = [one for one in estimates if one.image_id == admitted.image_id]
-        keyframes = state.keyframes
         self._settle([one for one in estimates if one not in own], errors)
         if frame.world_from_camera is not None:
             self._settle(own, errors)
             return (StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera),
                     inference_sec)
-        if state.keyframes > keyframes or own:
-            state.camera_track.predict(frame.stamp_ns, admitted.network_input.image,
-                                       admitted.network_input.intrinsics or state.intrinsics)
         self._settle(own, errors)
         live_pose = None
         if (self._config.live_pose and estimates and not errors
@@ -312,20 +318,35 @@ class Mapper:
 
     def _place_by_solved_pose(self, admitted: Admitted, estimate: Estimate) -> Keyframe:
         state, frame, pointmap = self._state, admitted.frame, estimate.pointmap
-        measured, reason = self._solve_pose(frame, estimate, state.intrinsics)
-        filtered = state.camera_track.update(frame.stamp_ns, measured)
+        measured, reason = self._solve_pose(estimate, state.intrinsics)
+        filtered = state.pose_filter.update(self._motion_to(admitted), measured)
         points = transform_points(
             filtered.pointmap_correction @ state.fragment.map_from_fragment, pointmap.points)
-        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, filtered.pose,
+        keyframe = Keyframe(frame.stamp_ns, frame.frame_id, _stamped(frame, filtered),
                             admitted.network_input.image, state.intrinsics,
                             Pointmap(points, pointmap.confidence), state.fragment.id)
-        if filtered.pose is None:
-            state.poses_failed += 1
-            logger.warning('keyframe %d has no pose: %s', state.keyframes + 1, reason)
-        elif state.anchor is None or can_place(keyframe, self._config.voxel_map.min_confidence):
+        self._count(filtered, reason)
+        if measured is None or filtered.gated:
+            return state.carry_corners(keyframe)
+        if state.anchor is None or can_place(keyframe, self._config.voxel_map.min_confidence):
             state.anchor = keyframe
-        state.camera_track.follow_keyframe(keyframe)
+        state.follow_corners(keyframe)
         return keyframe
+
+    def _count(self, filtered: FilteredPose, reason: str) -> None:
+        """Count and log what a keyframe's pose lacks; `reason`: why its pointmap gave none."""
+        state, number = self._state, self._state.keyframes + 1
+        state.poses_failed += bool(reason)
+        state.poses_gated += filtered.gated
+        state.pose_resets += filtered.reset
+        if filtered.fragment_from_camera is None:
+            logger.warning('keyframe %d has no pose: %s', number, reason)
+        if filtered.gated:
+            logger.warning('keyframe %d has the pose that tracked corners give: its pointmap is '
+                           'elsewhere', number)
+        if filtered.reset:
+            logger.warning('keyframe %d has the pose of its pointmap, which differs from that of '
+                           'the tracked corners for the %d. time', number, MAX_REJECTED)
 
     def _place_by_known_pose(self, admitted: Admitted,
                              estimate: Estimate) -> tuple[Keyframe, ...]:
@@ -349,9 +370,12 @@ class Mapper:
 
     def _add(self, keyframe: Keyframe) -> None:
         pose, pointmap = keyframe.pose, keyframe.pointmap
-        self.voxel_map.integrate(
-            pointmap.points.reshape(-1, 3), keyframe.image.reshape(-1, 3),
-            pointmap.confidence.reshape(-1), None if pose is None else pose.world_from_camera)
+        if pose is None and not self._config.voxel_map.integrate_without_pose:
+            self._state.keyframes_left_out += 1
+        else:
+            self.voxel_map.integrate(
+                pointmap.points.reshape(-1, 3), keyframe.image.reshape(-1, 3),
+                pointmap.confidence.reshape(-1), None if pose is None else pose.world_from_camera)
         self._state.keyframes += 1
         self._state.undelivered.append(keyframe)
         if pose is not None:
@@ -361,26 +385,36 @@ class Mapper:
         intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None
-        track, stamp_ns = self._state.camera_track, admitted.frame.stamp_ns
+        pose_filter, motion = self._state.pose_filter, self._motion_to(admitted)
         measured = None
-        if not track.prior_suffices(stamp_ns):
+        if not pose_filter.prior_suffices(motion):
             provisional = self._memory.provisional()
             if provisional is not None:
-                measured, _ = self._solve_pose(admitted.frame, _cleaned(provisional, admitted),
-                                               intrinsics)
-        pose = track.estimate(stamp_ns, measured).pose
+                measured, _ = self._solve_pose(_cleaned(provisional, admitted), intrinsics)
+        pose = _stamped(admitted.frame, pose_filter.estimate(motion, measured))
         self._state.live_poses_failed += pose is None
         return pose
 
-    def _solve_pose(self, frame: Frame, estimate: Estimate,
-                    intrinsics: Intrinsics) -> tuple[PoseMeasurement | None, str]:
+    def _motion_to(self, admitted: Admitted) -> Motion | None:
+        """Return the camera's motion from the last keyframe, by tracked corners."""
+        intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
+        return self._state.corners.motion_to(admitted.frame.stamp_ns,
+                                             admitted.network_input.image, intrinsics)
+
+    def _solve_pose(self, estimate: Estimate,
+                    intrinsics: Intrinsics) -> tuple[PoseSolution | None, str]:
         """Return the pose in the map that an estimate implies, or None and the reason."""
         try:
             solution = measure_pose(estimate, intrinsics, self._config.pose)
         except PoseError as error:
             return None, str(error)
-        return measurement_in_map(frame.stamp_ns, frame.frame_id, solution,
-                                  self._state.fragment.map_from_fragment), ''
+        return move_solution(self._state.fragment.map_from_fragment, solution), ''
+
+
+def _stamped(frame: Frame, filtered: FilteredPose) -> StampedPose | None:
+    pose = filtered.fragment_from_camera
+    return None if pose is None else StampedPose(frame.stamp_ns, frame.frame_id, pose,
+                                                 filtered.covariance)
 
 
 def _cleaned(estimate: Estimate, admitted: Admitted) -> Estimate:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.keyframe import Keyframe, depth_of
+from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.core.types import Frame, FrameError, StampedPose
 from spann3r_ros.core.views import Preprocessed
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.layers.voxel_map import VoxelRows
 from spann3r_ros.mapping.storage.saved_map import SavedMap
-from spann3r_ros.mapping.tracking.camera_track import CameraTrack
+from spann3r_ros.mapping.tracking.corner_motion import CornerMotion
 from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
 from spann3r_ros.mapping.tracking.known_poses import KnownPoses, check_known_pose
+from spann3r_ros.mapping.tracking.pose_filter import PoseFilter
 
 MAP_LOADED = 'a map was loaded'
 
@@ -34,7 +38,8 @@ class MappingState:
     """The mapper's state between two frames; a reset creates a new one."""
 
     gate: KeyframeGate
-    camera_track: CameraTrack
+    corners: CornerMotion
+    pose_filter: PoseFilter
     trajectory: deque[StampedPose]
     fragment: Fragment = field(default_factory=Fragment)
     pending: dict[int, Admitted] = field(default_factory=dict)  # final estimate still to come
@@ -52,6 +57,9 @@ class MappingState:
     closed: bool = False
     keyframes: int = 0
     poses_failed: int = 0
+    poses_gated: int = 0
+    pose_resets: int = 0
+    keyframes_left_out: int = 0
     live_poses_failed: int = 0
 
     @property
@@ -117,4 +125,23 @@ class MappingState:
         if saved.anchor is None:
             self.known_poses = KnownPoses()
         else:
-            self.camera_track.follow_keyframe(saved.anchor)
+            self.follow_corners(saved.anchor)
+            self.pose_filter.begin_fragment(saved.anchor.pose.world_from_camera,
+                                            saved.anchor.pose.covariance)
+
+    def follow_corners(self, keyframe: Keyframe) -> None:
+        """Track corners of a keyframe that has a pose."""
+        self.corners.follow(keyframe.image, depth_of(keyframe), keyframe.pointmap.confidence,
+                            keyframe.intrinsics)
+
+    def carry_corners(self, keyframe: Keyframe) -> Keyframe:
+        """Go on with corners from a doubtful keyframe; return it with the depth that fits them."""
+        if keyframe.pose is None:
+            self.corners.stop()
+            return keyframe
+        depth, pose = depth_of(keyframe), keyframe.pose.world_from_camera
+        scale = self.corners.carry(keyframe.stamp_ns, depth, keyframe.pointmap.confidence,
+                                   keyframe.intrinsics)
+        enlarged = pose @ np.diag([scale, scale, scale, 1.0]) @ invert(pose)
+        points = transform_points(enlarged, keyframe.pointmap.points)
+        return replace(keyframe, pointmap=replace(keyframe.pointmap, points=points))

@@ -90,11 +90,11 @@ def test_map_is_scored_where_the_mapper_places_it() -> None:
     points[0, 0] += 5.0
     certain = np.ones(SIZE, np.float32)
     certain[0] = 0.0
-    # The mapper also keeps the points of a frame whose camera it could not place.
-    poses = {0: StampedPose(0, '', np.eye(4)), 2: None}
-    keyframes = [Keyframe(index, '', poses[index], sequence.images[index],
+    points[1] += 3.0  # the mapper leaves out a frame whose camera it could not place
+    pose = StampedPose(0, '', np.eye(4))
+    keyframes = [Keyframe(index, '', None if index == 1 else pose, sequence.images[index],
                           sequence.intrinsics, Pointmap(points[index], certain), 0)
-                 for index in (0, 2)]
+                 for index in range(3)]
     whole = score_map(keyframes, sequence, config)
     assert whole.accuracy < 1e-5 and whole.point < 1e-5
     assert whole.completion > 1e-3  # frame 1 is not mapped

@@ -157,6 +157,8 @@ def matched_points(run: MapperRun, views: TrueViews) -> tuple[np.ndarray, np.nda
     least = VoxelMapConfig().min_confidence
     found, true = [np.zeros((0, 3))], [np.zeros((0, 3))]
     for number, keyframe in zip(run.numbers, run.keyframes, strict=True):
+        if keyframe.pose is None:
+            continue
         points = keyframe.pointmap.points
         used = select_pixels((views.depth[number] > 0.0) & finite_points(points)
                              & (keyframe.pointmap.confidence >= least), run.frames)
