@@ -77,10 +77,11 @@ class Mapper:
         """Process one frame; return the keyframes that it completed and the live pose.
 
         With known poses, keyframes wait until the camera has moved far enough to measure their
-        scale. Raises FrameError for a frame that cannot be used, or if an earlier frame got no
-        usable points from this step. The map is unchanged by these frames, and the next frame may
-        follow. The keyframes that the step completed come with the next update, or by
-        `take_keyframes`. After DeviceMemoryError the next frame begins a new fragment.
+        scale. Raises FrameError for a frame that cannot be used; the map is unchanged by it, and
+        the next frame may follow. The keyframes that the step completed nevertheless come with the
+        next update, or by `take_keyframes`. If an earlier frame turns out to be unusable, this
+        frame is not concerned, and the update contains the earlier one as refused. After
+        DeviceMemoryError the next frame begins a new fragment.
         """
         state = self._state
         state.check_open(frame)
@@ -89,19 +90,22 @@ class Mapper:
                                    self._config.resampling == 'exact')
         if not state.gate.admits(frame.stamp_ns):
             return MapUpdate(skipped=True)
-        started, errors = time.perf_counter(), []
+        started = time.perf_counter()
         try:
             if state.restart_reason:
-                self._begin_fragment(errors)
-            live_pose, inference_sec = self._advance(state.admit(frame, network_input), started,
-                                                     errors)
-        except DeviceMemoryError:
-            state.restart_reason = 'out of memory'
-            raise
+                self._begin_fragment()
+            live_pose, inference_sec = self._advance(state.admit(frame, network_input), started)
         except FrameError as error:
-            errors.append(error)
-        _raise_first(errors)
-        return MapUpdate(False, state.take_keyframes(), live_pose, inference_sec)
+            if isinstance(error, DeviceMemoryError):
+                state.restart_reason = 'out of memory'
+            state.refused = [one for one in state.refused if one[0] is not frame]
+            raise
+        own = [error for refused, error in state.refused if refused is frame]
+        state.refused = [one for one in state.refused if one[0] is not frame]
+        if own:
+            raise own[0]
+        return MapUpdate(False, state.take_keyframes(), live_pose, inference_sec,
+                         state.take_refused())
 
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
@@ -110,22 +114,21 @@ class Mapper:
     def flush(self) -> MapUpdate:
         """Close the map and return the keyframes still to come; none if under two images came.
 
-        `process` rejects further frames until `reset`. Raises FrameError as `process` does;
-        `take_keyframes` then returns the keyframes that came nevertheless.
+        `process` rejects further frames until `reset`.
         """
-        state, started, errors = self._state, time.perf_counter(), []
+        state, started = self._state, time.perf_counter()
         state.closed = True
         estimates = self._memory.flush()
         inference_sec = time.perf_counter() - started
-        self._settle([one for one in estimates if one.image_id in state.pending], errors)
+        self._settle([one for one in estimates if one.image_id in state.pending])
         state.pending.clear()
         if state.known_poses is not None:
             state.known_poses.drop_waiting()
-        _raise_first(errors)
-        return MapUpdate(keyframes=state.take_keyframes(), inference_sec=inference_sec)
+        return MapUpdate(keyframes=state.take_keyframes(), inference_sec=inference_sec,
+                         refused=state.take_refused())
 
     def take_keyframes(self) -> tuple[Keyframe, ...]:
-        """Return the keyframes that are in no update, because `process` or `flush` raised."""
+        """Return the keyframes that are in no update, because `process` raised."""
         return self._state.take_keyframes()
 
     def reset(self) -> None:
@@ -188,7 +191,7 @@ class Mapper:
         height, width = frame.rgb.shape[:2]
         return self._memory.input_size(width / height)
 
-    def _begin_fragment(self, errors: list[FrameError]) -> None:
+    def _begin_fragment(self) -> None:
         """Reset the network's memory; process the last placed keyframe and the pending frames.
 
         The last placed keyframe becomes the first image of the new fragment and places it in the
@@ -209,22 +212,22 @@ class Mapper:
         # A fragment that failed has replayed the oldest frames, but not all of them.
         state.replays, state.pending = {**state.pending, **state.replays}, {}
         if state.anchor is not None:
-            self._settle(self._memory.step(state.anchor.image, ANCHOR_ID), errors)
+            self._settle(self._memory.step(state.anchor.image, ANCHOR_ID))
         while state.replays:
             admitted = state.replays.pop(next(iter(state.replays)))
             try:
-                self._advance(admitted, time.perf_counter(), errors)
+                self._advance(admitted, time.perf_counter())
             except DeviceMemoryError:
                 state.replays = {admitted.image_id: admitted, **state.replays}
                 raise
             except AlignmentError:
                 raise
             except FrameError as error:
-                errors.append(error)
+                state.refused.append((admitted.frame, error))
         state.restart_reason = ''
 
-    def _advance(self, admitted: Admitted, started: float,
-                 errors: list[FrameError]) -> tuple[StampedPose | None, float]:
+    def _advance(self, admitted: Admitted,
+                 started: float) -> tuple[StampedPose | None, float]:
         """Run the network on a frame; finish the frames that its estimates are of.
 
         Returns the live pose and the time of inference in seconds.
@@ -236,35 +239,36 @@ class Mapper:
         inference_sec = time.perf_counter() - started
         state.take(admitted)
         own = [one for one in estimates if one.image_id == admitted.image_id]
-        self._settle([one for one in estimates if one not in own], errors)
+        self._settle([one for one in estimates if one not in own])
         if frame.world_from_camera is not None:
-            self._settle(own, errors)
+            self._settle(own)
             return (StampedPose(frame.stamp_ns, frame.frame_id, frame.world_from_camera),
                     inference_sec)
-        self._settle(own, errors)
+        self._settle(own)
         live_pose = None
-        if (self._config.live_pose and estimates and not errors
-                and admitted.image_id in state.pending):
+        if self._config.live_pose and estimates and admitted.image_id in state.pending:
             live_pose = self._solve_live_pose(admitted)
         return live_pose, inference_sec
 
-    def _settle(self, estimates: list[Estimate], errors: list[FrameError]) -> None:
+    def _settle(self, estimates: list[Estimate]) -> None:
         """Use final estimates: that of the anchor places the fragment, others finish a frame.
 
-        The error of a frame is appended to `errors`. An error that ends the sequence is raised,
-        because the estimates after it have no place.
+        A frame whose estimate cannot be used is refused. An error that ends the sequence is
+        raised, because the estimates after it have no place.
         """
         state = self._state
         for estimate in estimates:
             if estimate.image_id == ANCHOR_ID:
                 self._place_fragment(estimate.pointmap)
                 continue
+            admitted = state.pending.pop(estimate.image_id)
             try:
-                self._finish(state.pending.pop(estimate.image_id), estimate)
+                self._finish(admitted, estimate)
             except FrameError as error:
+                state.refused.append((admitted.frame, error))
                 if not state.founded and not state.closed:
+                    self._start_again(error)
                     raise
-                errors.append(error)
 
     def _place_fragment(self, pointmap: Pointmap) -> None:
         """Place the fragment in the map; if that fails, the next frame begins another one.
@@ -285,24 +289,24 @@ class Mapper:
         state.placements_failed, state.placed_scale = 0, similarity_scale(similarity)
         state.fragment = replace(state.fragment, map_from_fragment=similarity)
 
+    def _start_again(self, error: FrameError) -> None:
+        """Refuse the pending frames of a map without a keyframe; the next one begins it."""
+        state = self._state
+        self._memory.reset('the first frame gave no usable pointmap', recovery=True)
+        state.refused += [(one.frame, error) for one in
+                          [*state.pending.values(), *state.replays.values()]]
+        state.pending.clear()
+        state.replays.clear()
+        state.camera = state.known_poses = state.intrinsics = None
+
     def _finish(self, admitted: Admitted, estimate: Estimate) -> None:
-        """Merge a frame's final estimate; if the map's first one is unusable, start again."""
-        try:
-            estimate = _cleaned(estimate, admitted)
-            # The first keyframe of a map needs points that enter the map. Later a blank wall may
-            # have none of them, and its pose is solved from points of lower confidence.
-            check_confident(estimate.pointmap, 0.0 if self._state.founded
-                            else self._config.voxel_map.min_confidence)
-            self._merge(admitted, estimate)
-        except FrameError:
-            if not self._state.founded and not self._state.closed:
-                self._memory.reset('the first frame gave no usable pointmap', recovery=True)
-                self._state.pending.clear()
-                self._state.replays.clear()
-                self._state.camera = None
-                self._state.known_poses = None
-                self._state.intrinsics = None
-            raise
+        """Merge a frame's final estimate."""
+        estimate = _cleaned(estimate, admitted)
+        # The first keyframe of a map needs points that enter the map. Later a blank wall may have
+        # none of them, and its pose is solved from points of lower confidence.
+        check_confident(estimate.pointmap, 0.0 if self._state.founded
+                        else self._config.voxel_map.min_confidence)
+        self._merge(admitted, estimate)
 
     def _merge(self, admitted: Admitted, estimate: Estimate) -> None:
         """Add to the map the keyframes that can be placed now."""
@@ -419,10 +423,3 @@ def _stamped(frame: Frame, filtered: FilteredPose) -> StampedPose | None:
 
 def _cleaned(estimate: Estimate, admitted: Admitted) -> Estimate:
     return replace(estimate, pointmap=clean(estimate.pointmap, admitted.network_input.usable))
-
-
-def _raise_first(errors: list[FrameError]) -> None:
-    for error in errors[1:]:
-        logger.warning('frame refused: %s', error)
-    if errors:
-        raise errors[0]

@@ -45,6 +45,7 @@ class MappingState:
     pending: dict[int, Admitted] = field(default_factory=dict)  # final estimate still to come
     replays: dict[int, Admitted] = field(default_factory=dict)  # for the new fragment to process
     undelivered: list[Keyframe] = field(default_factory=list)  # in the map, but in no update yet
+    refused: list[tuple[Frame, FrameError]] = field(default_factory=list)  # in no update yet
     image_ids: int = 0  # the number of ids used so far
     anchor: Keyframe | None = None  # the first image of a new fragment: `can_place`
     placed_scale: float = 1.0  # map units per unit of the fragment placed last; 1: the first one
@@ -105,6 +106,11 @@ class MappingState:
         """Return the keyframes that no update contains yet, oldest first; forget them."""
         keyframes, self.undelivered = tuple(self.undelivered), []
         return keyframes
+
+    def take_refused(self) -> tuple[tuple[Frame, FrameError], ...]:
+        """Return the frames that were refused since the last update; forget them."""
+        refused, self.refused = tuple(self.refused), []
+        return refused
 
     def saved(self, voxels: VoxelRows) -> SavedMap | None:
         """Return what `resume` needs; None while no new fragment could be joined to the map."""

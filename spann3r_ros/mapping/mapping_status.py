@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.types import StampedPose
+from spann3r_ros.core.types import Frame, FrameError, StampedPose
 from spann3r_ros.mapping.scale.map_scale import Scale
 
 from .memory_manager import MemoryReport
@@ -45,10 +45,12 @@ class MapUpdate:
 
     `skipped` is true if the keyframe gate rejected the frame. `keyframes` are those that the frame
     completed: the *previous* admitted frame (refined result), and earlier ones that waited for a
-    scale. `live_pose` is the pose of the newest frame (provisional result).
+    scale. `live_pose` is the pose of the newest frame (provisional result). `refused` are earlier
+    frames, taken before, whose final estimate turned out to be unusable, with the reasons.
     """
 
     skipped: bool = False
     keyframes: tuple[Keyframe, ...] = ()
     live_pose: StampedPose | None = None
     inference_sec: float = 0.0
+    refused: tuple[tuple[Frame, FrameError], ...] = ()

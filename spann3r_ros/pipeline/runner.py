@@ -64,9 +64,10 @@ class Runner:
         self.call(load)
 
     def flush(self) -> FrameError | None:
-        """End the recording and deliver the last keyframes; return their error, if any.
+        """End the recording and deliver the last keyframes; return the network's error, if any.
 
-        Without a keyframe this does nothing, and the map stays open.
+        Frames that turn out to be unusable are counted and reported as failed. Without a keyframe
+        this does nothing, and the map stays open.
         """
         return self.call(self.flush_now)
 
@@ -75,7 +76,9 @@ class Runner:
         if not self.mapper.status().keyframes:
             return None
         try:
-            self._reporter.deliver(self.mapper.flush())
+            update = self.mapper.flush()
+            self._reporter.deliver(update)
+            self._worker.refuse_earlier(update)
         except FrameError as error:
             self._deliver_rest()
             return error
@@ -139,7 +142,7 @@ def run_frames(mapper: Mapper, frames: Iterable[Frame],
                observe: Callable[[], object] = lambda: None) -> Collector:
     """Run a mapper over a recording without dropping a frame; return the updates and failures.
 
-    An error at the end of the recording counts as one of the last frame. `observe` is called
+    An error of the network at the end counts as one of the last frame. `observe` is called
     after each frame. An exception other than a FrameError of a frame is a
     defect and is raised.
     """

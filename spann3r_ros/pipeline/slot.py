@@ -152,6 +152,11 @@ class FrameSlot:
         with self._changed:
             self._count(waiting=-1, **{outcome.value: 1})
 
+    def revise(self, frames: int) -> None:
+        """Count frames as failed that were counted as processed before."""
+        with self._changed:
+            self._count(processed=-frames, failed=frames)
+
     def discard(self) -> None:
         """Drop the waiting frame, if any."""
         with self._changed:

@@ -80,6 +80,12 @@ class Worker:
             return WorkerReport(self._slot.accounts(), Timing.of(self._latencies),
                                 Timing.of(self._inferences), self._stamp_ns)
 
+    def refuse_earlier(self, update: MapUpdate) -> None:
+        """Count and report the earlier frames that an update refuses; on the worker thread."""
+        self._slot.revise(len(update.refused))
+        for frame, error in update.refused:
+            self._report(self._reporter.frame_failed, frame, error)
+
     def _run(self) -> None:
         try:
             while (work := self._slot.take()) is not None:
@@ -101,6 +107,7 @@ class Worker:
         else:
             self._report(self._reporter.deliver, update)
             self._slot.settle(Outcome.SKIPPED if update.skipped else Outcome.PROCESSED)
+            self.refuse_earlier(update)
             if not update.skipped:
                 self._note_timing(frame, update, monotonic() - received_sec)
         self._report(self._settled)

@@ -216,23 +216,37 @@ def test_unusable_pointmap_fails_one_frame_and_leaves_the_map(fault: str) -> Non
     for frame in frames[:4]:
         mapper.process(frame)
     voxels = mapper.status().voxels
-    with pytest.raises(FrameError, match='pointmap'):
-        mapper.process(frames[4])
+    update = mapper.process(frames[4])
+    # The frame that shows it is not concerned: it has its live pose, by corners of frame 2.
+    [(frame, error)] = update.refused
+    assert frame is frames[3] and 'pointmap' in str(error)
+    assert update.live_pose.stamp_ns == frames[4].stamp_ns
+    assert pose_errors([update.live_pose], poses, frames)[0] <= LIMIT_M
     assert mapper.status().voxels == voxels
-    mapper.process(frames[5])
+    assert mapper.process(frames[5]).refused == ()
     mapper.process(frames[6])
     assert [pose.stamp_ns for pose in mapper.trajectory] == [
         frames[n].stamp_ns for n in (0, 1, 2, 4, 5)]
     assert np.isfinite(mapper.voxel_map.arrays().points).all()
 
 
-def test_error_at_the_end_of_a_recording_is_one_of_its_last_frame() -> None:
-    poses = orbit_trajectory(30)[:4]
+@pytest.mark.parametrize('fault_at', [2, 4])
+def test_failure_is_one_of_the_frame_that_failed(fault_at: int) -> None:
+    poses = orbit_trajectory(30)[:5]
     frames = render_frames(SCENE, poses, CAMERA)
     # The pointmap of the last frame comes with the flush.
-    run = run_frames(make_mapper(poses, SyntheticOptions(fault_at=3, fault='not_finite')), frames)
+    run = run_frames(make_mapper(poses, SyntheticOptions(fault_at=fault_at, fault='not_finite')),
+                     frames)
     [(frame, error)] = run.failures
-    assert frame is frames[3] and 'pointmap' in str(error)
+    assert frame is frames[fault_at] and 'pointmap' in str(error)
+
+
+def test_all_frames_before_the_first_keyframe_fail_with_its_pointmap() -> None:
+    poses = orbit_trajectory(30)[:5]
+    frames = render_frames(SCENE, poses, CAMERA)
+    run = run_frames(make_mapper(poses, SyntheticOptions(fault_at=0, fault='not_finite')), frames)
+    # Frame 1 raises; frame 0, which is refused, comes with the next update.
+    assert [frames.index(frame) for frame, _ in run.failures] == [1, 0]
 
 
 def test_frame_refused_by_the_network_affects_no_other() -> None:

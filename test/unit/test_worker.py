@@ -151,3 +151,14 @@ def test_stop_finishes_the_frame_in_work_and_drops_the_waiting_one() -> None:
     assert active_count() == before
     with pytest.raises(RuntimeError, match='stopped'):
         one.worker.call(lambda: None)
+
+
+def test_earlier_frame_that_an_update_refuses_counts_as_failed() -> None:
+    earlier = Frame(1, 'camera', np.zeros((1, 1, 3), np.uint8))
+    refused = {3: ((earlier, FrameError('no points')),)}
+    rig = Rig(lambda stamp_ns: MapUpdate(refused=refused.get(stamp_ns, ())))
+    rig.feed(1, 2, 3)
+    accounts = rig.slot.accounts()
+    assert (accounts.processed, accounts.failed) == (2, 1) and accounts.balanced
+    assert [str(error) for error in rig.reports.errors] == ['no points']
+    rig.worker.stop()
