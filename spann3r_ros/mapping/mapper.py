@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import replace
@@ -43,7 +44,7 @@ from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
 from .storage.saved_map import SavedMap
 from .tracking.corner_motion import CornerMotion, Motion
-from .tracking.focal_length import estimate_intrinsics
+from .tracking.focal_length import FocalRefinement
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.measured_pose import measure_pose
@@ -55,6 +56,9 @@ ANCHOR_ID = 0
 ASKED_FOR = 'asked for'
 # After so many fragments without a place, the next one gets the scale of the last one placed.
 MAX_FAILED_PLACEMENTS = 3
+
+# After a larger change of log f the pose of a keyframe comes from its pointmap alone.
+MAX_FOCAL_CHANGE = 0.03
 
 logger = logging.getLogger(__name__)
 
@@ -298,6 +302,7 @@ class Mapper:
         state.pending.clear()
         state.replays.clear()
         state.camera = state.known_poses = state.intrinsics = None
+        state.focal = FocalRefinement()
 
     def _finish(self, admitted: Admitted, estimate: Estimate) -> None:
         """Merge a frame's final estimate."""
@@ -311,14 +316,23 @@ class Mapper:
     def _merge(self, admitted: Admitted, estimate: Estimate) -> None:
         """Add to the map the keyframes that can be placed now."""
         state = self._state
-        state.intrinsics = (admitted.network_input.intrinsics or state.intrinsics
-                            or estimate_intrinsics(estimate.local or estimate.pointmap))
+        state.intrinsics = (admitted.network_input.intrinsics
+                            or self._refined_intrinsics(estimate))
         if state.known_poses is None:
             keyframes = (self._place_by_solved_pose(admitted, estimate),)
         else:
             keyframes = self._place_by_known_pose(admitted, estimate)
         for keyframe in [one if one.pose is None else on_rays(one) for one in keyframes]:
             self._add(keyframe)
+
+    def _refined_intrinsics(self, estimate: Estimate) -> Intrinsics:
+        """Return the estimated intrinsics for a keyframe without calibration."""
+        state, before = self._state, self._state.intrinsics
+        intrinsics = state.focal.update(estimate, before, self._config.pose)
+        if before is not None and abs(math.log(intrinsics.fx / before.fx)) > MAX_FOCAL_CHANGE:
+            # What the filter knows was measured with a wrong camera. The network's frame was not.
+            state.pose_filter.begin_fragment()
+        return intrinsics
 
     def _place_by_solved_pose(self, admitted: Admitted, estimate: Estimate) -> Keyframe:
         state, frame, pointmap = self._state, admitted.frame, estimate.pointmap

@@ -17,6 +17,7 @@ from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.layers.voxel_map import VoxelRows
 from spann3r_ros.mapping.storage.saved_map import SavedMap
 from spann3r_ros.mapping.tracking.corner_motion import CornerMotion
+from spann3r_ros.mapping.tracking.focal_length import FocalRefinement
 from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
 from spann3r_ros.mapping.tracking.known_poses import KnownPoses, check_known_pose
 from spann3r_ros.mapping.tracking.pose_filter import PoseFilter
@@ -54,7 +55,8 @@ class MappingState:
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
     coverage: float = math.nan
-    intrinsics: Intrinsics | None = None  # estimated, at the network's input size
+    intrinsics: Intrinsics | None = None  # of the last keyframe, at the network's input size
+    focal: FocalRefinement = field(default_factory=FocalRefinement)
     closed: bool = False
     keyframes: int = 0
     poses_failed: int = 0
@@ -125,6 +127,7 @@ class MappingState:
         self.trajectory.extend(saved.trajectory)
         self.fragment = Fragment(saved.fragment_id, saved.scale)
         self.camera, self.intrinsics = saved.camera, saved.intrinsics
+        self.focal = FocalRefinement(fixed=True)
         self.keyframes = saved.keyframes
         self.restart_reason = MAP_LOADED
         self.anchor = saved.anchor
@@ -137,8 +140,7 @@ class MappingState:
 
     def follow_corners(self, keyframe: Keyframe) -> None:
         """Track corners of a keyframe that has a pose."""
-        self.corners.follow(keyframe.image, depth_of(keyframe), keyframe.pointmap.confidence,
-                            keyframe.intrinsics)
+        self.corners.follow(keyframe.image, depth_of(keyframe), keyframe.pointmap.confidence)
 
     def carry_corners(self, keyframe: Keyframe) -> Keyframe:
         """Go on with corners from a doubtful keyframe; return it with the depth that fits them."""
@@ -146,8 +148,7 @@ class MappingState:
             self.corners.stop()
             return keyframe
         depth, pose = depth_of(keyframe), keyframe.pose.world_from_camera
-        scale = self.corners.carry(keyframe.stamp_ns, depth, keyframe.pointmap.confidence,
-                                   keyframe.intrinsics)
+        scale = self.corners.carry(keyframe.stamp_ns, depth, keyframe.pointmap.confidence)
         enlarged = pose @ np.diag([scale, scale, scale, 1.0]) @ invert(pose)
         points = transform_points(enlarged, keyframe.pointmap.points)
         return replace(keyframe, pointmap=replace(keyframe.pointmap, points=points))

@@ -182,20 +182,23 @@ def true_depth(sequence: Sequence, index: int) -> np.ndarray:
 def test_doubtful_depth_gets_the_scale_of_the_corners_that_reached_it(sequence: Sequence) -> None:
     corners, sure = CornerMotion(PoseConfig()), np.full((96, 96), 0.9)
     camera, images = sequence.intrinsics, sequence.images
-    corners.follow(images[0], true_depth(sequence, 0), sure, camera)
+    corners.follow(images[0], true_depth(sequence, 0), sure)
     assert corners.motion_to(1, images[1], camera).inliers >= MIN_GATING_INLIERS
-    scale = corners.carry(1, 3.0 * true_depth(sequence, 1), sure, camera)
-    assert scale == pytest.approx(1 / 3, rel=0.02)
+    scale = corners.carry(1, 1.7 * true_depth(sequence, 1), sure)
+    assert scale == pytest.approx(1 / 1.7, rel=0.02)
     motion = corners.motion_to(2, images[2], camera)
     truth = np.linalg.inv(sequence.poses[1]) @ sequence.poses[2]
     np.testing.assert_allclose(motion.first_from_second, truth, atol=0.02)
     # Without any depth the corners themselves go on.
-    corners.carry(2, np.full((96, 96), np.nan), sure, camera)
+    corners.carry(2, np.full((96, 96), np.nan), sure)
     motion = corners.motion_to(3, images[3], camera)
     truth = np.linalg.inv(sequence.poses[2]) @ sequence.poses[3]
     np.testing.assert_allclose(motion.first_from_second, truth, atol=0.02)
+    # A scale that is not credible ends the tracks.
+    corners.carry(3, 3.0 * true_depth(sequence, 3), sure)
+    assert corners.motion_to(4, images[4], camera) is None
     # Nothing reached an image that `motion_to` has not seen.
-    corners.carry(7, true_depth(sequence, 3), sure, camera)
+    corners.carry(7, true_depth(sequence, 3), sure)
     assert corners.motion_to(8, images[4], camera) is None
 
 

@@ -22,6 +22,9 @@ from .pnp import PoseError, fit_pose
 MAX_TRACK_RESIDUAL = 0.01
 # Corners on one object have nearly the same error: so many count as one measurement.
 TRACKS_PER_MEASUREMENT = 10
+# A doubtful depth is not used if its scale is off by more than this factor. The scale of several
+# doubtful keyframes in a row drifts, since each gets it from the one before.
+MAX_SCALE = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ class Motion:
 
 @dataclass(frozen=True)
 class _Corners:
-    """Corners at `pixels` [n, 2] of a gray image; `points` [n, 3] are in its camera's frame."""
+    """Corners at `pixels` [n, 2] of a gray image, and their depths [n] in its camera."""
 
     gray: np.ndarray
     pixels: np.ndarray
-    points: np.ndarray
+    depths: np.ndarray
 
 
 class CornerMotion:
@@ -57,23 +60,22 @@ class CornerMotion:
         # The stamp of the last image that corners were tracked to, and the result.
         self._tracked: tuple[int, Motion | None, _Corners | None] | None = None
 
-    def follow(self, image: np.ndarray, depth: np.ndarray, confidence: np.ndarray,
-               intrinsics: Intrinsics) -> None:
+    def follow(self, image: np.ndarray, depth: np.ndarray, confidence: np.ndarray) -> None:
         """Track corners of this keyframe from now on.
 
         `image` is uint8 RGB [h, w, 3], `depth` [h, w] is in units of the fragment and may be NaN.
         """
         self.stop()
         if self._config.track_corners:
-            self._corners = self._find(to_gray(image), depth, confidence, intrinsics)
+            self._corners = self._find(to_gray(image), depth, confidence)
 
-    def carry(self, stamp_ns: int, depth: np.ndarray, confidence: np.ndarray,
-              intrinsics: Intrinsics) -> float:
+    def carry(self, stamp_ns: int, depth: np.ndarray, confidence: np.ndarray) -> float:
         """Go on from a keyframe whose depth is doubtful; return the scale that its depth needs.
 
         The scale makes its depth agree with the corners that reached its image in the last call
         of `motion_to`, if that had its stamp. If too few of them have a depth, they are tracked
-        further and the scale is one. If none reached it, no corners are tracked.
+        further and the scale is one. If none reached it, or if the scale is not credible, no
+        corners are tracked.
         """
         tracked = self._tracked
         self.stop()
@@ -81,24 +83,22 @@ class CornerMotion:
             return 1.0
         reached = tracked[2]
         with np.errstate(divide='ignore', invalid='ignore'):
-            ratios = reached.points[:, 2] / at_pixels(depth, reached.pixels)
+            ratios = reached.depths / at_pixels(depth, reached.pixels)
         ratios = ratios[np.isfinite(ratios) & (ratios > 0.0)]
         if len(ratios) < MIN_TRACKS:
             self._corners = reached
             return 1.0
         scale = float(np.median(ratios))
-        self._corners = self._find(reached.gray, scale * depth, confidence, intrinsics)
+        if abs(np.log(scale)) > np.log(MAX_SCALE):
+            return 1.0
+        self._corners = self._find(reached.gray, scale * depth, confidence)
         return scale
 
-    def _find(self, gray: np.ndarray, depth: np.ndarray, confidence: np.ndarray,
-              intrinsics: Intrinsics) -> _Corners:
+    def _find(self, gray: np.ndarray, depth: np.ndarray, confidence: np.ndarray) -> _Corners:
         pixels = find_corners(gray, np.isfinite(depth)).reshape(-1, 2)
         distances = at_pixels(depth, pixels)
         good = (distances > 0.0) & (at_pixels(confidence, pixels) > self._config.min_confidence)
-        # Points lie on the rays of their pixels. Otherwise an error of the pointmap across the ray
-        # would be taken for motion.
-        return _Corners(gray, pixels[good], rays(pixels[good], intrinsics)
-                        * distances[good, None])
+        return _Corners(gray, pixels[good], distances[good])
 
     def stop(self) -> None:
         """Track no corners until the next `follow`."""
@@ -119,7 +119,9 @@ class CornerMotion:
         tracks = follow(first.gray, gray, first.pixels.astype(np.float32)[:, None])
         if len(tracks) < MIN_TRACKS:
             return None, None
-        points = first.points[tracks.corners]
+        # Points lie on the rays of their pixels. Otherwise an error of the pointmap across the
+        # ray, or a new estimate of the focal length, would be taken for motion.
+        points = rays(tracks.starts, intrinsics) * first.depths[tracks.corners, None]
         try:
             solution = fit_pose(points.T.copy(), tracks.ends.T.copy(), intrinsics, self._config,
                                 MAX_TRACK_RESIDUAL, len(tracks) / TRACKS_PER_MEASUREMENT)
@@ -134,4 +136,4 @@ class CornerMotion:
         good &= ((tracks.ends >= 0.0) & (tracks.ends <= (gray.shape[1] - 1, gray.shape[0] - 1))
                  ).all(axis=1)
         return (Motion(solution.fragment_from_camera, solution.covariance, int(good.sum())),
-                _Corners(gray, tracks.ends[good], points[good]))
+                _Corners(gray, tracks.ends[good], points[good, 2]))
