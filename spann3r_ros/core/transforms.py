@@ -129,10 +129,16 @@ def move_covariance(similarity: np.ndarray, covariance: np.ndarray) -> np.ndarra
 
 def shift_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
     """Return a pose's covariance [6, 6] moved to a point at the offset `lever` [3], same axes."""
+    shift = shift_jacobian(lever)
+    return shift @ covariance @ shift.T
+
+
+def shift_jacobian(lever: np.ndarray) -> np.ndarray:
+    """Return the Jacobian [6, 6] of a pose's error moved to a point at the offset `lever` [3]."""
     x, y, z = lever
     shift = np.eye(6)
     shift[:3, 3:] = [[0.0, z, -y], [-z, 0.0, x], [y, -x, 0.0]]
-    return shift @ covariance @ shift.T
+    return shift
 
 
 def similarity_scale(similarity: np.ndarray) -> float:

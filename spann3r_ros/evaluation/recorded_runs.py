@@ -25,6 +25,7 @@ OPTICAL_FROM_MAP = invert(MAP_FROM_OPTICAL)
 class MappedFrame:
     """A keyframe in one frame for all of them: its points, and its pose if it has one.
 
+    `covariance` [6, 6] is that of the pose, as in `StampedPose`.
     `depth` [h, w] is in units of its fragment.
     """
 
@@ -35,6 +36,7 @@ class MappedFrame:
     depth: np.ndarray
     pointmap: Pointmap
     world_from_camera: np.ndarray | None
+    covariance: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -161,4 +163,5 @@ def _located(keyframe: Keyframe, world_from_fragment: np.ndarray) -> MappedFrame
     return MappedFrame(keyframe.stamp_ns, keyframe.fragment_id, keyframe.image,
                        keyframe.intrinsics, keyframe.depth,
                        Pointmap(keyframe.points_in(world_from_fragment), keyframe.confidence),
-                       None if pose is None else pose.world_from_camera)
+                       None if pose is None else pose.world_from_camera,
+                       None if pose is None else pose.covariance)

@@ -8,7 +8,7 @@
 2. run the network, which returns final estimates: of this frame, or of an earlier one if the
    network has a lag (`_advance`);
 3. clean an estimate (`_finish`), and give its camera a pose in the fragment (`PoseSource.place`):
-   solved and filtered with the one that tracked corners predict, or given;
+   solved and filtered with the motion of tracked corners, or given;
 4. add the keyframe to the atlas, whose layers integrate its points (`_add`);
 5. estimate the pose of the newest frame from its corners and its provisional pointmap
    (`_live_pose`).
@@ -48,7 +48,6 @@ from .memory_manager import MemoryManager
 from .saved_state import read_state, state_tree
 from .storage.saved_tree import SavedNode, decode_tree, encode_tree
 from .storage.saved_values import Tree
-from .tracking.focal_length import estimate_intrinsics
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.solved_keyframes import MAX_FAILED_PLACEMENTS, SolvedPoses
@@ -246,6 +245,9 @@ class Mapper:
             keyframes=state.keyframes,
             skipped=state.gate.skipped,
             poses_failed=0 if poses is None else poses.failed,
+            poses_gated=0 if poses is None else poses.gated,
+            pose_resets=0 if poses is None else poses.resets,
+            keyframes_left_out=state.keyframes_left_out,
             live_poses_failed=0 if poses is None else poses.live_failed,
             coverage=state.coverage,
             voxels=sum(map(len, atlas.stores(self.voxel_map.name))),
@@ -375,20 +377,16 @@ class Mapper:
         inference_sec = time.perf_counter() - started
         state.take(admitted)
         own = [one for one in estimates if one.image_id == admitted.image_id]
-        keyframes = state.keyframes
         self._settle([one for one in estimates if one not in own])
         if isinstance(poses, KnownPoses):
             self._settle(own)
             return poses.live_pose(admitted, fragment), inference_sec
         if state.restart_reason:
             return None, inference_sec
-        intrinsics = admitted.network_input.intrinsics or state.intrinsics
-        if state.keyframes > keyframes or own:
-            poses.predict(admitted, intrinsics)
         self._settle(own)
         if not self._config.live_pose or not estimates or admitted.image_id not in state.pending:
             return None, inference_sec
-        return self._live_pose(admitted, poses, intrinsics), inference_sec
+        return self._live_pose(admitted, poses), inference_sec
 
     def _settle(self, estimates: list[Estimate]) -> None:
         """Use final estimates: that of the anchor places the fragment, others finish a frame.
@@ -429,9 +427,9 @@ class Mapper:
             # have none of them, and its pose is solved from points of lower confidence.
             check_confident(estimate.pointmap,
                             self._config.voxel_map.min_confidence if empty else 0.0)
-            intrinsics = (admitted.network_input.intrinsics or state.intrinsics
-                          or estimate_intrinsics(estimate.local or estimate.pointmap))
-            state.intrinsics = intrinsics
+            intrinsics = state.intrinsics = (
+                admitted.network_input.intrinsics
+                or state.focal.update(estimate, state.intrinsics, self._config.pose))
             placed = state.poses.place(admitted, estimate, intrinsics, state.atlas.current)
             for keyframe in placed:
                 self._add(keyframe)
@@ -449,7 +447,9 @@ class Mapper:
 
     def _add(self, keyframe: Keyframe) -> None:
         state = self._state
-        state.atlas.add(keyframe, keyframe.points)
+        left_out = keyframe.pose is None and not self._config.voxel_map.integrate_without_pose
+        state.atlas.add(keyframe, None if left_out else keyframe.points)
+        state.keyframes_left_out += left_out
         state.keyframes += 1
         state.undelivered.append(keyframe)
         if state.phase is not Phase.CLOSED:
@@ -473,13 +473,12 @@ class Mapper:
         logger.info('the map is levelled: gravity was not known at its first image')
         state.atlas.move_all(map_axes(up_of_first) @ invert(MAP_FROM_OPTICAL))
 
-    def _live_pose(self, admitted: Admitted, poses: SolvedPoses,
-                   intrinsics: Intrinsics | None) -> FragmentPose | None:
-        intrinsics = intrinsics or self._state.intrinsics
+    def _live_pose(self, admitted: Admitted, poses: SolvedPoses) -> FragmentPose | None:
+        intrinsics = admitted.network_input.intrinsics or self._state.intrinsics
         if intrinsics is None:
             return None
         provisional = None
-        if not poses.prior_suffices(admitted):
+        if poses.needs_provisional(admitted, intrinsics):
             provisional = self._memory.provisional()
         if provisional is not None:
             provisional = _cleaned(provisional, admitted)

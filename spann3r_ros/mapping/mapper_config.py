@@ -45,8 +45,16 @@ class PoseConfig:
         True, 'Filter the path with the motion of corners tracked from image to image, and move '
         'the points with it; false: every pose comes from its pointmap alone')
     pointmap_weight: float = setting(
-        0.06, 'Weight of the pose of a pointmap in the filter; far below 1, since the errors of '
-        'its points are equal, and last for many frames', 1e-6, 1000.0)
+        5.0, 'Weight of the pose of a pointmap in the filter. 1.0: its points have one error in '
+        'common, as large as their residuals', 1e-6, 1000.0)
+    drift: float = setting(
+        10.0, 'How fast the poses of pointmaps drift: covariance of the drift over a change of '
+        'view of one (a shift by the mean depth, or a turn of one radian), divided by that of the '
+        'pose of a pointmap of weight 1.0', 0.0, 1e6)
+    gate_probability: float = setting(
+        0.9999, 'The pose of a pointmap is rejected if it differs from the one that tracked '
+        'corners predict by more than this share of the differences that their covariances allow; '
+        '1.0: never', 0.5, 1.0)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -66,6 +74,9 @@ class VoxelMapConfig:
         0.1, 'Points below this confidence are left out of the map', 0.0, 1.0)
     min_observations: int = setting(
         1, 'Keyframes that must have seen a voxel before it is shown', 1, 1000)
+    integrate_without_pose: bool = setting(
+        False, 'Also merge the points of keyframes without a pose, where the network places them; '
+        'false: these keyframes are counted and left out of the map')
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -15,6 +15,7 @@ from spann3r_ros.core.views import Preprocessed
 from .admitted import Admitted
 from .fragments.atlas import Atlas
 from .mapping_status import FailedFrame
+from .tracking.focal_length import FocalRefinement
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.pose_source import PoseSource
@@ -56,10 +57,12 @@ class MappingState:
     levelled: bool = False
     image_ids: int = 0  # the number of ids used so far
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
-    intrinsics: Intrinsics | None = None  # estimated, at the network's input size
+    intrinsics: Intrinsics | None = None  # of the last keyframe, at the network's input size
     calibration: Calibration | None = None  # None: the map has no frame yet
     coverage: float = math.nan
+    focal: FocalRefinement = field(default_factory=FocalRefinement)
     keyframes: int = 0
+    keyframes_left_out: int = 0
     undelivered: list[Keyframe] = field(default_factory=list)
     failed: list[FailedFrame] = field(default_factory=list)  # not reported yet
 
@@ -115,3 +118,4 @@ class MappingState:
     def forget_camera(self) -> None:
         """Accept another camera, because the map has no keyframe of this one."""
         self.camera = self.poses = self.intrinsics = self.calibration = None
+        self.focal = FocalRefinement()

@@ -20,9 +20,12 @@ class MappingStatus:
     """The mapper's counters since the last reset; those of `memory` are since the start.
 
     `phase` is empty, tracking, lost or closed. `fragments` counts those with keyframes. `revision`
-    grows whenever a fragment moves. `poses_failed` counts keyframes without a pose.
-    `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
-    share of the newest image that the network sees; it is NaN before the first image.
+    grows whenever a fragment moves. `poses_failed` counts keyframes whose pointmap gave no pose,
+    `poses_gated` those whose pointmap gave a pose that the filter rejected, and `pose_resets` how
+    often it then followed the pointmaps after all. `keyframes_left_out` counts keyframes without a
+    pose, whose points did not enter the map. `live_poses_failed` counts frames whose live pose
+    could not be estimated. `coverage` is the share of the newest image that the network sees; it
+    is NaN before the first image.
     """
 
     phase: str
@@ -33,6 +36,9 @@ class MappingStatus:
     keyframes: int
     skipped: int
     poses_failed: int
+    poses_gated: int
+    pose_resets: int
+    keyframes_left_out: int
     live_poses_failed: int
     coverage: float
     voxels: int

@@ -37,6 +37,7 @@ def state_tree(state: MappingState) -> Tree:
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
         'coverage': state.coverage, 'keyframes': state.keyframes,
+        'keyframes_left_out': state.keyframes_left_out, 'focal': state.focal.tree(),
         'restart_reason': state.restart_reason, 'gate': state.gate.tree(),
         'pose_source': names[0], 'poses': state.poses.tree(), 'atlas': state.atlas.tree(),
         'pending': [_admitted_tree(one) for one in state.pending.values()],
@@ -62,6 +63,8 @@ def read_state(node: SavedNode, state: MappingState, config: MapperConfig,
             calibration.node('intrinsics')) if calibration.has('intrinsics') else None)
     state.coverage = node.number('coverage', 0.0, finite=False)
     state.keyframes = node.integer('keyframes')
+    state.keyframes_left_out = node.integer('keyframes_left_out')
+    state.focal.restore(node.node('focal'))
     state.restart_reason = node.text('restart_reason')
     state.gate.restore(node.node('gate'))
     if node.text('pose_source', list(POSE_SOURCES)) == 'solved':

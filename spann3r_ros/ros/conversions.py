@@ -224,7 +224,10 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         keyframes_compacted=mapping.kept.compacted, keyframes_evicted=mapping.kept.evicted,
         voxels_evicted=mapping.voxels_evicted,
         fragment_id=mapping.fragment_id, metric=scale.metric, scale=scale.value,
-        scale_variance=scale.variance, scale_source=scale.source)
+        scale_variance=scale.variance, scale_source=scale.source,
+        keyframes=mapping.keyframes, poses_failed=mapping.poses_failed,
+        poses_gated=mapping.poses_gated, pose_resets=mapping.pose_resets,
+        keyframes_left_out=mapping.keyframes_left_out)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

@@ -8,7 +8,6 @@ import numpy as np
 from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import PointCloud2
-from spann3r_ros.mapping.storage.products import save_products
 from synthetic import (
     SyntheticNetwork,
     SyntheticScene,
@@ -19,6 +18,7 @@ from synthetic import (
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 from spann3r_ros.mapping.mapper import Mapper as Mapping
+from spann3r_ros.mapping.storage.map_directory import encode_map
 
 Start = Callable[..., Mapper]
 FIRST, ALL = 6, 11
@@ -100,8 +100,7 @@ def test_a_load_of_a_map_that_does_not_fit_changes_no_time(
     other = Mapping(SyntheticNetwork(SyntheticScene(), poses, intrinsics=camera_model))
     for frame in render_frames(SyntheticScene(), poses, camera_model):
         other.process(frame)
-    other.flush()
-    save_products(other, mapper.map_directory)
+    encode_map(other).write(mapper.map_directory)
     answer = peer.trigger('/mapper/load_map')
     assert not answer.success and 'expected keyframes of height and width' in answer.message
     camera.send(orbit.image(2), orbit.image(4))

@@ -90,12 +90,11 @@ def test_map_is_scored_where_the_mapper_places_it() -> None:
     points[0, 0] += 5.0
     certain = np.ones(SIZE, np.float32)
     certain[0] = 0.0
-    # A keyframe whose camera was not placed may have points nevertheless.
-    poses = {0: np.eye(4), 2: None}
+    points[1] += 3.0  # the mapper leaves out a frame whose camera it could not place
     keyframes = [MappedFrame(index, 0, sequence.images[index], sequence.intrinsics,
                              points[index][..., 2], Pointmap(points[index], certain),
-                             poses[index])
-                 for index in (0, 2)]
+                             None if index == 1 else np.eye(4), None)
+                 for index in range(3)]
     whole = score_map(keyframes, sequence, config)
     assert whole.accuracy < 1e-5 and whole.point < 1e-5
     assert whole.completion > 1e-3  # frame 1 is not mapped

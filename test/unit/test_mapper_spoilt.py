@@ -11,9 +11,11 @@ from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, rend
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.network import Estimate
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
 from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig, VoxelMapConfig
+from spann3r_ros.mapping.mapping_status import MapUpdate
 
 
 class Shuffled(SyntheticNetwork):
@@ -44,13 +46,17 @@ def test_noise_of_a_centimetre_moves_poses_little(track: bool, limit: float) -> 
         assert angle <= 0.5
 
 
-def test_drift_of_the_network_appears_in_the_path() -> None:
+def test_drift_of_the_network_appears_in_the_path_without_corners() -> None:
     poses = orbit_trajectory(60)[:5]
     frames = render_frames(SCENE, poses, CAMERA)
-    mapper = make_mapper(poses, SyntheticOptions(drift=0.02))
-    run(mapper, frames)
-    distance, _ = pose_errors(mapper.trajectory, poses, frames)
-    assert distance == pytest.approx(4 * 0.02, abs=0.005)
+    found = {}
+    for track in (False, True):
+        mapper = make_mapper(poses, SyntheticOptions(drift=0.02),
+                             MapperConfig(pose=PoseConfig(track_corners=track)))
+        run(mapper, frames)
+        found[track], _ = pose_errors(mapper.trajectory, poses, frames)
+    assert found[False] == pytest.approx(4 * 0.02, abs=0.005)
+    assert found[True] < 0.6 * found[False]
 
 
 def test_floaters_seen_once_can_be_hidden() -> None:
@@ -92,15 +98,60 @@ def test_unusable_first_pointmap_starts_the_map_again(fault: str) -> None:
     assert mapper.status().memory.resets == 1
 
 
-def test_pointmap_of_no_camera_is_mapped_without_a_pose() -> None:
+@pytest.mark.parametrize('integrate', [False, True])
+def test_keyframe_without_a_pose_stays_out_of_the_map(integrate: bool) -> None:
     poses = orbit_trajectory(30)[:4]
-    mapper = Mapper(Shuffled(SCENE, poses, SyntheticOptions(), CAMERA))
+    config = MapperConfig(voxel_map=VoxelMapConfig(integrate_without_pose=integrate))
+    mapper = Mapper(Shuffled(SCENE, poses, SyntheticOptions(), CAMERA), config)
     updates = [mapper.process(frame) for frame in render_frames(SCENE, poses, CAMERA)]
     assert [update.keyframes[0].pose for update in updates[1:]] == [None] * 3
     assert mapper.trajectory == []
-    assert mapper.status().poses_failed == 3
-    assert mapper.status().voxels > 0
+    status = mapper.status()
+    assert (status.keyframes, status.poses_failed) == (3, 3)
+    assert (status.voxels > 0, status.keyframes_left_out) == (integrate, 0 if integrate else 3)
     assert all(update.live_pose for update in updates[1:])
+
+
+class Relocated(SyntheticNetwork):
+    """Places the images of `wrong` in a wrong place, each pointmap consistent in itself."""
+
+    wrong: dict[int, np.ndarray]
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        shift = self.wrong.get(index, np.zeros(3)).astype(np.float32)
+        return replace(pointmap, points=pointmap.points + shift)
+
+
+def relocated(wrong: dict[int, np.ndarray],
+              **pose: object) -> tuple[Mapper, list[np.ndarray], list[MapUpdate]]:
+    poses = orbit_trajectory(60)[:16]
+    network = Relocated(SCENE, poses, SyntheticOptions(noise=0.002), CAMERA)
+    network.wrong = wrong
+    mapper = Mapper(network, MapperConfig(pose=PoseConfig(**pose)))
+    return mapper, poses, run(mapper, render_frames(SCENE, poses, CAMERA))
+
+
+def test_pointmap_in_a_wrong_place_costs_neither_path_nor_map() -> None:
+    wrong = {8: np.array([0.0, 0.0, 1.0])}
+    mapper, poses, updates = relocated(wrong)
+    frames = render_frames(SCENE, poses, CAMERA)
+    status = mapper.status()
+    assert (status.poses_gated, status.pose_resets, status.keyframes) == (1, 0, 16)
+    assert pose_errors(mapper.trajectory, poses, frames)[0] < 0.03
+    keyframe = next(one for one in located(*updates) if one.stamp_ns == frames[8].stamp_ns)
+    world_from_map = poses[0] @ invert(MAP_FROM_OPTICAL)
+    points = transform_points(world_from_map, keyframe.pointmap.points.astype(float))
+    assert np.median(SCENE.distances(points.reshape(-1, 3))) < 0.04
+    # The error of the path without the gate is what the test above measures.
+    without, poses, _ = relocated(wrong, gate_probability=1.0)
+    assert pose_errors(without.trajectory, poses, frames)[0] > 0.15
+
+
+def test_network_that_stays_in_another_place_is_followed_in_the_end() -> None:
+    mapper, poses, _ = relocated({index: np.array([0.0, 0.0, 1.0]) for index in range(8, 16)})
+    status = mapper.status()
+    assert (status.poses_gated, status.pose_resets) == (2, 1)
 
 
 def test_keyframe_of_low_confidence_keeps_its_pose() -> None:

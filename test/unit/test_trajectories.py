@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from spann3r_ros.evaluation.measures import trajectories
 
@@ -128,3 +129,24 @@ def test_path_errors_are_those_of_evo() -> None:
 def test_path_of_a_camera_that_does_not_move_is_refused() -> None:
     with pytest.raises(ValueError, match='expected at least two different points'):
         trajectories.path_errors(np.tile(np.eye(4), (3, 1, 1)), orbit(3))
+
+
+def test_normalised_errors_of_drawn_poses_are_one_in_any_unit() -> None:
+    rng, truth = np.random.default_rng(0), orbit(400)
+    root = np.diag([0.05, 0.02, 0.1, 0.01, 0.03, 0.02]) + 0.01 * rng.normal(size=(6, 6))
+    estimate = truth.copy()
+    for pose, error in zip(estimate, rng.normal(size=(400, 6)) @ root.T, strict=True):
+        pose[:3, 3] += error[:3]
+        pose[:3, :3] = Rotation.from_rotvec(error[3:]).as_matrix() @ pose[:3, :3]
+    covariances = np.tile(root @ root.T, (400, 1, 1))
+    found = trajectories.normalised_errors_squared(estimate, covariances, truth, 1.0)
+    assert found.shape == (400,)
+    assert found.mean() == pytest.approx(1.0, abs=0.1)
+    small = estimate.copy()
+    small[:, :3, 3] /= 4.0
+    unit = np.repeat([0.25, 1.0], 3)
+    other = trajectories.normalised_errors_squared(
+        small, unit[:, None] * covariances * unit, truth, 4.0)
+    np.testing.assert_allclose(other, found)
+    confident = trajectories.normalised_errors_squared(estimate, 0.01 * covariances, truth, 1.0)
+    assert confident.mean() == pytest.approx(100.0, rel=0.1)

@@ -59,7 +59,10 @@ class PoseScores:
 
     `rotation_deg` is the median angle, `position` RMS in mean room sides, `unsolved` a share.
     After a similarity: `trajectory` is the ATE as a share of the path's length, `step` and
-    `step_deg` are RMS errors from frame to frame, the former as a share of the mean step.
+    `step_deg` are RMS errors from frame to frame, the former as a share of the mean step. `nees`
+    and `nees_median` are mean and median over frames of the normalised squared error of position
+    and rotation, divided by six: one if the poses have the covariance that the mapper states. The
+    scale is that of the similarity, the frame that of the first camera, where covariances begin.
     """
 
     rotation_deg: float
@@ -68,6 +71,8 @@ class PoseScores:
     trajectory: float
     step: float
     step_deg: float
+    nees: float
+    nees_median: float
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,10 @@ def score_map(keyframes: list[MappedFrame], sequence: Sequence,
               config: HeldOutConfig) -> PointScores:
     """Return the errors of the points of keyframes, whose stamps are frame numbers.
 
-    Points below the map's least confidence are left out, so that they affect completion only. NaN
-    without any point.
+    Keyframes without a pose and points below the map's least confidence are left out, so that they
+    affect completion only. NaN without any point.
     """
+    keyframes = [one for one in keyframes if one.world_from_camera is not None]
     least = VoxelMapConfig().min_confidence
     points = [np.where(one.pointmap.confidence[..., None] >= least, one.pointmap.points, np.nan)
               for one in keyframes]
@@ -191,17 +197,22 @@ def score_poses(run: RecordedRun, sequence: Sequence) -> PoseScores:
     unsolved = 1.0 - (len(posed) - 1) / (len(pointmaps) - 1)
     missing = float('nan')
     if len(posed) < 2:
-        return PoseScores(missing, missing, unsolved, missing, missing, missing)
+        return PoseScores(*(unsolved if item.name == 'unsolved' else missing
+                            for item in fields(PoseScores)))
     found = np.stack([one.world_from_camera for one in posed])
     truth = sequence.poses[[one.stamp_ns for one in posed]]
     offsets = scale * found[1:, :3, 3] - truth[1:, :3, 3]
     errors = trajectories.path_errors(found, truth)
+    covariances = np.stack([one.covariance for one in posed])
+    nees = trajectories.normalised_errors_squared(
+        found[1:], covariances[1:], truth[1:],
+        trajectories.fit_similarity(found[:, :3, 3], truth[:, :3, 3]).scale)
     mean_step = errors.path_length / (len(posed) - 1)
     return PoseScores(
         float(np.median(trajectories.rotation_errors_deg(found[1:], truth[1:]))),
         trajectories.root_mean_square(offsets) / sequence.mean_side, unsolved,
         errors.trajectory_error / errors.path_length, errors.translation / mean_step,
-        errors.rotation_deg)
+        errors.rotation_deg, float(nees.mean()), float(np.median(nees)))
 
 
 def mean_scores(rows: list, kind: type) -> PointScores | PoseScores:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spann3r_ros.core.transforms import rotation_vector
+
 
 @dataclass(frozen=True)
 class Similarity:
@@ -137,6 +139,24 @@ def path_errors(estimate: np.ndarray, truth: np.ndarray) -> PathErrors:
         root_mean_square(alignment.apply(estimate[:, :3, 3]) - truth[:, :3, 3]),
         float(np.sqrt((steps.translation ** 2).mean())),
         float(np.sqrt((steps.rotation_deg ** 2).mean())))
+
+
+def normalised_errors_squared(estimate: np.ndarray, covariances: np.ndarray, truth: np.ndarray,
+                              scale: float) -> np.ndarray:
+    """Return the NEES of poses [n, 4, 4] with covariances [n, 6, 6], divided by six [n].
+
+    Its mean is one if the covariances are those of the errors. Estimates are in the frame of the
+    truth and are multiplied by `scale`; nothing else is aligned. Covariances are of position and
+    rotation (radians, about the camera), along the axes of the frame, in units of the estimate.
+    """
+    estimate, truth = check_pose_pairs(estimate, truth)
+    errors = np.empty((len(truth), 6))
+    errors[:, :3] = scale * estimate[:, :3, 3] - truth[:, :3, 3]
+    turns = estimate[:, :3, :3] @ np.swapaxes(truth[:, :3, :3], 1, 2)
+    errors[:, 3:] = [rotation_vector(turn) for turn in turns]
+    unit = np.repeat([scale, 1.0], 3)
+    scaled = unit[:, None] * np.asarray(covariances, np.float64) * unit
+    return np.einsum('ni,ni->n', errors, np.linalg.solve(scaled, errors[..., None])[..., 0]) / 6.0
 
 
 def motion(poses: np.ndarray, step: int) -> np.ndarray:

@@ -63,8 +63,8 @@ class RunScores:
 
     `map` and `flat_map` (a plane in front of a camera that stands still, aligned in the same way)
     are None if the map has too few points to be aligned. `focal_ratio` is the focal length that
-    the mapper used, over the true one; None without a keyframe. `mean_depth` is the true one in
-    metres, of the pixels that the network sees.
+    the mapper used for the last keyframe, over the true one; None without a keyframe.
+    `mean_depth` is the true one in metres, of the pixels that the network sees.
     """
 
     calibrated: bool
@@ -139,7 +139,7 @@ def evaluate_video(network: Network, video: Video, pair_gap: int,
 
 def score_run(run: MapperRun, views: TrueViews, truth: VoxelCloud) -> RunScores:
     """Return the scores of a run against the views as that run sees them, and their cloud."""
-    used = run.keyframes[0].intrinsics.fx / views.intrinsics.fx if run.keyframes else None
+    used = run.keyframes[-1].intrinsics.fx / views.intrinsics.fx if run.keyframes else None
     return RunScores(
         run.calibrated, len(run.keyframes), run.failed,
         len({one.fragment_id for one in run.keyframes}), run.recoveries, run.coverage,
@@ -157,6 +157,8 @@ def matched_points(run: MapperRun, views: TrueViews) -> tuple[np.ndarray, np.nda
     least = VoxelMapConfig().min_confidence
     found, true = [np.zeros((0, 3))], [np.zeros((0, 3))]
     for number, keyframe in zip(run.numbers, run.keyframes, strict=True):
+        if keyframe.world_from_camera is None:
+            continue
         points = keyframe.pointmap.points
         used = select_pixels((views.depth[number] > 0.0) & finite_points(points)
                              & (keyframe.pointmap.confidence >= least), run.frames)

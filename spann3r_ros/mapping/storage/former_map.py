@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,14 +39,15 @@ def _tree(about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, 
     frame_id, (height, width) = about['camera']
     posed = 'anchor_intrinsics' not in about
     anchor = None if posed else _anchor(about, arrays, frame_id)
-    poses: dict[str, Any] = {'failed': 0, 'live_failed': 0, 'restart_reason': ''}
+    poses: dict[str, Any] = {'failed': 0, 'gated': 0, 'resets': 0, 'live_failed': 0,
+                             'restart_reason': ''}
     if posed:
         poses |= {'waiting': [], 'failures': 0, 'origin_set': False, 'scales': {
             'since': 0, 'scale': about['scale'], 'views': [], 'comparisons': []}}
     else:
-        poses |= {'anchor': anchor, 'placements_failed': 0, 'placed_scale': 1.0, 'filter': {
-            'last': anchor, 'predicted': None, 'pointmap_correction': np.eye(4),
-            'mean_gain': 1.0}}
+        poses |= {'anchor': anchor, 'placements_failed': 0, 'placed_scale': 1.0, 'focal': 0.0,
+                  'filter': _filter(anchor['pose']),
+                  'corners': {'corners': None, 'tracked': None}}
     return {
         'layers': {'voxels': {'voxel_size': about['voxel_size'], 'evicted': 0,
                               'out_of_reach': 0, 'tick': about['tick']}},
@@ -53,10 +55,23 @@ def _tree(about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, 
             'camera': {'frame_id': frame_id, 'height': height, 'width': width},
             'phase': 'tracking', 'levelled': True, 'image_ids': 0,
             'intrinsics': about['intrinsics'], 'coverage': 1.0, 'keyframes': about['keyframes'],
+            'keyframes_left_out': 0, 'focal': {'logs': np.zeros(0), 'fixed': True},
             'restart_reason': LOADED,
             'gate': {'since_admitted': 10_000, 'skipped': 0, 'admitted_stamp_ns': None},
             'pose_source': 'given' if posed else 'solved', 'poses': poses,
             'atlas': _atlas(about, arrays), 'pending': [], 'replays': []}}
+
+
+def _filter(pose: dict[str, Any]) -> dict[str, Any]:
+    """Return a filter that begins at a pose."""
+    nothing, covariance = np.zeros((6, 6)), pose['covariance']
+    if covariance is None:
+        covariance = nothing
+    return {'mean_gain': 1.0, 'state': {
+        'camera': pose['transform'], 'in_network': pose['transform'],
+        'covariance': np.tile(covariance, (2, 2)), 'shared_covariance': nothing,
+        'distance': math.inf, 'growth': nothing, 'lost': False, 'rejected': 0,
+        'innovation': None}}
 
 
 def _anchor(about: dict[str, Any], arrays: Mapping[str, np.ndarray],

@@ -115,6 +115,15 @@ class SavedNode:
             raise ValueError(f'{self._at(name)}: expected finite values')
         return array
 
+    def dtype(self, name: str, choices: Sequence[type]) -> np.dtype:
+        """Return the type of an array, one of `choices`."""
+        entry = self._entry(name)
+        array = self._arrays.get(entry.get(ARRAY)) if isinstance(entry, dict) else None
+        if array is None or array.dtype not in choices:
+            raise ValueError(f'{self._at(name)}: expected an array of one of the types '
+                             f'{[np.dtype(one).name for one in choices]}')
+        return array.dtype
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return a dictionary of arrays of any types and shapes, which the caller checks."""
         found = {}

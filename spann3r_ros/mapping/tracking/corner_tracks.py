@@ -20,10 +20,14 @@ MAX_RETURN_ERROR_PX = 1.0
 
 @dataclass(frozen=True)
 class Tracks:
-    """Pixels [n, 2] of the same places in a first and in a second image."""
+    """Pixels [n, 2] of the same places in a first and in a second image.
+
+    `corners` [n] are their indices in the corners that were tracked.
+    """
 
     starts: np.ndarray
     ends: np.ndarray
+    corners: np.ndarray
 
     def __len__(self) -> int:
         """Return the number of tracks."""
@@ -31,7 +35,7 @@ class Tracks:
 
     def select(self, which: np.ndarray) -> Tracks:
         """Return the tracks chosen by a bool [n] or by indices."""
-        return Tracks(self.starts[which], self.ends[which])
+        return Tracks(self.starts[which], self.ends[which], self.corners[which])
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
@@ -56,14 +60,14 @@ def follow(first: np.ndarray, second: np.ndarray, corners: np.ndarray) -> Tracks
     Each corner is tracked to the second image and back; a track that misses its start is rejected.
     """
     if not len(corners):
-        return Tracks(np.zeros((0, 2)), np.zeros((0, 2)))
+        return Tracks(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, int))
     window = (WINDOW_PIXELS, WINDOW_PIXELS)
     ends, found, _ = cv2.calcOpticalFlowPyrLK(first, second, corners, None, winSize=window)
     returned, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, ends, None, winSize=window)
     good = (found & found_back).ravel() == 1
     good &= np.linalg.norm(returned - corners, axis=-1).ravel() < MAX_RETURN_ERROR_PX
     return Tracks(corners[good].reshape(-1, 2).astype(float),
-                  ends[good].reshape(-1, 2).astype(float))
+                  ends[good].reshape(-1, 2).astype(float), np.flatnonzero(good))
 
 
 def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:

@@ -1,19 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera's focal length from a pointmap."""
+"""A camera's focal length from pointmaps."""
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics, centred_intrinsics, pixel_grid
+from spann3r_ros.core.network import Estimate
+from spann3r_ros.core.transforms import invert, to_rigid
 from spann3r_ros.core.types import FrameError, Pointmap
+from spann3r_ros.mapping.mapper_config import PoseConfig
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+
+from .pnp import PoseError, draw_points, solve_pose
 
 logger = logging.getLogger(__name__)
 
 
 # Least and greatest credible focal length over the longer side: fields of view of 118 and 11 deg.
 FOCAL_BOUNDS = (0.3, 5.0)
+# The estimate of a map uses so many keyframes.
+FOCAL_KEYFRAMES = 15
+# First guesses of a focal length, as multiples of the current one.
+FOCAL_FACTORS = (1.0, 0.5, 0.63, 0.8, 1.25, 1.6, 2.0)
+# The refinement ends after so many steps, or at a smaller change of log f.
+MAX_STEPS = 10
+SMALL_STEP = 1e-4
 
 
 def estimate_focal(pointmap: Pointmap) -> float:
@@ -63,3 +78,95 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values, kind='stable')
     reached = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(reached, 0.5 * reached[-1])])
+
+
+def fit_focal(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -> float:
+    """Return the focal length in pixels of a pointmap in any frame, together with its pose.
+
+    `intrinsics` are a first guess. Of several multiples of its focal length the one with most
+    inliers of PnP is refined with the pose by Gauss-Newton: with f in the state the Jacobian of
+    `pnp` has the further column dr / d log f = (f u, f v). Raises PoseError if no pose fits.
+    """
+    solutions = []
+    for factor in FOCAL_FACTORS:
+        guess = _scaled(intrinsics, factor)
+        try:
+            solutions.append((solve_pose(pointmap, guess, config), guess))
+        except PoseError as error:
+            failure = error
+    if not solutions:
+        raise failure
+    solution, guess = max(solutions, key=lambda one: one[0].inlier_share)
+    chosen, _ = draw_points(pointmap, config)
+    points = pointmap.points.reshape(-1, 3)[chosen].astype(float)
+    pixels = pixel_grid(*pointmap.confidence.shape)[chosen]
+    camera_from_reference, focal = invert(solution.fragment_from_camera), guess.fx
+    limit = config.max_reprojection * guess.width
+    for _ in range(MAX_STEPS):
+        seen = points @ camera_from_reference[:3, :3].T + camera_from_reference[:3, 3]
+        with np.errstate(divide='ignore', invalid='ignore'):
+            rays = seen[:, :2] / seen[:, 2:]
+            residuals = focal * rays + (guess.cx, guess.cy) - pixels
+            good = (seen[:, 2] > 0.0) & ((residuals ** 2).sum(axis=1) <= limit * limit)
+        jacobian = _focal_jacobian(rays[good], seen[good, 2], focal)
+        step = np.linalg.lstsq(jacobian, -residuals[good].T.reshape(-1), rcond=None)[0]
+        camera_from_reference = to_rigid(step[3:6], step[:3]) @ camera_from_reference
+        focal *= float(np.exp(np.clip(step[6], -0.3, 0.3)))
+        if abs(step[6]) < SMALL_STEP:
+            break
+    return focal
+
+
+def _scaled(intrinsics: Intrinsics, factor: float) -> Intrinsics:
+    return replace(intrinsics, fx=factor * intrinsics.fx, fy=factor * intrinsics.fy)
+
+
+def _focal_jacobian(rays: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarray:
+    """Return the Jacobian [2 n, 7] of residuals by a step of the points and by log f."""
+    (u, v), zero = rays.T, np.zeros(len(rays))
+    by_u = [1.0 / depth, zero, -u / depth, -u * v, 1.0 + u * u, -v, u]
+    by_v = [zero, 1.0 / depth, -v / depth, -(1.0 + v * v), u * v, u, v]
+    return focal * np.concatenate([np.column_stack(by_u), np.column_stack(by_v)])
+
+
+class FocalRefinement:
+    """The focal length of a map without calibration: the median of its first keyframes.
+
+    A keyframe keeps the focal length that it was placed with. After `FOCAL_KEYFRAMES` estimates
+    the focal length does not change any more.
+    """
+
+    def __init__(self, fixed: bool = False) -> None:
+        self._logs: list[float] = []
+        self._fixed = fixed
+
+    def tree(self) -> dict[str, Any]:
+        """Return the state for a saved map."""
+        return {'logs': np.array(self._logs), 'fixed': self._fixed}
+
+    def restore(self, node: SavedNode) -> None:
+        """Take over a saved state; raise ValueError if it is wrong."""
+        self._logs = node.array('logs', np.float64, (None,)).tolist()
+        self._fixed = node.flag('fixed')
+
+    def update(self, estimate: Estimate, intrinsics: Intrinsics | None,
+               config: PoseConfig) -> Intrinsics:
+        """Return the intrinsics for a keyframe; `intrinsics` are those of the one before it.
+
+        The first keyframe's pointmap must be in its own camera's frame. Raises FrameError as
+        `estimate_focal` does.
+        """
+        if intrinsics is not None and (self._fixed or len(self._logs) >= FOCAL_KEYFRAMES):
+            return intrinsics
+        own = estimate.local or (estimate.pointmap if intrinsics is None or
+                                 estimate.image_id == estimate.reference_id else None)
+        try:
+            focal = (fit_focal(estimate.pointmap, intrinsics, config) if own is None
+                     else estimate_focal(own))
+        except PoseError:
+            return intrinsics
+        height, width = estimate.pointmap.confidence.shape
+        self._logs.append(np.log(bound_focal(focal, height, width)))
+        if intrinsics is None:
+            return estimate_intrinsics(own)
+        return centred_intrinsics(float(np.exp(np.median(self._logs))), height, width)

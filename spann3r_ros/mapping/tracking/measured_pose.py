@@ -96,7 +96,7 @@ def _solution(pose: np.ndarray, rotated: np.ndarray, residuals: np.ndarray, dept
     meat = gradients.T @ gradients
     independent = max(inlier_share * measurements - 3.0, 1.0)
     return PoseSolution(pose, sandwich(meat + floor, independent), sandwich(meat, 1.0),
-                        inlier_share)
+                        inlier_share, float(1.0 / (1.0 / depth).mean()))
 
 
 def _check_condition(normal_matrix: np.ndarray, depth: np.ndarray) -> None:

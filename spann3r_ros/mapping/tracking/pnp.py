@@ -57,13 +57,15 @@ class PoseSolution:
     `fragment_from_camera` [4, 4] is the pose. `covariance` [6, 6] is that of the error in position
     (fragment units) and in rotation (radians, about the camera), along the fragment's axes.
     `shared_covariance` [6, 6] is the covariance if all points had one error in common.
-    `inlier_share` is the share of the candidate points that are inliers.
+    `inlier_share` is the share of the candidate points that are inliers, `distance` the harmonic
+    mean of their depths in fragment units.
     """
 
     fragment_from_camera: np.ndarray
     covariance: np.ndarray
     shared_covariance: np.ndarray
     inlier_share: float
+    distance: float
 
 
 def select_points(pointmap: Pointmap, config: PoseConfig) -> np.ndarray:
@@ -112,7 +114,7 @@ def assess_projection(fragment_from_camera: np.ndarray, pointmap: Pointmap,
                                 pixels.take(inliers, axis=1), intrinsics)
     inlier_share = len(inliers) / points.shape[1]
     return PoseSolution(fragment_from_camera, linearised.covariance(inlier_share * measurements),
-                        linearised.shared_covariance(), inlier_share)
+                        linearised.shared_covariance(), inlier_share, linearised.distance)
 
 
 def fit_pose(points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, config: PoseConfig,
@@ -144,7 +146,7 @@ def fit_pose(points: np.ndarray, pixels: np.ndarray, intrinsics: Intrinsics, con
     inlier_share = len(inliers) / points.shape[1]
     return PoseSolution(invert(camera_from_fragment),
                         linearised.covariance(inlier_share * measurements),
-                        linearised.shared_covariance(), inlier_share)
+                        linearised.shared_covariance(), inlier_share, linearised.distance)
 
 
 def draw_points(pointmap: Pointmap, config: PoseConfig) -> tuple[np.ndarray, float]:

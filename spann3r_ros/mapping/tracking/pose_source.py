@@ -19,8 +19,11 @@ class PoseSource(ABC):
     """Turns estimates into keyframes with poses in the current fragment."""
 
     def __init__(self) -> None:
-        # How many estimates gave no pose, and how many frames got no live pose.
+        # How many estimates gave no pose, how many gave one that the filter rejected, how often it
+        # then followed them after all, and how many frames got no live pose.
         self.failed = 0
+        self.gated = 0
+        self.resets = 0
         self.live_failed = 0
         # If not empty, the next frame begins a fragment.
         self.restart_reason = ''
@@ -49,10 +52,12 @@ class PoseSource(ABC):
 
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map."""
-        return {'failed': self.failed, 'live_failed': self.live_failed,
+        return {'failed': self.failed, 'gated': self.gated, 'resets': self.resets,
+                'live_failed': self.live_failed,
                 'restart_reason': self.restart_reason}
 
     def restore(self, node: SavedNode) -> None:
         """Take over a saved state; raise ValueError if it is wrong."""
         self.failed, self.live_failed = node.integer('failed'), node.integer('live_failed')
+        self.gated, self.resets = node.integer('gated'), node.integer('resets')
         self.restart_reason = node.text('restart_reason')

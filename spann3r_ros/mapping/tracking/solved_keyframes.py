@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, depth_of_points
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import invert, similarity_scale, transform_points
-from spann3r_ros.core.types import FragmentPose, Pointmap
+from spann3r_ros.core.types import FragmentPose, Frame, Pointmap
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.fragments.placement import (
@@ -25,19 +26,22 @@ from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 from spann3r_ros.mapping.storage.saved_values import keyframe_tree, read_keyframe
 
-from .camera_track import CameraTrack, PoseMeasurement, measurement_in_fragment
+from .corner_motion import CornerMotion, Motion
 from .measured_pose import measure_pose
-from .pnp import PoseError
+from .pnp import PoseError, PoseSolution
+from .pose_filter import MAX_REJECTED, FilteredPose, PoseFilter, move_solution
 from .pose_source import PoseSource
 
 # After so many fragments without a place, the next one gets the scale of the last one placed.
 MAX_FAILED_PLACEMENTS = 3
+# After a larger change of log f the pose of a keyframe comes from its pointmap alone.
+MAX_FOCAL_CHANGE = 0.03
 
 logger = logging.getLogger(__name__)
 
 
 class SolvedPoses(PoseSource):
-    """Filters the poses of pointmaps with those that tracked corners predict.
+    """Filters the poses of pointmaps with the motion of tracked corners.
 
     `anchor` is the keyframe by which a new fragment is placed: the newest one with a pose and
     enough confident points. It is in the frame of the current fragment.
@@ -47,7 +51,9 @@ class SolvedPoses(PoseSource):
         super().__init__()
         self._config = config.pose
         self._min_confidence = config.voxel_map.min_confidence
-        self._filter = CameraTrack(config.pose)
+        self._filter = PoseFilter(config.pose)
+        self._corners = CornerMotion(config.pose)
+        self._focal = 0.0  # of the last keyframe
         self.anchor: Keyframe | None = None
         self._placements_failed = 0  # in a row
         # Map units per unit of the sequence placed last.
@@ -55,7 +61,8 @@ class SolvedPoses(PoseSource):
 
     def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
         """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""
-        self._filter.begin_fragment(fragment.id, new_from_former)
+        self._filter.begin_fragment(new_from_former)
+        self._corners.rescale(similarity_scale(new_from_former))
         if self.anchor is not None:
             self.anchor = self.anchor.moved_to(fragment.id, new_from_former)
 
@@ -79,47 +86,48 @@ class SolvedPoses(PoseSource):
         fragment.fragment_from_sequence = similarity
         return True
 
-    def predict(self, admitted: Admitted, intrinsics: Intrinsics | None) -> None:
-        """Compute the prior of a frame from corners tracked from the last keyframe."""
-        self._filter.predict(admitted.frame.stamp_ns, admitted.network_input.image, intrinsics)
-
     def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
               fragment: Fragment) -> list[Keyframe]:
-        """Return the keyframe of an estimate; its pose is None if it has no prior and no pose."""
+        """Return the keyframe of an estimate; its pose is None without corners and pointmap."""
         frame, pointmap = admitted.frame, estimate.pointmap
-        measured, reason = self._measure(admitted, estimate, intrinsics, fragment)
-        filtered = self._filter.update(frame.stamp_ns, measured)
+        self._check_focal(intrinsics)
+        measured, reason = self._measure(estimate, intrinsics, fragment)
+        filtered = self._filter.update(self._motion_to(admitted, intrinsics), measured)
         corrected = filtered.pointmap_correction @ fragment.fragment_from_sequence
         keyframe = Keyframe(frame.stamp_ns, frame.frame_id, fragment.id,
                             admitted.network_input.image, intrinsics,
                             np.full_like(pointmap.confidence, np.nan), pointmap.confidence,
-                            filtered.pose)
-        if filtered.pose is None:
-            self.failed += 1
-            logger.warning('a keyframe has no pose: %s', reason)
-            keyframe = replace(keyframe, unposed_points=transform_points(corrected,
-                                                                         pointmap.points))
-        else:
-            depth = depth_of_points(invert(filtered.pose.fragment_from_camera) @ corrected,
-                                    pointmap.points)
-            keyframe = replace(keyframe, depth=depth, confidence=np.where(
-                np.isfinite(depth), pointmap.confidence, np.float32(0.0)))
-            if self.anchor is None or can_place(keyframe, self._min_confidence):
-                self.anchor = keyframe
-        self._filter.follow_keyframe(keyframe)
+                            _stamped(frame, fragment, filtered))
+        self._count(filtered, reason)
+        if keyframe.pose is None:
+            self._corners.stop()
+            return [replace(keyframe, unposed_points=transform_points(corrected,
+                                                                      pointmap.points))]
+        depth = depth_of_points(invert(keyframe.pose.fragment_from_camera) @ corrected,
+                                pointmap.points)
+        keyframe = replace(keyframe, depth=depth, confidence=np.where(
+            np.isfinite(depth), pointmap.confidence, np.float32(0.0)))
+        if measured is None or filtered.gated:
+            # The pointmap is doubtful: its depth gets the scale of the corners that reached it.
+            scale = self._corners.carry(keyframe.stamp_ns, depth, keyframe.confidence)
+            return [replace(keyframe, depth=depth * np.float32(scale))]
+        if self.anchor is None or can_place(keyframe, self._min_confidence):
+            self.anchor = keyframe
+        self._corners.follow(keyframe.image, depth, keyframe.confidence)
         return [keyframe]
 
-    def prior_suffices(self, admitted: Admitted) -> bool:
-        """Return whether the provisional estimate would hardly change a frame's pose."""
-        return self._filter.prior_suffices(admitted.frame.stamp_ns)
+    def needs_provisional(self, admitted: Admitted, intrinsics: Intrinsics) -> bool:
+        """Return whether the provisional estimate may change a frame's live pose."""
+        return not self._filter.prior_suffices(self._motion_to(admitted, intrinsics))
 
     def live_pose(self, admitted: Admitted, estimate: Estimate | None, intrinsics: Intrinsics,
                   fragment: Fragment) -> FragmentPose | None:
-        """Return the pose of the newest frame from its prior and its provisional estimate."""
+        """Return the pose of the newest frame from its corners and its provisional estimate."""
         measured = None
         if estimate is not None:
-            measured, _ = self._measure(admitted, estimate, intrinsics, fragment)
-        pose = self._filter.estimate(admitted.frame.stamp_ns, measured).pose
+            measured, _ = self._measure(estimate, intrinsics, fragment)
+        pose = _stamped(admitted.frame, fragment, self._filter.estimate(
+            self._motion_to(admitted, intrinsics), measured))
         self.live_failed += pose is None
         return pose
 
@@ -129,6 +137,7 @@ class SolvedPoses(PoseSource):
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map."""
         return {**super().tree(), 'filter': self._filter.tree(),
+                'corners': self._corners.tree(), 'focal': self._focal,
                 'anchor': None if self.anchor is None else keyframe_tree(self.anchor),
                 'placements_failed': self._placements_failed,
                 'placed_scale': self._placed_scale}
@@ -137,6 +146,8 @@ class SolvedPoses(PoseSource):
         """Take over a saved state; raise ValueError if it is wrong."""
         super().restore(node)
         self._filter.restore(node.node('filter'))
+        self._corners.restore(node.node('corners'))
+        self._focal = node.number('focal', 0.0)
         if node.has('anchor'):
             self.anchor = read_keyframe(node.node('anchor'))
             if self.anchor.pose is None:
@@ -144,13 +155,42 @@ class SolvedPoses(PoseSource):
         self._placements_failed = node.integer('placements_failed')
         self._placed_scale = node.number('placed_scale', 1e-12)
 
-    def _measure(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
-                 fragment: Fragment) -> tuple[PoseMeasurement | None, str]:
+    def _check_focal(self, intrinsics: Intrinsics) -> None:
+        """Forget what the filter measured with another focal length; the network's frame stays."""
+        if self._focal and abs(math.log(intrinsics.fx / self._focal)) > MAX_FOCAL_CHANGE:
+            self._filter.forget()
+        self._focal = intrinsics.fx
+
+    def _count(self, filtered: FilteredPose, reason: str) -> None:
+        """Count and log what a keyframe's pose lacks; `reason`: why its pointmap gave none."""
+        self.failed += bool(reason)
+        self.gated += filtered.gated
+        self.resets += filtered.reset
+        if filtered.fragment_from_camera is None:
+            logger.warning('a keyframe has no pose: %s', reason)
+        if filtered.gated:
+            logger.warning('a keyframe has the pose that tracked corners give: its pointmap is '
+                           'elsewhere')
+        if filtered.reset:
+            logger.warning('a keyframe has the pose of its pointmap, which differs from that of '
+                           'the tracked corners for the %d. time', MAX_REJECTED)
+
+    def _motion_to(self, admitted: Admitted, intrinsics: Intrinsics) -> Motion | None:
+        """Return the camera's motion from the last keyframe, by tracked corners."""
+        return self._corners.motion_to(admitted.frame.stamp_ns, admitted.network_input.image,
+                                       intrinsics)
+
+    def _measure(self, estimate: Estimate, intrinsics: Intrinsics,
+                 fragment: Fragment) -> tuple[PoseSolution | None, str]:
         """Return the pose in the fragment that an estimate implies, or None and the reason."""
         try:
             solution = measure_pose(estimate, intrinsics, self._config)
         except PoseError as error:
             return None, str(error)
-        frame = admitted.frame
-        return measurement_in_fragment(frame.stamp_ns, frame.frame_id, fragment.id, solution,
-                                       fragment.fragment_from_sequence), ''
+        return move_solution(fragment.fragment_from_sequence, solution), ''
+
+
+def _stamped(frame: Frame, fragment: Fragment, filtered: FilteredPose) -> FragmentPose | None:
+    pose = filtered.fragment_from_camera
+    return None if pose is None else FragmentPose(frame.stamp_ns, frame.frame_id, fragment.id,
+                                                  pose, filtered.covariance)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 SUMMARY = 'score a checkpoint on unseen procedural rooms, and two trivial answers beside it'
 HEADER = ('sequence', 'answer', 'solved', 'failed', 'accuracy', 'completion', 'point', 'normals',
-          'rotation', 'position', 'ATE', 'RPE', 'RPE rot.')
+          'rotation', 'position', 'ATE', 'RPE', 'RPE rot.', 'NEES', 'NEES med.')
 COLUMNS = ('accuracy', 'completion', 'point', 'normals', 'rotation_deg', 'position', 'trajectory',
-           'step', 'step_deg')
+           'step', 'step_deg', 'nees', 'nees_median')
 NOTE = """\
 Streaming inference, one refined pointmap per frame, compared in the first camera's frame after
 fitting one global scale (least squares over all points); nothing else is aligned.
@@ -34,6 +34,9 @@ accuracy, completion: mean nearest distance / mean of the room's two horizontal 
 point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
 position: of poses by PnP and tracked corners (median degrees; RMS / mean side). After one
 similarity: ATE / path length, RPE from frame to frame / mean step, and its rotation.
+NEES, NEES med.: mean and median over frames of the normalised squared error of position and
+rotation / 6: 1 if errors are as large as the covariance of the poses says. In the first camera's
+frame, where the covariance begins, with the scale of the similarity; nothing else is aligned.
 solved: frames with a pose. failed: rooms without scores, which are in no mean; "poses n more":
 further rooms without a pose, which are not in the means from rotation on.
 +-: standard error over the rooms. "as it is mapped": the points as the mapper moves them with

@@ -9,7 +9,7 @@ import pytest
 from fake_network import FakeNetwork
 from scipy.spatial.transform import Rotation
 
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
 from spann3r_ros.core.types import FragmentPose, Frame, Pointmap
 from spann3r_ros.evaluation.held_out.held_out_rooms import Sequence, to_sequence
 from spann3r_ros.evaluation.measures.solved_poses import solve_poses
@@ -18,8 +18,9 @@ from spann3r_ros.evaluation.recorded_runs import run_recording, to_frames
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig
 from spann3r_ros.mapping.tracking import measured_pose
-from spann3r_ros.mapping.tracking.camera_track import CameraTrack, PoseMeasurement
+from spann3r_ros.mapping.tracking.corner_motion import CornerMotion
 from spann3r_ros.mapping.tracking.corner_tracks import Tracks, find_corners, follow, to_gray
+from spann3r_ros.mapping.tracking.pose_filter import MIN_GATING_INLIERS
 from spann3r_ros.rooms.room_generator import RoomConfig, RoomGenerator
 
 FRAMES = 16
@@ -111,8 +112,9 @@ def test_provisional_pointmap_is_used_where_its_gain_is_large(
 
 def test_points_move_with_their_camera(sequence: Sequence) -> None:
     pointmaps = erring(sequence)
-    (plain, _), (carried, _) = (mapped(sequence, pointmaps, track_corners=track)
-                                for track in (False, True))
+    (plain, _), (carried, _) = (
+        mapped(sequence, pointmaps, track_corners=track, gate_probability=1.0)
+        for track in (False, True))
     for one, other in zip(plain, carried, strict=True):
         np.testing.assert_allclose(other.depth, one.depth, atol=1e-4)
     assert max(np.abs(one.points_in(np.eye(4)) - other.points_in(np.eye(4))).max()
@@ -157,27 +159,6 @@ def test_pose_of_a_frame_whose_pointmap_gives_none_comes_from_corners(
     np.testing.assert_allclose(step, true_step, atol=0.03)
 
 
-def test_new_fragment_resets_the_correction_of_pointmaps() -> None:
-    track = CameraTrack(PoseConfig())
-    covariance = 1e-4 * np.eye(6)
-    moved = np.eye(4)
-    moved[0, 3] = 1.0
-
-    def measured(stamp_ns: int, pose: np.ndarray) -> PoseMeasurement:
-        return PoseMeasurement(FragmentPose(stamp_ns, 'camera', 0, pose, covariance), covariance)
-
-    track.update(1, measured(1, np.eye(4)))
-    track._predicted = FragmentPose(2, 'camera', 0, np.eye(4), covariance)
-    filtered = track.update(2, measured(2, moved))
-    assert 0.0 < filtered.pose.fragment_from_camera[0, 3] < 0.2
-    np.testing.assert_allclose(filtered.pointmap_correction @ moved,
-                               filtered.pose.fragment_from_camera)
-    assert track.estimate(3, measured(3, moved)).pose.fragment_from_camera[0, 3] < 0.3
-    track.begin_fragment(1, np.eye(4))
-    found = track.estimate(3, measured(3, moved)).pose
-    assert found.fragment_from_camera[0, 3] == pytest.approx(1.0)
-
-
 def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
     pointmaps = erring(sequence)
     keyframes, _ = mapped(sequence, pointmaps)
@@ -191,6 +172,33 @@ def test_path_of_the_evaluation_is_the_mappers(sequence: Sequence) -> None:
     alone, _ = solve_poses(pointmaps, [sequence.intrinsics] * FRAMES)
     assert path_errors(found, sequence.poses).translation < 0.6 * path_errors(
         alone, sequence.poses).translation
+
+
+def true_depth(sequence: Sequence, index: int) -> np.ndarray:
+    return transform_points(invert(sequence.poses[index]), sequence.points[index])[..., 2]
+
+
+def test_doubtful_depth_gets_the_scale_of_the_corners_that_reached_it(sequence: Sequence) -> None:
+    corners, sure = CornerMotion(PoseConfig()), np.full((96, 96), 0.9)
+    camera, images = sequence.intrinsics, sequence.images
+    corners.follow(images[0], true_depth(sequence, 0), sure)
+    assert corners.motion_to(1, images[1], camera).inliers >= MIN_GATING_INLIERS
+    scale = corners.carry(1, 1.7 * true_depth(sequence, 1), sure)
+    assert scale == pytest.approx(1 / 1.7, rel=0.02)
+    motion = corners.motion_to(2, images[2], camera)
+    truth = np.linalg.inv(sequence.poses[1]) @ sequence.poses[2]
+    np.testing.assert_allclose(motion.first_from_second, truth, atol=0.02)
+    # Without any depth the corners themselves go on.
+    corners.carry(2, np.full((96, 96), np.nan), sure)
+    motion = corners.motion_to(3, images[3], camera)
+    truth = np.linalg.inv(sequence.poses[2]) @ sequence.poses[3]
+    np.testing.assert_allclose(motion.first_from_second, truth, atol=0.02)
+    # A scale that is not credible ends the tracks.
+    corners.carry(3, 3.0 * true_depth(sequence, 3), sure)
+    assert corners.motion_to(4, images[4], camera) is None
+    # Nothing reached an image that `motion_to` has not seen.
+    corners.carry(7, true_depth(sequence, 3), sure)
+    assert corners.motion_to(8, images[4], camera) is None
 
 
 def test_no_corner_is_near_the_border_of_a_mask(sequence: Sequence) -> None:
