@@ -14,6 +14,7 @@ class Admitted:
     """A frame that the keyframe gate admitted, with its network input and image id.
 
     `size` is the height and width of the camera's images, `intrinsics` is their calibration.
+    `is_loaded` is true for a frame of a loaded map, which another process has received.
     """
 
     frame: Frame
@@ -21,3 +22,4 @@ class Admitted:
     image_id: int
     size: tuple[int, int]
     intrinsics: Intrinsics | None
+    is_loaded: bool = False

@@ -162,17 +162,18 @@ class Mapper:
                 'layers': {layer.name: layer.tree() for layer in self._layers},
                 'state': state_tree(self._state)}
 
-    def load(self, saved: SavedNode) -> str:
+    def load(self, saved: SavedNode, is_loaded: bool = True) -> str:
         """Continue a saved map; return how.
 
         With the saved state of the network, the next frame continues its sequence. Without it, the
-        next frame begins a fragment that is placed by the last keyframe. Raises ValueError, and
-        changes nothing, for a map that is not consistent or does not fit network and settings.
+        next frame begins a fragment that is placed by the last keyframe. `is_loaded` is false for
+        a state of this very mapper. Raises ValueError, and changes nothing, for a map that is not
+        consistent or does not fit network and settings.
         """
         counters = {layer.name: layer.read(saved.node('layers').node(layer.name))
                     for layer in self._layers}
         state = self._new_state(0)
-        read_state(saved.node('state'), state, self._config, counters)
+        read_state(saved.node('state'), state, self._config, counters, is_loaded)
         self._check_fits(saved, state)
         continued = state.phase is not Phase.CLOSED and self._restore_network(saved)
         if not continued:
@@ -201,7 +202,7 @@ class Mapper:
         try:
             yield update
         finally:
-            self.load(saved)
+            self.load(saved, is_loaded=False)
 
     def reset(self) -> None:
         """Start a new, empty map with the next frame."""

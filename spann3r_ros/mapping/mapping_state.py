@@ -109,7 +109,7 @@ class MappingState:
 
     def fail(self, admitted: Admitted, error: Exception) -> None:
         """Record that a frame cannot be used."""
-        self.failed.append(FailedFrame(admitted.frame, error))
+        self.failed.append(FailedFrame(admitted.frame, error, admitted.is_loaded))
 
     def restart(self, reason: str) -> None:
         """Let the next frame begin a fragment."""

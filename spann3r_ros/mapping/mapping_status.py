@@ -50,10 +50,14 @@ class MappingStatus:
 
 @dataclass(frozen=True)
 class FailedFrame:
-    """A frame that cannot be used, and the reason."""
+    """A frame that cannot be used, and the reason.
+
+    `is_loaded` is true for a frame of a loaded map, which another process has received.
+    """
 
     frame: Frame
     error: Exception
+    is_loaded: bool = False
 
 
 @dataclass(frozen=True)

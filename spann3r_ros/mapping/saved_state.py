@@ -45,9 +45,10 @@ def state_tree(state: MappingState) -> Tree:
 
 
 def read_state(node: SavedNode, state: MappingState, config: MapperConfig,
-               counters: Mapping[str, Any]) -> None:
+               counters: Mapping[str, Any], is_loaded: bool) -> None:
     """Fill a new state from a node; `counters` are those of the layers, by name.
 
+    `is_loaded` is true for a map from a file: this process has not received its frames.
     Raises ValueError for values that are wrong or do not fit; the state cannot be used then.
     """
     camera = node.node('camera')
@@ -73,8 +74,9 @@ def read_state(node: SavedNode, state: MappingState, config: MapperConfig,
         state.poses = KnownPoses(config.pose)
     state.poses.restore(node.node('poses'))
     state.atlas.restore(node.node('atlas'), counters, frame_id)
-    frames = [_read_admitted(node.nodes(name), frame_id, state.calibration or Calibration(
-        state.camera[1], None)) for name in ('pending', 'replays')]
+    calibration = state.calibration or Calibration(state.camera[1], None)
+    frames = [_read_admitted(node.nodes(name), frame_id, calibration, is_loaded)
+              for name in ('pending', 'replays')]
     state.pending, state.replays = frames
 
 
@@ -93,8 +95,8 @@ def _admitted_tree(admitted: Admitted) -> Tree:
         'coverage': view.coverage}
 
 
-def _read_admitted(nodes: list[SavedNode], frame_id: str,
-                   calibration: Calibration) -> dict[int, Admitted]:
+def _read_admitted(nodes: list[SavedNode], frame_id: str, calibration: Calibration,
+                   is_loaded: bool) -> dict[int, Admitted]:
     """Return frames by their image ids; the frames have no camera image."""
     found = {}
     for node in nodes:
@@ -111,5 +113,5 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str,
             read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None)
         identifier = node.integer('image_id', 1)
         found[identifier] = Admitted(frame, view, identifier, calibration.size,
-                                     calibration.intrinsics)
+                                     calibration.intrinsics, is_loaded)
     return found

@@ -27,6 +27,7 @@ from spann3r_ros.mapping.storage.map_directory import (
     map_hashes,
     read_map,
 )
+from spann3r_ros.pipeline.runner import Collector, Runner
 
 POSES = orbit_trajectory(60)[:14]
 BREAK = 8
@@ -330,3 +331,25 @@ def test_a_damaged_map_of_an_earlier_version_is_refused(tmp_path: Path, damage: 
         path.write_bytes({'cut': content[:-500], 'text': b'no map', 'empty': b''}[damage])
     with pytest.raises(ValueError, match='expected'):
         make().load(read_map(tmp_path))
+
+
+def test_a_frame_of_a_loaded_map_that_fails_is_none_of_the_received_ones(tmp_path: Path) -> None:
+    """It was counted by the process that saved the map."""
+    options = SyntheticOptions(index_from_image=True, fault_at=BREAK - 1, fault='not_finite')
+    before, after = (Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA)) for _ in range(2))
+    for frame in frames()[:BREAK]:
+        before.process(frame)
+    encode_map(before).write(tmp_path)
+    collector = Collector()
+    runner = Runner(after, True, collector)
+    try:
+        runner.load(read_map(tmp_path))
+        runner.slot.open()
+        for frame in frames()[BREAK:BREAK + 2]:
+            runner.slot.put(frame)
+        runner.call(lambda: None)
+        accounts = runner.slot.accounts()
+    finally:
+        runner.stop()
+    assert [frame.stamp_ns for frame, _ in collector.failures] == [frames()[BREAK - 1].stamp_ns]
+    assert (accounts.processed, accounts.failed) == (2, 0) and accounts.balanced

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spann3r_ros.core.types import Frame, FrameError
-from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.mapping.mapping_status import FailedFrame, MapUpdate
 from spann3r_ros.pipeline.slot import Accounts, FrameSlot
 from spann3r_ros.pipeline.worker import Worker
 
@@ -191,3 +191,14 @@ def test_a_defect_that_ends_the_thread_leaves_no_caller_and_no_frame_waiting(
     assert [one.exc_type for one in ended] == [KeyboardInterrupt]
     accounts = one.worker.report().accounts
     assert (accounts.received, accounts.waiting) == (2, 0) and accounts.balanced
+
+
+def test_earlier_frame_that_turns_out_to_be_unusable_counts_as_failed() -> None:
+    earlier = Frame(1, 'camera', np.zeros((1, 1, 3), np.uint8))
+    failed = {3: (FailedFrame(earlier, FrameError('no points')),)}
+    rig = Rig(lambda stamp_ns: MapUpdate(failed=failed.get(stamp_ns, ())))
+    rig.feed(1, 2, 3)
+    accounts = rig.slot.accounts()
+    assert (accounts.processed, accounts.failed) == (2, 1) and accounts.balanced
+    assert [str(error) for error in rig.reports.errors] == ['no points']
+    rig.worker.stop()
