@@ -158,7 +158,7 @@ def test_earlier_frame_that_an_update_refuses_counts_as_failed() -> None:
     refused = {3: ((earlier, FrameError('no points')),)}
     rig = Rig(lambda stamp_ns: MapUpdate(refused=refused.get(stamp_ns, ())))
     rig.feed(1, 2, 3)
+    rig.worker.stop()
     accounts = rig.slot.accounts()
     assert (accounts.processed, accounts.failed) == (2, 1) and accounts.balanced
     assert [str(error) for error in rig.reports.errors] == ['no points']
-    rig.worker.stop()
