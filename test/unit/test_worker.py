@@ -198,7 +198,7 @@ def test_earlier_frame_that_turns_out_to_be_unusable_counts_as_failed() -> None:
     failed = {3: (FailedFrame(earlier, FrameError('no points')),)}
     rig = Rig(lambda stamp_ns: MapUpdate(failed=failed.get(stamp_ns, ())))
     rig.feed(1, 2, 3)
+    rig.worker.stop()
     accounts = rig.slot.accounts()
     assert (accounts.processed, accounts.failed) == (2, 1) and accounts.balanced
     assert [str(error) for error in rig.reports.errors] == ['no points']
-    rig.worker.stop()

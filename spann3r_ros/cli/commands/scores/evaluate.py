@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SUMMARY = 'score a checkpoint on unseen procedural rooms, and two trivial answers beside it'
 HEADER = ('sequence', 'answer', 'solved', 'failed', 'accuracy', 'completion', 'point', 'normals',
-          'rotation', 'position', 'ATE', 'RPE', 'RPE rot.', 'NEES', 'NEES med.')
+          'rotation', 'position', 'ATE', 'RPE', 'RPE rot.', 'NEES', 'median')
 COLUMNS = ('accuracy', 'completion', 'point', 'normals', 'rotation_deg', 'position', 'trajectory',
            'step', 'step_deg', 'nees', 'nees_median')
 NOTE = """\
@@ -34,7 +34,7 @@ accuracy, completion: mean nearest distance / mean of the room's two horizontal 
 point: mean distance to the true point / mean true distance. normals: mean |cosine|. rotation,
 position: of poses by PnP and tracked corners (median degrees; RMS / mean side). After one
 similarity: ATE / path length, RPE from frame to frame / mean step, and its rotation.
-NEES, NEES med.: mean and median over frames of the normalised squared error of position and
+NEES, median: mean and median over frames of the normalised squared error of position and
 rotation / 6: 1 if errors are as large as the covariance of the poses says. In the first camera's
 frame, where the covariance begins, with the scale of the similarity; nothing else is aligned.
 solved: frames with a pose. failed: rooms without scores, which are in no mean; "poses n more":
