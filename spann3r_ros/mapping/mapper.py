@@ -45,7 +45,7 @@ from .mapper_config import MapperConfig
 from .mapping_state import Calibration, MappingState, Phase
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
-from .saved_state import read_state, state_tree
+from .saved_state import map_tree, read_map_tree
 from .storage.saved_tree import SavedNode, decode_tree, encode_tree
 from .storage.saved_values import Tree
 from .tracking.keyframe_gate import KeyframeGate
@@ -155,12 +155,7 @@ class Mapper:
 
         Arrays may be shared with the mapper, which does not change them.
         """
-        if self._state.camera is None:
-            raise ValueError('the map has not begun')
-        return {'field_of_view': self._config.field_of_view,
-                'network': self._memory.tree(),
-                'layers': {layer.name: layer.tree() for layer in self._layers},
-                'state': state_tree(self._state)}
+        return map_tree(self._state, self._memory, self._layers, self._config)
 
     def load(self, saved: SavedNode, is_loaded: bool = True) -> str:
         """Continue a saved map; return how.
@@ -170,21 +165,17 @@ class Mapper:
         a state of this very mapper. Raises ValueError, and changes nothing, for a map that is not
         consistent or does not fit network and settings.
         """
-        counters = {layer.name: layer.read(saved.node('layers').node(layer.name))
-                    for layer in self._layers}
         state = self._new_state(0)
-        read_state(saved.node('state'), state, self._config, counters, is_loaded)
-        self._check_fits(saved, state)
-        continued = state.phase is not Phase.CLOSED and self._restore_network(saved)
+        counters = read_map_tree(saved, state, self._memory, self._layers, self._config, is_loaded)
+        continued = state.phase is not Phase.CLOSED and self._memory.restore(saved)
         if not continued:
             self._memory.reset(MAP_LOADED)
+            state.restart(MAP_LOADED)
         for layer in self._layers:
             layer.restore(counters[layer.name])
         self._state = state
         if state.phase is Phase.CLOSED:
             state.phase = Phase.TRACKING
-        if not continued:
-            state.restart(MAP_LOADED)
         return ('the sequence of the network goes on' if continued
                 else 'the next image begins a fragment at the last keyframe')
 
@@ -235,55 +226,7 @@ class Mapper:
 
     def status(self) -> MappingStatus:
         """Return the counters."""
-        state = self._state
-        atlas, poses = state.atlas, state.poses
-        return MappingStatus(
-            phase=state.phase.value,
-            fragment_id=atlas.current.id,
-            fragments=sum(one.received > 0 for one in atlas.fragments.values()),
-            revision=atlas.revision,
-            scale=atlas.current.scale,
-            keyframes=state.keyframes,
-            skipped=state.gate.skipped,
-            poses_failed=0 if poses is None else poses.failed,
-            poses_gated=0 if poses is None else poses.gated,
-            pose_resets=0 if poses is None else poses.resets,
-            keyframes_left_out=state.keyframes_left_out,
-            live_poses_failed=0 if poses is None else poses.live_failed,
-            coverage=state.coverage,
-            voxels=sum(map(len, atlas.stores(self.voxel_map.name))),
-            voxel_size=self.voxel_map.voxel_size,
-            voxels_evicted=self.voxel_map.evicted,
-            kept=atlas.kept(),
-            memory=self._memory.report(),
-        )
-
-    def _check_fits(self, saved: SavedNode, state: MappingState) -> None:
-        """Raise ValueError for a map of another network, or with keyframes of another size."""
-        if saved.has('network'):
-            self._memory.check(saved.node('network'))
-            saved.text('field_of_view', [self._config.field_of_view])
-        height, width = state.camera[1]
-        size = self._memory.input_size(width / height)
-        anchor = state.poses.anchor if isinstance(state.poses, SolvedPoses) else None
-        images = [one.network_input.image for one in [*state.pending.values(),
-                                                      *state.replays.values()]]
-        images += [] if anchor is None else [anchor.image]
-        for image in images:
-            if image.shape[:2] != size:
-                raise ValueError(f'map: expected keyframes of height and width {size}, as the '
-                                 f'network takes, got {image.shape[:2]}')
-
-    def _restore_network(self, saved: SavedNode) -> bool:
-        """Return whether the network continues the saved sequence; if not, it is unchanged."""
-        if saved.has('network') and saved.node('network').node('state').arrays():
-            try:
-                self._memory.restore(saved.node('network'))
-            except ValueError as error:
-                logger.warning('the network does not continue the saved sequence: %s', error)
-            else:
-                return True
-        return False
+        return self._state.status(self.voxel_map, self._memory.report())
 
     def _new_state(self, fragment_id: int) -> MappingState:
         return MappingState(KeyframeGate(self._config.keyframes),

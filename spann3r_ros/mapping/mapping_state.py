@@ -14,7 +14,9 @@ from spann3r_ros.core.views import Preprocessed
 
 from .admitted import Admitted
 from .fragments.atlas import Atlas
-from .mapping_status import FailedFrame
+from .layers.voxel_map import VoxelMap
+from .mapping_status import FailedFrame, MappingStatus
+from .memory_manager import MemoryReport
 from .tracking.focal_length import FocalRefinement
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
@@ -114,6 +116,30 @@ class MappingState:
     def restart(self, reason: str) -> None:
         """Let the next frame begin a fragment."""
         self.restart_reason = reason
+
+    def status(self, voxel_map: VoxelMap, memory: MemoryReport) -> MappingStatus:
+        """Return the counters."""
+        atlas, poses = self.atlas, self.poses
+        return MappingStatus(
+            phase=self.phase.value,
+            fragment_id=atlas.current.id,
+            fragments=sum(one.received > 0 for one in atlas.fragments.values()),
+            revision=atlas.revision,
+            scale=atlas.current.scale,
+            keyframes=self.keyframes,
+            skipped=self.gate.skipped,
+            poses_failed=0 if poses is None else poses.failed,
+            poses_gated=0 if poses is None else poses.gated,
+            pose_resets=0 if poses is None else poses.resets,
+            keyframes_left_out=self.keyframes_left_out,
+            live_poses_failed=0 if poses is None else poses.live_failed,
+            coverage=self.coverage,
+            voxels=sum(map(len, atlas.stores(voxel_map.name))),
+            voxel_size=voxel_map.voxel_size,
+            voxels_evicted=voxel_map.evicted,
+            kept=atlas.kept(),
+            memory=memory,
+        )
 
     def forget_camera(self) -> None:
         """Accept another camera, because the map has no keyframe of this one."""

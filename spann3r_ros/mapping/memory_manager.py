@@ -83,9 +83,23 @@ class MemoryManager:
             raise node.fault('identity', f'the weights {self._network.identity}, with which this '
                              'mapper runs', node.text('identity'))
 
-    def restore(self, node: SavedNode) -> None:
-        """Continue a saved sequence; raise ValueError, and change nothing, if it does not fit."""
-        self._network.restore(node.node('state').arrays())
+    def restore(self, saved: SavedNode) -> bool:
+        """Return whether the network continues the sequence of a saved map.
+
+        If it does not, because the map has none or its memory has other settings, nothing has
+        changed.
+        """
+        if not saved.has('network'):
+            return False
+        arrays = saved.node('network').node('state').arrays()
+        if not arrays:
+            return False
+        try:
+            self._network.restore(arrays)
+        except ValueError as error:
+            logger.warning('the network does not continue the saved sequence: %s', error)
+            return False
+        return True
 
     def reset(self, reason: str, recovery: bool = False) -> None:
         """Empty the memory; write `reason` to the log and to the report."""

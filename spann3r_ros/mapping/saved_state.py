@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper's state as a part of a saved map."""
+"""A whole map, with the mapper's state, as a saved tree."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ from spann3r_ros.core.types import Frame
 from spann3r_ros.core.views import Preprocessed
 
 from .admitted import Admitted
+from .layers.layer import Layer
 from .mapper_config import MapperConfig
 from .mapping_state import Calibration, MappingState, Phase
+from .memory_manager import MemoryManager
 from .storage.saved_tree import SavedNode
 from .storage.saved_values import (
     Tree,
@@ -27,8 +29,44 @@ from .tracking.solved_keyframes import SolvedPoses
 POSE_SOURCES = {'solved': SolvedPoses, 'given': KnownPoses}
 
 
-def state_tree(state: MappingState) -> Tree:
-    """Return the state of a map that has begun."""
+def map_tree(state: MappingState, memory: MemoryManager, layers: Sequence[Layer],
+             config: MapperConfig) -> Tree:
+    """Return a whole map; ValueError for one that has not begun."""
+    if state.camera is None:
+        raise ValueError('the map has not begun')
+    return {'field_of_view': config.field_of_view, 'network': memory.tree(),
+            'layers': {layer.name: layer.tree() for layer in layers},
+            'state': _state_tree(state)}
+
+
+def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
+                  layers: Sequence[Layer], config: MapperConfig,
+                  is_loaded: bool) -> dict[str, Any]:
+    """Fill a new state from a whole map; return the counters of the layers, by name.
+
+    `is_loaded` is true for a map from a file: this process has not received its frames. Raises
+    ValueError for values that are wrong, and for a map of another network, another field of view,
+    or keyframes of another size; the state cannot be used then.
+    """
+    if saved.has('network'):
+        memory.check(saved.node('network'))
+        saved.text('field_of_view', [config.field_of_view])
+    counters = {layer.name: layer.read(saved.node('layers').node(layer.name)) for layer in layers}
+    _read_state(saved.node('state'), state, config, counters, is_loaded)
+    height, width = state.camera[1]
+    size = memory.input_size(width / height)
+    images = [one.network_input.image for one in [*state.pending.values(),
+                                                  *state.replays.values()]]
+    if isinstance(state.poses, SolvedPoses) and state.poses.anchor is not None:
+        images.append(state.poses.anchor.image)
+    for image in images:
+        if image.shape[:2] != size:
+            raise ValueError(f'map: expected keyframes of height and width {size}, as the network '
+                             f'takes, got {image.shape[:2]}')
+    return counters
+
+
+def _state_tree(state: MappingState) -> Tree:
     frame_id, size = state.camera
     names = [name for name, kind in POSE_SOURCES.items() if isinstance(state.poses, kind)]
     return {
@@ -44,13 +82,8 @@ def state_tree(state: MappingState) -> Tree:
         'replays': [_admitted_tree(one) for one in state.replays.values()]}
 
 
-def read_state(node: SavedNode, state: MappingState, config: MapperConfig,
-               counters: Mapping[str, Any], is_loaded: bool) -> None:
-    """Fill a new state from a node; `counters` are those of the layers, by name.
-
-    `is_loaded` is true for a map from a file: this process has not received its frames.
-    Raises ValueError for values that are wrong or do not fit; the state cannot be used then.
-    """
+def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
+                counters: Mapping[str, Any], is_loaded: bool) -> None:
     camera = node.node('camera')
     frame_id = camera.text('frame_id')
     state.camera = frame_id, (camera.integer('height', 2), camera.integer('width', 2))
