@@ -350,6 +350,7 @@ class Mapper:
         """Place the fragment by its anchor; if that fails, the next frame begins another one."""
         state = self._state
         if state.poses.place_fragment(estimate.pointmap, state.atlas.current):
+            state.atlas.connect()
             return
         state.restart(NOT_PLACED)
         state.phase = Phase.LOST

@@ -119,6 +119,19 @@ def test_a_fragment_that_begins_after_a_move_is_placed_at_the_moved_path(scale: 
     assert np.quantile(errors, 0.95) < 0.02
 
 
+def test_each_fragment_is_connected_with_the_one_before_it() -> None:
+    mapper, place = three_fragments(8), similarity(1, 1.6)
+    mapper.move_fragment(0, place)
+    mapper.new_fragment()
+    for frame in FRAMES[8:12]:
+        mapper.process(frame)
+    atlas = mapper._state.atlas
+    assert [(one.kind, one.first, one.second) for one in atlas.constraints] == [
+        ('overlap', 0, 1), ('overlap', 1, 2)]
+    # Fragment 1 has not moved with fragment 0: the constraint keeps what was measured.
+    np.testing.assert_allclose(atlas.constraints[0].first_from_second, np.eye(4))
+
+
 def test_unknown_fragments_and_other_transforms_are_refused_and_change_nothing() -> None:
     mapper = three_fragments(8)
     cloud = mapper.cloud().points

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import is_similarity
+from spann3r_ros.core.transforms import invert_similarity, is_similarity
 from spann3r_ros.core.types import FragmentPose, StampedPose
 from spann3r_ros.mapping.layers.layer import Layer
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -69,6 +69,15 @@ class Atlas:
         self.current = self._new(former.id + (former.received > 0),
                                  former.scale if scale is None else scale)
         return self.current
+
+    def connect(self) -> None:
+        """Record that a keyframe of the fragment before placed the current one."""
+        before = [one for one in self.fragments.values() if one is not self.current]
+        if before:
+            self.constraints.append(Constraint(
+                'overlap', before[-1].id, self.current.id,
+                invert_similarity(before[-1].map_from_fragment)
+                @ self.current.map_from_fragment))
 
     def move(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
         """Place a fragment anew; all views of its keyframes, path and voxels follow.
