@@ -17,6 +17,8 @@ from typing import BinaryIO
 SUFFIX = '.part'
 # Arguments of renameat2: the working directory, and the flag that exchanges two names.
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+# End of the name of a directory between two steps of an exchange.
+BETWEEN = '.exchanged'
 Content = bytes | Callable[[BinaryIO], object]
 
 
@@ -68,20 +70,22 @@ def replace_directory(directory: Path, contents: Mapping[str, Content]) -> None:
     it points at.
     """
     directory = Path(directory).absolute()
+    _put_back(directory)
     _remove_leftovers(directory)
     made = Path(tempfile.mkdtemp(dir=directory.parent,
                                  prefix=f'.{directory.name}.{os.getpid()}.', suffix=SUFFIX))
     try:
         made.chmod(0o755)
         write_files({made / name: content for name, content in contents.items()})
-        if directory.is_symlink():
-            directory.unlink()
-        if directory.is_dir():
-            _exchange(made, directory)  # `made` is the old directory now
+        if directory.is_dir() or directory.is_symlink():
+            _exchange(made, directory)  # `made` is the old directory or link now
         else:
             os.replace(made, directory)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        if made.is_symlink():
+            made.unlink()
+        else:
+            shutil.rmtree(made, ignore_errors=True)
     _sync_folder(directory.parent)
 
 
@@ -92,12 +96,28 @@ def _exchange(first: Path, second: Path) -> None:
                             RENAME_EXCHANGE)
     error = ctypes.get_errno() if result else 0
     if error in (errno.EINVAL, errno.ENOSYS):
-        between = first.with_name(f'{first.name}{SUFFIX}')
+        between = second.with_name(f'.{second.name}{BETWEEN}')
         os.rename(second, between)
-        os.rename(first, second)
+        try:
+            os.rename(first, second)
+        except OSError:
+            os.rename(between, second)
+            raise
         os.rename(between, first)
     elif error:
         raise OSError(error, os.strerror(error), str(second))
+
+
+def _put_back(directory: Path) -> None:
+    """Finish an exchange in three steps that was interrupted while the name was free."""
+    between = directory.with_name(f'.{directory.name}{BETWEEN}')
+    if between.is_dir() or between.is_symlink():
+        if not directory.exists():
+            os.rename(between, directory)
+        elif between.is_symlink():
+            between.unlink()
+        else:
+            shutil.rmtree(between)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,6 +36,10 @@ class Keyframe:
     pose: FragmentPose | None
     unposed_points: np.ndarray | None = None
 
+    def __deepcopy__(self, _: dict[int, object]) -> Keyframe:
+        """Return itself, which never changes."""
+        return self
+
     def pose_in(self, map_from_fragment: np.ndarray) -> StampedPose | None:
         """Return the pose in the map; None without a pose."""
         return None if self.pose is None else self.pose.in_map(map_from_fragment)

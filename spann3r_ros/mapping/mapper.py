@@ -19,6 +19,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -46,11 +47,11 @@ from .mapping_state import Calibration, MappingState, Phase
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
 from .saved_state import map_tree, read_map_tree
-from .storage.saved_tree import SavedNode, decode_tree, encode_tree
+from .storage.saved_tree import SavedNode
 from .storage.saved_values import Tree
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
-from .tracking.solved_keyframes import MAX_FAILED_PLACEMENTS, SolvedPoses
+from .tracking.solved_keyframes import MAX_FAILED_PLACEMENTS, Placement, SolvedPoses
 
 # The image id of the last placed keyframe, which is also the first image of a new fragment.
 ANCHOR_ID = 0
@@ -58,6 +59,7 @@ ASKED_FOR = 'asked for'
 MAP_LOADED = 'a map was loaded'
 OUT_OF_MEMORY = 'out of memory'
 NOT_PLACED = 'the last fragment could not be placed in the map'
+MEMORY_LOST = 'the network did not go back to its sequence after a save'
 UNUSABLE_START = 'the first frame gave no usable pointmap'
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class Mapper:
         state = self._state
         state.check(frame)
         if state.gate.skips(frame.stamp_ns):
-            return MapUpdate(skipped=True)
+            return MapUpdate(skipped=True, revision=state.atlas.revision)
         admitted = state.admit(frame, preprocess(frame, *self._fit(frame.rgb.shape[:2])))
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
         try:
@@ -135,6 +137,8 @@ class Mapper:
         """
         state, started = self._state, time.perf_counter()
         reason: Exception = FrameError('the recording ended before the estimate of this frame')
+        if state.restart_reason == ASKED_FOR:
+            state.restart_reason = ''  # the sequence of the network is intact, and now it ends
         try:
             self._begin_last_fragment()
             state.phase = Phase.CLOSED
@@ -157,16 +161,15 @@ class Mapper:
         """
         return map_tree(self._state, self._memory, self._layers, self._config)
 
-    def load(self, saved: SavedNode, is_loaded: bool = True) -> str:
+    def load(self, saved: SavedNode) -> str:
         """Continue a saved map; return how.
 
         With the saved state of the network, the next frame continues its sequence. Without it, the
-        next frame begins a fragment that is placed by the last keyframe. `is_loaded` is false for
-        a state of this very mapper. Raises ValueError, and changes nothing, for a map that is not
-        consistent or does not fit network and settings.
+        next frame begins a fragment that is placed by the last keyframe. Raises ValueError, and
+        changes nothing, for a map that is not consistent or does not fit network and settings.
         """
         state = self._new_state(0)
-        counters = read_map_tree(saved, state, self._memory, self._layers, self._config, is_loaded)
+        counters = read_map_tree(saved, state, self._memory, self._layers, self._config)
         continued = state.phase is not Phase.CLOSED and self._memory.restore(saved)
         if not continued:
             self._memory.reset(MAP_LOADED)
@@ -183,17 +186,24 @@ class Mapper:
     def ended(self) -> Iterator[MapUpdate]:
         """Let the map be, within a `with` statement, as if the recording ended here.
 
-        The value is the update that completes the map.
+        The value is the update that completes the map. Afterwards the mapper is as before.
         """
-        if not (self._state.pending or self._state.replays):
-            yield self._update()
+        state, layers = self._state, [(layer, layer.counters()) for layer in self._layers]
+        frames = [*state.pending.values(), *state.replays.values()]
+        if not frames:
+            yield MapUpdate(revision=state.atlas.revision)
             return
-        saved = decode_tree(*encode_tree(self.tree()))
-        update = self.flush()
+        memory = self._memory.snapshot()
+        shared = {id(one): one for one in (*self._layers, *frames)}
+        self._state = deepcopy(state, shared)
         try:
-            yield update
+            yield self.flush()
         finally:
-            self.load(saved, is_loaded=False)
+            self._state = state
+            for layer, counters in layers:
+                layer.restore(counters)
+            if not self._memory.go_back(memory):
+                state.restart(MEMORY_LOST)
 
     def reset(self) -> None:
         """Start a new, empty map with the next frame."""
@@ -285,7 +295,7 @@ class Mapper:
         """Begin a fragment until it has a place, if frames wait for one: no frame will follow."""
         state = self._state
         for _ in range(MAX_FAILED_PLACEMENTS + 1):
-            if not (state.replays or (state.pending and self._has_lost_memory)):
+            if not (state.replays or (state.pending and state.restart_reason)):
                 return
             if self._begin_fragment():
                 return
@@ -314,7 +324,7 @@ class Mapper:
             state.poses = (SolvedPoses(self._config) if frame.world_from_camera is None
                            else KnownPoses(self._config.pose))
         poses, fragment = state.poses, state.atlas.current
-        if state.phase is Phase.EMPTY and not state.pending and isinstance(poses, SolvedPoses):
+        if isinstance(poses, SolvedPoses) and poses.anchor is None and not state.pending:
             fragment.fragment_from_sequence = map_axes(frame.up)
             state.levelled = frame.up is not None
         estimates = self._memory.step(admitted.network_input.image, admitted.image_id)
@@ -330,7 +340,13 @@ class Mapper:
         self._settle(own)
         if not self._config.live_pose or not estimates or admitted.image_id not in state.pending:
             return None, inference_sec
-        return self._live_pose(admitted, poses), inference_sec
+        try:
+            return self._live_pose(admitted, poses), inference_sec
+        # The final estimate of the frame is still to come: it has not failed.
+        except Exception:
+            logger.exception('a frame has no live pose')
+            poses.live_failed += 1
+            return None, inference_sec
 
     def _settle(self, estimates: list[Estimate]) -> None:
         """Use final estimates: that of the anchor places the fragment, others finish a frame.
@@ -349,8 +365,10 @@ class Mapper:
     def _place_fragment(self, estimate: Estimate) -> None:
         """Place the fragment by its anchor; if that fails, the next frame begins another one."""
         state = self._state
-        if state.poses.place_fragment(estimate.pointmap, state.atlas.current):
-            state.atlas.connect()
+        placement = state.poses.place_fragment(estimate.pointmap, state.atlas.current)
+        if placement is Placement.MEASURED:
+            state.atlas.connect(state.poses.anchor_origin)
+        if placement is not Placement.FAILED:
             return
         state.restart(NOT_PLACED)
         state.phase = Phase.LOST
@@ -383,7 +401,7 @@ class Mapper:
             state.fail(admitted, error)
             if empty and state.phase is not Phase.CLOSED:
                 state.restart(UNUSABLE_START)
-                state.forget_camera()
+                state.forget_calibration()
         else:
             self._level(admitted, placed)
         if state.poses is not None and state.poses.restart_reason:

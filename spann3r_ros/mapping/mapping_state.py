@@ -141,7 +141,8 @@ class MappingState:
             memory=memory,
         )
 
-    def forget_camera(self) -> None:
-        """Accept another camera, because the map has no keyframe of this one."""
-        self.camera = self.poses = self.intrinsics = self.calibration = None
-        self.focal = FocalRefinement()
+    def forget_calibration(self) -> None:
+        """Forget what an unusable first frame decided; without other frames also its camera."""
+        self.intrinsics, self.focal = None, FocalRefinement()
+        if not (self.pending or self.replays):
+            self.camera = self.poses = self.calibration = None

@@ -29,6 +29,16 @@ class MemoryReport:
     last_reset_reason: str
 
 
+@dataclass(frozen=True)
+class MemorySnapshot:
+    """The arrays of a network's state and the counters of its manager."""
+
+    arrays: dict[str, np.ndarray]
+    resets: int
+    recoveries: int
+    last_reset_reason: str
+
+
 class MemoryManager:
     """Passes images to a network; no other part of the mapper resets the network.
 
@@ -98,6 +108,23 @@ class MemoryManager:
             self._network.restore(arrays)
         except ValueError as error:
             logger.warning('the network does not continue the saved sequence: %s', error)
+            return False
+        return True
+
+    def snapshot(self) -> MemorySnapshot:
+        """Return what `go_back` needs."""
+        return MemorySnapshot(self._network.state(), self._resets, self._recoveries,
+                              self._last_reset_reason)
+
+    def go_back(self, snapshot: MemorySnapshot) -> bool:
+        """Go back to a snapshot of this network; return whether the network can."""
+        self._resets, self._recoveries = snapshot.resets, snapshot.recoveries
+        self._last_reset_reason = snapshot.last_reset_reason
+        try:
+            self._network.restore(snapshot.arrays)
+        # Whatever the network raises, it needs a new sequence.
+        except Exception:
+            logger.exception('the network does not go back to its sequence')
             return False
         return True
 

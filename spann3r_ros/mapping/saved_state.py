@@ -2,6 +2,7 @@
 """A whole map, with the mapper's state, as a saved tree."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,19 +41,18 @@ def map_tree(state: MappingState, memory: MemoryManager, layers: Sequence[Layer]
 
 
 def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
-                  layers: Sequence[Layer], config: MapperConfig,
-                  is_loaded: bool) -> dict[str, Any]:
+                  layers: Sequence[Layer], config: MapperConfig) -> dict[str, Any]:
     """Fill a new state from a whole map; return the counters of the layers, by name.
 
-    `is_loaded` is true for a map from a file: this process has not received its frames. Raises
-    ValueError for values that are wrong, and for a map of another network, another field of view,
-    or keyframes of another size; the state cannot be used then.
+    Raises ValueError for values that are wrong, and for a map of another network, another field of
+    view, or keyframes of another size; the state cannot be used then.
     """
     if saved.has('network'):
         memory.check(saved.node('network'))
         saved.text('field_of_view', [config.field_of_view])
     counters = {layer.name: layer.read(saved.node('layers').node(layer.name)) for layer in layers}
-    _read_state(saved.node('state'), state, config, counters, is_loaded)
+    _read_state(saved.node('state'), state, config, counters)
+    _check_consistent(saved.node('state'), state)
     height, width = state.camera[1]
     size = memory.input_size(width / height)
     images = [one.network_input.image for one in [*state.pending.values(),
@@ -74,7 +74,8 @@ def _state_tree(state: MappingState) -> Tree:
         'phase': state.phase.value, 'levelled': state.levelled, 'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
-        'coverage': state.coverage, 'keyframes': state.keyframes,
+        'coverage': None if math.isnan(state.coverage) else state.coverage,
+        'keyframes': state.keyframes,
         'keyframes_left_out': state.keyframes_left_out, 'focal': state.focal.tree(),
         'restart_reason': state.restart_reason, 'gate': state.gate.tree(),
         'pose_source': names[0], 'poses': state.poses.tree(), 'atlas': state.atlas.tree(),
@@ -83,7 +84,7 @@ def _state_tree(state: MappingState) -> Tree:
 
 
 def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
-                counters: Mapping[str, Any], is_loaded: bool) -> None:
+                counters: Mapping[str, Any]) -> None:
     camera = node.node('camera')
     frame_id = camera.text('frame_id')
     state.camera = frame_id, (camera.integer('height', 2), camera.integer('width', 2))
@@ -95,7 +96,8 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
         calibration = node.node('calibration')
         state.calibration = Calibration(state.camera[1], read_intrinsics(
             calibration.node('intrinsics')) if calibration.has('intrinsics') else None)
-    state.coverage = node.number('coverage', 0.0, finite=False)
+    if node.has('coverage'):
+        state.coverage = node.number('coverage', 0.0, 1.0)
     state.keyframes = node.integer('keyframes')
     state.keyframes_left_out = node.integer('keyframes_left_out')
     state.focal.restore(node.node('focal'))
@@ -108,9 +110,32 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     state.poses.restore(node.node('poses'))
     state.atlas.restore(node.node('atlas'), counters, frame_id)
     calibration = state.calibration or Calibration(state.camera[1], None)
-    frames = [_read_admitted(node.nodes(name), frame_id, calibration, is_loaded)
+    frames = [_read_admitted(node.nodes(name), frame_id, calibration)
               for name in ('pending', 'replays')]
     state.pending, state.replays = frames
+
+
+def _check_consistent(node: SavedNode, state: MappingState) -> None:
+    """Raise ValueError unless the frames on their way into the map belong to it."""
+    frames = [*state.pending.values(), *state.replays.values()]
+    if len({one.image_id for one in frames}) < len(frames) or any(
+            one.image_id > state.image_ids for one in frames):
+        raise node.fault('pending', f'image ids up to {state.image_ids}, each once',
+                         [one.image_id for one in frames])
+    given = isinstance(state.poses, KnownPoses)
+    for one in frames:
+        view = one.network_input
+        size = view.image.shape[:2]
+        if view.intrinsics is not None and (view.intrinsics.height,
+                                            view.intrinsics.width) != size:
+            raise node.fault('pending', f'intrinsics of {size} pixels', view.intrinsics)
+        if (one.frame.world_from_camera is not None) != given:
+            raise node.fault('pending', 'a given pose with every frame, or with none', 'others')
+    current, frame_id = state.atlas.current.id, state.camera[0]
+    for keyframe in state.poses.keyframes:
+        if (keyframe.fragment_id, keyframe.frame_id) != (current, frame_id):
+            raise node.fault('poses', f'keyframes of {frame_id!r} in fragment {current}',
+                             f'{keyframe.frame_id!r} in fragment {keyframe.fragment_id}')
 
 
 def _calibration_tree(calibration: Calibration) -> Tree:
@@ -128,8 +153,8 @@ def _admitted_tree(admitted: Admitted) -> Tree:
         'coverage': view.coverage}
 
 
-def _read_admitted(nodes: list[SavedNode], frame_id: str, calibration: Calibration,
-                   is_loaded: bool) -> dict[int, Admitted]:
+def _read_admitted(nodes: list[SavedNode], frame_id: str,
+                   calibration: Calibration) -> dict[int, Admitted]:
     """Return frames by their image ids; the frames have no camera image."""
     found = {}
     for node in nodes:
@@ -146,5 +171,5 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str, calibration: Calibrati
             read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None)
         identifier = node.integer('image_id', 1)
         found[identifier] = Admitted(frame, view, identifier, calibration.size,
-                                     calibration.intrinsics, is_loaded)
+                                     calibration.intrinsics, is_loaded=True)
     return found

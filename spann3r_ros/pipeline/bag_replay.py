@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from spann3r_ros.core.encodings import to_mask, to_rgb
@@ -13,7 +14,7 @@ from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
-from spann3r_ros.mapping.storage.map_directory import map_hashes
+from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
 
 from .intake import Intake
 from .node_settings import NodeConfig
@@ -109,6 +110,10 @@ class Replay:
         self._intake.drain()
         self._runner.flush()
 
+    def save(self, folder: Path) -> None:
+        """Write the map into a folder; raises as `encode_map` and `MapFiles.write`."""
+        self._runner.call(lambda: encode_map(self._mapper)).write(folder)
+
     def close(self) -> None:
         """End the worker."""
         self._runner.stop()
@@ -118,11 +123,13 @@ class Replay:
         accounts = asdict(self._runner.report().accounts)
         del accounts['waiting']
         status = self._runner.map_status
+        poses, voxels, hashes = self._runner.call(lambda: (
+            len(self._mapper.trajectory), len(self._mapper.cloud()), map_hashes(self._mapper)))
         return ReplaySummary(
             images=images, frames=accounts, recovered=status.memory.recoveries,
-            poses=len(self._mapper.trajectory), voxels=len(self._mapper.cloud()),
+            poses=poses, voxels=voxels,
             fragments=len(self._fragments), loops=0, threads=status.memory.status.threads,
-            seconds=round(seconds, 3), sha256=map_hashes(self._mapper), warnings=warnings)
+            seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
 
     def match_soon(self) -> None:
         """Have the intake check its waiting images after this message."""

@@ -16,6 +16,8 @@ from spann3r_ros.core.transforms import (
 from spann3r_ros.core.types import FragmentPose, StampedPose
 
 UNKNOWN_VARIANCE = 1e6
+# Fragments before that of the newest pose whose places are kept: poses of them may still come.
+MAX_FRAGMENTS = 100
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Odometer:
 
     def __init__(self) -> None:
         self._places: dict[int, np.ndarray] = {}
-        self._fragment_id: int | None = None
-        self._odom_from_fragment = np.eye(4)
+        # Of the fragment of the last pose, and of newer ones from the time when they began.
+        self._odom_from: dict[int, np.ndarray] = {}
         # Where the camera is in `odom` when the next pose comes; None: at its place in the map.
         self._start: np.ndarray | None = None
         self._last: Motion | None = None
@@ -68,11 +70,13 @@ class Odometer:
         if self._last is not None:
             self._start = self._last.odom_from_camera
         self._places.clear()
-        self._fragment_id = self._last = None
+        self._odom_from.clear()
+        self._last = None
 
     def take_places(self, places: Mapping[int, np.ndarray]) -> None:
         """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id."""
         self._places |= places
+        self._extend()
 
     def in_map(self, pose: FragmentPose) -> StampedPose:
         """Return a pose in the map, where its fragment is now."""
@@ -82,7 +86,7 @@ class Odometer:
              camera_from_child: np.ndarray) -> Motion:
         """Return the motion from the last pose of the camera to this one, for a child frame."""
         self._enter(pose)
-        camera = pose.in_map(self._odom_from_fragment)
+        camera = pose.in_map(self._odom_from[pose.fragment_id])
         odom_from_camera = camera.world_from_camera
         odom_from_child = odom_from_camera @ camera_from_child
         covariance = UNKNOWN_VARIANCE * np.eye(6)
@@ -101,20 +105,32 @@ class Odometer:
                              f'pose in it, got those of {sorted(self._places)}')
         return self._places[fragment_id]
 
+    def _extend(self) -> None:
+        """Find `odom_from_fragment` of fragments that are newer than those that have it.
+
+        Both fragments are where they are when the newer one begins: what moves later does not
+        change its place in `odom`.
+        """
+        for fragment_id in sorted(set(self._places) - set(self._odom_from)):
+            before = max((one for one in self._odom_from if one < fragment_id), default=None)
+            if before is not None:
+                self._odom_from[fragment_id] = self._odom_from[before] @ np.linalg.inv(
+                    self._place(before)) @ self._place(fragment_id)
+
     def _enter(self, pose: FragmentPose) -> None:
-        """Find `odom_from_fragment` of a pose's fragment, unless the last pose was in it too."""
-        if pose.fragment_id == self._fragment_id and self._start is None:
-            return
+        """Find `odom_from_fragment` of the first pose; forget fragments long before a pose."""
         place = self._place(pose.fragment_id)
         if self._start is not None:
             odom_from_map = self._start @ invert(self.in_map(pose).world_from_camera)
-        elif self._fragment_id is None:
-            odom_from_map = np.eye(4)
-        else:
-            odom_from_map = self._odom_from_fragment @ np.linalg.inv(
-                self._place(self._fragment_id))
-        self._odom_from_fragment = odom_from_map @ place
-        self._fragment_id, self._start = pose.fragment_id, None
+            self._odom_from = {pose.fragment_id: odom_from_map @ place}
+            self._start = None
+            self._extend()
+        elif pose.fragment_id not in self._odom_from:
+            self._odom_from = {pose.fragment_id: place}
+            self._extend()
+        for old in [one for one in self._places if one < pose.fragment_id - MAX_FRAGMENTS]:
+            self._places.pop(old)
+            self._odom_from.pop(old, None)
 
     def _twist(self, stamp_ns: int, child_frame: str, odom_from_child: np.ndarray,
                covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -243,3 +243,77 @@ def test_far_given_poses_are_mapped_without_loss() -> None:
             np.testing.assert_allclose(pose.world_from_camera, shift @ true, atol=1e-9)
     errors = [np.quantile(SCENE.distances(points), 0.95) for points in clouds]
     assert errors[1] < 1.2 * errors[0] + 1e-4
+
+
+@pytest.mark.parametrize('moved_at', [3, 8])
+@pytest.mark.parametrize('scale', [1.0, 2.0])
+def test_later_given_poses_follow_a_moved_fragment(moved_at: int, scale: float) -> None:
+    from dataclasses import replace
+    place = similarity(4, scale)
+    mapper = make_mapper(POSES, SyntheticOptions(index_from_image=True, unit=2.0))
+    for index, frame in enumerate(FRAMES):
+        if index == moved_at:
+            mapper.move_fragment(0, place)
+        mapper.process(replace(frame, world_from_camera=POSES[index]))
+    mapper.flush()
+    assert len(mapper.trajectory) == len(FRAMES)
+    for pose, true in zip(mapper.trajectory, POSES, strict=True):
+        np.testing.assert_allclose(pose.world_from_camera[:3, 3],
+                                   transform(place, true[:3, 3][None])[0], atol=EXACT)
+    world = transform(np.linalg.inv(place), mapper.cloud().points)
+    assert np.quantile(SCENE.distances(world), 0.95) < 0.03
+
+
+def test_an_assumed_scale_follows_the_scale_of_the_map() -> None:
+    from spann3r_ros.mapping.fragments import placement
+    from spann3r_ros.mapping.tracking import solved_keyframes
+
+    def unfit(*_: object) -> None:
+        raise placement.AlignmentError('no')
+    mapper = make_mapper(POSES, SyntheticOptions(index_from_image=True))
+    for frame in FRAMES[:8]:
+        mapper.process(frame)
+    mapper.move_fragment(0, np.diag([3.0, 3.0, 3.0, 1.0]))
+    mapper.new_fragment()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solved_keyframes, 'place_after', unfit)
+        for frame in FRAMES[8:]:
+            mapper.process(frame)
+        mapper.flush()
+    path = np.array([pose.world_from_camera[:3, 3] for pose in mapper.trajectory])
+    stamps = [frame.stamp_ns for frame in FRAMES]
+    true = np.array([POSES[stamps.index(pose.stamp_ns)][:3, 3] for pose in mapper.trajectory])
+    lengths = [np.linalg.norm(np.diff(one, axis=0), axis=1) for one in (path, true)]
+    np.testing.assert_allclose(lengths[0], 3.0 * lengths[1], rtol=0.05)
+
+
+def test_a_fragment_of_which_nothing_is_left_is_removed() -> None:
+    config = MapperConfig(path_max_size=4, voxel_map=VoxelMapConfig(max_voxels=2000),
+                          keyframes=KeyframeConfig(max_full_bytes=0, max_bytes=0))
+    mapper = make_mapper(POSES, INDEXED, config)
+    for index, frame in enumerate(FRAMES):
+        if index and index % 3 == 0:
+            mapper.new_fragment()
+        mapper.process(frame)
+    assert mapper.status().fragment_id == 5
+    # The first keyframe is always kept.
+    assert list(mapper._state.atlas.fragments) in ([0, 4, 5], [0, 3, 4, 5])
+    assert all({one.first, one.second} <= set(mapper._state.atlas.fragments)
+               for one in mapper._state.atlas.constraints)
+
+
+def test_keyframes_of_a_loaded_map_are_evicted_as_before() -> None:
+    from spann3r_ros.mapping.fragments.keyframe_store import KeyframeStore
+    from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
+    config = KeyframeConfig(max_full_bytes=0, max_bytes=4000)
+    kept = []
+    for interrupted in (False, True):
+        store, owner = KeyframeStore(config, 0.1), {}
+        for index in range(60):
+            if interrupted and index == 41:
+                tree = decode_tree(*encode_tree(store.tree()))
+                store = KeyframeStore(config, 0.1)
+                store.restore(tree, [owner])
+            store.add(keyframe(index), owner)
+        kept.append(list(owner))
+    assert kept[0] == kept[1]

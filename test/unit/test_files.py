@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import BinaryIO
 
 import pytest
 
-from spann3r_ros.core.files import write_files, write_json
+from spann3r_ros.core import files
+from spann3r_ros.core.files import replace_directory, write_files, write_json
 
 
 def test_bytes_and_writers_replace_files(tmp_path: Path) -> None:
@@ -78,3 +80,49 @@ def test_temporary_file_of_a_killed_process_is_removed_and_of_a_living_one_kept(
         file.touch()
     write_files({tmp_path / 'a[1].pt': b'content'})
     assert sorted(tmp_path.iterdir()) == sorted([kept, other, tmp_path / 'a[1].pt'])
+
+
+@pytest.mark.parametrize('exchanges', [True, False])
+def test_a_directory_is_replaced_as_a_whole(
+        exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not exchanges:
+        monkeypatch.setattr(files, 'RENAME_EXCHANGE', 1 << 30)  # EINVAL, as on NFS
+    directory = tmp_path / 'map'
+    for content in (b'first', b'second'):
+        replace_directory(directory, {'a': content, 'b': content})
+        assert {one.name: one.read_bytes() for one in directory.iterdir()} == {
+            'a': content, 'b': content}
+    outside = tmp_path / 'outside'
+    outside.mkdir()
+    (outside / 'mine').touch()
+    shutil.rmtree(directory)
+    directory.symlink_to(outside)
+    replace_directory(directory, {'a': b'third'})
+    assert not directory.is_symlink() and [one.name for one in directory.iterdir()] == ['a']
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith('.')] == []
+    assert (outside / 'mine').exists()
+
+
+def test_a_directory_that_cannot_be_replaced_stays(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, 'RENAME_EXCHANGE', 1 << 30)
+    directory = tmp_path / 'map'
+    replace_directory(directory, {'a': b'first'})
+    rename, calls = os.rename, []
+
+    def fail_second(*names: object) -> None:
+        calls.append(names)
+        if len(calls) == 2:
+            raise OSError(5, 'Input/output error')
+        rename(*names)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'rename', fail_second)
+        with pytest.raises(OSError, match='Input/output'):
+            replace_directory(directory, {'a': b'second'})
+    assert (directory / 'a').read_bytes() == b'first'
+    assert [one.name for one in tmp_path.iterdir()] == ['map']
+    # A crash between the two renames is put right by the next one.
+    directory.rename(tmp_path / '.map.exchanged')
+    replace_directory(directory, {'a': b'third'})
+    assert (directory / 'a').read_bytes() == b'third'
+    assert [one.name for one in tmp_path.iterdir()] == ['map']

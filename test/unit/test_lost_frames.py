@@ -19,6 +19,7 @@ from spann3r_ros.core.types import (
     StampedPose,
 )
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.tracking.solved_keyframes import SolvedPoses
 from spann3r_ros.pipeline.runner import run_frames
 
 POSES = orbit_trajectory(60)
@@ -201,3 +202,63 @@ def test_runner_delivers_the_keyframes_beside_a_failure(
     collected = run_frames(mapper, FRAMES[:8])
     delivered = [keyframe.pose for update in collected.updates for keyframe in update.keyframes]
     assert indices(delivered) == [n for n in range(8) if n != unusable]
+
+
+def test_a_fragment_asked_for_at_the_end_costs_no_frame() -> None:
+    mapper = Mapper(network(SyntheticNetwork))
+    for frame in FRAMES[:5]:
+        mapper.process(frame)
+    mapper.new_fragment()
+    assert not mapper.flush().failed
+    assert indices(mapper.trajectory) == list(range(5))
+
+
+def test_a_live_pose_that_raises_costs_the_live_pose_alone(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    mapper = Mapper(network(SyntheticNetwork))
+    for frame in FRAMES[:4]:
+        mapper.process(frame)
+    with monkeypatch.context() as patch:
+        patch.setattr(SolvedPoses, 'live_pose', lambda *_: 1 / 0)
+        update = mapper.process(FRAMES[4])
+    assert (update.live_pose, update.failed) == (None, ())
+    mapper.flush()
+    assert indices(mapper.trajectory) == list(range(5))
+
+
+def test_a_map_without_a_posed_keyframe_begins_again_in_the_axes_of_the_map() -> None:
+    class Shuffled(SyntheticNetwork):
+        def _pointmap(self, index: int, origin: int) -> Pointmap:
+            pointmap = super()._pointmap(index, origin)
+            if index < 4:
+                points = pointmap.points.reshape(-1, 3)
+                order = np.random.default_rng(0).permutation(len(points))
+                pointmap = replace(pointmap, points=points[order].reshape(pointmap.points.shape))
+            return pointmap
+
+    mapper = Mapper(network(Shuffled))
+    for frame in FRAMES[:4]:
+        mapper.process(frame)
+    mapper.new_fragment()
+    for frame in FRAMES[4:8]:
+        mapper.process(frame)
+    mapper.flush()
+    first = next(pose for pose in mapper.trajectory if pose.stamp_ns >= FRAMES[4].stamp_ns)
+    # A level camera looks along x of the map.
+    np.testing.assert_allclose(first.world_from_camera[:3, :3] @ [0.0, 0.0, 1.0],
+                               [1.0, 0.0, 0.0], atol=0.3)
+
+
+def test_an_unusable_first_frame_leaves_the_camera_to_the_next_one() -> None:
+    spoilt = SyntheticNetwork(SCENE, POSES, replace(INDEXED, fault_at=0, fault='not_finite'),
+                              CAMERA)
+    mapper = Mapper(spoilt)
+    for frame in FRAMES[:2]:
+        mapper.process(frame)
+    with pytest.raises(FrameError, match='frame_id'):
+        mapper.process(replace(FRAMES[2], frame_id='other'))
+    with pytest.raises(FrameError, match='world_from_camera'):
+        mapper.process(replace(FRAMES[2], world_from_camera=np.eye(4)))
+    mapper.process(FRAMES[2])
+    mapper.flush()
+    assert indices(mapper.trajectory) == [1, 2]

@@ -32,6 +32,7 @@ def similarity(scale: float, *place: float, yaw_deg: float = 0.0) -> np.ndarray:
     return matrix
 
 
+IDENTITY = np.eye(4)
 MOUNT = pose(0.1, -0.3, 1.2, yaw_deg=-90.0, pitch_deg=20.0)  # camera_from_base
 
 
@@ -48,10 +49,11 @@ class Walk:
         return pose(0.2 * index, 0.05 * index**2, 0.01 * index, yaw_deg=7.0 * index,
                     pitch_deg=2.0 * index)
 
-    def begin_fragment(self, fragment_id: int, place: np.ndarray) -> None:
-        """Put a fragment where it is in the map as the odometer has the map now."""
+    def begin_fragment(self, fragment_id: int, place: np.ndarray,
+                       moved: np.ndarray = IDENTITY) -> None:
+        """Put a fragment into the map, which has been moved as a whole."""
         self._true_places[fragment_id] = place
-        self.place(fragment_id, place)
+        self.place(fragment_id, moved @ place)
 
     def place(self, fragment_id: int, place: np.ndarray) -> None:
         self.map_from_fragment[fragment_id] = place
@@ -118,8 +120,9 @@ def test_a_new_fragment_goes_on_without_a_step(scale: float) -> None:
     loop = similarity(scale, -3.0, 1.0, yaw_deg=100.0)
     walk.place(4, loop @ walk.map_from_fragment[4])
     begun = similarity(2.5, 0.0, 7.0, yaw_deg=-20.0)
-    walk.begin_fragment(5, begun)
-    walk.place(5, loop @ begun)
+    walk.begin_fragment(5, begun, loop)
+    # What moves alone before the first pose in the new fragment changes nothing either.
+    walk.place(4, similarity(1.3, 9.0, 1.0) @ walk.map_from_fragment[4])
     motions += walk.go(5, 3, 4)
     # And the new one, after its first poses.
     walk.place(5, similarity(0.7, 1.0, 1.0) @ loop @ begun)

@@ -230,3 +230,41 @@ def test_estimate_changes_nothing() -> None:
     np.testing.assert_array_equal(before.covariance, pose_filter.last.covariance)
     assert pose_filter.prior_suffices(motion()) and not pose_filter.prior_suffices(None)
     assert np.allclose(invert(pose) @ before.fragment_from_camera, np.eye(4), atol=1e-6)
+
+
+@pytest.mark.parametrize('lost', [False, True])
+def test_a_new_fragment_keeps_what_is_known_of_the_path(lost: bool) -> None:
+    """Its frame is placed at the camera, so its pointmaps are no fixes of the path."""
+    pose_filter, pose = walked(60)
+    before = deviation(pose_filter)
+    if lost:
+        pose_filter.update(None, None)
+    pose_filter.begin_fragment(np.eye(4))
+    for _ in range(3):
+        pose = pose @ STEP
+        filtered = pose_filter.update(None if lost else motion(), measured(pose))
+        lost = False
+        assert np.sqrt(np.trace(filtered.covariance[:3, :3])) > 0.95 * before
+
+
+@pytest.mark.parametrize('yaw', [0.3, 1.57, 3.0])
+def test_a_network_that_turned_is_followed_after_three_measurements(yaw: float) -> None:
+    pose_filter, pose = walked(20)
+    jump = to_rigid(np.array([0.0, yaw, 0.0]), np.array([0.5, 0.0, 0.2]))
+    seen = []
+    for _ in range(4):
+        pose = pose @ STEP
+        filtered = pose_filter.update(motion(), measured(jump @ pose))
+        seen.append('gated' if filtered.gated else 'reset' if filtered.reset else 'used')
+    assert seen == ['gated', 'gated', 'reset', 'used']
+
+
+def test_exact_measurements_leave_the_covariance_positive() -> None:
+    pose_filter, pose = PoseFilter(CONFIG), np.eye(4)
+    tiny = 1e-14 * np.eye(6)
+    for _ in range(200):
+        pose = pose @ STEP
+        pose_filter.update(Motion(STEP, 1e-8 * np.eye(6), 100),
+                           PoseSolution(pose, tiny, tiny, 1.0, 2.0))
+        covariance = pose_filter._state.covariance
+        assert np.linalg.eigvalsh(covariance).min() > -1e-12 * np.abs(covariance).max()

@@ -66,18 +66,18 @@ class Atlas:
         former = self.current
         if not former.received:
             del self.fragments[former.id]
+        self._drop_exhausted()
         self.current = self._new(former.id + (former.received > 0),
                                  former.scale if scale is None else scale)
         return self.current
 
-    def connect(self) -> None:
-        """Record that a keyframe of the fragment before placed the current one."""
-        before = [one for one in self.fragments.values() if one is not self.current]
-        if before:
+    def connect(self, fragment_id: int) -> None:
+        """Record that a keyframe of another fragment placed the current one."""
+        other = self.fragments.get(fragment_id)
+        if other is not None and other is not self.current:
             self.constraints.append(Constraint(
-                'overlap', before[-1].id, self.current.id,
-                invert_similarity(before[-1].map_from_fragment)
-                @ self.current.map_from_fragment))
+                'overlap', other.id, self.current.id,
+                invert_similarity(other.map_from_fragment) @ self.current.map_from_fragment))
 
     def move(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
         """Place a fragment anew; all views of its keyframes, path and voxels follow.
@@ -175,8 +175,13 @@ class Atlas:
         if list(self.fragments) != sorted(one.id for one in fragments):
             raise node.fault('fragments', 'ascending ids', [one.id for one in fragments])
         current = node.integer('current')
-        if current not in self.fragments:
-            raise node.fault('current', f'one of {list(self.fragments)}', current)
+        if current != max(self.fragments, default=None):
+            raise node.fault('current', f'the newest of {list(self.fragments)}', current)
+        numbers = [number for one in fragments for number in one.keyframes]
+        if numbers != sorted(set(numbers)):
+            raise node.fault('fragments', 'ascending numbers of keyframes', numbers)
+        for layer in self._layers:
+            layer.check_stores([one.stores[layer.name] for one in fragments])
         self.current = self.fragments[current]
         self.revision = node.integer('revision')
         self.constraints = [
@@ -185,6 +190,15 @@ class Atlas:
             for one in node.nodes('constraints')]
         self._keyframes.restore(node.node('keyframes'), [one.keyframes for one in fragments])
         self._bound_path()
+
+    def _drop_exhausted(self) -> None:
+        """Remove older fragments of which nothing is left, and their constraints."""
+        for fragment in list(self.fragments.values())[:-1]:
+            if not (len(fragment.path) or fragment.keyframes
+                    or any(map(len, fragment.stores.values()))):
+                del self.fragments[fragment.id]
+        self.constraints = [one for one in self.constraints
+                            if {one.first, one.second} <= set(self.fragments)]
 
     def _new(self, fragment_id: int, scale: Scale) -> Fragment:
         stores = {layer.name: layer.new_store() for layer in self._layers}

@@ -38,6 +38,10 @@ class CompactKeyframe:
         """Return the bytes of image and depth."""
         return self.jpeg.nbytes + self.depth.nbytes
 
+    def __deepcopy__(self, _: dict[int, object]) -> CompactKeyframe:
+        """Return itself, which never changes."""
+        return self
+
     def expanded(self) -> Keyframe:
         """Return a keyframe again; its confidence is 1 where the depth is known, else 0."""
         image = cv2.cvtColor(cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
@@ -110,6 +114,8 @@ class KeyframeStore:
                 self._added = number
                 self.add(keyframe, owner)
         self._added = node.integer('added', self._added)
+        self._candidates = deque(number for number in list(self._owners)[:-1]
+                                 if number % self._stride)
 
     def report(self) -> KeptReport:
         """Return the counters."""

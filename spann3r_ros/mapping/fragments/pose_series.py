@@ -6,7 +6,7 @@ import numpy as np
 
 from spann3r_ros.core.types import FragmentPose
 
-LEAST_CAPACITY = 64
+LEAST_CAPACITY = 8
 
 
 class PoseSeries:

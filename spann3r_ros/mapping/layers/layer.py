@@ -2,7 +2,7 @@
 """The protocol of a layer: what keyframes become for others."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +20,11 @@ class Layer(Protocol):
 
     name: str
 
-    def new_store(self) -> Any:  # noqa: ANN401
-        """Return the empty store of a new fragment."""
+    def counters(self) -> Any:  # noqa: ANN401
+        """Return the counters, which `restore` takes."""
+
+    def new_store(self) -> Sized:
+        """Return the empty store of a new fragment; its length is zero while it is empty."""
 
     def integrate(self, store: Any, stores: Sequence[Any],  # noqa: ANN401
                   keyframe: Keyframe, points: np.ndarray) -> None:
@@ -40,7 +43,10 @@ class Layer(Protocol):
         """Return saved counters; raise ValueError if they do not fit the settings."""
 
     def restore(self, counters: Any) -> None:  # noqa: ANN401
-        """Take over counters that `read` returned."""
+        """Take over counters that `read` or `counters` returned."""
+
+    def check_stores(self, stores: Sequence[Any]) -> None:
+        """Raise ValueError if saved stores together exceed the bounds."""
 
     def store_tree(self, store: Any) -> dict[str, Any]:  # noqa: ANN401
         """Return a store for a saved map."""

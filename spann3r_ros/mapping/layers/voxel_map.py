@@ -179,8 +179,11 @@ class VoxelMap:
 
     def tree(self) -> dict[str, Any]:
         """Return the counters for a saved map."""
-        return {'voxel_size': self.voxel_size, 'evicted': self.evicted,
-                'out_of_reach': self.out_of_reach, 'tick': self.tick}
+        return vars_of(self.counters())
+
+    def counters(self) -> VoxelCounters:
+        """Return the counters, which `restore` takes."""
+        return VoxelCounters(self.voxel_size, self.evicted, self.out_of_reach, self.tick)
 
     def read(self, node: SavedNode) -> VoxelCounters:
         """Return saved counters; raise ValueError if they do not fit the settings."""
@@ -201,32 +204,40 @@ class VoxelMap:
 
     def read_store(self, node: SavedNode, counters: VoxelCounters) -> VoxelStore:
         """Return a saved store; raise ValueError if it does not fit the settings or counters."""
-        rows = read_rows(node, counters.voxel_size, counters.tick)
-        if len(rows) > self._config.max_voxels:
-            raise node.fault('sums', f'{self._config.max_voxels} voxels at most (max_voxels)',
-                             len(rows))
-        return VoxelStore.of(rows)
+        return VoxelStore.of(read_rows(node, counters.voxel_size, counters.tick))
+
+    def check_stores(self, stores: Sequence[VoxelStore]) -> None:
+        """Raise ValueError if the stores have more voxels than the map may have."""
+        voxels = sum(map(len, stores))
+        if voxels > self._config.max_voxels:
+            raise ValueError(f'voxels: expected {self._config.max_voxels} voxels at most '
+                             f'(max_voxels), got {voxels}')
 
     def _evict(self, stores: Sequence[VoxelStore], fresh: int) -> None:
         """Remove the least recently observed voxels, so that `fresh` new ones fill 98 %."""
-        ages = np.zeros(self.tick + 1, np.int64)  # how many voxels each keyframe observed last
+        # How many voxels each keyframe observed last, from the oldest of these keyframes on.
+        oldest = min(int(store.observed_at.min(initial=self.tick)) for store in stores)
+        newest = self.tick - oldest
+        ages = np.zeros(newest + 1, np.int64)
         for store in stores:
-            ages += np.bincount(store.observed_at, minlength=self.tick + 1)
-        stale = np.cumsum(ages[:self.tick])  # what this keyframe observes stays
+            ages += np.bincount(store.observed_at - oldest, minlength=newest + 1)
+        if not newest:
+            return
+        stale = np.cumsum(ages[:newest])  # what this keyframe observes stays
         surplus = (sum(map(len, stores)) + fresh
                    - int(EVICTION_TARGET * self._config.max_voxels))
         surplus = min(surplus, int(stale[-1]))
         if surplus <= 0:
             return
         last = int(np.searchsorted(stale, surplus))
-        tied = [np.flatnonzero(store.observed_at == last) for store in stores]
+        tied = [np.flatnonzero(store.observed_at == oldest + last) for store in stores]
         weights = [store.weights[rows] for store, rows in zip(stores, tied, strict=True)]
         wanted = surplus - int(stale[last] - ages[last])
         chosen = np.zeros(sum(map(len, tied)), bool)
         chosen[np.argsort(np.concatenate(weights), kind='stable')[:wanted]] = True
         by_store = np.split(chosen, np.cumsum([len(rows) for rows in tied])[:-1])
         for store, rows, which in zip(stores, tied, by_store, strict=True):
-            older = np.flatnonzero(store.observed_at < last)
+            older = np.flatnonzero(store.observed_at < oldest + last)
             store.remove(np.sort(np.concatenate([older, rows[which]])))
         self.evicted += surplus
 

@@ -18,7 +18,7 @@ KEY_REACH = 1 << (KEY_BITS - 1)
 COLUMNS = 8
 WEIGHT, CONFIDENCE = 6, 7
 GROWTH = 1.5
-LEAST_CAPACITY = 1024
+LEAST_CAPACITY = 64
 # References to an array in a list that `sys.getrefcount` counts: the list's and its own.
 UNSEEN_REFERENCES = 2
 
@@ -112,6 +112,14 @@ class VoxelStore:
         self._shared = True
         return VoxelRows(self._sums[:size], self._observations[:size], self._observed_at[:size],
                          self._index_keys, self._index_rows)
+
+    def __deepcopy__(self, _: dict[int, object]) -> VoxelStore:
+        """Return a copy; the rows are shared until one of both changes them."""
+        other = VoxelStore()
+        other._sums, other._observations, other._observed_at = self._columns
+        other._index_keys, other._index_rows = self._index_keys, self._index_rows
+        self._shared = other._shared = True
+        return other
 
     def update(self, batch: VoxelBatch, tick: int) -> VoxelBatch:
         """Merge the voxels of a batch that are known; return those that are not."""

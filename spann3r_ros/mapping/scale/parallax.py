@@ -129,8 +129,10 @@ class ScaleFromParallax:
         self._views = [_read_view(one) for one in node.nodes('views')]
         for one in node.nodes('comparisons'):
             values = one.array('units_per_metre', np.float64, (None,))
-            self._comparisons.append(_Comparison(values, one.array(
-                'weights', np.float64, values.shape)))
+            weights = one.array('weights', np.float64, values.shape)
+            if not (len(weights) and weights.min() > 0.0):
+                raise one.fault('weights', 'one or more weights above zero', weights.tolist())
+            self._comparisons.append(_Comparison(values, weights))
 
     def _estimate(self) -> None:
         if len(self._comparisons) < MIN_COMPARISONS:

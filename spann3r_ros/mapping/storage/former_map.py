@@ -42,10 +42,11 @@ def _tree(about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, 
     poses: dict[str, Any] = {'failed': 0, 'gated': 0, 'resets': 0, 'live_failed': 0,
                              'restart_reason': ''}
     if posed:
-        poses |= {'waiting': [], 'failures': 0, 'origin_set': False, 'scales': {
+        poses |= {'waiting': [], 'failures': 0, 'given_place': None, 'scales': {
             'since': 0, 'scale': about['scale'], 'views': [], 'comparisons': []}}
     else:
         poses |= {'anchor': anchor, 'placements_failed': 0, 'placed_scale': 1.0, 'focal': 0.0,
+                  'anchor_origin': about['fragment_id'],
                   'filter': _filter(anchor['pose']),
                   'corners': {'corners': None, 'tracked': None}}
     return {
@@ -71,7 +72,7 @@ def _filter(pose: dict[str, Any]) -> dict[str, Any]:
         'camera': pose['transform'], 'in_network': pose['transform'],
         'covariance': np.tile(covariance, (2, 2)), 'shared_covariance': nothing,
         'distance': math.inf, 'growth': nothing, 'lost': False, 'rejected': 0,
-        'innovation': None}}
+        'jump': None}}
 
 
 def _anchor(about: dict[str, Any], arrays: Mapping[str, np.ndarray],

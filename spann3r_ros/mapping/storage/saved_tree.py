@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.numpy import load, save
 
 # A dictionary of an array's name in the second file stands for the array.
 ARRAY = '$array'
+MAX_FLOAT = sys.float_info.max
 Dimensions = Sequence[int | None]
 
 
@@ -27,7 +29,8 @@ def decode_tree(content: bytes, arrays: bytes) -> SavedNode:
     """Return the root of an encoded tree; raise ValueError for other content."""
     try:
         return SavedNode(json.loads(content), load(arrays), '')
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    # A type that numpy does not have is a KeyError, too deep a tree a RecursionError.
+    except (ValueError, RecursionError, KeyError, SafetensorError) as error:
         raise ValueError(f'{type(error).__name__}: {error}') from error
 
 
@@ -66,7 +69,7 @@ class SavedNode:
         """Yield the names of the entries."""
         return iter(self._values)
 
-    def integer(self, name: str, low: int = 0, high: float = math.inf) -> int:
+    def integer(self, name: str, low: int = 0, high: int = 2**63 - 1) -> int:
         """Return an integer from `low` to `high`."""
         value = self._entry(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -76,11 +79,10 @@ class SavedNode:
 
     def number(self, name: str, low: float = -math.inf, high: float = math.inf,
                finite: bool = True) -> float:
-        """Return a number from `low` to `high`; unless `finite`, also infinity and NaN."""
+        """Return a number from `low` to `high`, no NaN; if `finite`, no infinity either."""
         value = self._entry(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or (
-                not finite and value < low) or (
-                finite and not (math.isfinite(value) and low <= value <= high)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
+                low <= value <= high) or (finite and abs(value) > MAX_FLOAT):
             raise ValueError(f'{self._at(name)}: expected a number from {low} to {high}, '
                              f'got {value!r}')
         return float(value)
@@ -102,10 +104,7 @@ class SavedNode:
 
         If `finite`, its values must be finite.
         """
-        entry = self._entry(name)
-        if not isinstance(entry, dict) or entry.get(ARRAY) not in self._arrays:
-            raise ValueError(f'{self._at(name)}: expected an array')
-        array = self._arrays[entry[ARRAY]]
+        array = self._array(name)
         fits = array.ndim == len(shape) and all(
             wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True))
         if array.dtype != np.dtype(dtype) or not fits:
@@ -117,25 +116,26 @@ class SavedNode:
 
     def dtype(self, name: str, choices: Sequence[type]) -> np.dtype:
         """Return the type of an array, one of `choices`."""
-        entry = self._entry(name)
-        array = self._arrays.get(entry.get(ARRAY)) if isinstance(entry, dict) else None
-        if array is None or array.dtype not in choices:
+        array = self._array(name)
+        if array.dtype not in choices:
             raise ValueError(f'{self._at(name)}: expected an array of one of the types '
                              f'{[np.dtype(one).name for one in choices]}')
         return array.dtype
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return a dictionary of arrays of any types and shapes, which the caller checks."""
-        found = {}
-        for name, entry in self._values.items():
-            if not isinstance(entry, dict) or entry.get(ARRAY) not in self._arrays:
-                raise ValueError(f'{self._at(name)}: expected an array')
-            found[name] = self._arrays[entry[ARRAY]]
-        return found
+        return {name: self._array(name) for name in self._values}
 
     def fault(self, name: str, expected: str, got: object) -> ValueError:
         """Return an error about an entry."""
         return ValueError(f'{self._at(name)}: expected {expected}, got {got}')
+
+    def _array(self, name: str) -> np.ndarray:
+        entry = self._entry(name)
+        key = entry.get(ARRAY) if isinstance(entry, dict) else None
+        if not isinstance(key, str) or key not in self._arrays:
+            raise ValueError(f'{self._at(name)}: expected an array')
+        return self._arrays[key]
 
     def _typed(self, name: str, kind: type) -> Any:  # noqa: ANN401
         value = self._entry(name)

@@ -96,9 +96,10 @@ def read_covariance(node: SavedNode, name: str) -> np.ndarray:
 
 
 def is_covariance(matrix: np.ndarray) -> bool:
-    """Return whether a finite [6, 6] is symmetric, up to rounding, with a diagonal >= 0."""
+    """Return whether a finite matrix is symmetric with a diagonal >= 0, up to rounding."""
     size = np.abs(matrix).max()
-    return bool(np.abs(matrix - matrix.T).max() <= 1e-6 * size and matrix.diagonal().min() >= 0.0)
+    return bool(np.abs(matrix - matrix.T).max() <= 1e-6 * size
+                and matrix.diagonal().min() >= -1e-9 * size)
 
 
 def keyframe_tree(keyframe: Keyframe) -> Tree:

@@ -12,12 +12,7 @@ import numpy as np
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, depth_of_points
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.transforms import (
-    invert,
-    invert_similarity,
-    move_pose,
-    similarity_scale,
-)
+from spann3r_ros.core.transforms import invert
 from spann3r_ros.core.types import FragmentPose, FrameError
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
@@ -25,7 +20,7 @@ from spann3r_ros.mapping.mapper_config import PoseConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
-from spann3r_ros.mapping.storage.saved_values import keyframe_tree, read_keyframe
+from spann3r_ros.mapping.storage.saved_values import keyframe_tree, read_keyframe, read_rigid
 
 from .corner_tracks import to_gray
 from .measured_pose import measure_pose
@@ -58,12 +53,18 @@ class KnownPoses(PoseSource):
         self._waiting: deque[Keyframe] = deque(maxlen=MAX_WAITING)
         self._scales = ScaleFromParallax()
         self._failures = 0
-        self._origin_set = False
+        # Where the given poses place the current fragment, whatever moves it later.
+        self._given_place: np.ndarray | None = None
 
     @property
     def waiting(self) -> int:
         """Return the number of keyframes that wait for a scale."""
         return len(self._waiting)
+
+    @property
+    def keyframes(self) -> list[Keyframe]:
+        """Return the keyframes that wait for a scale."""
+        return list(self._waiting)
 
     @property
     def scale(self) -> Scale:
@@ -77,7 +78,7 @@ class KnownPoses(PoseSource):
             logger.warning('%d keyframes are left out of the map: the camera did not move enough '
                            'to measure their scale', len(self._waiting))
         self._waiting.clear()
-        self._scales, self._failures, self._origin_set = ScaleFromParallax(), 0, False
+        self._scales, self._failures, self._given_place = ScaleFromParallax(), 0, None
 
     def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
               fragment: Fragment) -> list[Keyframe]:
@@ -103,9 +104,9 @@ class KnownPoses(PoseSource):
             frame.stamp_ns, frame.frame_id, fragment.id, admitted.network_input.image, intrinsics,
             depth, np.where(np.isfinite(depth), estimate.pointmap.confidence, np.float32(0.0)),
             FragmentPose(frame.stamp_ns, frame.frame_id, fragment.id,
-                         _in_fragment(frame.world_from_camera, fragment)))
+                         invert(self._given_place) @ frame.world_from_camera))
         metric = frame.world_from_camera.copy()
-        metric[:3, 3] -= fragment.map_from_fragment[:3, 3]
+        metric[:3, 3] -= self._given_place[:3, 3]
         self._scales.add(View(to_gray(keyframe.image), depth, intrinsics, metric))
         if len(self._waiting) == MAX_WAITING:
             logger.warning('the camera does not move enough to measure the scale: '
@@ -114,8 +115,8 @@ class KnownPoses(PoseSource):
         if not self._scales.scale.metric:
             return []
         fragment.scale = self.scale
-        units = np.float32(self._scales.scale.value / similarity_scale(fragment.map_from_fragment))
-        placed = [replace(one, depth=one.depth * units) for one in self._waiting]
+        metres = np.float32(self._scales.scale.value)
+        placed = [replace(one, depth=one.depth * metres) for one in self._waiting]
         self._waiting.clear()
         return placed
 
@@ -124,7 +125,7 @@ class KnownPoses(PoseSource):
         self._set_origin(admitted.frame.world_from_camera, fragment)
         return FragmentPose(
             admitted.frame.stamp_ns, admitted.frame.frame_id, fragment.id,
-            _in_fragment(admitted.frame.world_from_camera, fragment))
+            invert(self._given_place) @ admitted.frame.world_from_camera)
 
     def finish(self) -> None:
         """Leave the waiting keyframes out of the map, because the recording ends."""
@@ -134,7 +135,7 @@ class KnownPoses(PoseSource):
         """Return the state for a saved map."""
         return {**super().tree(), 'waiting': [keyframe_tree(one) for one in self._waiting],
                 'scales': self._scales.tree(), 'failures': self._failures,
-                'origin_set': self._origin_set}
+                'given_place': self._given_place}
 
     def restore(self, node: SavedNode) -> None:
         """Take over a saved state; raise ValueError if it is wrong."""
@@ -143,15 +144,13 @@ class KnownPoses(PoseSource):
         if any(one.pose is None for one in self._waiting):
             raise node.fault('waiting', 'keyframes with a pose', 'one without')
         self._scales.restore(node.node('scales'))
-        self._failures, self._origin_set = node.integer('failures'), node.flag('origin_set')
+        self._failures = node.integer('failures')
+        if node.has('given_place'):
+            self._given_place = read_rigid(node, 'given_place')
 
     def _set_origin(self, world_from_camera: np.ndarray, fragment: Fragment) -> None:
-        if self._origin_set:
-            return
-        place = np.eye(4)
-        place[:3, 3] = ORIGIN_GRID_M * np.round(world_from_camera[:3, 3] / ORIGIN_GRID_M)
-        fragment.map_from_fragment, self._origin_set = place, True
-
-
-def _in_fragment(world_from_camera: np.ndarray, fragment: Fragment) -> np.ndarray:
-    return move_pose(invert_similarity(fragment.map_from_fragment), world_from_camera)
+        if self._given_place is None:
+            place = np.eye(4)
+            place[:3, 3] = ORIGIN_GRID_M * np.round(world_from_camera[:3, 3] / ORIGIN_GRID_M)
+            fragment.map_from_fragment = fragment.map_from_fragment @ place
+            self._given_place = place

@@ -21,7 +21,8 @@ R_1 = `shared_covariance` of this pose:
     innovation              y = (position of Z - position of N, log(rotation of Z N^-1))
     innovation covariance   S = P_NN + R
     chi-square gate         rejected if y^T S^-1 y exceeds the quantile of `gate_probability`
-    gain, update            K = [P_TN; P_NN] S^-1,  (T, N) moved by K y,  P - K S K^T
+    gain, update            K = [P_TN; P_NN] S^-1,  (T, N) moved by K y
+                            P <- (I - K H) P (I - K H)^T + K R K^T  with H = [0 I]
 
 F moves both errors from the last camera to this one, and A turns those of the motion into the axes
 of both frames. As the measurement corrects N, and T only as far as their errors are common, P_TT
@@ -95,8 +96,8 @@ class FilteredPose:
 class _State:
     """The state after a keyframe: T, N, P and R_1 of the module's docstring.
 
-    `growth` [6, 6] is what the last prior added to P_NN. `rejected` innovations in a row agree
-    with `innovation` [6], which is the newest of them.
+    `growth` [6, 6] is what the last prior added to P_NN. `rejected` measurements in a row agree
+    with `jump` [4, 4], which moves the network's pose to the newest of them.
     """
 
     camera: np.ndarray
@@ -107,7 +108,7 @@ class _State:
     growth: np.ndarray
     lost: bool = False
     rejected: int = 0
-    innovation: np.ndarray | None = None
+    jump: np.ndarray | None = None
 
     @property
     def drift_covariance(self) -> np.ndarray:
@@ -158,20 +159,20 @@ class PoseFilter:
     def begin_fragment(self, new_from_former: np.ndarray) -> None:
         """Go on in a new fragment; `new_from_former` [4, 4] is a similarity.
 
-        The last keyframe keeps its pose and covariance. The network's frame is that of the new
-        fragment: nothing has drifted yet.
+        The last keyframe keeps its pose and covariance. The network's new frame is placed at this
+        pose, so the error of N is zero there, and that of T is the drift until then.
         """
-        state = self._state
-        if state is None or state.lost:
-            self.forget()
-            return
         self._mean_gain = 1.0
+        state = self._state
+        if state is None:
+            return
         pose = move_pose(new_from_former, state.camera)
-        covariance = move_covariance(new_from_former, _blocks(state.covariance)[0])
+        covariance = np.zeros((12, 12))
+        covariance[:6, :6] = move_covariance(new_from_former, _blocks(state.covariance)[0])
         self._state = _State(
-            pose, pose, _common(covariance),
-            move_covariance(new_from_former, state.shared_covariance),
-            state.distance * similarity_scale(new_from_former), growth=np.zeros((6, 6)))
+            pose, pose, covariance, move_covariance(new_from_former, state.shared_covariance),
+            state.distance * similarity_scale(new_from_former), growth=np.zeros((6, 6)),
+            lost=state.lost)
 
     def forget(self) -> None:
         """Forget the last keyframe: the next pose is that of its pointmap."""
@@ -196,9 +197,9 @@ class PoseFilter:
         self._state = _State(
             read_rigid(state, 'camera'), read_rigid(state, 'in_network'), covariance,
             read_covariance(state, 'shared_covariance'),
-            state.number('distance', 0.0, finite=False), read_covariance(state, 'growth'),
+            state.number('distance', 1e-12, finite=False), read_covariance(state, 'growth'),
             state.flag('lost'), state.integer('rejected', 0, MAX_REJECTED),
-            state.array('innovation', np.float64, (6,)) if state.has('innovation') else None)
+            read_rigid(state, 'jump') if state.has('jump') else None)
 
     def _advance(self, motion: Motion | None,
                  measured: PoseSolution | None) -> tuple[_State | None, FilteredPose]:
@@ -213,7 +214,7 @@ class PoseFilter:
             state = self._without_motion(state, measured)
             return state, _filtered(state, 1.0)
         correction = np.eye(4) if state is None else state.camera @ invert(state.in_network)
-        return (state and replace(state, lost=True, rejected=0, innovation=None),
+        return (state and replace(state, lost=True, rejected=0, jump=None),
                 FilteredPose(None, None, correction))
 
     def _predict(self, state: _State, motion: Motion, measured: PoseSolution | None) -> _State:
@@ -229,11 +230,9 @@ class PoseFilter:
             turns[row:row + 3, :3] = turns[row + 3:row + 6, 3:] = pose[:3, :3]
         growth = turns @ motion.covariance @ turns.T
         growth[6:, 6:] += self._drift(state, camera, measured)
-        innovation = state.innovation
         return replace(state, camera=camera, in_network=in_network,
                        covariance=moved @ state.covariance @ moved.T + growth,
-                       growth=growth[6:, 6:],
-                       innovation=None if innovation is None else to_network @ innovation)
+                       growth=growth[6:, 6:])
 
     def _correct(self, state: _State, measured: PoseSolution,
                  may_reject: bool) -> tuple[_State, FilteredPose]:
@@ -247,10 +246,13 @@ class PoseFilter:
             return self._reject(state, measured, innovation, noise)
         gain = np.vstack([cross, network]) @ np.linalg.inv(innovation_covariance)
         step = gain @ innovation
-        covariance = state.covariance - gain @ innovation_covariance @ gain.T
+        # The form of Joseph: P - K S K^T would lose its last digits, and with them its sign.
+        kept = np.eye(12)
+        kept[:, 6:] -= gain
+        covariance = kept @ state.covariance @ kept.T + gain @ noise @ gain.T
         state = replace(state, camera=_moved(state.camera, step[:6]),
                         in_network=_moved(state.in_network, step[6:]),
-                        covariance=_symmetric(covariance), rejected=0, innovation=None,
+                        covariance=_symmetric(covariance), rejected=0, jump=None,
                         shared_covariance=measured.shared_covariance, distance=measured.distance)
         mean_gain = float(np.trace(gain[:6])) / 6.0
         return state, replace(_filtered(state, mean_gain), pointmap_correction=(
@@ -293,14 +295,15 @@ class PoseFilter:
     def _reject(self, state: _State, measured: PoseSolution, innovation: np.ndarray,
                 noise: np.ndarray) -> tuple[_State, FilteredPose]:
         """Return the state and the pose after a measurement that the gate rejects."""
-        agrees = state.innovation is not None and not _exceeds(
-            innovation - state.innovation, 2.0 * noise + state.growth,
+        observed = measured.fragment_from_camera
+        agrees = state.jump is not None and not _exceeds(
+            _difference(observed, state.jump @ state.in_network), 2.0 * noise + state.growth,
             self._config.gate_probability)
         rejected = state.rejected + 1 if agrees else 1
         if rejected >= MAX_REJECTED:
             state = self._without_motion(state, measured, innovation)
             return state, replace(_filtered(state, 1.0), reset=True)
-        state = replace(state, rejected=rejected, innovation=innovation)
+        state = replace(state, rejected=rejected, jump=observed @ invert(state.in_network))
         return state, replace(_filtered(state, 0.0), gated=True, pointmap_correction=(
             state.camera @ invert(measured.fragment_from_camera)))
 

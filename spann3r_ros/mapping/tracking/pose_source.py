@@ -33,6 +33,11 @@ class PoseSource(ABC):
         """Return the number of keyframes that wait for their place in the map."""
         return 0
 
+    @property
+    @abstractmethod
+    def keyframes(self) -> list[Keyframe]:
+        """Return the keyframes that are kept for the next frames, in the current fragment."""
+
     @abstractmethod
     def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
         """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ MAX_FOCAL_CHANGE = 0.03
 logger = logging.getLogger(__name__)
 
 
+class Placement(Enum):
+    """How a new fragment got its place: measured, with an assumed scale, or not at all."""
+
+    MEASURED = 1
+    ASSUMED = 2
+    FAILED = 3
+
+
 class SolvedPoses(PoseSource):
     """Filters the poses of pointmaps with the motion of tracked corners.
 
@@ -55,36 +64,46 @@ class SolvedPoses(PoseSource):
         self._corners = CornerMotion(config.pose)
         self._focal = 0.0  # of the last keyframe
         self.anchor: Keyframe | None = None
+        self.anchor_origin = 0  # the id of the fragment in which it was a keyframe
         self._placements_failed = 0  # in a row
         # Map units per unit of the sequence placed last.
         self._placed_scale = 1.0
 
+    @property
+    def keyframes(self) -> list[Keyframe]:
+        """Return the anchor."""
+        return [] if self.anchor is None else [self.anchor]
+
     def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
         """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""
         self._filter.begin_fragment(new_from_former)
-        self._corners.rescale(similarity_scale(new_from_former))
+        scale = similarity_scale(new_from_former)
+        self._corners.rescale(scale)
+        self._placed_scale *= scale
         if self.anchor is not None:
             self.anchor = self.anchor.moved_to(fragment.id, new_from_former)
 
-    def place_fragment(self, pointmap: Pointmap, fragment: Fragment) -> bool:
+    def place_fragment(self, pointmap: Pointmap, fragment: Fragment) -> Placement:
         """Place the points of a new sequence by the anchor, whose pointmap is given.
 
-        Returns False if that fails. The anchor is the same each time, so after
-        `MAX_FAILED_PLACEMENTS` the scale is not measured.
+        The anchor is the same each time, so after `MAX_FAILED_PLACEMENTS` the scale is not
+        measured.
         """
+        placement = Placement.MEASURED
         try:
             similarity = place_after(self.anchor, pointmap, self._min_confidence)
         except AlignmentError as error:
             if self._placements_failed < MAX_FAILED_PLACEMENTS:
                 self._placements_failed += 1
                 logger.warning('fragment %d is not placed: %s', fragment.id, error)
-                return False
+                return Placement.FAILED
             logger.warning('fragment %d has the scale of the last one placed: %s', fragment.id,
                            error)
+            placement = Placement.ASSUMED
             similarity = place_with_scale(self.anchor, self._placed_scale)
         self._placements_failed, self._placed_scale = 0, similarity_scale(similarity)
         fragment.fragment_from_sequence = similarity
-        return True
+        return placement
 
     def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
               fragment: Fragment) -> list[Keyframe]:
@@ -112,7 +131,7 @@ class SolvedPoses(PoseSource):
             scale = self._corners.carry(keyframe.stamp_ns, depth, keyframe.confidence)
             return [replace(keyframe, depth=depth * np.float32(scale))]
         if self.anchor is None or can_place(keyframe, self._min_confidence):
-            self.anchor = keyframe
+            self.anchor, self.anchor_origin = keyframe, fragment.id
         self._corners.follow(keyframe.image, depth, keyframe.confidence)
         return [keyframe]
 
@@ -138,6 +157,7 @@ class SolvedPoses(PoseSource):
         """Return the state for a saved map."""
         return {**super().tree(), 'filter': self._filter.tree(),
                 'corners': self._corners.tree(), 'focal': self._focal,
+                'anchor_origin': self.anchor_origin,
                 'anchor': None if self.anchor is None else keyframe_tree(self.anchor),
                 'placements_failed': self._placements_failed,
                 'placed_scale': self._placed_scale}
@@ -148,6 +168,7 @@ class SolvedPoses(PoseSource):
         self._filter.restore(node.node('filter'))
         self._corners.restore(node.node('corners'))
         self._focal = node.number('focal', 0.0)
+        self.anchor_origin = node.integer('anchor_origin')
         if node.has('anchor'):
             self.anchor = read_keyframe(node.node('anchor'))
             if self.anchor.pose is None:

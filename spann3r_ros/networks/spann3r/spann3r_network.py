@@ -174,6 +174,9 @@ class Spann3RNetwork:
         if (ids is None) != (not arrays) or np.shape(ids) not in ((), (2,)):
             raise ValueError('image_ids: expected 2 numbers with the arrays of a sequence, '
                              f'got {ids!r}')
+        if ids is not None and not (np.issubdtype(np.asarray(ids).dtype, np.integer)
+                                    and np.shape(ids) == (2,)):
+            raise ValueError(f'image_ids: expected two integers, got {ids!r}')
         # States that were saved before there were several sizes have no size.
         size = tuple(np.ravel(arrays.pop('image_size', self.model.config.sizes[0])).tolist())
         if size not in self.model.config.sizes:

@@ -42,10 +42,6 @@ class LatchedViews:
         """Record that the map has changed."""
         self._version += 1
 
-    def is_due(self, force: bool) -> bool:
-        """Return whether a message is due; with `force` without regard to time or subscribers."""
-        return bool(self._due(force))
-
     def refresh(self, mapper: Mapper, header: Header, force: bool = False) -> None:
         """Publish map and path if they changed, are due and have subscribers.
 

@@ -2,7 +2,7 @@
 """The publishers of the mapper node; a message without subscribers is not even built."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -61,7 +61,7 @@ class MapPublishers:
             settings.node.map_publish_period_sec, self._max_cloud_bytes, failed)
         # Not managed by the lifecycle: an inactive node publishes its status too.
         self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
-        self._places: dict[int, np.ndarray] = {}
+        self._places: Mapping[int, np.ndarray] = {}
         self._voxel_size = 0.0
         self._warned_of_rounding = False
         self._stamp_ns = 0
@@ -69,7 +69,7 @@ class MapPublishers:
 
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
-        self._places |= update.places
+        self._places = update.places
         self._roles.take_places(update.places)
         self._voxel_size = mapper.voxel_map.voxel_size
         for keyframe in update.keyframes:
@@ -99,7 +99,6 @@ class MapPublishers:
     def begin(self, mapper: Mapper) -> None:
         """Publish a new map and path, empty or loaded; the odometry does not jump."""
         self._roles.restart()
-        self._places.clear()
         self._pose_stamp_ns = -1
         self._voxel_size, self._warned_of_rounding = mapper.voxel_map.voxel_size, False
         self._views.change()

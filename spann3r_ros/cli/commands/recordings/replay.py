@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.core.views import prepare_resize
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     from spann3r_ros.mapping.mapper import Mapper
-    from spann3r_ros.mapping.storage.map_directory import MapEmptyError, encode_map
+    from spann3r_ros.mapping.storage.map_directory import MapEmptyError
     from spann3r_ros.networks.registry import open_network, resolve_checkpoint
     from spann3r_ros.pipeline.bag_replay import Replay, Warnings
     from spann3r_ros.pipeline.sync.camera_sync import Expected
@@ -86,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
         replay.finish()
         summary = replay.summary(bag.count, time.perf_counter() - started, warnings.texts())
         write_json(args.output / SUMMARY_FILE, asdict(summary))
-        encode_map(mapper).write(args.output)
-    except MapEmptyError as error:
+        replay.save(args.output)
+    except (MapEmptyError, OSError) as error:
         print(f'spann3r replay: {error}; see {args.output / LOG}', file=sys.stderr)
         return FAULT
     finally:
