@@ -96,8 +96,8 @@ class MemoryManager:
     def restore(self, saved: SavedNode) -> bool:
         """Return whether the network continues the sequence of a saved map.
 
-        If it does not, because the map has none or its memory has other settings, nothing has
-        changed.
+        If it does not, because the map has none or its memory has other settings, it has to be
+        reset.
         """
         if not saved.has('network'):
             return False
@@ -106,8 +106,10 @@ class MemoryManager:
             return False
         try:
             self._network.restore(arrays)
-        except ValueError as error:
-            logger.warning('the network does not continue the saved sequence: %s', error)
+        # Whatever the network makes of wrong arrays, the map goes on with a new sequence.
+        except Exception as error:
+            logger.warning('the network does not continue the saved sequence: %s: %s',
+                           type(error).__name__, error)
             return False
         return True
 

@@ -82,7 +82,8 @@ class SavedNode:
         """Return a number from `low` to `high`, no NaN; if `finite`, no infinity either."""
         value = self._entry(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
-                low <= value <= high) or (finite and abs(value) > MAX_FLOAT):
+                low <= value <= high) or (
+                (finite or isinstance(value, int)) and abs(value) > MAX_FLOAT):
             raise ValueError(f'{self._at(name)}: expected a number from {low} to {high}, '
                              f'got {value!r}')
         return float(value)
