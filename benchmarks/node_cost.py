@@ -2,9 +2,9 @@
 """What the node costs apart from the network: `make bench`.
 
 A camera of 640x480 at 30 Hz plays into the mapper over DDS, each in its own process, with every
-output listened to. The network answers at once with recorded pointmaps: 96x96 as the bundled one's
-or 224x224 as the full-size one's. Costs are processor time, so that other work on the machine does
-not count as the node's.
+output listened to. The network answers at once with the true pointmaps of the images: 96x96 as the
+bundled one's or 224x224 as the full-size one's. Costs are processor time, so that other work on
+the machine does not count as the node's.
 """
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import pstats
 import sys
 import tempfile
 import time
+from array import array
 from contextlib import ExitStack
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 from rclpy.qos import QoSProfile
+from recorded_walk import POSES, render, wide_camera
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from spann3r_ros.msg import MapperStatus
 from std_srvs.srv import Trigger
@@ -58,14 +61,14 @@ class Driver(BenchNode):
     def play(self, frames: int, child: Child, label: str) -> None:
         """Publish frames at the camera's rate and wait for their accounts."""
         self.wait(lambda: self.status and self._images.get_subscription_count(), child)
-        pixels = np.random.default_rng(0).integers(0, 255, HEIGHT * WIDTH * 3, np.uint8)
-        image = Image(height=HEIGHT, width=WIDTH, encoding='rgb8', step=3 * WIDTH,
-                      data=pixels.tobytes())
+        image = Image(height=HEIGHT, width=WIDTH, encoding='rgb8', step=3 * WIDTH)
         image.header.frame_id = 'camera'
+        pixels = walk()
         begin = time.monotonic()
         for index in tqdm(range(frames), label, unit='frame', mininterval=1.0):
             while (left := begin + index / RATE_HZ - time.monotonic()) > 0:
                 rclpy.spin_once(self, timeout_sec=left)
+            image.data = pixels[index % len(pixels)]
             stamp_ns = 10**9 + index * 10**9 // RATE_HZ
             image.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
             self._images.publish(image)
@@ -81,6 +84,13 @@ class Driver(BenchNode):
         if self.status is None or status.frames_processed > self.status.frames_processed:
             self.latencies_sec.append(status.latency_last_sec)
         super().take_status(status)
+
+
+@cache
+def walk() -> list[array]:
+    """Return the data of the images of a walk."""
+    camera = wide_camera(WIDTH, HEIGHT)
+    return [array('B', render(index, camera)[0].tobytes()) for index in range(len(POSES))]
 
 
 def run(size: int, frames: int, folder: Path, label: str, profile: bool) -> tuple[list, Driver]:

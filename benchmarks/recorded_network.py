@@ -17,17 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch  # noqa: F401  a real network has loaded it before the first image comes
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
-
-from synthetic import SyntheticScene, orbit_trajectory, square_camera
+from recorded_walk import POSES, render, sketch, square_camera
 
 from spann3r_ros.core.network import Compute, Estimate, NetworkStatus
 from spann3r_ros.core.transforms import transform_points
 from spann3r_ros.core.types import Pointmap
 from spann3r_ros.ros.mapper_node import main
-
-POSES = 120
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Clocks:
 
 
 class RecordedNetwork:
-    """Walks round and round a rendered room; clocks what passes between its calls.
+    """Knows each image of a walk and its pointmap; clocks what passes between its calls.
 
     Between the end of a step and the beginning of the next the worker's thread does everything
     the node does for a keyframe: its processor time is the cost, waiting for images is not.
@@ -59,18 +54,17 @@ class RecordedNetwork:
     measures_pose = False
 
     def __init__(self, size: int, report: Path, profile: bool) -> None:
-        scene, camera = SyntheticScene(), square_camera(size)
-        poses = orbit_trajectory(POSES)
-        first_from_world = np.linalg.inv(poses[0])
+        camera, first_from_world = square_camera(size), np.linalg.inv(POSES[0])
         self._size, self._report = size, report
-        self._pointmaps = []
-        for pose in poses:
-            first_from_camera = first_from_world @ pose
-            points = transform_points(first_from_camera, scene.render(pose, camera)[1])
+        self._pointmaps, self._sketches = [], []
+        for index, pose in enumerate(POSES):
+            rgb, points = render(index, camera)
+            points = transform_points(first_from_world @ pose, points)
             self._pointmaps.append(Pointmap(points.astype(np.float32),
                                             np.full((size, size), 0.9, np.float32)))
+            self._sketches.append(sketch(rgb))
         self._profile = cProfile.Profile() if profile else None
-        self._steps = self._first_id = self._newest_id = 0
+        self._steps = self._first_id = self._newest_id = self._pose = 0
         self._ended: Clocks | None = None
         self._costs: list[Clocks] = []
 
@@ -84,15 +78,14 @@ class RecordedNetwork:
             self._costs.append(Clocks.now() - self._ended)
         elif self._profile is not None:
             self._profile.enable()
-        index = self._steps
-        self._steps += 1
         found = []
-        if index:
-            found = [Estimate(self._newest_id, self._first_id, self._pointmaps[
-                (index - 1) % POSES])]
+        if self._steps:
+            found = [Estimate(self._newest_id, self._first_id, self._pointmaps[self._pose])]
         else:
             self._first_id = image_id
-        self._newest_id = image_id
+        self._steps, self._newest_id = self._steps + 1, image_id
+        difference = np.abs(np.array(self._sketches) - sketch(image)).sum(axis=1)
+        self._pose = int(difference.argmin())
         self._ended = Clocks.now()
         return found
 
@@ -100,8 +93,7 @@ class RecordedNetwork:
         """Return the newest pointmap."""
         if self._steps < 2:
             return None
-        return Estimate(self._newest_id, self._first_id,
-                        self._pointmaps[(self._steps - 1) % POSES], final=False)
+        return Estimate(self._newest_id, self._first_id, self._pointmaps[self._pose], final=False)
 
     def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
         """Nothing here asks for pairs."""

@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 FOCAL_BOUNDS = (0.3, 5.0)
 # The estimate of a map uses so many keyframes.
 FOCAL_KEYFRAMES = 15
-# First guesses of a focal length, as multiples of the current one.
-FOCAL_FACTORS = (1.0, 0.5, 0.63, 0.8, 1.25, 1.6, 2.0)
+# First guesses of a focal length, as multiples of the current one. No more are tried if one makes
+# so many points inliers.
+FOCAL_FACTORS = (1.0, 0.8, 1.25, 0.63, 1.6, 0.5, 2.0)
+CERTAIN_SHARE = 0.9
 # The refinement ends after so many steps, or at a smaller change of log f.
 MAX_STEPS = 10
 SMALL_STEP = 1e-4
@@ -83,25 +85,40 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
 def fit_focal(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) -> float:
     """Return the focal length in pixels of a pointmap in any frame, together with its pose.
 
-    `intrinsics` are a first guess. Of several multiples of its focal length the one with most
-    inliers of PnP is refined with the pose by Gauss-Newton: with f in the state the Jacobian of
-    `pnp` has the further column dr / d log f = (f u, f v). Raises PoseError if no pose fits.
+    `intrinsics` are a first guess. The poses that PnP gives for multiples of its focal length are
+    refined together with the focal length, until nearly all points are inliers; otherwise the one
+    with most of them is taken. Raises PoseError if no pose fits.
     """
-    solutions = []
-    for factor in FOCAL_FACTORS:
-        guess = _scaled(intrinsics, factor)
-        try:
-            solutions.append((solve_pose(pointmap, guess, config), guess))
-        except PoseError as error:
-            failure = error
-    if not solutions:
-        raise failure
-    solution, guess = max(solutions, key=lambda one: one[0].inlier_share)
     chosen, _ = draw_points(pointmap, config)
     points = pointmap.points.reshape(-1, 3)[chosen].astype(float)
     pixels = pixel_grid(*pointmap.confidence.shape)[chosen]
-    camera_from_reference, focal = invert(solution.fragment_from_camera), guess.fx
-    limit = config.max_reprojection * guess.width
+    failure, best_share, focal = None, 0.0, intrinsics.fx
+    for factor in FOCAL_FACTORS:
+        guess = _scaled(intrinsics, factor)
+        try:
+            solution = solve_pose(pointmap, guess, config)
+        except PoseError as error:
+            failure = error
+            continue
+        refined, share = _refine(invert(solution.fragment_from_camera), points, pixels, guess,
+                                 config.max_reprojection * guess.width)
+        if share > best_share:
+            best_share, focal = share, refined
+        if share > CERTAIN_SHARE:
+            break
+    if not best_share:
+        raise failure
+    return focal
+
+
+def _refine(camera_from_reference: np.ndarray, points: np.ndarray, pixels: np.ndarray,
+            guess: Intrinsics, limit: float) -> tuple[float, float]:
+    """Return the focal length for points [n, 3] at pixels [n, 2], and the share of inliers.
+
+    Gauss-Newton for pose and focal length: with f in the state the Jacobian of `pnp` has the
+    further column dr / d log f = (f u, f v). An inlier is at most `limit` pixels off.
+    """
+    focal = guess.fx
     for _ in range(MAX_STEPS):
         seen = points @ camera_from_reference[:3, :3].T + camera_from_reference[:3, 3]
         with np.errstate(divide='ignore', invalid='ignore'):
@@ -114,7 +131,7 @@ def fit_focal(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) ->
         focal *= float(np.exp(np.clip(step[6], -0.3, 0.3)))
         if abs(step[6]) < SMALL_STEP:
             break
-    return focal
+    return focal, float(good.mean())
 
 
 def _scaled(intrinsics: Intrinsics, factor: float) -> Intrinsics:
