@@ -2,9 +2,9 @@
 """What the node costs apart from the network: `make bench`.
 
 A camera of 640x480 at 30 Hz plays into the mapper over DDS, each in its own process, with every
-output listened to. The network answers at once with the true pointmaps of the images: 96x96 as the
-bundled one's or 224x224 as the full-size one's. Costs are processor time, so that other work on
-the machine does not count as the node's.
+output listened to. The network answers at once with prepared pointmaps of the images, with errors
+as a network has: 96x96 as the bundled one's or 224x224 as the full-size one's. Costs are processor
+time, so that other work on the machine does not count as the node's.
 """
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch  # noqa: F401  a real network has loaded it before the first image comes
-from recorded_walk import POSES, render, sketch, square_camera
+from recorded_walk import POSES, render, sketch, square_camera, with_errors
 
 from spann3r_ros.core.network import Compute, Estimate, NetworkStatus
 from spann3r_ros.core.transforms import transform_points
@@ -59,7 +59,7 @@ class RecordedNetwork:
         self._pointmaps, self._sketches = [], []
         for index, pose in enumerate(POSES):
             rgb, points = render(index, camera)
-            points = transform_points(first_from_world @ pose, points)
+            points = transform_points(first_from_world @ pose, with_errors(points, index))
             self._pointmaps.append(Pointmap(points.astype(np.float32),
                                             np.full((size, size), 0.9, np.float32)))
             self._sketches.append(sketch(rgb))

@@ -19,11 +19,21 @@ POSES = orbit_trajectory(240)
 SCENE = SyntheticScene()
 # Images are told apart by their colours at so many pixels a side.
 SKETCH_PIXELS = 12
+# A network errs by regions of its image: so many a side, with this standard deviation of a point
+# along each axis, as a share of its depth.
+ERROR_REGIONS, POINT_ERROR = 6, 0.02
 
 
 def render(index: int, camera: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
     """Return rgb uint8 [h, w, 3] and the points [h, w, 3] in the camera's frame."""
     return SCENE.render(POSES[index], camera)
+
+
+def with_errors(points: np.ndarray, index: int) -> np.ndarray:
+    """Return points [h, w, 3] in the camera's frame with the errors of a network."""
+    regions = np.random.default_rng(index).normal(0.0, POINT_ERROR, (*2 * (ERROR_REGIONS,), 3))
+    errors = cv2.resize(regions, points.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return points + points[..., 2:] * errors
 
 
 def wide_camera(width: int, height: int) -> Intrinsics:

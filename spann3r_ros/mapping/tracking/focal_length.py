@@ -27,7 +27,7 @@ FOCAL_KEYFRAMES = 15
 # First guesses of a focal length, as multiples of the current one. No more are tried if one makes
 # so many points inliers.
 FOCAL_FACTORS = (1.0, 0.8, 1.25, 0.63, 1.6, 0.5, 2.0)
-CERTAIN_SHARE = 0.9
+CERTAIN_SHARE = 0.5
 # The refinement ends after so many steps, or at a smaller change of log f.
 MAX_STEPS = 10
 SMALL_STEP = 1e-4
