@@ -17,7 +17,7 @@ from spann3r_ros.core.camera import Intrinsics
 # Round and round a room, at the speed of a hand-held camera.
 POSES = orbit_trajectory(240)
 SCENE = SyntheticScene()
-# Images are told apart by their colours at so many pixels a side.
+# The network finds the pose of an image by its colours, at so many pixels a side.
 SKETCH_PIXELS = 12
 # A network errs by regions of its image: so many a side, with this standard deviation of a point
 # along each axis, as a share of its depth.

@@ -13,6 +13,7 @@ from domain_coordinator import domain_id
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import Camera, Mapper, Orbit, Peer, Value, running
+from rclpy.lifecycle import LifecycleNode
 from robot import Robot
 
 
@@ -34,6 +35,13 @@ def peer(domain: int) -> Iterator[Peer]:
     peer = Peer()
     yield peer
     peer.close()
+
+
+@pytest.fixture
+def node(peer: Peer) -> Iterator[LifecycleNode]:
+    node = LifecycleNode('mapper', context=peer.context)
+    yield node
+    node.destroy_node()
 
 
 @pytest.fixture

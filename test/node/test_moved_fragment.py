@@ -55,6 +55,33 @@ def moved(points: np.ndarray) -> np.ndarray:
     return points @ MOVE[:3, :3].T + MOVE[:3, 3]
 
 
+def check_saved(folder: FilePath, cloud: np.ndarray, path: dict[int, np.ndarray]) -> None:
+    """Check that a saved map has a cloud [n, 3] and a path."""
+    saved = read_ply(folder / 'map.ply').points
+    assert (saved.min(axis=0) < cloud.min(axis=0) + 0.3).all()
+    assert (saved.max(axis=0) > cloud.max(axis=0) - 0.3).all()
+    for one in read_tum(folder / 'trajectory.tum')[:5]:
+        np.testing.assert_allclose(one.world_from_camera, path[one.stamp_ns], atol=1e-5)
+
+
+def check_steps(robot: Robot, orbit: Orbit) -> None:
+    """Check that the base makes its true steps in `odom`, from the moved image on."""
+    true_base = [pose @ np.linalg.inv(robot.mounted) for pose in orbit.poses[:ALL]]
+    for index in range(6, ALL):
+        step = np.linalg.inv(robot.lookup('odom', 'base_link', stamp_of(index - 1))) @ (
+            robot.lookup('odom', 'base_link', stamp_of(index)))
+        np.testing.assert_allclose(
+            step, np.linalg.inv(true_base[index - 1]) @ true_base[index], atol=0.02)
+
+
+def check_places(robot: Robot, orbit: Orbit, before: np.ndarray) -> None:
+    """Check that the robot is where the move took it in `map`, and goes on in its unit there."""
+    for index in (ALL - 2, ALL - 1):
+        true = before @ robot.mounted @ np.linalg.inv(orbit.poses[5]) @ orbit.poses[index]
+        found = robot.lookup('map', 'camera_optical', stamp_of(index))
+        np.testing.assert_allclose(found[:3, 3], moved(true[:3, 3]), atol=0.05)
+
+
 def test_all_outputs_follow_a_fragment_and_odometry_does_not(
         peer: Peer, camera: Camera, orbit: Orbit, mapper: Mapper) -> None:
     robot = Robot(peer, orbit)
@@ -87,18 +114,13 @@ def test_all_outputs_follow_a_fragment_and_odometry_does_not(
     peer.until(lambda: len(clouds[-1].data) == len(cloud) * conversions.POINT.itemsize
                and np.abs(points(clouds[-1]) - moved(cloud)).max() < 1e-4, 'the moved map')
 
-    # A late subscriber gets the moved map, and so does the saved file.
+    # A late subscriber gets the moved map.
     heard = len(clouds)
     peer.listen(PointCloud2, '/mapper/map_points', latched=True)
     peer.until(lambda: len(clouds) > heard, 'the latched map')
     assert np.abs(points(clouds[-1]) - moved(cloud)).max() < 1e-4
     assert peer.trigger('/mapper/save_map').success
-    saved = read_ply(mapper.map_directory / 'map' / 'map.ply').points
-    low, high = moved(cloud).min(axis=0), moved(cloud).max(axis=0)
-    assert (saved.min(axis=0) < low + 0.3).all() and (saved.max(axis=0) > high - 0.3).all()
-    trajectory = read_tum(mapper.map_directory / 'map' / 'trajectory.tum')
-    for one in trajectory[:5]:
-        np.testing.assert_allclose(one.world_from_camera, found[one.stamp_ns], atol=1e-5)
+    check_saved(mapper.map_directory / 'map', moved(cloud), found)
 
     camera.send(*(orbit.image(index) for index in range(6, ALL)))
     peer.until_settled(ALL)
@@ -106,19 +128,7 @@ def test_all_outputs_follow_a_fragment_and_odometry_does_not(
     peer.until(lambda: ('map', 'odom') in robot.edges_at(last), 'TF at the last image')
     # Odometry has gone on in its own unit, without a step.
     np.testing.assert_allclose(robot.lookup('odom', 'base_link', newest), odom_before, atol=1e-9)
-    true_base = [orbit.poses[index] @ np.linalg.inv(robot.mounted) for index in range(ALL)]
-    for index in range(6, ALL):
-        step = np.linalg.inv(robot.lookup('odom', 'base_link', stamp_of(index - 1))) @ (
-            robot.lookup('odom', 'base_link', stamp_of(index)))
-        np.testing.assert_allclose(
-            step, np.linalg.inv(true_base[index - 1]) @ true_base[index], atol=0.02)
     steps = np.array([one.twist.twist.linear.x for one in odometry])
     assert np.abs(np.diff(steps[1:])).max() < 0.5
-    # In the map the robot is where the fragment has taken it, and goes on 2.5 times as fast.
-    camera_at = {index: robot.lookup('map', 'camera_optical', stamp_of(index))
-                 for index in (ALL - 2, ALL - 1)}
-    expected = before @ robot.mounted
-    true = [np.linalg.inv(orbit.poses[5]) @ orbit.poses[index] for index in (ALL - 2, ALL - 1)]
-    for index, step in zip((ALL - 2, ALL - 1), true, strict=True):
-        place = moved((expected @ step)[:3, 3][None])[0]
-        np.testing.assert_allclose(camera_at[index][:3, 3], place, atol=0.05)
+    check_steps(robot, orbit)
+    check_places(robot, orbit, before)

@@ -35,13 +35,6 @@ CONVERTERS = [name for name, function in getmembers(conversions, isfunction)
 
 
 @pytest.fixture
-def node(peer: Peer) -> Iterator[LifecycleNode]:
-    node = LifecycleNode('mapper', context=peer.context)
-    yield node
-    node.destroy_node()
-
-
-@pytest.fixture
 def publishers(node: LifecycleNode) -> Iterator[MapPublishers]:
     node.trigger_configure()
     settings, listening = Settings(), ListeningThread(node)

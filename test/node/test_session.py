@@ -37,13 +37,6 @@ START_NS, PERIOD_NS = 100 * 10**9, 10**8
 
 
 @pytest.fixture
-def node(peer: Peer) -> Iterator[LifecycleNode]:
-    node = LifecycleNode('mapper', context=peer.context)
-    yield node
-    node.destroy_node()
-
-
-@pytest.fixture
 def session(node: LifecycleNode, tmp_path: Path) -> Iterator[Session]:
     settings = Settings(NodeConfig(mode='replay', map_directory=str(tmp_path)),
                         MapperConfig(resampling='exact'))

@@ -13,6 +13,7 @@ from spann3r_ros.core.transforms import transform_points
 from spann3r_ros.core.types import Pointmap
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import PoseConfig
+from spann3r_ros.mapping.tracking import focal_length
 from spann3r_ros.mapping.tracking.focal_length import FOCAL_KEYFRAMES, fit_focal
 from spann3r_ros.mapping.tracking.pnp import PoseError
 
@@ -63,6 +64,18 @@ def test_focal_length_and_pose_are_found_together(factor: float) -> None:
     pointmap = Pointmap(points.astype(np.float32), np.full(points.shape[:2], 0.9, np.float32))
     guess = replace(CAMERA, fx=factor * CAMERA.fx, fy=factor * CAMERA.fy)
     assert fit_focal(pointmap, guess, PoseConfig()) == pytest.approx(CAMERA.fx, rel=0.01)
+
+
+@pytest.mark.parametrize(('factor', 'several'), [(1.0, False), (0.4, True)])
+def test_further_guesses_are_made_only_where_the_first_one_fits_too_few_points(
+        factor: float, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = transform_points(POSES[7], SCENE.render(POSES[7], CAMERA)[1]).astype(np.float32)
+    solve, guesses = focal_length.solve_pose, []
+    monkeypatch.setattr(focal_length, 'solve_pose', lambda *arguments: (
+        guesses.append(arguments[1].fx), solve(*arguments))[1])
+    guess = replace(CAMERA, fx=factor * CAMERA.fx, fy=factor * CAMERA.fy)
+    fit_focal(Pointmap(points, np.full((96, 96), 0.9, np.float32)), guess, PoseConfig())
+    assert (len(guesses) > 1) is several
 
 
 def test_points_of_no_camera_give_no_focal_length() -> None:

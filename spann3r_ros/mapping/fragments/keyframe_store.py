@@ -42,13 +42,6 @@ class CompactKeyframe:
         """Return itself, which never changes."""
         return self
 
-    def expanded(self) -> Keyframe:
-        """Return a keyframe again; its confidence is 1 where the depth is known, else 0."""
-        image = cv2.cvtColor(cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        depth = self.depth.astype(np.float32)
-        return Keyframe(self.stamp_ns, self.frame_id, self.fragment_id, image, self.intrinsics,
-                        depth, np.isfinite(depth).astype(np.float32), self.pose)
-
 
 KeptKeyframe = Keyframe | CompactKeyframe
 

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 FOCAL_BOUNDS = (0.3, 5.0)
 # The estimate of a map uses so many keyframes.
 FOCAL_KEYFRAMES = 15
-# First guesses of a focal length, as multiples of the current one. No more are tried if one makes
-# so many points inliers.
+# First guesses of a focal length, as multiples of the current one. No more are tried once a larger
+# share of the points are inliers.
 FOCAL_FACTORS = (1.0, 0.8, 1.25, 0.63, 1.6, 0.5, 2.0)
 CERTAIN_SHARE = 0.5
 # The refinement ends after so many steps, or at a smaller change of log f.
@@ -86,8 +86,8 @@ def fit_focal(pointmap: Pointmap, intrinsics: Intrinsics, config: PoseConfig) ->
     """Return the focal length in pixels of a pointmap in any frame, together with its pose.
 
     `intrinsics` are a first guess. The poses that PnP gives for multiples of its focal length are
-    refined together with the focal length, until nearly all points are inliers; otherwise the one
-    with most of them is taken. Raises PoseError if no pose fits.
+    refined together with the focal length. The first one with more than half of the points as
+    inliers is taken, otherwise the one with most of them. Raises PoseError if no pose fits.
     """
     chosen, _ = draw_points(pointmap, config)
     points = pointmap.points.reshape(-1, 3)[chosen].astype(float)

@@ -129,17 +129,7 @@ class PoseFilter:
 
     def prior_suffices(self, motion: Motion | None) -> bool:
         """Return whether a frame has a prior that a pointmap would hardly change."""
-        return self.has_small_gain and self.estimate(motion, None).covariance is not None
-
-    @property
-    def last(self) -> FilteredPose | None:
-        """Return the pose of the last keyframe, None if it has none."""
-        return None if self._state is None or self._state.lost else _filtered(self._state, 0.0)
-
-    @property
-    def has_small_gain(self) -> bool:
-        """Return whether the measurement of the last keyframe hardly changed its pose."""
-        return self._mean_gain < MIN_GAIN
+        return self._mean_gain < MIN_GAIN and self.estimate(motion, None).covariance is not None
 
     def update(self, motion: Motion | None, measured: PoseSolution | None) -> FilteredPose:
         """Return the pose of a keyframe; store the state for the next frames.
