@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.types import FragmentPose, Frame, StampedPose
+from spann3r_ros.core.types import FragmentPose, Frame
 from spann3r_ros.mapping.scale.map_scale import Scale
 
 from .fragments.keyframe_store import KeptReport
@@ -80,12 +80,6 @@ class MapUpdate:
     revision: int = 0
     moved: tuple[int, ...] = ()
     places: Mapping[int, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def live_pose_in_map(self) -> StampedPose | None:
-        """Return the pose of the newest frame in the map."""
-        pose = self.live_pose
-        return None if pose is None else pose.in_map(self.places[pose.fragment_id])
 
     def error_of(self, frame: Frame) -> Exception | None:
         """Return why a frame cannot be used; None if it can."""

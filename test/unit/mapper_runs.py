@@ -36,6 +36,11 @@ def located(*updates: MapUpdate) -> list[MappedFrame]:
     return in_world(updates, np.eye(4))
 
 
+def live_in_map(update: MapUpdate) -> StampedPose:
+    """Return the live pose of an update in the map."""
+    return update.live_pose.in_map(update.places[update.live_pose.fragment_id])
+
+
 def pose_errors(found: list[StampedPose], poses: list[np.ndarray],
                 frames: list[Frame]) -> tuple[float, float]:
     """Return the largest error in metres and in degrees against the truth in map axes."""

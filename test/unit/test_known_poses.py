@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, failures, make_mapper, run
+from mapper_runs import CAMERA, SCENE, failures, live_in_map, make_mapper, run
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.types import Frame, FrameError, Pointmap
@@ -71,7 +71,7 @@ def test_keyframes_wait_until_the_camera_moves(orbit: list[np.ndarray]) -> None:
     stamps = [keyframe.stamp_ns for update in updates for keyframe in update.keyframes]
     assert stamps == [frame.stamp_ns for frame in frames[:-1]]
     # The pose is known at once, scale or none.
-    assert all(np.array_equal(update.live_pose_in_map.world_from_camera, frame.world_from_camera)
+    assert all(np.array_equal(live_in_map(update).world_from_camera, frame.world_from_camera)
                for update, frame in zip(updates, frames, strict=True))
 
 

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, failures, located, make_mapper, pose_errors, run
+from mapper_runs import (
+    CAMERA,
+    SCENE,
+    failures,
+    live_in_map,
+    located,
+    make_mapper,
+    pose_errors,
+    run,
+)
 from scipy.spatial.transform import Rotation
 from synthetic import (
     SyntheticNetwork,
@@ -56,7 +65,7 @@ def test_orbit_recovers_every_pose(
     assert distance <= LIMIT_M
     assert angle <= LIMIT_DEG
 
-    live = [update.live_pose_in_map for update in updates if update.live_pose]
+    live = [live_in_map(update) for update in updates if update.live_pose]
     # Intrinsics come with the frames, so only the very first one has no live pose.
     assert [pose.stamp_ns for pose in live] == [frame.stamp_ns for frame in frames[1:]]
     distance, angle = pose_errors(live, poses, frames)

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, failures, located, make_mapper, pose_errors, run
+from mapper_runs import (
+    CAMERA,
+    SCENE,
+    failures,
+    live_in_map,
+    located,
+    make_mapper,
+    pose_errors,
+    run,
+)
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.camera import Intrinsics
@@ -39,7 +48,7 @@ def test_noise_of_a_centimetre_moves_poses_little(track: bool, limit: float) -> 
     mapper = make_mapper(poses, SyntheticOptions(noise=0.01),
                          MapperConfig(pose=PoseConfig(track_corners=track)))
     updates = run(mapper, [replace(frame, intrinsics=None) for frame in frames])
-    live = [update.live_pose_in_map for update in updates if update.live_pose]
+    live = [live_in_map(update) for update in updates if update.live_pose]
     for found in (mapper.trajectory, live):
         distance, angle = pose_errors(found, poses, frames)
         assert distance <= limit

@@ -20,6 +20,7 @@ from spann3r_ros.mapping.tracking.pnp import PoseSolution
 from spann3r_ros.mapping.tracking.pose_filter import (
     MAX_REJECTED,
     MIN_GATING_INLIERS,
+    FilteredPose,
     PoseFilter,
     move_solution,
 )
