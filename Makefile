@@ -3,6 +3,11 @@
 SHELL := /bin/bash
 export PYTHON ?= python3
 RUN ?= bundled
+# A sourced ROS 2 brings plugins of pytest that are older than the pytest in .venv.
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD := 1
+# Tests of the node mostly wait: three at once keep two cores busy.
+JOBS ?= 3
+parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
@@ -17,8 +22,8 @@ setup:  ## environment in .venv and the built package in install; seconds when t
 demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into the mapper
 	@$(run) scripts/demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
 
-test: setup  ## all tests except the full-size ones
-	@$(run) python -m pytest test/unit test/parity test/underlay test/node
+test: setup  ## all tests except the full-size ones; JOBS= processes
+	@$(run) python -m pytest $(parallel) test/unit test/parity test/underlay test/node
 
 test-noble:  ## unit and parity tests with the library versions of Ubuntu 24.04, without ROS
 	@scripts/noble.sh python -m pytest test/unit test/parity

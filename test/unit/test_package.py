@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree
 from pathlib import Path
@@ -81,3 +83,27 @@ def test_every_declared_package_is_used() -> None:
 def test_nothing_is_declared_twice() -> None:
     names = [node.text for tag in TO_TEST for node in MANIFEST.iter(tag)]
     assert len(names) == len(set(names))
+
+
+def test_pytest_runs_beside_older_plugins_of_a_sourced_ros(tmp_path: Path) -> None:
+    # Jazzy's launch_testing has this hook with an argument that pytest 9 no longer passes.
+    (tmp_path / 'launch_plugin.py').write_text(
+        'def pytest_pycollect_makemodule(path, parent):\n    return None\n')
+    metadata = tmp_path / 'launch_plugin-1.0.dist-info'
+    metadata.mkdir()
+    (metadata / 'METADATA').write_text(
+        'Metadata-Version: 2.1\nName: launch_plugin\nVersion: 1.0\n')
+    (metadata / 'entry_points.txt').write_text('[pytest11]\nlaunch_plugin = launch_plugin\n')
+    (tmp_path / 'test_it.py').write_text('def test_it():\n    pass\n')
+    environment = {**os.environ, 'PYTHONPATH': f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}',
+                   'PYTEST_DISABLE_PLUGIN_AUTOLOAD': ''}
+    command = f'{sys.executable} -m pytest -q -c /dev/null {tmp_path}/test_it.py'
+    plain = subprocess.run(command.split(), env=environment, capture_output=True, text=True)
+    assert 'launch_plugin' in plain.stderr
+    assert plain.returncode != 0
+    del environment['PYTEST_DISABLE_PLUGIN_AUTOLOAD']
+    made = subprocess.run(
+        ['make', '--no-print-directory', '--eval', f'probe: ; @{command}', 'probe'],
+        env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert '1 passed' in made.stdout
