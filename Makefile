@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-map bench-memory bench-packages bench-rendering bench-startup bench-tf soak check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-startup bench-tf soak check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -58,6 +58,9 @@ bench-network: setup  ## the network beside a plain schedule and the machine's l
 
 bench-bags: setup  ## how fast a replay reads bags (a minute)
 	@$(run) python benchmarks/bag_reading.py
+
+bench-colours: setup  ## colours of a chart in every encoding of images (seconds)
+	@$(run) python benchmarks/image_colours.py
 
 bench-map: setup  ## large maps: views of many fragments, keyframes beyond the bounds (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py

@@ -5,21 +5,21 @@ A message is any object with the fields of sensor_msgs/Image or sensor_msgs/Comp
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
 import numpy as np
 
-from .types import FrameError
+from .image_files.file_decoding import decode_file, decode_stored
+from .image_files.file_headers import check_size, shown
+from .types import FrameError, UnsupportedImageError
 
-MAX_PIXELS = 2**26
 MASK_ENCODINGS = ('mono8', '8UC1')
-JPEG, PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
-# Start-of-frame markers: C0 to CF without DHT, JPG and DAC.
-JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-JPEG_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
-JPEG_START_OF_SCAN = 0xDA
+# Encodings that name no colours, and what OpenCV's order of channels makes of them.
+ASSUMED = {f'{bits}UC{channels}': f'{name}{bits}' for bits in (8, 16)
+           for channels, name in ((1, 'mono'), (3, 'bgr'), (4, 'bgra'))}
 
 
 class RawImage(Protocol):
@@ -44,24 +44,39 @@ class CompressedImage(Protocol):
 class Encoding:
     """Layout of a raw image: channels of 8 or 16 bits, and OpenCV's conversion to RGB.
 
-    `to_rgb` is None for an image that is RGB already.
+    `to_rgb` is None for an image that is RGB already. `block` is the height and width of the
+    pixels that share their chroma. A semi-planar image has the rows of its luma and then those of
+    its chroma; `stored_rows` is the number of all rows for two rows of the image.
     """
 
     channels: int
     bits: int
     to_rgb: int | None
+    block: tuple[int, int] = (1, 1)
+    stored_rows: int = 2
+
+    def rows(self, height: int) -> int:
+        """Return how many rows of `step` bytes an image has."""
+        return height * self.stored_rows // 2
+
+    def row_bytes(self, width: int) -> int:
+        """Return the bytes of a row without padding."""
+        return width * self.channels * self.bits // 8
 
 
 def _encodings() -> dict[str, Encoding]:
+    uyvy = Encoding(2, 8, cv2.COLOR_YUV2RGB_UYVY, (1, 2))
+    yuyv = Encoding(2, 8, cv2.COLOR_YUV2RGB_YUY2, (1, 2))
     table = {
         'rgb8': Encoding(3, 8, None), 'rgb16': Encoding(3, 16, None),
-        'mono8': Encoding(1, 8, cv2.COLOR_GRAY2RGB), 'mono16': Encoding(1, 16, cv2.COLOR_GRAY2RGB),
-        'yuv422': Encoding(2, 8, cv2.COLOR_YUV2RGB_UYVY),
-        'uyvy': Encoding(2, 8, cv2.COLOR_YUV2RGB_UYVY),
-        'yuv422_yuy2': Encoding(2, 8, cv2.COLOR_YUV2RGB_YUY2),
-        'yuyv': Encoding(2, 8, cv2.COLOR_YUV2RGB_YUY2),
+        'yuv422': uyvy, 'uyvy': uyvy, 'yuv422_yuy2': yuyv, 'yuyv': yuyv,
+        'nv12': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV12, (2, 2), 3),
+        'nv21': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV21, (2, 2), 3),
+        # OpenCV has no conversion of NV24: its pixels are written as pairs of equal ones.
+        'nv24': Encoding(1, 8, cv2.COLOR_YUV2RGB_YUY2, (1, 1), 6),
     }
     for bits in (8, 16):
+        table[f'mono{bits}'] = Encoding(1, bits, cv2.COLOR_GRAY2RGB)
         table[f'bgr{bits}'] = Encoding(3, bits, cv2.COLOR_BGR2RGB)
         table[f'rgba{bits}'] = Encoding(4, bits, cv2.COLOR_RGBA2RGB)
         table[f'bgra{bits}'] = Encoding(4, bits, cv2.COLOR_BGRA2RGB)
@@ -70,16 +85,40 @@ def _encodings() -> dict[str, Encoding]:
         table[f'bayer_bggr{bits}'] = Encoding(1, bits, cv2.COLOR_BayerRG2RGB)
         table[f'bayer_gbrg{bits}'] = Encoding(1, bits, cv2.COLOR_BayerGR2RGB)
         table[f'bayer_grbg{bits}'] = Encoding(1, bits, cv2.COLOR_BayerGB2RGB)
-    return table
+    return table | {name: table[meant] for name, meant in ASSUMED.items()}
 
 
 ENCODINGS = _encodings()
 
 
+class ImageDecoder:
+    """Decodes the images of one run, and warns once of each assumption about them.
+
+    `convert` returns the RGB array of a message, as `to_rgb` does, which is the default.
+    """
+
+    def __init__(self, warn: Callable[[str], object],
+                 convert: Callable[[RawImage | CompressedImage], np.ndarray] | None = None
+                 ) -> None:
+        self._warn = warn
+        self._convert = convert or to_rgb
+        self._warned: set[str] = set()
+
+    def __call__(self, message: RawImage | CompressedImage) -> np.ndarray:
+        """Return uint8 RGB [height, width, 3]; raise as `to_rgb`."""
+        rgb = self._convert(message)
+        for text in _assumptions(message):
+            if text not in self._warned:
+                self._warned.add(text)
+                self._warn(text)
+        return rgb
+
+
 def to_rgb(message: RawImage | CompressedImage) -> np.ndarray:
     """Return uint8 [height, width, 3]; it may share the message's memory.
 
-    Raises FrameError for an image that is malformed or whose encoding is unknown.
+    Raises UnsupportedImageError for an encoding or file format that is not read, FrameError for
+    an image that is malformed.
     """
     try:
         if hasattr(message, 'format'):
@@ -97,48 +136,88 @@ def to_mask(message: RawImage) -> np.ndarray:
     """
     if message.encoding not in MASK_ENCODINGS:
         raise FrameError(f'mask encoding: expected one of {", ".join(MASK_ENCODINGS)}, '
-                         f'got {message.encoding!r}')
-    _check_layout(message, ENCODINGS['mono8'])
-    return _pixels(message, ENCODINGS['mono8']) > 0
+                         f'got {shown(message.encoding)}')
+    encoding, step = check_raw(message)
+    return _pixels(message, encoding, step) > 0
 
 
-def check_raw(message: RawImage) -> Encoding:
-    """Return the encoding of a raw image; raise FrameError if it is malformed or unknown."""
+def check_raw(message: RawImage) -> tuple[Encoding, int]:
+    """Return encoding and bytes a row of a raw image; raise as `to_rgb` if it has no such ones.
+
+    A step of zero, which some drivers send, means rows without padding. So does the step of a
+    semi-planar image that includes the chroma, which makes step x height the size of the data.
+    """
     encoding = ENCODINGS.get(message.encoding)
     if encoding is None:
-        raise FrameError(f'encoding: expected one of {", ".join(sorted(ENCODINGS))}, '
-                         f'got {message.encoding!r}')
-    _check_layout(message, encoding)
-    return encoding
+        raise UnsupportedImageError(
+            shown(message.encoding), f'encoding: expected one of {", ".join(sorted(ENCODINGS))}, '
+                                     f'got {shown(message.encoding)}')
+    height, width, step = message.height, message.width, message.step
+    check_size(width, height)
+    for name, length, multiple in zip(('height', 'width'), (height, width), encoding.block,
+                                      strict=True):
+        if length % multiple:
+            raise FrameError(f'{name}: expected an even number for {message.encoding}, '
+                             f'got {length}')
+    row, rows = encoding.row_bytes(width), encoding.rows(height)
+    if len(message.data) == row * rows and step in (0, row * rows // height):
+        return encoding, row
+    if step < row:
+        raise FrameError(f'step: expected at least {row} for {width} pixels of '
+                         f'{message.encoding}, got {step}')
+    if len(message.data) != rows * step:
+        raise FrameError(f'data: expected {rows} rows of {step} bytes = {rows * step}, '
+                         f'got {len(message.data)}')
+    return encoding, step
+
+
+def _assumptions(message: RawImage | CompressedImage) -> list[str]:
+    """Return what is assumed about a message that was decoded."""
+    texts = []
+    meant = ASSUMED.get(getattr(message, 'encoding', ''))
+    if meant is not None:
+        texts.append(f'encoding: {message.encoding} names no colours; the images are read as '
+                     f'{meant}. Set the encoding to {meant} in their publisher, or choose '
+                     'another topic if they show no scene (depth, labels)')
+    if getattr(message, 'step', 1) == 0:
+        texts.append('step: expected the bytes of a row, got 0; the images are read as rows '
+                     'without padding')
+    return texts
 
 
 def _convert(message: RawImage) -> np.ndarray:
-    encoding = check_raw(message)
-    image = _pixels(message, encoding)
-    if encoding.bits == 16:
+    encoding, step = check_raw(message)
+    if encoding.stored_rows == 2:
+        return _colours(_pixels(message, encoding, step), encoding)
+    rows = np.ndarray((encoding.rows(message.height), message.width), np.uint8, message.data, 0,
+                      (step, 1))
+    if encoding.block == (2, 2):
+        return cv2.cvtColor(np.ascontiguousarray(rows), encoding.to_rgb)
+    return _from_full_chroma(rows[:message.height], np.ndarray(
+        (message.height, message.width, 2), np.uint8, message.data, step * message.height,
+        (2 * step, 2, 1)), encoding)
+
+
+def _from_full_chroma(luma: np.ndarray, chroma: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Return RGB of luma [height, width] and chroma [height, width, 2] of the same size."""
+    height, width = luma.shape
+    pairs = np.empty((height, width, 4), np.uint8)  # luma, u, luma, v
+    pairs[..., ::2] = luma[..., None]
+    pairs[..., 1::2] = chroma
+    doubled = cv2.cvtColor(pairs.reshape(height, 2 * width, 2), encoding.to_rgb)
+    return np.ascontiguousarray(doubled[:, ::2])
+
+
+def _colours(image: np.ndarray, encoding: Encoding) -> np.ndarray:
+    if image.dtype.itemsize == 2:
         image = (image >> 8).astype(np.uint8)
     if encoding.to_rgb is not None:
         return cv2.cvtColor(image, encoding.to_rgb)
     return image
 
 
-def _check_layout(message: RawImage, encoding: Encoding) -> None:
-    height, width, step = message.height, message.width, message.step
-    _check_size(width, height)
-    if encoding.channels == 2 and width % 2:
-        raise FrameError(f'width: expected an even number for {message.encoding}, got {width}')
-    item = encoding.bits // 8
-    row = width * encoding.channels * item
-    if step < row:
-        raise FrameError(f'step: expected at least {row} for {width} pixels of '
-                         f'{message.encoding}, got {step}')
-    if len(message.data) != height * step:
-        raise FrameError(f'data: expected {height} rows of {step} bytes = {height * step}, '
-                         f'got {len(message.data)}')
-
-
-def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
-    height, width, step = message.height, message.width, message.step
+def _pixels(message: RawImage, encoding: Encoding, step: int) -> np.ndarray:
+    height, width = message.height, message.width
     item = encoding.bits // 8
     order = '>' if message.is_bigendian else '<'
     shape, strides = (height, width), (step, encoding.channels * item)
@@ -150,55 +229,13 @@ def _pixels(message: RawImage, encoding: Encoding) -> np.ndarray:
 def _decode(message: CompressedImage) -> np.ndarray:
     data = bytes(message.data)
     if 'compressedDepth' in message.format:
-        raise FrameError(f'format: expected a colour image, got {message.format!r}')
-    if data.startswith(JPEG):
-        width, height = _jpeg_size(data)
-    elif data.startswith(PNG):
-        width, height = _png_size(data)
-    else:
-        raise FrameError(f'data: expected JPEG or PNG, got {len(data)} bytes that begin with '
-                         f'{data[:8].hex(" ") or "nothing"} (format {message.format!r})')
-    _check_size(width, height)
-    # The calibration belongs to the pixels as stored. So a rotation in the EXIF data is ignored.
-    image = cv2.imdecode(np.frombuffer(data, np.uint8),
-                         cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None or image.shape[:2] != (height, width):
-        raise FrameError(f'data: expected a decodable image of {width} x {height}, '
-                         'got corrupt contents')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise FrameError(f'size: expected 1 to {MAX_PIXELS} pixels, got {width} x {height}')
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height); raise FrameError for a file without its end marker (truncated)."""
-    size, at = (0, 0), 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF or marker in JPEG_BARE_MARKERS:
-            at += 1 if marker == 0xFF else 2
-            continue
-        length = int.from_bytes(data[at + 2:at + 4], 'big')
-        if marker in JPEG_SIZE_MARKERS and at + 9 <= len(data):
-            size = (int.from_bytes(data[at + 7:at + 9], 'big'),
-                    int.from_bytes(data[at + 5:at + 7], 'big'))
-        # Within a scan 0xFF is always escaped: the first FF D9 after its start ends the image.
-        if marker == JPEG_START_OF_SCAN and data.find(b'\xff\xd9', at + 2 + length) >= 0:
-            return size
-        if marker == JPEG_START_OF_SCAN:
-            break
-        at += 2 + length
-    raise FrameError(f'data: expected a complete JPEG, got {len(data)} bytes without its end')
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height); raise FrameError for a file without its last chunk (truncated)."""
-    at = len(PNG)
-    while at + 12 <= len(data):
-        if data[at + 4:at + 8] == b'IEND':
-            return int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
-        at += 12 + int.from_bytes(data[at:at + 4], 'big')
-    raise FrameError(f'data: expected a complete PNG, got {len(data)} bytes without its end')
+        raise FrameError(f'format: expected a colour image, got {shown(message.format)}')
+    # image_transport writes `ENCODING; png compressed TARGET`. Without a target the file has the
+    # pixels of the encoding as they are: those of a Bayer camera are one channel.
+    source, _, rest = message.format.partition(';')
+    if source.startswith('bayer_') and source in ENCODINGS and rest.rstrip().endswith(
+            'compressed'):
+        stored = decode_stored(data, message.format)
+        if stored.ndim == 2:
+            return _colours(stored, ENCODINGS[source])
+    return decode_file(data, message.format)

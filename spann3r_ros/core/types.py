@@ -14,6 +14,17 @@ class FrameError(ValueError):
     """A single frame cannot be used; the map is unchanged and the next frame may follow."""
 
 
+class UnsupportedImageError(FrameError):
+    """The encoding or the file format of an image is not read; `name` is that encoding or format.
+
+    All images of a camera fail alike then.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
 class DeviceMemoryError(FrameError):
     """A step ran out of memory: the frame is lost, and the network's memory must be reset."""
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spann3r_ros.core.encodings import to_mask, to_rgb
+from spann3r_ros.core.encodings import ImageDecoder, to_mask
 from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.mapper import Mapper
@@ -67,8 +67,15 @@ class Warnings(logging.Handler):
 
     def texts(self) -> list[str]:
         """Return each text once, with its number of occurrences."""
-        return [text if count == 1 else f'{text} ({count} times)'
-                for text, count in self._counts.items()]
+        return [self._numbered(text) for text in self._counts]
+
+    def most_frequent(self) -> str:
+        """Return the text that occurred most often, with that number; empty without any."""
+        return next((self._numbered(text) for text, _ in self._counts.most_common(1)), '')
+
+    def _numbered(self, text: str) -> str:
+        count = self._counts[text]
+        return text if count == 1 else f'{text} ({count} times)'
 
 
 class Replay:
@@ -83,6 +90,7 @@ class Replay:
         self._config = replace(config, mode='replay')
         self._tree = TransformTree(CACHE_SEC)
         self._fragments: set[int] = set()
+        self._decode = ImageDecoder(logger.warning)
         self._matches_due = 0
         self.defects: list[Exception] = []
         self._runner = Runner(mapper, blocking=True, reporter=self)
@@ -173,7 +181,8 @@ class Replay:
         except FrameError as error:
             self._intake.refuse_image(error)
         else:
-            self._intake.take_image(stamp_ns, message.header.frame_id, partial(to_rgb, message))
+            self._intake.take_image(stamp_ns, message.header.frame_id,
+                                    partial(self._decode, message))
 
     def _take_camera_info(self, message: Any) -> None:  # noqa: ANN401
         self._intake.take_calibration(_stamp_ns(message), partial(

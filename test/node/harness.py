@@ -27,7 +27,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import NodeNameNonExistentError
+from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -184,6 +184,10 @@ class Peer:
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+
+    def serve(self, node: Node) -> None:
+        """Run the callbacks of another node on the thread of this peer's."""
+        self._executor.add_node(node)
 
     def listen(self, kind: type, topic: str, latched: bool = False) -> list[Message]:
         """Collect a topic's messages into the returned list."""

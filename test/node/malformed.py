@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from spann3r_ros.ros.conversions import to_camera_info, to_header, to_stamp
 
 UINT32 = 2**32 - 1
-WRONG_ENCODINGS = ('', 'purple8', 'RGB8', 'rgb8 ', '32FC1', '16UC1', '64FC4', 'nv21', 'bayer_8',
+WRONG_ENCODINGS = ('', 'purple8', 'RGB8', 'rgb8 ', '32FC1', '16SC1', '64FC4', 'nv21', 'bayer_8',
                    'rgb8\n', 'ünïcode', 'x' * 65_536)
 
 
@@ -51,7 +51,7 @@ class MalformedImages:
         image.height, image.width = height, width
 
     def _spoil_step(self, image: Image) -> None:
-        steps = (0, 1, image.step - 1, image.step + 1, UINT32, self._draw.randint(2, UINT32))
+        steps = (1, image.step - 1, image.step + 1, UINT32, self._draw.randint(2, UINT32))
         image.step = self._draw.choice(steps)
 
     def _spoil_encoding(self, image: Image) -> None:

@@ -32,7 +32,7 @@ from robot import Robot
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from test_transforms import LIMIT_M, farthest_off, until_broadcast
 
-from spann3r_ros.core.encodings import MAX_PIXELS
+from spann3r_ros.core.image_files.file_headers import MAX_PIXELS
 from spann3r_ros.ros.conversions import POINT, to_camera_info
 
 Start = Callable[..., Mapper]

@@ -384,6 +384,39 @@ def test_bag_that_breaks_off_gives_the_map_of_what_was_read(
     assert any('ends early: Input/output error' in text for text in summary['warnings'])
 
 
+def encoded_bag(path: Path, encoding: str, count: int = 5) -> Path:
+    """Write a bag whose images are in blue, green, red; return its path."""
+    with OrbitBag(path) as bag:
+        for index in range(count):
+            bag.info(index)
+            bag._image(IMAGE_TOPIC, stamp_of(index), encoding, bag.picture(index)[..., ::-1])
+    return path
+
+
+def test_generic_encoding_gives_the_same_map_and_one_warning(
+        tmp_path: Path, replay: Replay) -> None:
+    named = replay(encoded_bag(tmp_path / 'named', 'bgr8'), output='named_out')
+    generic = replay(encoded_bag(tmp_path / 'generic', '8UC3'))
+    assert named['sha256'] == generic['sha256'] and named['frames']['processed'] == 5
+    assert named['warnings'] == []
+    assert [text.partition('. ')[0] for text in generic['warnings']] == [
+        'encoding: 8UC3 names no colours; the images are read as bgr8']
+
+
+def test_unknown_encoding_is_the_reason_of_an_empty_map(
+        tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag, output = encoded_bag(tmp_path / 'bag', 'purple8'), tmp_path / 'out'
+    assert main(['replay', str(bag), '--checkpoint', str(weights), '--output', str(output),
+                 '--quiet']) == 1
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith('spann3r replay: the map is empty; image refused: encoding: expected ')
+    assert line.endswith(f"got 'purple8' (5 times); see {output / 'replay.log'}")
+    summary = json.loads((output / 'summary.json').read_text())
+    assert summary['frames']['failed'] == 5
+    text, = summary['warnings']
+    assert text in line
+
+
 @pytest.mark.parametrize(('topic', 'failed'), [
     (IMAGE_TOPIC, 1), (INFO_TOPIC, 0), (MASK_TOPIC, 0), ('/tf', 0)])
 def test_malformed_message_costs_only_itself(

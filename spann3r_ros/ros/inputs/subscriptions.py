@@ -18,7 +18,7 @@ from spann3r_ros.core.types import FrameError
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import NodeConfig
 
-from .images import to_rgb
+from .images import CountingDecoder
 
 COMPRESSED = '/compressed'
 # In replay the callback blocks while the slot is full. The middleware keeps so many images then.
@@ -32,6 +32,7 @@ class InputSubscriptions:
         self._node = node
         self._config = config
         self._intake = intake
+        self._decode = CountingDecoder(node.get_logger().warning)
         self._subscriptions: list[Subscription] = []
         try:
             self._subscribe(CameraInfo, 'camera_info', self._take_info)
@@ -84,4 +85,5 @@ class InputSubscriptions:
         except FrameError as error:
             self._intake.refuse_image(error)
         else:
-            self._intake.take_image(stamp_ns, message.header.frame_id, partial(to_rgb, message))
+            self._intake.take_image(stamp_ns, message.header.frame_id,
+                                    partial(self._decode, message))

@@ -88,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.output / SUMMARY_FILE, asdict(summary))
         replay.save(args.output)
     except (MapEmptyError, OSError) as error:
-        print(f'spann3r replay: {error}; see {args.output / LOG}', file=sys.stderr)
+        why = warnings.most_frequent() if isinstance(error, MapEmptyError) else ''
+        print(f'spann3r replay: {error}; {why and why + "; "}see {args.output / LOG}',
+              file=sys.stderr)
         return FAULT
     finally:
         replay.close()
