@@ -201,11 +201,11 @@ def _convert(message: RawImage) -> np.ndarray:
 def _from_full_chroma(luma: np.ndarray, chroma: np.ndarray, encoding: Encoding) -> np.ndarray:
     """Return RGB of luma [height, width] and chroma [height, width, 2] of the same size."""
     height, width = luma.shape
-    pairs = np.empty((height, width, 4), np.uint8)  # luma, u, luma, v
-    pairs[..., ::2] = luma[..., None]
-    pairs[..., 1::2] = chroma
+    luma, (u, v) = np.ascontiguousarray(luma), cv2.split(np.ascontiguousarray(chroma))
+    pairs = cv2.merge((luma, u, luma, v))
     doubled = cv2.cvtColor(pairs.reshape(height, 2 * width, 2), encoding.to_rgb)
-    return np.ascontiguousarray(doubled[:, ::2])
+    # Takes the first of each pair, much faster than a slice.
+    return cv2.resize(doubled, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _colours(image: np.ndarray, encoding: Encoding) -> np.ndarray:
