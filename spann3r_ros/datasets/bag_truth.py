@@ -2,18 +2,19 @@
 """Reading the ground truth in a bag; needs no ROS."""
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
 from spann3r_ros.core.types import StampedPose
 
 from .bag_writer import TruthTopics
+from .rosbag2.bag_storage import Recording
 
 Message = Any  # rosbags builds its message classes at run time
 
@@ -37,14 +38,15 @@ def read_truth(path: Path, topics: TruthTopics | None = None) -> Truth | None:
     poses: list[StampedPose] = []
     clouds: list[np.ndarray] = [np.zeros((0, 3))]
     outline = np.zeros((0, 3))
-    with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
-        wanted = [c for c in reader.connections
-                  if c.topic in (topics.poses, topics.points, topics.outline)]
-        for connection, _, data in reader.messages(wanted) if wanted else ():
-            message = reader.deserialize(data, connection.msgtype)
-            if connection.topic == topics.poses:
+    types = get_typestore(Stores.ROS2_JAZZY)
+    with closing(Recording(path)) as recording:
+        wanted = [one for one in recording.topics
+                  if one.topic in (topics.poses, topics.points, topics.outline)]
+        for topic, _, data in recording.messages(wanted):
+            message = types.deserialize_cdr(data, topic.msgtype)
+            if topic.topic == topics.poses:
                 poses.append(to_pose(message))
-            elif connection.topic == topics.points:
+            elif topic.topic == topics.points:
                 clouds.append(to_points(message))
             else:
                 outline = np.array([[p.x, p.y, p.z] for p in message.polygon.points])

@@ -221,7 +221,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the values of the command line."""
     parser = argparse.ArgumentParser(prog='bag_player', description=__doc__)
     parser.add_argument('--bag', type=Path, required=True, help='rosbag2 folder or file')
-    parser.add_argument('--topic', default='', help='image topic; default: the only one')
+    parser.add_argument('--topic', default='',
+                        help='image topic; default: that of the only camera')
     parser.add_argument('--camera-info-topic', default='',
                         help='default: camera_info beside the image topic')
     parser.add_argument('--mask-topic', default='', help='masks to play; default: none')
@@ -250,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                                    values.mask_topic))) as bag,
               tqdm(total=bag.count, unit='image', disable=values.quiet) as bar):
             Player(bag, options).play(bar.update)
+            sys.stderr.writelines(f'bag_player: {text}\n' for text in bag.warnings)
     except (ValueError, SilenceError) as error:
         sys.stderr.write(f'bag_player: {error}\n')
         return 1

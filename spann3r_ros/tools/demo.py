@@ -11,6 +11,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,7 @@ PLAYER = ('-m', 'spann3r_ros.tools.bag_player')
 PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 SPIN_SEC = 0.05
 ASK_SEC = 2.0
+LAST_STATUS_SEC = 2.0
 STATUS_DEPTH = 100
 # Files of an earlier run are removed first, so that they are not taken for results of this one.
 PRODUCTS = ('map/manifest.json', 'map/map.ply', 'map/trajectory.tum', 'run.json', 'map.png')
@@ -154,6 +156,7 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
     with CameraBag(options.bag, TopicNames(options.topic)) as bag:
         images, image_topic = bag.count, bag.image.topic
         compressed = bag.is_compressed
+        sys.stderr.writelines(f'demo: {text}\n' for text in bag.warnings)
     output = options.output
     output.mkdir(parents=True, exist_ok=True)
     for name in PRODUCTS:
@@ -187,22 +190,32 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
         # lose the latency of its frame.
         wait(watcher, lambda: watcher.last is not None, options.patience_sec,
              'the mapper published no status', check)
-        children.append(stack.enter_context(
-            Child(player_command(options, image_topic, compressed), output / 'player.log')))
-        follow(watcher, images, check, options.patience_sec)
+        player = stack.enter_context(
+            Child(player_command(options, image_topic, compressed), output / 'player.log'))
+        children.append(player)
+        follow(watcher, images, player, check, options.patience_sec)
         answer = watcher.save(check, options.patience_sec)
         return to_run(watcher, options, images, answer)
 
 
-def follow(watcher: Watcher, images: int, check: Callable[[], None],
+def follow(watcher: Watcher, images: int, player: Child, check: Callable[[], None],
            patience_sec: float) -> None:
-    """Show progress until every image is finished; raise ProcessError if an image is lost."""
+    """Show progress until every image is finished; raise ProcessError if an image is lost.
+
+    The player ends when the mapper has finished all that it sent, which may be less than `images`
+    where a part of the bag is damaged.
+    """
     with tqdm(total=images, unit='frame', desc='mapping') as bar:
-        while settled(watcher.last) < images:
+        while settled(watcher.last) < images and player.status != 0:
             done = settled(watcher.last)
             bar.update(done - bar.n)
-            wait(watcher, lambda done=done: settled(watcher.last) > done, patience_sec,
-                 'the mapper finished no frame', check)
+            wait(watcher, lambda done=done: settled(watcher.last) > done or player.status == 0,
+                 patience_sec, 'the mapper finished no frame', check)
+        # The status of the last image may come after the player's end.
+        deadline_sec = monotonic() + LAST_STATUS_SEC
+        while settled(watcher.last) < images and monotonic() < deadline_sec:
+            check()
+            rclpy.spin_once(watcher, timeout_sec=SPIN_SEC)
         bar.update(settled(watcher.last) - bar.n)
 
 
@@ -251,7 +264,8 @@ def parse(arguments: Sequence[str] | None) -> DemoOptions:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog='demo', description='Play a bag into the mapper.')
     parser.add_argument('--bag', type=Path, help='rosbag2 folder or file; default: bundled')
-    parser.add_argument('--topic', default='', help='image topic; default: the only one')
+    parser.add_argument('--topic', default='',
+                        help='image topic; default: that of the only camera')
     parser.add_argument('--checkpoint', default='', help='weights; default: the bundled model')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--output', type=Path, default=Path('output'),

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.add_argument('bag', type=Path, help='rosbag2 folder or file')
-    parser.add_argument('--topic', default='', help='image topic; default: the only one')
+    parser.add_argument('--topic', default='',
+                        help='image topic; default: that of the only camera')
     parser.add_argument('--camera-info-topic', default='', metavar='TOPIC',
                         help='default: camera_info beside the image topic')
     parser.add_argument('--mask-topic', default='', metavar='TOPIC',
@@ -125,22 +126,23 @@ def set_up_logging(path: Path, warnings: logging.Handler) -> None:
 
 
 def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
-    """Pass every message of a bag to a replay; show the progress in images."""
+    """Pass every message of a bag to a replay; show the progress in images, log what is lost."""
     from tqdm import tqdm
-
-    from spann3r_ros.datasets.bags import BagError
+    logger = logging.getLogger(__name__)
+    known = bag.warnings
+    for text in known:
+        logger.warning('%s', text)
     with tqdm(total=bag.count, unit='image', disable=quiet) as bar:
-        def refuse(role: str, error: BagError) -> None:
+        def refuse(role: str, error: ValueError) -> None:
             replay.refuse(role, error)
             bar.update(role == 'image')
 
-        try:
-            for role, message in bag.messages(refuse):
-                replay.take(role, message)
-                bar.update(role == 'image')
-        except BagError as error:
-            # The messages before the damaged part are mapped.
-            logging.getLogger(__name__).warning('%s', error)
+        for role, message in bag.messages(refuse):
+            replay.take(role, message)
+            bar.update(role == 'image')
+    for text in bag.warnings:
+        if text not in known:
+            logger.warning('%s', text)
 
 
 def conclusion(summary: ReplaySummary, output: Path) -> str:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The storage of rosbag2 recordings, whole or damaged."""
