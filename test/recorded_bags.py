@@ -102,7 +102,7 @@ class OrbitBag(BagWriter):
         self._write(topic, stamp_ns, 'sensor_msgs/msg/Image',
                     header=self._header(stamp_ns, OPTICAL_FRAME), height=height, width=width,
                     encoding=encoding, is_bigendian=0, step=pixels.nbytes // height,
-                    data=pixels.reshape(-1))
+                    data=pixels.reshape(-1).view(np.uint8))
 
     def _write(self, topic: str, stamp_ns: int, *arguments: object, **values: object) -> None:
         super()._write(topic, stamp_ns + self.recorded_later_ns, *arguments, **values)

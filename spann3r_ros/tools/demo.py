@@ -194,6 +194,8 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
             Child(player_command(options, image_topic, compressed), output / 'player.log'))
         children.append(player)
         follow(watcher, images, player, check, options.patience_sec)
+        if settled(watcher.last) < images:
+            images = count_readable(options.bag, image_topic)
         answer = watcher.save(check, options.patience_sec)
         return to_run(watcher, options, images, answer)
 
@@ -217,6 +219,16 @@ def follow(watcher: Watcher, images: int, player: Child, check: Callable[[], Non
             check()
             rclpy.spin_once(watcher, timeout_sec=SPIN_SEC)
         bar.update(settled(watcher.last) - bar.n)
+
+
+def count_readable(path: Path, topic: str) -> int:
+    """Return how many images of a bag can be read; print what is damaged."""
+    with CameraBag(path, TopicNames(topic)) as bag:
+        known = bag.warnings
+        for _ in bag.raw():
+            pass
+        sys.stderr.writelines(f'demo: {text}\n' for text in bag.warnings if text not in known)
+        return bag.count
 
 
 def mapper_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:

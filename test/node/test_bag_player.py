@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import rclpy
+from broken_bags import cut, rewrite, storage_file
 from harness import DEADLINE_SEC, Mapper, Message, Orbit, Peer, stamp_of, to_ns
 from rclpy.duration import Duration
 from rclpy.publisher import Publisher
@@ -199,7 +200,7 @@ def test_a_folder_that_is_no_bag_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_image_topic_without_images_is_refused(orbit: Orbit, tmp_path: Path) -> None:
-    with pytest.raises(BagError, match='expected one image topic'):
+    with pytest.raises(BagError, match='expected images, the bag has none'):
         CameraBag(raw_bag(tmp_path / 'bag', orbit, 0))
 
 
@@ -208,3 +209,28 @@ def test_an_image_topic_without_images_is_refused(orbit: Orbit, tmp_path: Path) 
 def test_bad_options_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f'{next(iter(values))}: expected'):
         PlayOptions(**values)
+
+
+def test_bag_that_was_cut_off_is_played_as_far_as_it_goes(
+        peer: Peer, orbit: Orbit, tmp_path: Path) -> None:
+    file = storage_file(compressed_bag(tmp_path / 'bag', orbit, 20))
+    rewrite(file, chunk_size=20_000)
+    cut(file, 0.7)
+    with CameraBag(file) as bag:
+        count = bag.count
+    assert 3 < count < 18
+    images = peer.listen(CompressedImage, '/camera/image_raw/compressed')
+    peer.listen(CameraInfo, '/camera/camera_info')
+    publish_status(peer, images, '/camera/image_raw/compressed', '/camera/camera_info')
+    done = play('--bag', file, '--rate', '0', '--window', '20', '--status', '/peer/status')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (f'bag_player: bag.mcap: recovered {count} images, the recording ends '
+                           'without an index\n')
+    peer.until(lambda: len(images) == count, 'all images')
+
+
+def test_bag_without_images_is_one_line_of_reason(orbit: Orbit, tmp_path: Path) -> None:
+    done = play('--bag', raw_bag(tmp_path / 'bag', orbit, 0))
+    assert done.returncode == 1
+    assert done.stderr.startswith('bag_player: topic: expected images, the bag has none')
+    assert len(done.stderr.splitlines()) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_bags import damage, storage_file
 from harness import DEADLINE_SEC, Orbit
 
 from bags import compressed_bag, raw_bag
@@ -78,6 +79,17 @@ def test_demo_of_a_plain_bag_needs_no_truth(orbit: Orbit, tmp_path: Path) -> Non
     # A failed frame is counted.
     assert (run['received'], run['processed'], run['failed']) == (6, 5, 1)
     assert 'none in the bag' in out
+
+
+def test_demo_of_a_damaged_bag_ends_with_the_images_that_it_has(
+        orbit: Orbit, tmp_path: Path) -> None:
+    file = storage_file(raw_bag(tmp_path / 'bag', orbit, 12))
+    damage(file, 0.7, 4096)
+    status, _, err = run_demo(tmp_path, file)
+    assert status == 0, err
+    run = json.loads((tmp_path / 'output' / 'run.json').read_text())
+    assert 4 < run['images'] == run['received'] == run['processed'] < 12
+    assert f'demo: bag.db3: recovered {run["images"]} images, the database is malformed' in err
 
 
 def test_compressed_topic_of_any_name_is_remapped_to_the_subscribed_one() -> None:

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / 'scripts' / 'requirements'
 FOLDERS = ('spann3r_ros', 'benchmarks', 'test', 'scripts', 'underlay')
 LIBRARIES = {
-    'PIL', 'cv2', 'matplotlib', 'mcap', 'numpy', 'rosbags', 'safetensors', 'scipy', 'tqdm', 'yaml',
-    'zstandard'}
+    'PIL', 'cv2', 'lz4', 'matplotlib', 'mcap', 'numpy', 'rosbags', 'safetensors', 'scipy', 'tqdm',
+    'yaml', 'zstandard'}
 
 
 def sources() -> list[Path]:

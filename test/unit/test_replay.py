@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from broken_bags import cut, damage, rewrite, storage_file
 from recorded_bags import (
     BASE_FROM_OPTICAL,
     IMAGE_TOPIC,
@@ -419,6 +420,37 @@ def test_unknown_encoding_is_the_reason_of_an_empty_map(
     assert text in line
 
 
+def test_bag_that_was_cut_off_gives_the_map_of_the_images_before(
+        tmp_path: Path, replay: Replay) -> None:
+    def file(name: str, count: int) -> Path:
+        with OrbitBag(tmp_path / name) as bag:
+            for index in range(count):
+                bag.raw(index)
+        rewrite(storage_file(tmp_path / name))
+        return storage_file(tmp_path / name)
+    cut_off = file('cut', 12)
+    cut(cut_off, 0.8)
+    summary = replay(cut_off)
+    count = summary['images']
+    assert 8 <= count < 12 and summary['frames']['processed'] == count
+    assert summary['warnings'] == [
+        f'cut.mcap: recovered {count} images, the recording ends without an index']
+    short = replay(file('short', count), output='short_out')
+    assert summary['sha256'] == short['sha256'] and not short['warnings']
+
+
+def test_damage_in_the_middle_is_found_while_the_map_is_made(
+        tmp_path: Path, replay: Replay) -> None:
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(12):
+            bag.raw(index)
+    rewrite(storage_file(tmp_path / 'bag'))
+    damage(storage_file(tmp_path / 'bag'), 0.6)
+    summary = replay(tmp_path / 'bag')
+    assert summary['images'] == summary['frames']['processed'] == 8
+    assert summary['warnings'] == ['bag.mcap: recovered 8 images, 1 damaged chunk left out']
+
+
 @pytest.mark.parametrize(('topic', 'failed'), [
     (IMAGE_TOPIC, 1), (INFO_TOPIC, 0), (MASK_TOPIC, 0), ('/tf', 0)])
 def test_malformed_message_costs_only_itself(
@@ -477,6 +509,15 @@ def test_images_of_two_connections_of_one_topic_are_all_read(
             bag.raw(index, topic='second' if index % 2 else IMAGE_TOPIC)
     summary = replay(tmp_path / 'bag', topic=topic)
     assert summary['images'] == summary['frames']['processed'] == 8
+
+
+def test_bag_without_messages_is_bad_input(tmp_path: Path, weights: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    with OrbitBag(tmp_path / 'bag'):
+        pass
+    assert main(['replay', str(tmp_path / 'bag'), '--checkpoint', str(weights)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and 'the bag has none: it has no messages' in lines[0]
 
 
 def test_missing_bag_is_bad_input(tmp_path: Path, weights: Path,

@@ -7,9 +7,14 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from heapq import heappop, heappush
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import lz4.frame
+import zstandard
+from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
 from mcap.reader import make_reader
 from mcap.records import Channel, Chunk, McapRecord, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
@@ -72,6 +77,7 @@ class McapStream:
             limit = self._path.stat().st_size  # A longer record is a damaged one.
             records = StreamReader(file, emit_chunks=True, record_size_limit=limit).records
             while True:
+                start = file.tell()
                 try:
                     record = next(records)
                 except StopIteration:
@@ -79,7 +85,9 @@ class McapStream:
                     break
                 # A damaged file raises many types of exception.
                 except Exception:
-                    end = self._broken_end(file)
+                    end = _broken_end(file)
+                    file.seek(start)
+                    yield from self._take(_begun_chunk(file))
                     break
                 try:
                     inside = breakup_chunk(record, True) if isinstance(record, Chunk) else [record]
@@ -89,15 +97,6 @@ class McapStream:
                     yield from self._take(inside)
         lost = f'{damaged} damaged chunk{"s" * (damaged > 1)} left out' if damaged else ''
         self.defect = ', '.join(filter(None, [lost, end]))
-
-    @staticmethod
-    def _broken_end(file: BinaryIO) -> str:
-        """Return why no record can be read at this place of a file."""
-        place = file.tell()
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - len(MCAP_MAGIC)))
-        return (f'the rest is damaged from byte {place} of {size}' if file.read() == MCAP_MAGIC
-                else 'the recording ends without an index')
 
     def _take(self, records: Iterable[McapRecord]) -> Iterator[Stored]:
         for record in records:
@@ -113,6 +112,38 @@ class McapStream:
     def _take_channel(self, channel: Channel) -> None:
         if channel.message_encoding == CDR and channel.schema_id in self._schemas:
             self._keys[channel.id] = channel.topic, self._schemas[channel.schema_id].name
+
+
+def _broken_end(file: BinaryIO) -> str:
+    """Return why no record can be read at this place of a file."""
+    place = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(MCAP_MAGIC)))
+    return (f'the rest is damaged from byte {place} of {size}' if file.read() == MCAP_MAGIC
+            else 'the recording ends without an index')
+
+
+def _begun_chunk(file: BinaryIO) -> Iterator[McapRecord]:
+    """Yield the whole records of a chunk that begins at this place and is not complete."""
+    stream = ReadDataStream(file)
+    try:
+        if stream.read1() == Opcode.CHUNK:
+            stream.read8()
+            contents = BytesIO(_unpacked(Chunk.read(stream)))
+            limit = contents.getbuffer().nbytes
+            yield from StreamReader(contents, skip_magic=True, record_size_limit=limit).records
+    # An incomplete chunk raises many types of exception.
+    except Exception:
+        return
+
+
+def _unpacked(chunk: Chunk) -> bytes:
+    """Return the contents of a chunk as far as its data go."""
+    if chunk.compression == 'zstd':
+        return zstandard.ZstdDecompressor().decompressobj().decompress(chunk.data)
+    if chunk.compression == 'lz4':
+        return lz4.frame.LZ4FrameDecompressor().decompress(chunk.data)
+    return chunk.data
 
 
 class SqliteStream:
