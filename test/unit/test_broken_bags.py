@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,26 @@ def test_damaged_mcap_gives_what_is_whole(
     assert warnings == [f'bag.mcap: recovered {expected} images, {reason}']
     assert len(times) == expected and times == sorted(times)
     assert set(times) < {stamp_of(index) for index in range(COUNT)}
+
+
+def test_damaged_index_loses_no_image(tmp_path: Path) -> None:
+    """Some damages of it lead past messages without an error."""
+    file = storage_file(plain_bag(tmp_path / 'bag', COUNT))
+    rewrite(file)
+    whole = file.read_bytes()
+    for place in range(len(whole) - 700, len(whole), 13):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:])
+        assert len(read(file)[0]) == COUNT
+
+
+def test_index_that_counts_too_many_is_a_warning(tmp_path: Path) -> None:
+    file = storage_file(plain_bag(tmp_path / 'bag', COUNT))
+    before, statistics = file.read_bytes().rsplit(struct.pack('<HQ', 1, COUNT), 1)
+    file.write_bytes(before + struct.pack('<HQ', 1, COUNT + 3) + statistics)
+    times, warnings = read(file)
+    assert len(times) == COUNT
+    assert warnings == [f'bag.mcap: recovered {COUNT} images, the index counts more messages than '
+                        'there are']
 
 
 @pytest.mark.parametrize(('change', 'least', 'most'), [

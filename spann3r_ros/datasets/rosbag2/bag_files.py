@@ -37,7 +37,7 @@ def find_files(path: Path) -> tuple[list[Path], list[str]]:
         raise BagError(f'bag: cannot read {path}: expected a rosbag2 folder, found no file '
                        f'*.mcap or *.db3 in it')
     try:
-        named = _named_files(yaml.safe_load((path / METADATA).read_text()))
+        named = _named_files(yaml.safe_load((path / METADATA).read_text('utf-8')))
     # A damaged text raises many types of exception.
     except Exception as error:
         reason = 'is missing' if isinstance(error, FileNotFoundError) else 'cannot be used'

@@ -60,7 +60,7 @@ class StorageFile:
         self._total = 0
         self._reader = self._open_index()
         if self._reader is not None:
-            self.counts = Counter()
+            self.counts: Counter[TopicKey] = Counter()
             for one in self._reader.connections:
                 if one.ext.serialization_format == CDR:
                     self.counts[_key(one)] += one.msgcount
@@ -98,6 +98,8 @@ class StorageFile:
                 last_keys.append(key)
                 read[key] += 1
                 yield key, time_ns, data
+            if any(read[key] < self.counts[key] for key in wanted):
+                self._take_account(read, wanted, 'the index counts more messages than there are')
             return
         # The reader raises many types of exception for a broken file.
         except Exception as error:
@@ -113,8 +115,14 @@ class StorageFile:
             reason = stream.defect or reason
         except (BagError, OSError) as error:
             reason = line(error)
-        self.counts.update({key: read[key] - self.counts[key] for key in wanted})
-        self.defect = reason
+        self._take_account(read, wanted, reason)
+
+    def _take_account(self, read: Counter[TopicKey], wanted: Collection[TopicKey],
+                      defect: str) -> None:
+        """Correct what the index says by what was read."""
+        for key in wanted:
+            self.counts[key] = read[key]
+        self.defect = defect
 
     def _open_index(self) -> Reader | None:
         """Return a reader by the index, None if there is none or it is damaged."""

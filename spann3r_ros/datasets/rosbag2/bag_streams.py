@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from heapq import heappop, heappush
@@ -16,7 +17,7 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.reader import make_reader
-from mcap.records import Channel, Chunk, McapRecord, Message, Schema
+from mcap.records import Channel, Chunk, Footer, McapRecord, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.summary import Summary
 
@@ -25,6 +26,8 @@ from .bag_files import MCAP_MAGIC, BagError
 TopicKey = tuple[str, str]  # topic and type
 Stored = tuple[TopicKey, int, bytes]  # with the time of recording in ns and the serialised message
 CDR = 'cdr'
+FOOTER_BYTES = 37  # with the magic bytes behind it
+CRC_BYTES = 4
 # Recorders write messages in the order of their arrival; few are out of order, and by little.
 ORDER_SPAN_NS = 10**9
 # A row that cannot be read may have many unreadable ones behind it.
@@ -45,6 +48,16 @@ def read_summary(path: Path) -> Summary | None:
     """Return the summary at the end of an mcap file; None without one, or if it is damaged."""
     try:
         with path.open('rb') as file:
+            file.seek(-FOOTER_BYTES, os.SEEK_END)
+            footer = next(StreamReader(file, skip_magic=True).records)
+            if not isinstance(footer, Footer) or not footer.summary_start:
+                return None
+            file.seek(footer.summary_start)
+            # The sum covers the summary, and the footer up to the sum itself.
+            data = file.read()[:-len(MCAP_MAGIC) - CRC_BYTES]
+            if footer.summary_crc not in (0, zlib.crc32(data)):
+                return None
+            file.seek(0)
             return make_reader(file).get_summary()
     # A damaged file raises many types of exception.
     except Exception:
@@ -52,9 +65,11 @@ def read_summary(path: Path) -> Summary | None:
 
 
 def is_indexed(summary: Summary | None) -> bool:
-    """Return whether a summary leads to every message of its file."""
-    return summary is not None and bool(summary.chunk_indexes) and all(
-        chunk.message_index_offsets for chunk in summary.chunk_indexes)
+    """Return whether a summary leads to every message of its file, and counts them."""
+    if summary is None or not summary.chunk_indexes:
+        return False
+    is_counted = summary.statistics is None or summary.statistics.channel_message_counts
+    return bool(is_counted) and all(chunk.message_index_offsets for chunk in summary.chunk_indexes)
 
 
 class McapStream:
