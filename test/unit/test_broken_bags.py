@@ -257,6 +257,20 @@ def test_bag_without_readable_images_is_one_line_of_reason(
     assert '\n' not in str(caught.value) and 'issue' not in str(caught.value)
 
 
+def test_path_that_the_system_refuses_is_one_line_of_reason(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match='bag: cannot read .*: File name too long'):
+        CameraBag(tmp_path / ('x' * 300))
+
+
+def test_file_that_vanishes_is_a_warning(tmp_path: Path) -> None:
+    file = storage_file(plain_bag(tmp_path / 'bag', 3))
+    rewrite(file, **NO_INDEX)
+    with CameraBag(file) as bag:
+        file.unlink()
+        assert not list(bag.raw())
+        assert len(bag.warnings) == 1 and 'No such file' in bag.warnings[0]
+
+
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 def test_no_damage_raises_anything_but_a_reason(storage: str, tmp_path: Path) -> None:
     bag = plain_bag(tmp_path / 'whole', 4, storage)

@@ -152,7 +152,10 @@ class Recording:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: list[StorageFile] = []
-        paths, self.notes = find_files(path)
+        try:
+            paths, self.notes = find_files(path)
+        except OSError as error:
+            raise BagError(f'bag: cannot read {path}: {error.strerror}') from error
         self._stack = ExitStack()
         try:
             reasons = [reason for one in paths if (reason := self._open(one))]
@@ -194,11 +197,14 @@ class Recording:
         by_key = {one.key: one for one in topics}
         unpacker = zstandard.ZstdDecompressor()
         for file in self.files:
-            for key, time_ns, data in file.messages(by_key):
-                # A serialised message begins with a zero.
-                if data[:4] == ZSTD_MAGIC:
-                    data = _unpacked(unpacker, data)
-                yield by_key[key], time_ns, data
+            try:
+                for key, time_ns, data in file.messages(by_key):
+                    # A serialised message begins with a zero.
+                    if data[:4] == ZSTD_MAGIC:
+                        data = _unpacked(unpacker, data)
+                    yield by_key[key], time_ns, data
+            except OSError as error:
+                file.defect = line(error)
 
     def close(self) -> None:
         """Close the files."""
