@@ -27,14 +27,12 @@ RIGID_TOLERANCE = 1e-3
 STEEP = 0.985
 
 
-def map_axes(up: np.ndarray | None) -> np.ndarray:
+def map_axes(up: np.ndarray) -> np.ndarray:
     """Return `map_from_optical` [4, 4]: map z along `up` [3], map x along the horizontal forward.
 
     Forward is the viewing direction. For a camera that looks nearly along `up` or against it,
-    forward is the direction of the image's upper or lower border. None means a level camera.
+    forward is the direction of the image's upper or lower border.
     """
-    if up is None:
-        return MAP_FROM_OPTICAL
     z = np.asarray(up, float) / np.linalg.norm(up)
     steep = abs(z[2]) > STEEP
     ahead = np.array([0.0, np.sign(z[2]), 0.0]) if steep else np.array([0.0, 0.0, 1.0])

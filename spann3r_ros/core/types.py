@@ -33,8 +33,9 @@ class DeviceMemoryError(FrameError):
 class Frame:
     """One stamped camera image; `rgb` is uint8 [height, width, 3].
 
-    `mask`, bool [height, width], is true for the pixels that may enter the map; None: all. `up`
-    [3] is the direction against gravity in the optical frame; None: the camera is level.
+    `mask`, bool [height, width], is true for the pixels that may enter the map; None: all.
+    `first_pose` [4, 4] is the camera's pose in a map that begins with this image, z up: its third
+    row has the direction against gravity; None: a level camera at the origin.
     `world_from_camera` [4, 4] is the given pose of the camera in the map, in metres; None: the
     pose is solved. Either all frames of a map have a given pose or none.
     """
@@ -44,7 +45,7 @@ class Frame:
     rgb: np.ndarray
     intrinsics: Intrinsics | None = None
     mask: np.ndarray | None = None
-    up: np.ndarray | None = None
+    first_pose: np.ndarray | None = None
     world_from_camera: np.ndarray | None = None
 
 

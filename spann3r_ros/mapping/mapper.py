@@ -325,8 +325,9 @@ class Mapper:
                            else KnownPoses(self._config.pose))
         poses, fragment = state.poses, state.atlas.current
         if isinstance(poses, SolvedPoses) and poses.anchor is None and not state.pending:
-            fragment.fragment_from_sequence = map_axes(frame.up)
-            state.levelled = frame.up is not None
+            state.levelled = frame.first_pose is not None
+            fragment.fragment_from_sequence = (frame.first_pose if state.levelled
+                                               else MAP_FROM_OPTICAL)
         estimates = self._memory.step(admitted.network_input.image, admitted.image_id)
         inference_sec = time.perf_counter() - started
         state.take(admitted)
@@ -421,10 +422,11 @@ class Mapper:
     def _level(self, admitted: Admitted, placed: list[Keyframe]) -> None:
         """Level the map by the first frame whose direction against gravity is known.
 
-        The map is then as if that direction had been known at its first frame.
+        The map is then as if that direction, and no more, had been known at its first frame: its
+        origin and the direction of its x axis stay those of the first camera.
         """
-        state, up = self._state, admitted.frame.up
-        if state.levelled or up is None or isinstance(state.poses, KnownPoses):
+        state, first_pose = self._state, admitted.frame.first_pose
+        if state.levelled or first_pose is None or isinstance(state.poses, KnownPoses):
             return
         pose = next((one.pose for one in placed if one.stamp_ns == admitted.frame.stamp_ns), None)
         if pose is None:
@@ -432,7 +434,7 @@ class Mapper:
         state.levelled = True
         in_map = pose.in_map(state.atlas.current.map_from_fragment).world_from_camera
         # The map was begun by a camera that was thought to be level.
-        up_of_first = MAP_FROM_OPTICAL[:3, :3].T @ in_map[:3, :3] @ up
+        up_of_first = MAP_FROM_OPTICAL[:3, :3].T @ in_map[:3, :3] @ first_pose[2, :3]
         logger.info('the map is levelled: gravity was not known at its first image')
         state.atlas.move_all(map_axes(up_of_first) @ invert(MAP_FROM_OPTICAL))
 

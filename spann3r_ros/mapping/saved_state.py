@@ -147,7 +147,7 @@ def _admitted_tree(admitted: Admitted) -> Tree:
     frame, view = admitted.frame, admitted.network_input
     return {
         'stamp_ns': frame.stamp_ns, 'image_id': admitted.image_id, 'image': view.image,
-        'up': frame.up,
+        'first_pose': frame.first_pose,
         'world_from_camera': frame.world_from_camera, 'usable': view.usable,
         'intrinsics': None if view.intrinsics is None else intrinsics_tree(view.intrinsics),
         'coverage': view.coverage}
@@ -167,7 +167,7 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str,
             usable, node.number('coverage', 0.0, 1.0))
         frame = Frame(
             read_stamp(node), frame_id, image, None, None,
-            node.array('up', np.float64, (3,)) if node.has('up') else None,
+            read_rigid(node, 'first_pose') if node.has('first_pose') else None,
             read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None)
         identifier = node.integer('image_id', 1)
         found[identifier] = Admitted(frame, view, identifier, calibration.size,

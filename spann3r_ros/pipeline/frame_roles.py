@@ -82,6 +82,10 @@ class FrameRoles:
         self._sent_optical = False
         self._same_time = False
         self._repeated_ns = 0
+        # The newest broadcast edge below `odom`, and the stamp of its pose.
+        self._held: tuple[Edge, int] | None = None
+        self._hold_ns = round(config.odom_hold_sec * 1e9)
+        self._is_paused = False
 
     def take_places(self, places: Mapping[int, np.ndarray]) -> None:
         """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id."""
@@ -106,14 +110,26 @@ class FrameRoles:
                 if not self._send(placed):
                     self._placed.append(placed)
 
+    def pause(self, paused: bool) -> None:
+        """Note whether a user has paused the mapping; `odom` -> camera or base is then held."""
+        with self._lock:
+            self._is_paused = paused
+
     def repeat(self, tolerance_sec: float) -> None:
-        """Broadcast `map -> odom` again, valid until the present time plus a tolerance."""
+        """Broadcast again what the last pose gave, for those who look up the present.
+
+        `map -> odom` is valid until the present time plus a tolerance. The edge below `odom`, if
+        it is this node's own, has the present time: the next pose is to be seen at once. It is
+        held for `odom_hold_sec` after its pose, and as long as the mapping is paused.
+        """
         with self._lock:
             self.send_waiting()
-            now_ns = self._now_ns()
+            clock_ns = self._now_ns()
+            # tf2 refuses a second transform of one stamp. In a simulation the clock may pause, and
+            # the stamps of images are those of the clock's ticks.
+            now_ns = clock_ns + 1
             stamp_ns = now_ns + round(tolerance_sec * 1e9)
-            # tf2 refuses a second transform of one stamp: the clock of a simulation may pause.
-            if not self._is_broadcasting or not now_ns or stamp_ns == self._repeated_ns:
+            if not self._is_broadcasting or not clock_ns or stamp_ns == self._repeated_ns:
                 return
             if not self._same_time:
                 if not self._repeated_ns:
@@ -123,8 +139,22 @@ class FrameRoles:
                 self._repeated_ns = stamp_ns
                 return
             self._repeated_ns = stamp_ns
-            self._try_broadcast([Edge(self._config.map_frame, self._config.odom_frame,
-                                      self._map_from_odom)], stamp_ns)
+            self._is_broadcasting = self._try_broadcast(
+                [Edge(self._config.map_frame, self._config.odom_frame, self._map_from_odom)],
+                stamp_ns)
+            if self._is_broadcasting:
+                self._hold(now_ns)
+
+    def _hold(self, now_ns: int) -> None:
+        if self._held is None or not self._hold_ns:
+            return
+        edge, pose_ns = self._held
+        if self._is_paused or now_ns - pose_ns <= self._hold_ns:
+            self._try_broadcast([edge], now_ns)
+            return
+        self._held = None
+        self._warn(f'no pose for {self._config.odom_hold_sec:g} s (odom_hold_sec): {edge.parent} '
+                   f'-> {edge.child} is not repeated until the next one')
 
     def restart(self) -> None:
         """Drop the waiting poses, because another map begins; odometry goes on where it is."""
@@ -258,6 +288,7 @@ class FrameRoles:
         map_from_odom = self._connect(pose, odom_from_camera)
         if self._anchor is None or pose.stamp_ns > self._anchor[0].stamp_ns:
             self._anchor, self._map_from_odom = (pose, odom_from_camera), map_from_odom
+            self._held = (below[0], pose.stamp_ns) if below else None
         self._is_broadcasting = self._try_broadcast(
             [Edge(names.map_frame, names.odom_frame, map_from_odom), *below], pose.stamp_ns)
         self._sent_optical |= self._is_broadcasting and self._role == 'camera'

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.transforms import map_axes
 from spann3r_ros.core.types import Frame, FrameError
 
 from .node_settings import NodeConfig
@@ -54,10 +55,10 @@ class IntakeListener(Protocol):
 
 
 class Intake:
-    """Builds a frame from every image and its calibration, direction of gravity, mask and pose.
+    """Builds a frame from every image and its calibration, first pose, mask and pose.
 
     An image passes the rate limiter and the image clock. Then it waits for what the settings
-    require: calibration and gravity, mask, pose. Each image ends in the slot or is counted as
+    require: calibration and first pose, mask, pose. Each image ends in the slot or is counted as
     skipped, dropped or failed. While `enabled` is false every image is skipped. Not thread-safe.
     """
 
@@ -87,7 +88,7 @@ class Intake:
         pass_on = self._poses.take_frame if self._posed else self._put
         self._masks = self._mask_sync(outlet(pass_on), bounds)
         self._cameras = CameraSync(
-            self._calibrations, self._map_calibration, self._up_at, expected, replay,
+            self._calibrations, self._map_calibration, self._first_pose_at, expected, replay,
             self._timeouts(replay), bounds,
             outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock)
         # In the order in which an image passes them.
@@ -116,7 +117,8 @@ class Intake:
                 if self._masks is not None:
                     self._masks.begin_again(stamp_ns)
                 self._listener.time_jumped(stamp_ns, is_new)
-            frame_id = self._config.optical_frame or frame_id
+            # tf2 refuses names that begin with a slash.
+            frame_id = (self._config.optical_frame or frame_id).removeprefix('/')
             if self._posed and frame_id in ('', self._config.map_frame):
                 raise FrameError(f'image: expected its frame, not {frame_id!r}, for a pose from '
                                  'TF; set the parameter optical_frame')
@@ -207,12 +209,15 @@ class Intake:
     def _pose_of(self, frame: Frame) -> np.ndarray | None:
         return self._tree.lookup(self._config.map_frame, frame.frame_id, frame.stamp_ns)
 
-    def _up_at(self, optical_frame: str, stamp_ns: int, nearest: bool) -> np.ndarray | None:
-        """Return the direction against gravity [3], which is the z axis of the robot's base.
+    def _first_pose_at(self, optical_frame: str, stamp_ns: int,
+                       nearest: bool) -> np.ndarray | None:
+        """Return the pose [4, 4] of the camera in a map that begins with its image.
 
-        None while TF does not connect the base with the camera, at the stamp or, if `nearest`, at
-        any time.
+        The z axis of the robot's base is the direction against gravity. None while TF does not
+        connect the base with the camera, at the stamp or, if `nearest`, at any time.
         """
         lookup = self._tree.lookup_nearest if nearest else self._tree.lookup
-        optical_from_base = lookup(optical_frame, self._config.base_frame, stamp_ns)
-        return None if optical_from_base is None else optical_from_base[:3, 2]
+        base_from_optical = lookup(self._config.base_frame, optical_frame, stamp_ns)
+        if base_from_optical is None or self._config.map_origin == 'base':
+            return base_from_optical
+        return map_axes(base_from_optical[2, :3])

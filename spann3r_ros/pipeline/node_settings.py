@@ -117,11 +117,19 @@ class NodeConfig:
         0.2, 'How far in the future map -> odom is stamped when it is repeated, so that those who '
         'look up the present find it', 0.0, 60.0)
     tf_publish_period_sec: float = setting(
-        0.05, 'Live, map -> odom is repeated with this period, at most 50 times a second; 0: it '
-        'is sent with each pose only, as in replay mode', 0.0, 60.0)
+        0.05, 'Live, transforms are repeated with this period, at most 50 times a second; 0: '
+        'they are sent with each pose only, as in replay mode', 0.0, 60.0)
+    odom_hold_sec: float = setting(
+        5.0, 'Live, how long after a pose odom -> base (or odom -> optical frame), if the node '
+        'publishes it, is repeated with the present time; while the mapping is paused without '
+        'end; 0: it is not repeated', 0.0, 86400.0)
     level_timeout_sec: float = setting(
         0.5, 'Live, how long the first images wait until TF connects camera and base, which '
         'levels the map, if another node publishes TF; 0: they do not wait', 0.0, 60.0)
+    map_origin: str = setting(
+        'base', 'Where a map begins if TF connects camera and base at its first image. base: at '
+        'the base, x along its forward; camera: at the camera, x along its horizontal view',
+        choices=('base', 'camera'))
     invert_tf: bool = setting(
         False, 'Publish the inverse of each transform: the map is then a child of the robot')
     map_publish_period_sec: float = setting(
@@ -143,6 +151,8 @@ class NodeConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         for name in ('map_frame', 'odom_frame', 'base_frame'):
+            # tf2 refuses names that begin with a slash.
+            object.__setattr__(self, name, getattr(self, name).removeprefix('/'))
             if not getattr(self, name):
                 raise ValueError(f'NodeConfig.{name}: expected a frame name, got an empty string')
         names = (self.map_frame, self.odom_frame, self.base_frame)

@@ -22,7 +22,7 @@ from spann3r_ros.core.transforms import quaternion_to_matrix, slerp, to_rigid
 
 # The node receives its own broadcasts after a short time. The newest ones are kept, to distinguish
 # them from those of other nodes.
-MAX_OWN = 500
+MAX_OWN = 1000
 # After a jump back, transforms that are this close to the new stamp are kept.
 NEAR_NS = 5_000_000_000
 # Transforms of the new time often arrive before its first image. The newest transforms are kept

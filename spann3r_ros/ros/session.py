@@ -110,6 +110,7 @@ class Session:
     def set_enabled(self, enabled: bool) -> str:
         """Accept images, or skip them until the next call; this survives a deactivation."""
         self._enabled = enabled
+        self._tf.roles.pause(not enabled)
         if self._intake is not None:
             self._intake.enabled = enabled
         self.publish_status()

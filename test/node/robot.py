@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A robot that carries the camera along the orbit and broadcasts its transforms."""
+"""A robot that carries the camera and broadcasts its transforms; a listener that looks them up."""
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
@@ -11,7 +15,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.transforms import (
+    MAP_FROM_OPTICAL,
+    invert,
+    quaternion_to_matrix,
+    to_rigid,
+)
 from spann3r_ros.pipeline.transform_tree import TransformTree
 from spann3r_ros.ros.conversions import to_stamped_transform, to_transform
 
@@ -27,6 +36,39 @@ def base_from_optical(pitch_deg: float = 0.0) -> np.ndarray:
     mounted[:3, :3] = mounted[:3, :3] @ tilt
     mounted[:3, 3] = 0.1, 0.05, 1.2
     return mounted
+
+
+def to_matrix(message: TransformStamped) -> np.ndarray:
+    """Return a transform as `parent_from_child` [4, 4]."""
+    turn, place = message.transform.rotation, message.transform.translation
+    return to_rigid(quaternion_to_matrix([turn.x, turn.y, turn.z, turn.w]),
+                    np.array([place.x, place.y, place.z]))
+
+
+class Listener:
+    """Hears TF from its creation on, with the rules of tf2: ten seconds, no extrapolation."""
+
+    def __init__(self, peer: Peer, namespace: str = '') -> None:
+        self._tree = TransformTree(keep_sec=10.0)
+        self._latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        for topic, qos in (('/tf', QoSProfile(depth=100)), ('/tf_static', self._latched)):
+            peer.node.create_subscription(
+                TFMessage, namespace + topic,
+                lambda message, static=topic == '/tf_static': self._take(message, static), qos)
+
+    def _take(self, message: TFMessage, static: bool) -> None:
+        for one in message.transforms:
+            self._tree.take(to_stamped_transform(one), static)
+
+    def lookup(self, target: str, source: str, stamp_ns: int,
+               patience_sec: float = 0.0) -> np.ndarray | None:
+        """Return `target_from_source` [4, 4], or None if it is not known in time."""
+        end = time.monotonic() + patience_sec
+        while (found := self._tree.lookup(target, source, stamp_ns)) is None:
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.002)
+        return found
 
 
 class Robot:
@@ -47,6 +89,11 @@ class Robot:
         self._still = [to_transform(self.mounted, 0, parent, OPTICAL_FRAME)]
         self._static.publish(TFMessage(transforms=self._still))
 
+    @property
+    def first_pose(self) -> np.ndarray:
+        """Return where the camera is in a map that begins now: the base is its origin."""
+        return self.mounted if self._still else MAP_FROM_OPTICAL
+
     def place(self, index: int) -> TransformStamped:
         """Return where the wheels have carried the robot."""
         pose = self._orbit.poses[index % len(self._orbit.poses)]
@@ -58,6 +105,23 @@ class Robot:
         self._own.add(('odom', 'base_link'))
         for index in indices:
             self.publish(self.place(index))
+
+    @contextmanager
+    def driving(self, period_sec: float = 0.02) -> Iterator[None]:
+        """Tell by the present time that the wheels do not move, again and again."""
+        self._own.add(('odom', 'base_link'))
+        stopping = Event()
+
+        def run() -> None:
+            while not stopping.wait(period_sec):
+                self.publish(to_transform(ODOM_FROM_WORLD, time.time_ns(), 'odom', 'base_link'))
+        thread = Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            thread.join()
 
     def localise(self, *indices: int) -> None:
         """Tell, at those stamps, where the odometry's origin is in the map: the scene's world."""

@@ -8,7 +8,7 @@ import numpy as np
 from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from robot import Robot
 
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.transforms import invert
 from spann3r_ros.pipeline.frame_roles import MAX_WAITING
 
 Start = Callable[..., Mapper]
@@ -37,7 +37,7 @@ def test_late_odometry_of_the_robot_is_used(
     assert [heard.count(stamp) for stamp in late] == [1, 1, 1]  # the robot's own
     for index in range(5, 8):
         place = robot.lookup('map', OPTICAL_FRAME, stamp_of(index))
-        truth = MAP_FROM_OPTICAL @ invert(orbit.poses[0]) @ orbit.poses[index]
+        truth = robot.first_pose @ invert(orbit.poses[0]) @ orbit.poses[index]
         assert np.linalg.norm(place[:3, 3] - truth[:3, 3]) < 0.01
 
 

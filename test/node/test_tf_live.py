@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
+import pytest
 from harness import (
     OPTICAL_FRAME,
     PERIOD_NS,
@@ -18,7 +20,7 @@ from harness import (
     to_ns,
 )
 from nav_msgs.msg import Odometry
-from robot import ODOM_FROM_WORLD, Robot, base_from_optical
+from robot import ODOM_FROM_WORLD, Listener, Robot, base_from_optical
 from test_streaming import to_matrix as to_pose_matrix
 from tf2_msgs.msg import TFMessage
 
@@ -28,6 +30,9 @@ from spann3r_ros.ros.conversions import to_stamped_transform, to_transform
 
 Start = Callable[..., Mapper]
 TOLERANCE_SEC = 0.4
+LOOK_UPS = 40
+# Much less than the time between two images. Nav2 waits 0.1 to 0.3 s, but not on a busy machine.
+PATIENCE_SEC = 0.5
 
 
 def repeated(robot: Robot, images: list[int]) -> list[int]:
@@ -51,8 +56,10 @@ def test_map_to_odom_is_repeated_ahead_of_time_while_the_node_is_active(
     # What is looked up now is known, and nothing is stamped further ahead than that.
     assert heard_ns < stamps[-1] <= heard_ns + TOLERANCE_SEC * 1e9
     assert all(first < second for first, second in zip(stamps, stamps[1:], strict=False))
-    assert {to_ns(one.header.stamp) for one in robot.foreign_transforms()
-            if one.child_frame_id == OPTICAL_FRAME} == set(images)
+    # The camera's pose in odom is held, but not ahead of time.
+    held = {to_ns(one.header.stamp) for one in robot.foreign_transforms()
+            if one.child_frame_id == OPTICAL_FRAME}
+    assert set(images) < held and max(held) < time.time_ns()
 
     assert peer.change_state('deactivate')
     robot.settle()
@@ -63,6 +70,49 @@ def test_map_to_odom_is_repeated_ahead_of_time_while_the_node_is_active(
     # The last place is still valid, and is repeated again.
     assert peer.change_state('activate')
     peer.until(lambda: len(repeated(robot, images)) > ended + 1, 'repetitions')
+
+
+@pytest.mark.parametrize('role', ['odom', 'base'])
+def test_the_present_is_known_to_who_looks_it_up(
+        role: str, peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    """While an image comes every two seconds, and to a late joiner while none comes."""
+    sent, due_sec = 0, 0.0
+    listener = Listener(peer)
+
+    def known(listener: Listener, period_sec: float) -> int:
+        """Return how many of 40 look-ups at the present succeed; images come meanwhile."""
+        nonlocal sent, due_sec
+        count = 0
+        for _ in range(LOOK_UPS):
+            if time.monotonic() >= due_sec:
+                camera.send(raw_image(orbit.rgb[sent], time.time_ns()))
+                sent, due_sec = sent + 1, time.monotonic() + period_sec
+            count += listener.lookup('map', 'base_link', time.time_ns(), PATIENCE_SEC) is not None
+            time.sleep(0.01)
+        return count
+
+    with ExitStack() as stack:
+        start(autostart=False)
+        peer.statuses()
+        robot.begin()
+        if role == 'odom':
+            stack.enter_context(robot.driving())
+        # The first pose comes with the second image.
+        for sent in (1, 2):
+            first_ns = time.time_ns()
+            camera.send(raw_image(orbit.rgb[sent - 1], first_ns))
+            peer.until_settled(sent)
+        peer.until(lambda: listener.lookup('map', 'base_link', first_ns) is not None,
+                   'a transform of an image')
+        assert robot.edges() == {('map', 'odom')} | (
+            {('odom', 'base_link')} if role == 'base' else set())
+        assert known(listener, 2.0) == LOOK_UPS
+        assert peer.set_enabled(False).success
+        late = Listener(peer)
+        peer.until(lambda: late.lookup('map', 'base_link', time.time_ns(), PATIENCE_SEC)
+                   is not None, 'a late joiner to hear TF')
+        assert known(late, 2.0) == LOOK_UPS
+        assert peer.statuses()[-1].state == 'paused'
 
 
 def test_a_robot_that_appears_late_joins_the_tree_without_a_step(

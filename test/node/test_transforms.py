@@ -10,9 +10,10 @@ import pytest
 from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from nav_msgs.msg import Odometry
 from robot import Robot, base_from_optical
+from scipy.spatial.transform import Rotation
 from test_streaming import to_matrix as to_pose_matrix
 
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.transforms import invert
 from spann3r_ros.ros.conversions import to_transform
 
 Start = Callable[..., Mapper]
@@ -25,19 +26,14 @@ def motion(orbit: Orbit, first: int, last: int) -> np.ndarray:
     return invert(poses[first % len(poses)]) @ poses[last % len(poses)]
 
 
-def truth(orbit: Orbit, index: int, first: int = 0) -> np.ndarray:
-    """Return where the camera is in a map that began at the first index."""
-    return MAP_FROM_OPTICAL @ motion(orbit, first, index)
-
-
 def camera_in_map(robot: Robot, index: int) -> np.ndarray:
     return robot.lookup('map', OPTICAL_FRAME, stamp_of(index))
 
 
 def farthest_off(robot: Robot, orbit: Orbit, indices: Iterable[int], first: int = 0) -> float:
     """Return the largest error of the camera's place by TF, looked up at each stamp."""
-    errors = [camera_in_map(robot, index)[:3, 3] - truth(orbit, index, first)[:3, 3]
-              for index in indices]
+    errors = [camera_in_map(robot, index)[:3, 3]
+              - (robot.first_pose @ motion(orbit, first, index))[:3, 3] for index in indices]
     return np.linalg.norm(errors, axis=1).max()
 
 
@@ -206,3 +202,31 @@ def test_a_tilted_camera_is_levelled_by_the_robot(
     map_from_base = robot.lookup('map', 'base_link', stamp_of(1))
     # The scene turns by a few degrees a frame, about the vertical of the robot.
     assert map_from_base[2, 2] > np.cos(np.radians(4.0))
+
+
+@pytest.mark.parametrize(('map_origin', 'unit'), [('base', 1.0), ('base', 2.5), ('camera', 1.0)])
+def test_the_map_begins_at_the_base_or_at_the_camera(
+        map_origin: str, unit: float, peer: Peer, camera: Camera, orbit: Orbit, start: Start,
+        robot: Robot) -> None:
+    """Also if the length of the map's unit is not known."""
+    # The camera looks down and to the left; the robot has odometry.
+    robot.mounted = base_from_optical(20.0)
+    robot.mounted[:3, :3] = Rotation.from_euler('z', 40, degrees=True).as_matrix() @ (
+        robot.mounted[:3, :3])
+    start({'unit': unit}, autostart=False, mode='replay', map_origin=map_origin)
+    robot.drive(0)
+    robot.begin()
+    for index in range(3):
+        robot.drive(index)
+        camera.send(orbit.image(index))
+    robot.drive(3)
+    peer.until_settled(3)
+    until_broadcast(peer, robot, range(3))
+    map_from_base = robot.lookup('map', 'base_link', stamp_of(0))
+    map_from_camera = robot.lookup('map', OPTICAL_FRAME, stamp_of(0))
+    if map_origin == 'base':
+        assert np.allclose(map_from_base, np.eye(4), atol=LIMIT_M)
+    else:
+        assert np.allclose(map_from_camera[:3, 3], 0.0, atol=LIMIT_M)
+        assert np.allclose(map_from_base[:3, 2], (0.0, 0.0, 1.0), atol=LIMIT_M)  # level
+        assert abs(map_from_camera[1, 2]) < LIMIT_M < map_from_camera[0, 2]  # x along the view

@@ -10,7 +10,13 @@ from scipy.spatial.transform import Rotation
 from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import invert, map_axes, transform_points
+from spann3r_ros.core.transforms import (
+    MAP_FROM_OPTICAL,
+    invert,
+    map_axes,
+    to_rigid,
+    transform_points,
+)
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.fragments.keyframe_store import CompactKeyframe
@@ -113,9 +119,9 @@ def test_a_fragment_that_begins_after_a_move_is_placed_at_the_moved_path(scale: 
     assert mapper.status().fragment_id == 2
     # The new fragment is in the frame of the map, at the place of the moved camera.
     for pose, true in zip(mapper.trajectory, POSES, strict=False):
-        expected = place @ map_axes(None) @ invert(POSES[0]) @ true
+        expected = place @ MAP_FROM_OPTICAL @ invert(POSES[0]) @ true
         assert np.linalg.norm(pose.world_from_camera[:3, 3] - expected[:3, 3]) < 0.01 * scale
-    world_from_map = POSES[0] @ invert(map_axes(None)) @ np.linalg.inv(place)
+    world_from_map = POSES[0] @ invert(MAP_FROM_OPTICAL) @ np.linalg.inv(place)
     errors = SCENE.distances(transform(world_from_map, mapper.cloud().points))
     assert np.quantile(errors, 0.95) < 0.02
 
@@ -151,7 +157,7 @@ def test_unknown_fragments_and_other_transforms_are_refused_and_change_nothing()
 
 @pytest.mark.parametrize('first_up', [0, 1, 5, 9])
 def test_gravity_that_becomes_known_late_levels_the_map(first_up: int) -> None:
-    """The map is as if gravity had been known at the first frame."""
+    """The map is as if gravity, and nothing else, had been known at the first frame."""
     from dataclasses import replace
     tilt = Rotation.from_euler('xz', [-20.0, 8.0], degrees=True).as_matrix()
     poses = []
@@ -159,14 +165,17 @@ def test_gravity_that_becomes_known_late_levels_the_map(first_up: int) -> None:
         poses.append(pose.copy())
         poses[-1][:3, :3] = pose[:3, :3] @ tilt
     frames = render_frames(SCENE, poses, CAMERA, indexed=True)
-    ups = [pose[:3, :3].T @ [0.0, 0.0, 1.0] for pose in poses]
+    level_poses = [map_axes(pose[:3, :3].T @ [0.0, 0.0, 1.0]) for pose in poses]
+    base_from_level = to_rigid(np.array([0.0, 0.0, 0.9]), np.array([0.3, -0.2, 1.2]))
     mappers = []
     for known_from in (0, first_up):
         mapper = make_mapper(poses, SyntheticOptions(index_from_image=True, stretch=1.4))
         for index, frame in enumerate(frames):
             if index == 7:
                 mapper.new_fragment()
-            mapper.process(replace(frame, up=ups[index] if index >= known_from else None))
+            first_pose = level_poses[index] if known_from == 0 else (
+                base_from_level @ level_poses[index] if index >= known_from else None)
+            mapper.process(replace(frame, first_pose=first_pose))
         mappers.append(mapper)
     level, late = mappers
     for one, other in zip(level.trajectory, late.trajectory, strict=True):

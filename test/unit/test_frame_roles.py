@@ -115,6 +115,11 @@ def rig_of(role: str, **settings: object) -> Rig:
     return rig
 
 
+def below_odom(role: str) -> str:
+    """Return the frame whose pose in `odom` the node publishes."""
+    return CAMERA if role == 'camera' else 'base_link'
+
+
 @pytest.mark.parametrize(('role', 'edges'), [
     ('camera', {('map', 'odom'), ('odom', CAMERA)}),
     ('base', {('map', 'odom'), ('odom', 'base_link')}), ('odom', {('map', 'odom')})])
@@ -128,7 +133,7 @@ def test_each_role_connects_map_and_camera_through_odom(
     for index in range(3):
         np.testing.assert_allclose(rig.consumer.lookup('map', CAMERA, stamp_of(index)),
                                    camera_of(index), atol=1e-9)
-    child = CAMERA if role == 'camera' else 'base_link'
+    child = below_odom(role)
     assert {motion.child_frame for motion in rig.motions} == {child}
 
 
@@ -141,8 +146,10 @@ def test_a_moved_fragment_moves_map_to_odom_at_once_and_odom_never(role: str) ->
     moved = similarity(2.0, 4.0, -3.0, yaw_deg=120.0)
     rig.roles.take_places({0: moved, 7: np.eye(4)})
     rig.roles.repeat(0.2)
-    (stamp_ns, edge), = rig.sent[known:]
-    assert (stamp_ns, edge.parent, edge.child) == (rig.now_ns + SECOND_NS // 5, 'map', 'odom')
+    (stamp_ns, edge), *held = rig.sent[known:]
+    assert (stamp_ns, edge.parent, edge.child) == (rig.now_ns + SECOND_NS // 5 + 1, 'map', 'odom')
+    below = [] if role == 'odom' else [(rig.now_ns + 1, 'odom', below_odom(role))]
+    assert [(stamp, edge.parent, edge.child) for stamp, edge in held] == below
     rotation = edge.parent_from_child[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
     odom_from_camera = invert(camera_of(2)) if role != 'odom' else invert(odom_of(2) @ MOUNT)
@@ -171,10 +178,43 @@ def test_map_to_odom_is_repeated_only_when_time_goes_on() -> None:
     rig.now_ns += 1
     rig.roles.repeat(0.2)
     assert [stamp for stamp, _ in rig.sent] == [
-        stamp_of(0), stamp_of(1) + SECOND_NS // 5, stamp_of(1) + SECOND_NS // 5 + 1]
+        stamp_of(0), stamp_of(1) + SECOND_NS // 5 + 1, stamp_of(1) + SECOND_NS // 5 + 2]
     rig.now_ns = 0
     rig.roles.repeat(0.2)
     assert len(rig.sent) == 3
+
+
+@pytest.mark.parametrize('role', ['camera', 'base'])
+def test_the_last_pose_in_odom_is_held_for_a_time_and_while_paused(role: str) -> None:
+    rig = rig_of(role, odom_hold_sec=2.0)
+    rig.now_ns = stamp_of(0) + SECOND_NS // 20
+    rig.see(0)
+    child, last = below_odom(role), rig.last(below_odom(role))
+
+    def known_after(seconds: float) -> bool:
+        for rig.now_ns in (stamp_of(0) + round((seconds - ago) * SECOND_NS) for ago in (0.05, 0)):
+            rig.roles.repeat(0.2)
+        found = rig.consumer.lookup('odom', child, rig.now_ns)
+        assert found is None or np.allclose(found, last)
+        return found is not None
+
+    assert known_after(0.5) and known_after(1.9) and not known_after(2.1)
+    assert rig.consumer.lookup('map', 'odom', rig.now_ns) is not None
+    assert rig.warnings == [f'no pose for 2 s (odom_hold_sec): odom -> {child} is not repeated '
+                            'until the next one']
+    rig.see(21)
+    last = rig.last(child)
+    rig.roles.pause(True)
+    assert known_after(2.2) and known_after(3600.0)
+    rig.roles.pause(False)
+    assert not known_after(3601.0)
+    # An image whose stamp is that of a repetition, in a simulation, still gives a pose.
+    rig.now_ns = stamp_of(30)
+    rig.see(29)
+    rig.roles.repeat(0.0)
+    rig.see(30)
+    stamps = [stamp for stamp, edge in rig.sent if edge.child == child]
+    assert len(set(stamps)) == len(stamps)
 
 
 def test_map_to_odom_is_not_repeated_in_another_time_than_that_of_the_images() -> None:
@@ -387,7 +427,7 @@ def test_inverted_edges_hang_the_map_below_the_robot(role: str) -> None:
     rig.now_ns = stamp_of(1)
     rig.see(0, 1)
     rig.roles.repeat(0.2)
-    child = CAMERA if role == 'camera' else 'base_link'
+    child = below_odom(role)
     assert rig.edges() == {('odom', 'map'), (child, 'odom')}
     np.testing.assert_allclose(rig.consumer.lookup('map', CAMERA, stamp_of(1)), camera_of(1),
                                atol=1e-9)

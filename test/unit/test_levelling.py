@@ -11,7 +11,7 @@ from spann3r_ros.pipeline.sync.map_calibration import MapCalibration
 from spann3r_ros.pipeline.sync.outlet import Outlet
 from spann3r_ros.pipeline.sync.wait_clock import WaitClock
 
-UP = np.array([0.0, -1.0, 0.0])
+FIRST_POSE = np.eye(4)
 
 
 class Live:
@@ -26,9 +26,11 @@ class Live:
         self._calls = 0
         self.sync = CameraSync(
             Calibrations(0.0), MapCalibration(lambda *_: None),
-            lambda *_: UP if self.known else None, Expected(lambda: False, lambda: publishes),
+            lambda *_: FIRST_POSE if self.known else None,
+            Expected(lambda: False, lambda: publishes),
             False, Timeouts(2.0, timeout_sec), QueueBounds(capacity, 10**9),
-            Outlet(lambda frame: self.out.append((frame.stamp_ns, frame.up is not None)),
+            Outlet(lambda frame: self.out.append(
+                (frame.stamp_ns, frame.first_pose is not None)),
                    lambda: None, lambda _: None, lambda _: None, self._match_soon),
             WaitClock(replay=False, wall=lambda: self.now_sec))
 

@@ -26,7 +26,7 @@ from synthetic import (
 )
 
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.transforms import invert, transform_points
+from spann3r_ros.core.transforms import invert, map_axes, transform_points
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.core.views import preprocess
 from spann3r_ros.mapping.mapper import Mapper
@@ -322,7 +322,7 @@ def test_floor_is_flat_when_gravity_is_given(pitch_deg: float, roll_deg: float) 
         tilt = Rotation.from_euler('xz', [pitch_deg, roll_deg], degrees=True).as_matrix()
         poses.append(pose.copy())
         poses[-1][:3, :3] = pose[:3, :3] @ tilt
-    frames = [replace(frame, up=pose[:3, :3].T @ [0.0, 0.0, 1.0])
+    frames = [replace(frame, first_pose=map_axes(pose[:3, :3].T @ [0.0, 0.0, 1.0]))
               for frame, pose in zip(render_frames(SCENE, poses, CAMERA), poses, strict=True)]
     mapper = make_mapper(poses)
     floor_z = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins images with their camera's calibration and with the direction of gravity."""
+"""Joins images with their camera's calibration and with its pose on the robot."""
 from __future__ import annotations
 
 from collections import deque
@@ -83,7 +83,7 @@ class Timeouts:
 
 
 class CameraSync:
-    """Gives every frame its calibration and the direction against gravity, and passes it on.
+    """Gives every frame its calibration and its first pose by TF, and passes it on.
 
     Every image gets the calibration of its map, which is that of the first image. In a `replay`
     an image waits until a calibration of its stamp or later was received, and until TF connects
@@ -99,13 +99,13 @@ class CameraSync:
     """
 
     def __init__(self, calibrations: Calibrations, map_calibration: MapCalibration,
-                 up_at: Callable[[str, int, bool], np.ndarray | None], expected: Expected,
-                 replay: bool, timeouts: Timeouts, bounds: QueueBounds, outlet: Outlet,
-                 clock: WaitClock) -> None:
+                 first_pose_at: Callable[[str, int, bool], np.ndarray | None],
+                 expected: Expected, replay: bool, timeouts: Timeouts, bounds: QueueBounds,
+                 outlet: Outlet, clock: WaitClock) -> None:
         self._calibrations = calibrations
         self._map_calibration = map_calibration
         self._replay = replay
-        self._up_at = up_at
+        self._first_pose_at = first_pose_at
         self._expected = expected
         self._timeouts = timeouts
         self._bounds = bounds
@@ -175,7 +175,7 @@ class CameraSync:
             calibration = (not self._map_calibration.has_begun
                            and not self._calibrations.is_near(frame.stamp_ns))
         transforms = (not self._transforms_settled and self._expects_transforms
-                      and self._up_at(frame.frame_id, frame.stamp_ns, False) is None)
+                      and self._first_pose_at(frame.frame_id, frame.stamp_ns, False) is None)
         return self._expects_calibration and calibration, transforms
 
     def _pass_on_first(self) -> None:
@@ -191,12 +191,12 @@ class CameraSync:
         size = frame.rgb.shape[:2]
         intrinsics = self._map_calibration.choose(
             size, *self._calibrations.find(frame.stamp_ns, size))
-        up = self._up_at(frame.frame_id, frame.stamp_ns, False)
-        if up is None:
-            up = self._up_at(frame.frame_id, frame.stamp_ns, True)
+        first_pose = self._first_pose_at(frame.frame_id, frame.stamp_ns, False)
+        if first_pose is None:
+            first_pose = self._first_pose_at(frame.frame_id, frame.stamp_ns, True)
         else:
             self._transforms_settled = not self._replay
-        return replace(frame, up=up, intrinsics=intrinsics)
+        return replace(frame, first_pose=first_pose, intrinsics=intrinsics)
 
 
 def _bytes(intrinsics: Intrinsics | None) -> int:

@@ -2,6 +2,7 @@
 """The node's transform tree, which is filled from TF, and the broadcasts of its own edges."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from threading import Lock
 from time import monotonic
@@ -18,7 +19,9 @@ from spann3r_ros.ros.conversions import from_stamped_transform, to_transform
 
 from .listener import ListeningThread
 
-WARNING_PERIOD_SEC = 10.0
+# One text is not written to the log again sooner. The texts differ by the names of frames.
+WARNING_PERIOD_SEC = 600.0
+MAX_WARNINGS = 100
 CACHE_SEC = 30.0
 # While images wait for the network, transforms that are newer by up to this much arrive.
 REPLAY_CACHE_SEC = 600.0
@@ -51,6 +54,7 @@ class TfBridge:
         self._restorer: Publisher | None = None
         self._restored_sec = 0.0
         self._restoring = Lock()
+        self._warned_sec: dict[str, float] = {}
         # A replay looks transforms up long after they have come.
         self._takes_always = replay
         self._takes_while_active = not needs_none
@@ -154,7 +158,13 @@ class TfBridge:
             for edge in edges]))
 
     def _warn(self, reason: str) -> None:
-        self._node.get_logger().warning(reason, throttle_duration_sec=WARNING_PERIOD_SEC)
+        now_sec = monotonic()
+        if now_sec - self._warned_sec.get(reason, -math.inf) < WARNING_PERIOD_SEC:
+            return
+        if len(self._warned_sec) == MAX_WARNINGS:
+            self._warned_sec.clear()
+        self._warned_sec[reason] = now_sec
+        self._node.get_logger().warning(reason)
 
 
 def _ignore() -> None:
