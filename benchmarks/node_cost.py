@@ -43,9 +43,9 @@ from spann3r_ros.tools.processes import Child
 RATE_HZ = 30
 WIDTH, HEIGHT = 640, 480
 SIZES = {'bundled, 96x96': 96, 'full size, 224x224': 224}
-OUTPUTS = {'points': PointCloud2, 'map_points': PointCloud2, 'confidence': Image, 'depth': Image,
-           'depth/camera_info': CameraInfo, 'pose': PoseWithCovarianceStamped,
-           'odometry': Odometry, 'path': PathMessage}
+OUTPUTS = {'points': PointCloud2, 'map_points': PointCloud2, 'confidence': Image,
+           'depth/image_rect': Image, 'depth/camera_info': CameraInfo,
+           'pose': PoseWithCovarianceStamped, 'odometry': Odometry, 'path': PathMessage}
 
 
 class Driver(BenchNode):

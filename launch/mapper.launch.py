@@ -17,8 +17,8 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = Path(get_package_share_directory('spann3r_ros'))
 FAST_DDS_PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
-OUTPUTS = ('points', 'map_points', 'confidence', 'depth', 'depth/camera_info', 'pose', 'odometry',
-           'path', 'status')
+OUTPUTS = ('points', 'map_points', 'confidence', 'depth/image_rect', 'depth/camera_info', 'pose',
+           'odometry', 'path', 'status')
 # An empty value leaves the parameter at its value in params_file.
 OVERRIDES = {
     'checkpoint': 'weights (.safetensors or .pth)',

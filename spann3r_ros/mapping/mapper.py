@@ -171,7 +171,9 @@ class Mapper:
         state = self._new_state(0)
         counters = read_map_tree(saved, state, self._memory, self._layers, self._config)
         continued = state.phase is not Phase.CLOSED and self._memory.restore(saved)
-        if not continued:
+        if continued:
+            self._memory.count_reset(MAP_LOADED)
+        else:
             self._memory.reset(MAP_LOADED)
             state.restart(MAP_LOADED)
         for layer in self._layers:
@@ -272,7 +274,8 @@ class Mapper:
         pending frames are processed with the next fragment.
         """
         state, reason = self._state, self._state.restart_reason
-        self._memory.reset(reason, recovery=self._has_lost_memory)
+        # The load of a map was counted when it was loaded.
+        self._memory.reset(reason, self._has_lost_memory, counts=reason != MAP_LOADED)
         former = state.atlas.current.map_from_fragment
         fragment = state.atlas.begin()
         if state.poses is not None:

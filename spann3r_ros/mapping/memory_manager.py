@@ -17,9 +17,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """The network's counters and the number of its resets.
+    """The network's counters, and how often its memory was emptied or replaced.
 
-    `recoveries` counts the resets that no user requested: mapping went on after a failure.
+    `resets` counts once each new map, each loaded map and each new fragment. `recoveries` counts
+    those among them that no user requested: mapping went on after a failure.
     """
 
     network: str
@@ -130,9 +131,14 @@ class MemoryManager:
             return False
         return True
 
-    def reset(self, reason: str, recovery: bool = False) -> None:
-        """Empty the memory; write `reason` to the log and to the report."""
+    def reset(self, reason: str, recovery: bool = False, counts: bool = True) -> None:
+        """Empty the memory; unless it was counted before, count it and log the reason."""
         self._network.reset()
+        if counts:
+            self.count_reset(reason, recovery)
+
+    def count_reset(self, reason: str, recovery: bool = False) -> None:
+        """Count that the memory was emptied or replaced; log and report the reason."""
         self._resets += 1
         self._recoveries += recovery
         self._last_reset_reason = reason

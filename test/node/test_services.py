@@ -79,3 +79,18 @@ def test_covariance_of_poses_grows_where_pointmaps_are_less_exact(
     # The very first poses have no path before them.
     clean, noisy = np.array(deviations[4:10]), np.array(deviations[14:])
     assert (noisy.min(axis=0) > 1.5 * clean.max(axis=0)).all()
+
+
+def test_each_service_counts_as_one_reset(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    start(mode='replay')
+    camera.send(*(orbit.image(index) for index in range(3)))
+    assert peer.until_settled(3).resets == 0
+    assert peer.trigger('/mapper/save_map').success
+    counts = []
+    for count, service in enumerate(('new_fragment', 'load_map', 'reset')):
+        assert peer.trigger(f'/mapper/{service}').success
+        camera.send(*(orbit.image(3 + 2 * count + index) for index in range(2)))
+        status = peer.until_settled(5 + 2 * count)
+        counts.append((status.resets, status.recoveries))
+    assert counts == [(1, 0), (2, 0), (3, 0)]

@@ -132,13 +132,14 @@ def test_max_rate_skips_by_image_time(
 
 def test_outputs_of_one_keyframe_agree(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
-    topics = {'points': PointCloud2, 'confidence': Image, 'depth': Image,
+    topics = {'points': PointCloud2, 'confidence': Image, 'depth/image_rect': Image,
               'depth/camera_info': CameraInfo, 'pose': PoseWithCovarianceStamped}
     heard = {name: peer.listen(kind, f'/mapper/{name}') for name, kind in topics.items()}
     path = peer.listen(Path, '/mapper/path')
+    former_depth = peer.listen(Image, '/mapper/depth')
     transforms = peer.listen(TFMessage, '/tf')
     # A network's points are off the rays of their pixels.
-    start(options={'noise': 0.02}, mode='replay', map_publish_period_sec=0.0)
+    mapper = start(options={'noise': 0.02}, mode='replay', map_publish_period_sec=0.0)
     camera.connect()
     infos = peer.publisher(CameraInfo, '/camera/camera_info')
     peer.until_read(infos)
@@ -148,10 +149,14 @@ def test_outputs_of_one_keyframe_agree(
                'all outputs')
 
     cloud, confidence, depth, info = (
-        heard[name][2] for name in ('points', 'confidence', 'depth', 'depth/camera_info'))
+        heard[name][2]
+        for name in ('points', 'confidence', 'depth/image_rect', 'depth/camera_info'))
     assert stamps([cloud, confidence, depth, info]) == [stamp_of(2)] * 4
     assert {one.header.frame_id for one in (confidence, depth, info)} == {OPTICAL_FRAME}
     assert confidence.encoding == depth.encoding == '32FC1'
+    peer.until(lambda: len(former_depth) >= 3, 'depth under its former name')
+    assert former_depth[2] == depth
+    assert mapper.log.count('the topic /mapper/depth is deprecated') == 1
     points = np.frombuffer(cloud.data, CLOUD_DTYPE).reshape(cloud.height, cloud.width)
     assert cloud.point_step == CLOUD_DTYPE.itemsize
     assert [field.name for field in cloud.fields] == list(CLOUD_DTYPE.names)

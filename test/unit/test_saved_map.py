@@ -90,6 +90,7 @@ def test_a_continued_map_equals_one_without_an_interruption(
     assert 'the sequence of the network goes on' in after.load(read_map(tmp_path))
     assert replace(after.status(), memory=None, kept=None) == replace(
         status, memory=None, kept=None)
+    assert after.status().memory.resets == 1
     assert finished(after, posed) == expected
 
 
@@ -124,6 +125,8 @@ def test_a_map_that_was_ended_is_continued_by_a_fragment(tmp_path: Path) -> None
         after.process(frame)
     after.flush()
     assert len(after.trajectory) == len(POSES)
+    # One load is one reset, also if a fragment begins after it.
+    assert (after.status().memory.resets, after.status().memory.recoveries) == (1, 0)
     assert after.status().fragment_id == before.status().fragment_id + 1
     assert after.status().keyframes == len(POSES)
     distance, _ = pose_errors(after.trajectory, POSES, frames())

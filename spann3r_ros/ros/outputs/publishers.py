@@ -52,8 +52,11 @@ class MapPublishers:
         self._managed: list[LifecyclePublisher] = []
         self._points = self._stream(PointCloud2, '~/points')
         self._confidence = self._stream(Image, '~/confidence')
-        self._depth = self._stream(Image, '~/depth')
+        self._depth = self._stream(Image, '~/depth/image_rect')
         self._depth_info = self._stream(CameraInfo, '~/depth/camera_info')
+        # Deprecated, to be removed in the next release.
+        self._former_depth = self._stream(Image, '~/depth')
+        self._warned_of_former_depth = False
         self._pose = self._stream(PoseWithCovarianceStamped, '~/pose')
         self._odometry = self._stream(Odometry, '~/odometry')
         self._views = LatchedViews(
@@ -145,12 +148,23 @@ class MapPublishers:
         if keyframe.pose is None:
             return
         self._publish_pose(keyframe.pose)
-        if _has_subscribers(self._depth):
-            depth = keyframe.depth * np.float32(similarity_scale(place))
-            self._depth.publish(conversions.to_float_image(depth, image_header))
+        depths = [one for one in (self._depth, self._former_depth) if _has_subscribers(one)]
+        if depths:
+            depth = conversions.to_float_image(
+                keyframe.depth * np.float32(similarity_scale(place)), image_header)
+            for publisher in depths:
+                publisher.publish(depth)
+            self._warn_of_former_depth(self._former_depth in depths)
         if _has_subscribers(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))
+
+    def _warn_of_former_depth(self, is_used: bool) -> None:
+        if is_used and not self._warned_of_former_depth:
+            self._warned_of_former_depth = True
+            self._node.get_logger().warning(
+                f'the topic {self._former_depth.topic_name} is deprecated: subscribe to '
+                f'{self._depth.topic_name}, which has its camera_info beside it')
 
     def _warn_of_rounding(self, keyframe: Keyframe, place: np.ndarray) -> None:
         """Write a warning to the log, once for a map, if its clouds are too coarse."""
