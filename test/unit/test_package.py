@@ -17,10 +17,12 @@ ROOT = Path(__file__).parents[2]
 MANIFEST = xml.etree.ElementTree.parse(ROOT / 'package.xml')
 # Modules whose rosdep key is not their name. Any other is a ROS package, or pip installs it.
 KEYS = {'PIL': 'python3-pil', 'cv2': 'python3-opencv', 'matplotlib': 'python3-matplotlib',
-        'numpy': 'python3-numpy', 'pytest': 'python3-pytest', 'scipy': 'python3-scipy',
-        'tqdm': 'python3-tqdm', 'yaml': 'python3-yaml'}
-# Needed by the build, the messages and the command line in README.md.
-NOT_IMPORTED = {'ament_cmake_pytest', 'ros2launch', 'rosidl_default_runtime'}
+        'numpy': 'python3-numpy', 'pytest': 'python3-pytest', 'rosbags': 'python3-rosbags-pip',
+        'scipy': 'python3-scipy', 'torch': 'python3-pytorch-pip', 'tqdm': 'python3-tqdm',
+        'yaml': 'python3-yaml'}
+# Needed by the build, the messages, the command line in README.md, and by ros2bag for every bag.
+NOT_IMPORTED = {'ament_cmake_pytest', 'ros2launch', 'rosbag2_storage_default_plugins',
+                'rosidl_default_runtime'}
 # record_references.py is run by hand and says itself what to install.
 BY_HAND = {'evo', 'open3d'}
 TO_RUN = ('depend', 'exec_depend')
