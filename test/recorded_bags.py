@@ -77,8 +77,9 @@ class OrbitBag(BagWriter):
         self._transforms('/tf', stamp_of(index), parent, 'base_link',
                          self.poses[index] @ invert(BASE_FROM_OPTICAL))
 
-    def odometry(self, index: int, topic: str = '/odom') -> None:
+    def odometry(self, index: int, topic: str = '/odom', variance: float = 0.0) -> None:
         """Say by an Odometry message where the robot is."""
+        covariance = variance * np.eye(6).reshape(-1)
         t, q = self._parts(self.poses[index] @ invert(BASE_FROM_OPTICAL))
         pose = self._new('geometry_msgs/msg/Pose', position=self._new(
             'geometry_msgs/msg/Point', **t), orientation=self._new(
@@ -89,9 +90,9 @@ class OrbitBag(BagWriter):
         self._write(topic, stamp_of(index), 'nav_msgs/msg/Odometry', header=header,
                     child_frame_id='base_link', pose=self._new(
                         'geometry_msgs/msg/PoseWithCovariance', pose=pose,
-                        covariance=np.zeros(36)), twist=self._new(
+                        covariance=covariance), twist=self._new(
                         'geometry_msgs/msg/TwistWithCovariance', twist=twist,
-                        covariance=np.zeros(36)))
+                        covariance=covariance))
 
     def write_raw_image(self, topic: str, stamp_ns: int, rgb: np.ndarray) -> None:
         """Write an RGB image uint8 [height, width, 3] without compression."""

@@ -321,8 +321,11 @@ class FrameRoles:
             return (f'{edge.child} has the parent {min(others)} already: no transform '
                     f'{edge.parent} -> {edge.child}')
         if self._tree.is_foreign(edge.parent, edge.child):
-            return (f'another node publishes {edge.parent} -> {edge.child}: no transform between '
-                    'them; set publish_tf to none, or stop the other node and configure again')
+            return (f'another node publishes {edge.parent} -> {edge.child}: this one does not. '
+                    'Its map has other coordinates than that of a localisation: give it a name of '
+                    'its own (map_frame) below odom (invert_tf), or the poses of the localisation '
+                    '(pose_source: tf), or set publish_tf to none; or stop the other node and '
+                    'configure again')
         if edge.child in self._tree.ancestors_of(edge.parent):
             return f'{edge.parent} is below {edge.child} already: no transform between them'
         return ''

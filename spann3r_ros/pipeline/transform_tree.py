@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -33,6 +33,9 @@ MAX_STAMPS = 100_000
 # An edge whose stamps step back by this much has jumped back in time. Images jump by a second or
 # more; an edge with a low rate shows a part of it. Less is the disorder of one publisher.
 JUMP_NS = 500_000_000
+# An edge whose stamps step back so often comes from two publishers. A bag that is played again
+# steps back once, with the images.
+TWO_PUBLISHERS = 5
 # Largest deviation of a quaternion's length from 1, the same as in tf2.
 MAX_DENORMALISED = 0.005
 
@@ -129,9 +132,9 @@ class TransformTree:
         self._own: deque[tuple[str, str, int]] = deque(maxlen=MAX_OWN)
         self._foreign: set[tuple[str, str]] = set()
         self._recent: deque[StampedTransform] = deque(maxlen=MAX_RECENT)
-        # By edge: the newest stamp, and whether the edge jumped back since `begin_again`.
+        # By edge: the newest stamp, and how often the edge jumped back since `begin_again`.
         self._newest_ns: dict[tuple[str, str], int] = {}
-        self._jumped: set[tuple[str, str]] = set()
+        self._jumped: Counter[tuple[str, str]] = Counter()
         self.changed: Callable[[], None] = lambda: None
         self.refresh: Callable[[], None] = lambda: None
 
@@ -262,12 +265,20 @@ class TransformTree:
         edge, stamp_ns = (transform.parent, transform.child), transform.stamp_ns
         newest_ns = self._newest_ns.get(edge, stamp_ns)
         if stamp_ns <= newest_ns - JUMP_NS:
-            self._jumped.add(edge)
+            self._note_jump(edge, newest_ns - stamp_ns)
             newest_ns = stamp_ns
             self._recent = deque((one for one in self._recent if (one.parent, one.child) != edge),
                                  MAX_RECENT)
         self._newest_ns[edge] = max(stamp_ns, newest_ns)
         self._recent.append(transform)
+
+    def _note_jump(self, edge: tuple[str, str], jump_ns: int) -> None:
+        self._jumped[edge] += 1
+        if self._jumped[edge] == TWO_PUBLISHERS:
+            logger.warning(
+                'TF: %s -> %s comes from two publishers whose stamps are %.3g s apart, for '
+                'example a recording and the robot itself; the older transforms are lost: stop '
+                'or remap one of them', *edge, jump_ns * 1e-9)
 
     def _is_own(self, transform: StampedTransform) -> bool:
         edge = transform.parent, transform.child

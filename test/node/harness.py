@@ -159,9 +159,13 @@ class Mapper:
 
 
 class Peer:
-    """A node in the test's process: publishes images, collects the mapper's messages."""
+    """A node in the test's process: publishes images, collects the mapper's messages.
 
-    def __init__(self) -> None:
+    All of its names are in a namespace, as those of its mapper.
+    """
+
+    def __init__(self, namespace: str = '') -> None:
+        self._namespace = namespace
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node('peer', context=self.context)
@@ -172,7 +176,7 @@ class Peer:
         self.received: dict[str, list[Message]] = defaultdict(list)
         self.writers: dict[str, int] = defaultdict(int)  # found by `listen`, by topic
         # Created before the mapper: a server that has not discovered a client loses the response.
-        self._clients = {service: self.node.create_client(kind, service)
+        self._clients = {service: self.node.create_client(kind, namespace + service)
                          for service, kind in SERVICES.items()}
         self.is_known = True
         self._thread = Thread(target=self._spin)
@@ -195,21 +199,24 @@ class Peer:
         def count(matched: QoSSubscriptionMatchedInfo) -> None:
             self.writers[topic] = matched.current_count
 
-        self.node.create_subscription(kind, topic, lambda message: self._take(topic, message),
-                                      QoSProfile(depth=1000, durability=durability),
+        self.node.create_subscription(kind, self._namespace + topic,
+                                      lambda message: self._take(topic, message), QoSProfile(
+                                          depth=1000, durability=durability),
                                       event_callbacks=SubscriptionEventCallbacks(matched=count))
         self._ask_by_the_last()
         return self.received[topic]
 
-    def publisher(self, kind: type, topic: str) -> Publisher:
-        made = self.node.create_publisher(kind, topic, QoSProfile(depth=1000))
+    def publisher(self, kind: type, topic: str, latched: bool = False) -> Publisher:
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        made = self.node.create_publisher(kind, self._namespace + topic, QoSProfile(
+            depth=1000, durability=durability))
         self._ask_by_the_last()
         return made
 
     def _ask_by_the_last(self) -> None:
         """Make the client of `_meet` again, after what was made before."""
         self._clients['/mapper/get_state'] = self.node.create_client(
-            GetState, '/mapper/get_state')
+            GetState, self._namespace + '/mapper/get_state')
         self.is_known = False
 
     def until_read(self, publisher: Publisher) -> None:

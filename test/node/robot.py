@@ -48,12 +48,12 @@ def to_matrix(message: TransformStamped) -> np.ndarray:
 class Listener:
     """Hears TF from its creation on, with the rules of tf2: ten seconds, no extrapolation."""
 
-    def __init__(self, peer: Peer, namespace: str = '') -> None:
+    def __init__(self, peer: Peer) -> None:
         self._tree = TransformTree(keep_sec=10.0)
-        self._latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        for topic, qos in (('/tf', QoSProfile(depth=100)), ('/tf_static', self._latched)):
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        for topic, qos in (('/tf', QoSProfile(depth=100)), ('/tf_static', latched)):
             peer.node.create_subscription(
-                TFMessage, namespace + topic,
+                TFMessage, topic,
                 lambda message, static=topic == '/tf_static': self._take(message, static), qos)
 
     def _take(self, message: TFMessage, static: bool) -> None:
@@ -78,8 +78,7 @@ class Robot:
         self._peer = peer
         self._orbit = orbit
         self._moving = peer.publisher(TFMessage, '/tf')
-        self._static = peer.node.create_publisher(TFMessage, '/tf_static', QoSProfile(
-            depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self._static = peer.publisher(TFMessage, '/tf_static', latched=True)
         self._received = peer.listen(TFMessage, '/tf')
         self._still: list[TransformStamped] = []
         self._own: set[tuple[str, str]] = set()

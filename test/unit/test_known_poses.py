@@ -201,3 +201,26 @@ def test_automatic_voxels_measure_depth_from_the_camera(orbit: list[np.ndarray])
         sizes.append(mapper.voxel_map.voxel_size)
     depth = np.median(SCENE.render(orbit[0], CAMERA)[1][..., 2])
     assert sizes == pytest.approx([0.01 * depth] * 2, rel=0.02)
+
+
+@pytest.mark.parametrize('jump_m', [1.0, 100.0])
+def test_a_localisation_that_jumps_leaves_what_was_mapped_before_where_it_is(
+        orbit: list[np.ndarray], jump_m: float, caplog: pytest.LogCaptureFixture) -> None:
+    """The scale of the depth does not suffer, and each half of the map follows its poses."""
+    frames, half = posed_frames(orbit), FRAMES // 2
+    shift = np.array([jump_m, -0.5 * jump_m, 0.0])
+    for index in range(half, FRAMES):
+        moved = orbit[index].copy()
+        moved[:3, 3] += shift
+        frames[index] = replace(frames[index], world_from_camera=moved)
+    mapper = make_mapper(orbit, replace(SPOILT, unit=METRES_PER_UNIT))
+    with caplog.at_level(logging.WARNING):
+        keyframes = [(update.places[one.fragment_id], one) for update in run(mapper, frames)
+                     for one in update.keyframes]
+    assert len(keyframes) == FRAMES
+    for index, (place, keyframe) in enumerate(keyframes):
+        points = keyframe.points_in(place) - (shift if index >= half else 0.0)
+        assert np.nanmedian(SCENE.distances(points.reshape(-1, 3))) < 0.03
+    (record,) = caplog.records
+    metres = float(record.getMessage().removeprefix('the given poses jumped by ').split()[0])
+    assert metres == pytest.approx(np.linalg.norm(shift), abs=0.3)  # the camera moves, too

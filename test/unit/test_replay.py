@@ -236,6 +236,22 @@ def test_speed_of_the_network_does_not_change_which_images_get_no_pose(
     assert usual['frames']['dropped'] > 0
 
 
+def test_the_covariance_of_odometry_does_not_matter(tmp_path: Path, replay: Replay) -> None:
+    """Many drivers send zeros, or -1 for unknown."""
+    hashes = []
+    for number, variance in enumerate((0.0, 0.01, -1.0, np.nan)):
+        with OrbitBag(tmp_path / f'{number}') as bag:
+            bag.mount()
+            for index in range(8):
+                bag.raw(index)
+                bag.odometry(index, variance=variance)
+        summary = replay(tmp_path / f'{number}', '--odometry-topic', '/odom', '--set',
+                         'pose_source=tf', '--set', 'map_frame=odom', output=f'{number}_out')
+        assert summary['frames']['processed'] == 8
+        hashes.append(summary['sha256'])
+    assert all(one == hashes[0] for one in hashes)
+
+
 @pytest.mark.parametrize('late', [False, True])
 def test_latest_mask_is_the_newest_that_is_not_after_the_image(
         late: bool, tmp_path: Path, replay: Replay) -> None:

@@ -13,7 +13,7 @@ from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, depth_of_points
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import invert
-from spann3r_ros.core.types import FragmentPose, FrameError
+from spann3r_ros.core.types import FragmentPose, Frame, FrameError
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.mapper_config import PoseConfig
@@ -35,6 +35,10 @@ LOST = 'the network lost the camera'
 # The origin of a fragment is the origin of the map moved by a multiple of this, in metres, so that
 # a map frame whose origin is far away, such as UTM, costs no precision.
 ORIGIN_GRID_M = 1000.0
+# A camera that is farther than its speed explains, by this distance in metres and by this
+# acceleration in m/s^2, was placed anew.
+LEAST_JUMP_M = 0.3
+MAX_ACCELERATION = 50.0
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class KnownPoses(PoseSource):
         self._waiting: deque[Keyframe] = deque(maxlen=MAX_WAITING)
         self._scales = ScaleFromParallax()
         self._failures = 0
+        # The stamp, the place and the speed of the last keyframe.
+        self._last: tuple[int, np.ndarray, float] | None = None
         # Where the given poses place the current fragment, whatever moves it later.
         self._given_place: np.ndarray | None = None
 
@@ -98,6 +104,7 @@ class KnownPoses(PoseSource):
                 self.restart_reason = LOST
             raise FrameError(str(error)) from error
         self._failures = 0
+        self._report_jump(frame)
         self._set_origin(frame.world_from_camera, fragment)
         depth = depth_of_points(invert(solution.fragment_from_camera), estimate.pointmap.points)
         keyframe = Keyframe(
@@ -147,6 +154,22 @@ class KnownPoses(PoseSource):
         self._failures = node.integer('failures')
         if node.has('given_place'):
             self._given_place = read_rigid(node, 'given_place')
+
+    def _report_jump(self, frame: Frame) -> None:
+        """Write a warning if the localisation has moved the camera faster than it can move."""
+        place, speed = frame.world_from_camera[:3, 3], 0.0
+        if self._last is not None:
+            last_ns, last_place, last_speed = self._last
+            distance = float(np.linalg.norm(place - last_place))
+            seconds = (frame.stamp_ns - last_ns) * 1e-9
+            speed = distance / seconds
+            if (distance - last_speed * seconds > LEAST_JUMP_M
+                    and speed - last_speed > MAX_ACCELERATION * seconds):
+                logger.warning('the given poses jumped by %.1f m: what was mapped before stays '
+                               'where it is; poses in a frame without jumps, such as odom, give '
+                               'a map in one piece (map_frame)', distance)
+                speed = last_speed
+        self._last = frame.stamp_ns, place, speed
 
     def _set_origin(self, world_from_camera: np.ndarray, fragment: Fragment) -> None:
         if self._given_place is None:
