@@ -73,7 +73,8 @@ def test_two_robots_with_the_same_names_do_not_mix(
             for index, (robot, camera) in enumerate(zip(robots, cameras, strict=True)):
                 robot.drive(first[index] + step)
                 image = orbit.image(first[index] + step)
-                image.header.frame_id = '/' * index + image.header.frame_id
+                # The second camera's name begins with a slash in every second image.
+                image.header.frame_id = '/' * (index * step % 2) + image.header.frame_id
                 camera.send(image)
         for index, (one, robot) in enumerate(zip(peers, robots, strict=True)):
             robot.drive(first[index] + 4)
