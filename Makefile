@@ -62,6 +62,12 @@ bench-bags: setup  ## how fast a replay reads bags (a minute)
 bench-colours: setup  ## colours of a chart in every encoding of images (seconds)
 	@$(run) python benchmarks/image_colours.py
 
+bench-blind: setup  ## images that show nothing in the bundled bag (two minutes)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/blind_images.py
+
+bench-blind-pictures: setup  ## how many pictures count as blind (minutes), FOLDERS= of further ones
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/blind_pictures.py $(FOLDERS)
+
 bench-map: setup  ## large maps: views of many fragments, keyframes beyond the bounds (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py
 

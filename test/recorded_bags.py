@@ -59,7 +59,11 @@ class OrbitBag(BagWriter):
         """Write a mask that keeps the left columns of an image."""
         mask = np.full((CAMERA.height, CAMERA.width), value, np.uint8)
         mask[:, columns:] = 0
-        self._image(MASK_TOPIC, stamp_of(index), 'mono8', mask)
+        self.write_mask(stamp_of(index), mask)
+
+    def write_mask(self, stamp_ns: int, mask: np.ndarray) -> None:
+        """Write a mask uint8 [height, width]."""
+        self._image(MASK_TOPIC, stamp_ns, 'mono8', mask)
 
     def mount(self) -> None:
         """Say once and for all where the camera is on the robot."""

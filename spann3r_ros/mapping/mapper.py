@@ -3,8 +3,8 @@
 
 `process` takes a frame through these stages:
 
-1. decide whether the frame becomes a keyframe (`KeyframeGate`), and fit its image to the network's
-   input (`preprocess`);
+1. decide whether the frame is to become a keyframe (`KeyframeGate`), fit its image to the
+   network's input (`preprocess`), and skip it if it shows nothing (`Sight`);
 2. run the network, which returns final estimates: of this frame, or of an earlier one if the
    network has a lag (`_advance`);
 3. clean an estimate (`_finish`), and give its camera a pose in the fragment (`PoseSource.place`):
@@ -51,6 +51,7 @@ from .storage.saved_tree import SavedNode
 from .storage.saved_values import Tree
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
+from .tracking.sight import Sight
 from .tracking.solved_keyframes import MAX_FAILED_PLACEMENTS, Placement, SolvedPoses
 
 # The image id of the last placed keyframe, which is also the first image of a new fragment.
@@ -92,7 +93,10 @@ class Mapper:
         state.check(frame)
         if state.gate.skips(frame.stamp_ns):
             return MapUpdate(skipped=True, revision=state.atlas.revision)
-        admitted = state.admit(frame, preprocess(frame, *self._fit(frame.rgb.shape[:2])))
+        view = preprocess(frame, *self._fit(frame.rgb.shape[:2]))
+        if state.sight.is_blind(view, frame.stamp_ns, may_repeat=not state.keyframes):
+            return MapUpdate(skipped=True, revision=state.atlas.revision)
+        admitted = state.admit(frame, view)
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
         try:
             if not state.restart_reason or self._begin_fragment():
@@ -241,7 +245,7 @@ class Mapper:
         return self._state.status(self.voxel_map, self._memory.report())
 
     def _new_state(self, fragment_id: int) -> MappingState:
-        return MappingState(KeyframeGate(self._config.keyframes),
+        return MappingState(KeyframeGate(self._config.keyframes), Sight(self._config.sight),
                             Atlas(self._config, self._layers, fragment_id))
 
     @property

@@ -61,6 +61,24 @@ class PoseConfig:
 
 
 @dataclass(frozen=True)
+class SightConfig:
+    """Which images show too little to be used; they are skipped."""
+
+    check: bool = setting(
+        True, 'Skip images that show nothing: black, overexposed, blank or much blurred ones, '
+        'those that the mask covers, and those that repeat the one before')
+    min_detail: float = setting(
+        0.17, 'Least contrast of places a few pixels wide, in gray levels a pixel of a copy 96 '
+        'pixels wide; images with less are blank. 0.0: none is', 0.0, 100.0)
+    min_sharpness: float = setting(
+        0.42, 'Least sharpness, as a share of that of the images of the last 5 s; images with '
+        'less are blurred. 0.0: none is', 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class VoxelMapConfig:
     """Resolution and bounds of the map."""
 
@@ -87,6 +105,7 @@ class MapperConfig:
     """All settings of the mapper."""
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    sight: SightConfig = field(default_factory=SightConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
     field_of_view: str = setting(

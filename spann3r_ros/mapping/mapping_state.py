@@ -21,6 +21,7 @@ from .tracking.focal_length import FocalRefinement
 from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.pose_source import PoseSource
+from .tracking.sight import Sight
 
 
 class Phase(Enum):
@@ -50,6 +51,7 @@ class MappingState:
     """One map, the frames on their way into it, and the counters."""
 
     gate: KeyframeGate
+    sight: Sight
     atlas: Atlas
     phase: Phase = Phase.EMPTY
     poses: PoseSource | None = None  # chosen by the first frame
@@ -128,6 +130,8 @@ class MappingState:
             scale=atlas.current.scale,
             keyframes=self.keyframes,
             skipped=self.gate.skipped,
+            blind=self.sight.blind,
+            blind_reason=self.sight.reason,
             poses_failed=0 if poses is None else poses.failed,
             poses_gated=0 if poses is None else poses.gated,
             pose_resets=0 if poses is None else poses.resets,

@@ -19,7 +19,9 @@ from .memory_manager import MemoryReport
 class MappingStatus:
     """The mapper's counters since the last reset; those of `memory` are since the start.
 
-    `phase` is empty, tracking, lost or closed. `fragments` counts those with keyframes. `revision`
+    `phase` is empty, tracking, lost or closed. `skipped` counts the frames that the keyframe gate
+    rejected, `blind` those that were skipped because their images show nothing; `blind_reason` is
+    what the newest images lack, or empty. `fragments` counts those with keyframes. `revision`
     grows whenever a fragment moves. `poses_failed` counts keyframes whose pointmap gave no pose,
     `poses_gated` those whose pointmap gave a pose that the filter rejected, and `pose_resets` how
     often it then followed the pointmaps after all. `keyframes_left_out` counts keyframes without a
@@ -35,6 +37,8 @@ class MappingStatus:
     scale: Scale
     keyframes: int
     skipped: int
+    blind: int
+    blind_reason: str
     poses_failed: int
     poses_gated: int
     pose_resets: int
@@ -64,7 +68,8 @@ class FailedFrame:
 class MapUpdate:
     """The result of processing one frame.
 
-    `skipped` is true if the keyframe gate rejected the frame. `keyframes` are those completed by
+    `skipped` is true if the keyframe gate rejected the frame, or if its image shows nothing.
+    `keyframes` are those completed by
     this frame: of this one, of earlier frames, or none. `live_pose` is the pose of the newest
     frame (a provisional result). `failed` are the frames that turned out to be unusable: this one
     or earlier ones. `moved` are the ids of the fragments that moved since the update before.

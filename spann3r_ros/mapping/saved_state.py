@@ -78,6 +78,7 @@ def _state_tree(state: MappingState) -> Tree:
         'keyframes': state.keyframes,
         'keyframes_left_out': state.keyframes_left_out, 'focal': state.focal.tree(),
         'restart_reason': state.restart_reason, 'gate': state.gate.tree(),
+        'sight': state.sight.tree(),
         'pose_source': names[0], 'poses': state.poses.tree(), 'atlas': state.atlas.tree(),
         'pending': [_admitted_tree(one) for one in state.pending.values()],
         'replays': [_admitted_tree(one) for one in state.replays.values()]}
@@ -103,6 +104,9 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     state.focal.restore(node.node('focal'))
     state.restart_reason = node.text('restart_reason')
     state.gate.restore(node.node('gate'))
+    # Maps of earlier versions have no such entry.
+    if node.has('sight'):
+        state.sight.restore(node.node('sight'))
     if node.text('pose_source', list(POSE_SOURCES)) == 'solved':
         state.poses = SolvedPoses(config)
     else:

@@ -35,13 +35,15 @@ class ReplaySummary:
     """The results of a replay, as written to `summary.json`.
 
     `frames` counts every image of the camera by its result. `recovered` counts how often mapping
-    went on after a failure. `poses` counts the keyframes with a pose. `loops` is always 0, because
-    loops are not closed yet. `sha256` contains hashes of the arrays of map and trajectory.
+    went on after a failure, `blind` the skipped images that show nothing. `poses` counts the
+    keyframes with a pose. `loops` is always 0, because loops are not closed yet. `sha256` contains
+    hashes of the arrays of map and trajectory.
     """
 
     images: int
     frames: dict[str, int]
     recovered: int
+    blind: int
     poses: int
     voxels: int
     fragments: int
@@ -135,7 +137,7 @@ class Replay:
             len(self._mapper.trajectory), len(self._mapper.cloud()), map_hashes(self._mapper)))
         return ReplaySummary(
             images=images, frames=accounts, recovered=status.memory.recoveries,
-            poses=poses, voxels=voxels,
+            blind=status.blind, poses=poses, voxels=voxels,
             fragments=len(self._fragments), loops=0, threads=status.memory.status.threads,
             seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
 

@@ -97,3 +97,25 @@ def test_many_dropped_images_are_a_warning(
     status = monitor.until(OK, WARN, OK)
     values = {pair.key: pair.value for pair in status.values}
     assert int(values['dropped']) > 15
+
+
+def test_images_that_show_nothing_are_a_warning_until_one_shows_something(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    monitor = Monitor(peer, 'map')
+    start(mode='replay')
+    peer.statuses()
+    camera.send(*(orbit.image(index) for index in range(4)))
+    monitor.until(OK)
+    for index in range(4, 8):
+        image = orbit.image(index)
+        image.data = bytes(len(image.data))
+        camera.send(image)
+    assert 'the image is black' in monitor.until(OK, WARN).message
+    status = peer.until_settled(8)
+    assert (status.frames_processed, status.frames_skipped, status.frames_blind) == (4, 4, 4)
+    assert status.blind_reason == 'the image is black'
+    camera.send(*(orbit.image(index) for index in range(8, 12)))
+    values = {pair.key: pair.value for pair in monitor.until(OK, WARN, OK).values}
+    status = peer.until_settled(12)
+    assert (values['blind'], status.blind_reason, status.frames_blind) == ('4', '', 4)
+    assert (status.fragments, status.keyframes, status.phase) == (1, 7, 'tracking')

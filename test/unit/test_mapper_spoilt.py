@@ -23,7 +23,12 @@ from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
 from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig, VoxelMapConfig
+from spann3r_ros.mapping.mapper_config import (
+    MapperConfig,
+    PoseConfig,
+    SightConfig,
+    VoxelMapConfig,
+)
 from spann3r_ros.mapping.mapping_status import MapUpdate
 
 
@@ -70,13 +75,15 @@ def test_drift_of_the_network_appears_in_the_path_without_corners() -> None:
 
 def test_floaters_seen_once_can_be_hidden() -> None:
     poses = [orbit_trajectory(60)[0]] * 6
+    images = SightConfig(check=False)  # the camera stands still
     options = SyntheticOptions(floater_fraction=0.5)
     share = {}
     for least in (1, 3):
         size = VoxelMapConfig(voxel_size=0.05, min_observations=least)
-        mapper = make_mapper(poses, options, MapperConfig(voxel_map=size))
+        config = MapperConfig(sight=images, voxel_map=size)
+        mapper = make_mapper(poses, options, config)
         run(mapper, render_frames(SCENE, poses, CAMERA))
-        clean = make_mapper(poses, config=MapperConfig(voxel_map=size))
+        clean = make_mapper(poses, config=config)
         run(clean, render_frames(SCENE, poses, CAMERA))
         truth = {tuple(cell) for cell in _cells(clean)}
         found = [tuple(cell) for cell in _cells(mapper)]

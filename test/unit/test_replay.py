@@ -85,8 +85,8 @@ def replay(tmp_path: Path, weights: Path) -> Replay:
 def test_every_image_is_mapped_and_the_map_is_true(
         tmp_path: Path, replay: Replay, capsys: pytest.CaptureFixture[str]) -> None:
     summary = replay(robot_bag(tmp_path / 'bag', 12))
-    assert list(summary) == ['images', 'frames', 'recovered', 'poses', 'voxels', 'fragments',
-                             'loops', 'threads', 'seconds', 'sha256', 'warnings']
+    assert list(summary) == ['images', 'frames', 'recovered', 'blind', 'poses', 'voxels',
+                             'fragments', 'loops', 'threads', 'seconds', 'sha256', 'warnings']
     assert summary['images'] == 12
     assert summary['frames'] == {'received': 12, 'processed': 12, 'skipped': 0, 'dropped': 0,
                                  'failed': 0}
@@ -140,6 +140,25 @@ def test_order_of_the_messages_does_not_matter(
               for bag, name in ((tmp_path / 'early', 'a'), (late, 'b'))]
     assert hashes[0] == hashes[1]
     assert replay(late, output='c')['sha256'] != hashes[0]  # without masks
+
+
+def test_masks_that_do_not_fit_cost_their_images_only(tmp_path: Path, replay: Replay) -> None:
+    """One covers everything, one has another size, one another stamp."""
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(12):
+            bag.raw(index)
+            bag.info(index)
+            if index == 6:
+                bag.write_mask(stamp_of(index), np.full((48, 48), 255, np.uint8))
+            else:
+                bag.mask(index + 100 * (index == 8), columns=0 if index == 4 else 96)
+    summary = replay(tmp_path / 'bag', '--set', 'mask=exact')
+    assert summary['frames'] == {'received': 12, 'processed': 9, 'skipped': 1, 'dropped': 1,
+                                 'failed': 1}
+    assert (summary['blind'], summary['poses'], summary['fragments']) == (1, 9, 1)
+    assert any('the mask leaves nothing of the image' in text for text in summary['warnings'])
+    assert any('mask: expected bool (96, 96), got bool (48, 48)' in text
+               for text in summary['warnings'])
 
 
 def test_masked_pixels_stay_out_of_the_map(tmp_path: Path, replay: Replay) -> None:
@@ -568,10 +587,13 @@ def test_recording_without_a_map_is_status_one(
         tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with OrbitBag(tmp_path / 'bag') as bag:
         bag.write_raw_image(IMAGE_TOPIC, stamp_of(0), np.zeros((96, 96, 3), np.uint8))
+        noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+        bag.write_raw_image(IMAGE_TOPIC, stamp_of(1), noise)
     status = main(['replay', str(tmp_path / 'bag'), '--checkpoint', str(weights), '--output',
                    str(tmp_path / 'out'), '--quiet'])
     assert status == 1 and 'the map is empty' in capsys.readouterr().err
-    assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['frames']['failed'] == 1
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert (summary['frames']['failed'], summary['blind']) == (1, 1)
 
 
 def test_looped_bag_begins_a_new_map(tmp_path: Path, replay: Replay) -> None:

@@ -72,9 +72,9 @@ class Diagnostics:
                          skipped=report.accounts.skipped, dropped=report.accounts.dropped,
                          failed=report.accounts.failed,
                          latency_p95_sec=report.latency.p95_sec),
-            self._status('map', health, fragment=mapping.fragment_id,
-                         keyframes=mapping.keyframes, voxels=mapping.voxels,
-                         memory_tokens=mapping.memory.status.tokens,
+            self._status('map', _of_map(health, mapping), fragment=mapping.fragment_id,
+                         keyframes=mapping.keyframes, blind=mapping.blind,
+                         voxels=mapping.voxels, memory_tokens=mapping.memory.status.tokens,
                          resets=mapping.memory.resets, metric=mapping.scale.metric)])
         message.header.stamp = now.to_msg()
         self._publisher.publish(message)
@@ -108,6 +108,13 @@ class Diagnostics:
         return DiagnosticStatus(level=health.level, name=f'{self._node.get_name()}: {name}',
                                 message=health.message, values=pairs,
                                 hardware_id=self._node.get_fully_qualified_name())
+
+
+def _of_map(health: Health, mapping: MappingStatus) -> Health:
+    """Return the health of the map: images that show nothing do not fail, but add nothing."""
+    if health.level == OK and mapping.blind_reason:
+        return Health(WARN, f'{mapping.blind_reason}; such images are skipped')
+    return health
 
 
 def _text(value: object) -> str:
