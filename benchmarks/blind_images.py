@@ -72,6 +72,12 @@ def wall(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _to_pixels(light[..., None] * (1.0, 0.97, 0.92) + rng.normal(0.0, 2.0, rgb.shape))
 
 
+def half_wall(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return an image whose right half such a wall covers."""
+    half = rgb.shape[1] // 2
+    return np.hstack([rgb[:, :half], wall(rgb, rng)[:, half:]])
+
+
 def hand(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a lens covered by a hand: a dark red glow at one side, with much noise."""
     glow = np.linspace(8.0, 22.0, rgb.shape[1])[None, :, None] * (1.0, 0.4, 0.3)
@@ -87,6 +93,8 @@ DEFECTS: dict[str, Spoil] = {
     'black': with_noise(0.0, 0.0), 'white': with_noise(255.0, 0.0), 'grey': with_noise(128.0, 0.0),
     'hand': hand, 'wall': wall, 'overexposed': overexposed, 'blurred': blurred,
     'defocused': defocused, 'frozen': frozen}
+# These still show something, so that they are used.
+PARTIAL: dict[str, Spoil] = {'half_wall': half_wall}
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ def spoil_frames(frames: Sequence[Frame], defect: str, count: int, inserted: boo
     views = [frames[first - 1]] * count if inserted or defect == 'frozen' else frames[
         first:first + count]
     rest, delay_ns = (first, count * period_ns) if inserted else (first + count, 0)
-    spoilt = [replace(view, rgb=DEFECTS[defect](view.rgb, rng),
+    spoilt = [replace(view, rgb={**DEFECTS, **PARTIAL}[defect](view.rgb, rng),
                       stamp_ns=frames[first - 1].stamp_ns + (index + 1) * period_ns)
               for index, view in enumerate(views)]
     after = [replace(frame, stamp_ns=frame.stamp_ns + delay_ns) for frame in frames[rest:]]
@@ -250,7 +258,8 @@ def main() -> int:
     """Run all defects, print and write a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--bag', type=Path, default=share_directory() / 'bags' / 'demo_room')
-    parser.add_argument('--defects', nargs='+', choices=sorted(DEFECTS), default=list(DEFECTS))
+    parser.add_argument('--defects', nargs='+', choices=[*DEFECTS, *PARTIAL],
+                        default=list(DEFECTS))
     parser.add_argument('--inserted', nargs='*', type=int, default=[20, 50], metavar='COUNT')
     parser.add_argument('--replaced', nargs='*', type=int, default=[3, 5, 8, 10, 15, 20],
                         metavar='COUNT', help='of black images; all defects with the last count')
