@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import count, pairwise
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from harness import Camera, Mapper, Orbit, Peer
 
 Start = Callable[..., Mapper]
@@ -102,12 +103,15 @@ def test_many_dropped_images_are_a_warning(
 def test_images_that_show_nothing_are_a_warning_until_one_shows_something(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
     monitor = Monitor(peer, 'map')
+    poses = peer.listen(PoseWithCovarianceStamped, '/mapper/pose')
     start(mode='replay')
     peer.statuses()
     camera.send(*(orbit.image(index) for index in range(4)))
     monitor.until(OK)
+    black = []
     for index in range(4, 8):
         image = orbit.image(index)
+        black.append(image.header.stamp)
         image.data = bytes(len(image.data))
         camera.send(image)
     assert 'the image is black' in monitor.until(OK, WARN).message
@@ -119,3 +123,5 @@ def test_images_that_show_nothing_are_a_warning_until_one_shows_something(
     status = peer.until_settled(12)
     assert (values['blind'], status.blind_reason, status.frames_blind) == ('4', '', 4)
     assert (status.fragments, status.keyframes, status.phase) == (1, 7, 'tracking')
+    peer.until(lambda: len(poses) == 8, 'the poses of all images but the black ones')
+    assert not [pose for pose in poses if pose.header.stamp in black]
