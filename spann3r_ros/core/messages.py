@@ -6,7 +6,7 @@ A message is any object with the fields of the ROS type that the function names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,6 +54,11 @@ def to_nanoseconds(stamp: Stamp) -> int:
         raise FrameError(f'stamp: expected sec >= 0 and nanosec < {SECOND_NS}, '
                          f'got {stamp.sec} and {stamp.nanosec}')
     return stamp.sec * SECOND_NS + stamp.nanosec
+
+
+def set_stamp(message: Any, stamp_ns: int) -> None:  # noqa: ANN401
+    """Write a stamp in nanoseconds into a message with a header."""
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, SECOND_NS)
 
 
 def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | None:

@@ -115,8 +115,8 @@ class CameraBag:
         yield from images
 
     def messages(self, refuse: Callable[[str, BagError], None] | None = None
-                 ) -> Iterator[tuple[str, Message]]:
-        """Yield (role, message) in the order in which the player publishes them: `leading`.
+                 ) -> Iterator[tuple[str, int, Message]]:
+        """Yield (role, time of recording in ns, message) in the order of `leading`.
 
         Roles are image, camera_info, mask, tf, tf_static and odometry. For a malformed message
         `refuse` is called with the role and the error, and the next message follows; without
@@ -135,7 +135,7 @@ class CameraBag:
                     raise refused from error
                 refuse(role, refused)
             else:
-                yield role, message
+                yield role, time_ns, message
 
     def __enter__(self) -> CameraBag:
         return self

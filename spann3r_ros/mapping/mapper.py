@@ -59,6 +59,7 @@ ANCHOR_ID = 0
 ASKED_FOR = 'asked for'
 MAP_LOADED = 'a map was loaded'
 OUT_OF_MEMORY = 'out of memory'
+TIME_JUMPED = 'the stamps jumped back'
 NOT_PLACED = 'the last fragment could not be placed in the map'
 MEMORY_LOST = 'the network did not go back to its sequence after a save'
 UNUSABLE_START = 'the first frame gave no usable pointmap'
@@ -139,23 +140,21 @@ class Mapper:
 
         `process` rejects further frames until `reset`.
         """
-        state, started = self._state, time.perf_counter()
-        reason: Exception = FrameError('the recording ended before the estimate of this frame')
-        if state.restart_reason == ASKED_FOR:
-            state.restart_reason = ''  # the sequence of the network is intact, and now it ends
-        try:
-            self._begin_last_fragment()
-            state.phase = Phase.CLOSED
-            self._settle(self._memory.flush())
-        # Whatever the network raises, the frames that wait have failed.
-        except Exception as error:
-            reason = error
-        state.phase = Phase.CLOSED
-        for admitted in [*state.pending.values(), *state.replays.values()]:
-            state.fail(admitted, reason)
-        state.pending, state.replays = {}, {}
-        if state.poses is not None:
-            state.poses.finish()
+        started = time.perf_counter()
+        self._end_sequence(closing=True)
+        if self._state.poses is not None:
+            self._state.poses.finish()
+        return self._update(inference_sec=time.perf_counter() - started)
+
+    def end_sequence(self, reason: str) -> MapUpdate:
+        """Return the keyframes still to come, as `flush` does; the next frame begins a fragment.
+
+        A frame that is the only one since the map or the last fragment began has failed then.
+        """
+        started = time.perf_counter()
+        self._end_sequence(closing=False)
+        if self._state.image_ids:
+            self._state.restart(reason)
         return self._update(inference_sec=time.perf_counter() - started)
 
     def tree(self) -> Tree:
@@ -251,7 +250,7 @@ class Mapper:
     @property
     def _has_lost_memory(self) -> bool:
         """Return whether a failure, and no user, has ended the network's sequence."""
-        return self._state.restart_reason not in ('', ASKED_FOR, MAP_LOADED)
+        return self._state.restart_reason not in ('', ASKED_FOR, MAP_LOADED, TIME_JUMPED)
 
     def _fit(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], bool, bool]:
         """Return how images (height, width) are fitted, in the order of `preprocess`."""
@@ -297,6 +296,26 @@ class Mapper:
             state.restart(reason)
             raise
         return not state.restart_reason
+
+    def _end_sequence(self, closing: bool) -> None:
+        """Use the last estimates of the network's sequence; frames without one have failed."""
+        state = self._state
+        reason: Exception = FrameError('the recording ended before the estimate of this frame')
+        if state.restart_reason == ASKED_FOR:
+            state.restart_reason = ''  # the sequence of the network is intact, and now it ends
+        try:
+            self._begin_last_fragment()
+            if closing:
+                state.phase = Phase.CLOSED
+            self._settle(self._memory.flush())
+        # Whatever the network raises, the frames that wait have failed.
+        except Exception as error:
+            reason = error
+        if closing:
+            state.phase = Phase.CLOSED
+        for admitted in [*state.pending.values(), *state.replays.values()]:
+            state.fail(admitted, reason)
+        state.pending, state.replays = {}, {}
 
     def _begin_last_fragment(self) -> None:
         """Begin a fragment until it has a place, if frames wait for one: no frame will follow."""

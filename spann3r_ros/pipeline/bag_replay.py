@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from spann3r_ros.core.encodings import ImageDecoder, to_mask
-from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
+from spann3r_ros.core.messages import set_stamp, to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import Frame, FrameError
-from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper import TIME_JUMPED, Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
 
@@ -24,6 +24,8 @@ from .transform_tree import StampedTransform, TransformTree
 
 # While images wait for the network, transforms that are newer by up to this much arrive.
 CACHE_SEC = 600.0
+# The roles whose stamp may be the time of recording instead.
+STAMPED = ('image', 'camera_info', 'mask')
 # Most different warnings that a summary lists.
 MAX_WARNINGS = 100
 
@@ -99,8 +101,13 @@ class Replay:
         self._runner.slot.open()
         self._intake = Intake(self._config, self._runner, self._tree, self, expected)
 
-    def take(self, role: str, message: Any) -> None:  # noqa: ANN401
-        """Process a message; its role is image, camera_info, mask, tf, tf_static or odometry."""
+    def take(self, role: str, message: Any, recorded_ns: int) -> None:  # noqa: ANN401
+        """Process a message; its role is image, camera_info, mask, tf, tf_static or odometry.
+
+        `recorded_ns` is the time of recording.
+        """
+        if self._config.stamp_source == 'receipt' and role in STAMPED:
+            set_stamp(message, recorded_ns)
         getattr(self, f'_take_{role}')(message)
         while self._matches_due:
             self._matches_due -= 1
@@ -153,11 +160,22 @@ class Replay:
         _log_failure('image refused', error)
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a new map, because the next image is older than those before."""
+        """Begin a fragment or a new map, because the next image is older than those before."""
+        keeps_map = self._config.time_jump == 'fragment'
+        if keeps_map and not is_new:
+            self._runner.end_sequence(TIME_JUMPED)
         self._runner.call(lambda: self._tree.begin_again(stamp_ns))
-        if not is_new:
-            logger.warning('the stamps of the images jumped back: a new map begins')
+        if is_new:
+            return
+        logger.warning('the stamps of the images jumped back: a %s begins',
+                       'fragment' if keeps_map else 'new map')
+        if not keeps_map:
             self._runner.reset(self._fragments.clear)
+
+    def map_replaced(self, error: Exception) -> None:
+        """Begin the map again without its only image, which was an odd one."""
+        self._runner.replace_first(self._fragments.clear)
+        self.image_failed(error)
 
     def deliver(self, update: MapUpdate) -> None:
         """Record the fragments of the keyframes."""

@@ -77,6 +77,7 @@ class FrameRoles:
         self._has_base = False
         # The last pose that was broadcast, and the camera's pose in the `odom` of the broadcast.
         self._anchor: tuple[FragmentPose, np.ndarray] | None = None
+        self._anchor_ns = -1
         self._map_from_odom = np.eye(4)
         self._is_broadcasting = False
         self._sent_optical = False
@@ -161,7 +162,13 @@ class FrameRoles:
         with self._lock:
             self.clear_waiting()
             self._odometer.restart()
-            self._anchor = None
+            self._anchor, self._anchor_ns = None, -1
+
+    def follow_jump(self) -> None:
+        """Drop the waiting poses, because time has gone back; the next pose is the newest."""
+        with self._lock:
+            self.clear_waiting()
+            self._anchor_ns = -1
 
     def clear_waiting(self) -> None:
         """Drop the waiting poses."""
@@ -286,8 +293,9 @@ class FrameRoles:
                      if self._role == 'camera'
                      else Edge(names.odom_frame, names.base_frame, motion.odom_from_child)]
         map_from_odom = self._connect(pose, odom_from_camera)
-        if self._anchor is None or pose.stamp_ns > self._anchor[0].stamp_ns:
-            self._anchor, self._map_from_odom = (pose, odom_from_camera), map_from_odom
+        if pose.stamp_ns > self._anchor_ns:
+            self._anchor, self._anchor_ns = (pose, odom_from_camera), pose.stamp_ns
+            self._map_from_odom = map_from_odom
             self._held = (below[0], pose.stamp_ns) if below else None
         self._is_broadcasting = self._try_broadcast(
             [Edge(names.map_frame, names.odom_frame, map_from_odom), *below], pose.stamp_ns)

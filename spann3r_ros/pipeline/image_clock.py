@@ -1,36 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that the stamps of the images increase, and detects a jump back."""
+"""The time of one camera's images: which stamp follows, which is late, which is elsewhere."""
 from __future__ import annotations
+
+from enum import Enum
 
 from spann3r_ros.core.types import FrameError
 
-# A stamp that is older by this or more means that a bag started again. A stamp that is older by
-# less belongs to an image out of order.
+# A stamp that is older by this or more is that of another time: a bag that started again, or a
+# clock that was set back. A stamp that is older by less belongs to an image out of order.
 JUMP_NS = 10**9
-CHOICES = ('reset', 'refuse')
+# A stamp that is newer by more than this is not believed at once, and neither is a jump back.
+AHEAD_NS = 10 * 10**9
+# A camera that takes an image a minute has longer steps: so many times the last one are usual.
+USUAL_STEPS = 3
+# What happens after a jump back, and where the time of an image comes from.
+TIME_JUMPS = ('fragment', 'reset', 'refuse')
+STAMP_SOURCES = ('header', 'receipt')
+
+
+class Relation(Enum):
+    """How a stamp relates to those before it."""
+
+    NEXT = 'follows them by a usual step'
+    LATE = 'is a little before the newest'
+    BACK = 'is before the newest, by `JUMP_NS` or more'
+    AHEAD = 'is after the newest, by more than a usual step'
 
 
 class ImageClock:
     """Keeps the newest stamp of one camera's images; `is_new` until a map has its first image."""
 
     def __init__(self) -> None:
-        self._newest_ns: int | None = None
+        self.newest_ns: int | None = None
+        self._step_ns = 0
         self.is_new = True
 
     def begin_again(self) -> None:
         """Accept any next stamp, because another map begins or was loaded."""
         self.is_new = True
 
-    def follow(self, stamp_ns: int, may_jump: bool) -> bool:
-        """Accept a stamp and return whether the stamps jumped back, by `JUMP_NS` or more.
+    def relation(self, stamp_ns: int, newest_ns: int | None = None) -> Relation:
+        """Return how a stamp relates to the newest one, or to another one."""
+        newest_ns = self.newest_ns if newest_ns is None else newest_ns
+        if newest_ns is None:
+            return Relation.NEXT
+        if stamp_ns <= newest_ns:
+            return Relation.BACK if stamp_ns <= newest_ns - JUMP_NS else Relation.LATE
+        usual_ns = max(AHEAD_NS, USUAL_STEPS * self._step_ns)
+        return Relation.NEXT if stamp_ns - newest_ns <= usual_ns else Relation.AHEAD
 
-        A clock that `is_new` accepts every step back and reports it as a jump. Raises FrameError,
-        and keeps the newest stamp, for a smaller step back, and for a jump if not `may_jump`.
-        """
-        newest_ns = self._newest_ns
-        back = newest_ns is not None and stamp_ns <= newest_ns
-        jumped = back and (self.is_new or stamp_ns <= newest_ns - JUMP_NS)
-        if back and not self.is_new and not (jumped and may_jump):
-            raise FrameError(f'stamp: expected one after {newest_ns} ns, got {stamp_ns} ns')
-        self._newest_ns, self.is_new = stamp_ns, False
-        return jumped
+    def advance(self, stamp_ns: int) -> None:
+        """Take a stamp that follows."""
+        if self.newest_ns is not None:
+            self._step_ns = max(0, stamp_ns - self.newest_ns)
+        self.newest_ns, self.is_new = stamp_ns, False
+
+    def jump(self, stamp_ns: int) -> None:
+        """Go on at a stamp of another time."""
+        self.newest_ns, self.is_new = stamp_ns, False
+
+    def pass_over(self, stamp_ns: int) -> bool:
+        """Take the stamp of an image that is skipped, if it follows; return whether it does."""
+        follows = not self.is_new and self.relation(stamp_ns) is Relation.NEXT
+        if follows:
+            self.newest_ns = stamp_ns
+        return follows
+
+    def late(self, stamp_ns: int, newest_ns: int | None = None) -> FrameError:
+        """Return the error of an image that is refused because of its stamp."""
+        newest_ns = self.newest_ns if newest_ns is None else newest_ns
+        got = f'stamp: expected one after {newest_ns} ns, got {stamp_ns} ns'
+        if stamp_ns == newest_ns == 0:
+            return FrameError('stamp: expected the time of the image, got 0 once more: the driver '
+                              'sets no time; set stamp_source: receipt')
+        if stamp_ns == newest_ns:
+            return FrameError(f'{got}: two images have one stamp')
+        return FrameError(f'{got}: an image out of order; is the topic best effort over a '
+                          'network, or does it have two publishers?')

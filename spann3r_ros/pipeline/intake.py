@@ -17,9 +17,11 @@ from .runner import Runner
 from .slot import Outcome
 from .sync.bounds import QueueBounds
 from .sync.camera_sync import Calibrations, CameraSync, Expected, Timeouts
+from .sync.map_size import SizeGate
 from .sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskSync
 from .sync.outlet import Outlet
 from .sync.pose_sync import PoseSync
+from .sync.time_gate import TimeGate
 from .sync.wait_clock import WaitClock
 from .transform_tree import TransformTree
 
@@ -45,10 +47,13 @@ class IntakeListener(Protocol):
         """Handle that images wait for a calibration, for transforms, a mask or a pose."""
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a new map because the stamps jumped back to `stamp_ns`.
+        """Begin a fragment or a new map, as `time_jump` says: the stamps jumped to `stamp_ns`.
 
         If `is_new`, the map has no image yet and can be kept.
         """
+
+    def map_replaced(self, error: FrameError) -> None:
+        """Begin the map again without its only image, which was an odd one by an error."""
 
     def match_soon(self) -> None:
         """Arrange a call of `Intake.match`, after the calls that already wait."""
@@ -57,9 +62,10 @@ class IntakeListener(Protocol):
 class Intake:
     """Builds a frame from every image and its calibration, first pose, mask and pose.
 
-    An image passes the rate limiter and the image clock. Then it waits for what the settings
-    require: calibration and first pose, mask, pose. Each image ends in the slot or is counted as
-    skipped, dropped or failed. While `enabled` is false every image is skipped. Not thread-safe.
+    An image passes the rate limiter. Its stamp has to follow those before it, and its size has to
+    be the map's. Then it waits for what the settings require: calibration and first pose, mask,
+    pose. Each image ends in the slot or is counted as skipped, dropped or failed. While `enabled`
+    is false every image is skipped. Not thread-safe.
     """
 
     def __init__(self, config: NodeConfig, runner: Runner, tree: TransformTree,
@@ -68,6 +74,7 @@ class Intake:
         self._slot = slot = runner.slot
         self._clock = runner.clock
         self._map_calibration = runner.calibration
+        self._map_size = runner.size
         self._tree = tree
         self._listener = listener
         self.enabled = True
@@ -91,32 +98,29 @@ class Intake:
             self._calibrations, self._map_calibration, self._first_pose_at, expected, replay,
             self._timeouts(replay), bounds,
             outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock)
+        self._sizes = SizeGate(self._map_size, self._replace, bounds,
+                               outlet(self._cameras.take_frame))
+        self._times = TimeGate(self._clock, config.time_jump != 'refuse', self._jump, bounds,
+                               outlet(self._accept))
         # In the order in which an image passes them.
-        self._stages = [stage for stage in (self._cameras, self._masks, self._poses)
-                        if stage is not None]
+        self._stages = [stage for stage in (self._times, self._sizes, self._cameras, self._masks,
+                                            self._poses) if stage is not None]
 
     @property
     def waiting(self) -> int:
-        """Return how many images wait for a calibration, for transforms, a mask or a pose."""
+        """Return how many images wait for other data, or for further images."""
         return sum(map(len, self._stages))
 
     def take_image(self, stamp_ns: int, frame_id: str, decode: Callable[[], np.ndarray]) -> None:
         """Process an image; `decode` returns it, uint8 RGB [height, width, 3], or raises."""
-        self._wait_clock.note_image(stamp_ns)
+        self._wait_clock.note_activity()
         if not self.enabled or not self._limiter.admits(stamp_ns):
+            if self._clock.pass_over(stamp_ns):
+                self._wait_clock.note_image(stamp_ns)
             self._slot.refuse(Outcome.SKIPPED)
             return
         try:
             rgb = decode()
-            is_new = self._clock.is_new
-            if self._clock.follow(stamp_ns, self._config.time_jump == 'reset'):
-                self.drop_waiting()
-                self._wait_clock.begin_again(stamp_ns)
-                self._calibrations.begin_again(stamp_ns)
-                self._map_calibration.begin_again()
-                if self._masks is not None:
-                    self._masks.begin_again(stamp_ns)
-                self._listener.time_jumped(stamp_ns, is_new)
             # tf2 refuses names that begin with a slash.
             frame_id = (self._config.optical_frame or frame_id).removeprefix('/')
             if self._posed and frame_id in ('', self._config.map_frame):
@@ -126,7 +130,7 @@ class Intake:
         except Exception as error:
             self.refuse_image(error)
         else:
-            self._cameras.take_frame(Frame(stamp_ns, frame_id, rgb))
+            self._times.take_frame(Frame(stamp_ns, frame_id, rgb))
             if self.waiting:
                 self._listener.image_waits()
 
@@ -179,7 +183,7 @@ class Intake:
             stage.drain()
 
     def drop_waiting(self) -> None:
-        """Drop all images that wait for a calibration, a mask or a pose."""
+        """Drop all images that wait."""
         for stage in self._stages:
             stage.drop_waiting()
 
@@ -197,6 +201,34 @@ class Intake:
             return ExactMaskSync(outlet, bounds)
         return LatestMaskSync(outlet, bounds, REPLAY_TIMEOUT_SEC,
                               self._wait_clock if self._config.mode == 'replay' else None)
+
+    def _jump(self, stamp_ns: int, is_new: bool) -> None:
+        """Forget what belongs to the old time, because the next image has an earlier stamp."""
+        keeps_map = not is_new and self._config.time_jump == 'fragment'
+        for stage in self._stages[1:]:
+            # In a map that goes on, the images of the old time are used.
+            (stage.drain if keeps_map else stage.drop_waiting)()
+        self._wait_clock.begin_again(stamp_ns)
+        self._calibrations.begin_again(stamp_ns)
+        self._poses.begin_again()
+        if self._masks is not None:
+            self._masks.begin_again(stamp_ns)
+        if not keeps_map:
+            self._map_calibration.begin_again()
+            self._map_size.begin_again()
+        self._listener.time_jumped(stamp_ns, is_new)
+
+    def _accept(self, frame: Frame) -> None:
+        """Take an image whose stamp follows those before it."""
+        self._wait_clock.note_image(frame.stamp_ns)
+        self._sizes.take_frame(frame)
+
+    def _replace(self, error: FrameError) -> None:
+        """Begin the map again, because its only image has an odd size."""
+        for stage in self._stages[2:]:
+            stage.drop_waiting()
+        self._map_calibration.begin_again()
+        self._listener.map_replaced(error)
 
     def _put(self, frame: Frame) -> None:
         """Put a frame into the slot; in a replay this takes until the slot is free."""

@@ -30,7 +30,7 @@ from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.networks.kind import NetworkKind
 from spann3r_ros.networks.registry import network_kinds
 
-from .image_clock import CHOICES as TIME_JUMPS
+from .image_clock import STAMP_SOURCES, TIME_JUMPS
 from .sync.mask_sync import MODES as MASK_MODES
 from .sync.pose_sync import SOURCES as POSE_SOURCES
 
@@ -84,9 +84,13 @@ class NodeConfig:
         "image; exact: by the mask of the image's stamp, for which the image waits",
         choices=MASK_MODES)
     time_jump: str = setting(
-        'reset', 'What happens when the stamps of the images jump back by a second or more, for '
-        'example when a bag is played again. reset: a new map begins; refuse: the images are '
-        'rejected', choices=TIME_JUMPS)
+        'fragment', 'What happens when the stamps of three images in a row are back by a second '
+        'or more, for example when a bag is played again. fragment: a fragment of the same map '
+        'begins; reset: a new map begins; refuse: the images are rejected', choices=TIME_JUMPS)
+    stamp_source: str = setting(
+        'header', 'Where the time of an image, calibration or mask comes from. header: its '
+        'stamp; receipt: when the node received it, or when it was recorded, for drivers that set '
+        'no stamp', choices=STAMP_SOURCES)
     pose_source: str = setting(
         'images', "images: the camera's pose is solved; tf: it is taken from TF at the image's "
         'stamp (map_frame -> optical frame, published by a localisation of your own): mapping '
@@ -160,6 +164,9 @@ class NodeConfig:
         if self.pose_source == 'images' and len(set(names)) < len(names):
             raise ValueError('map_frame, odom_frame, base_frame: expected different names, '
                              f'got {names}')
+        if self.stamp_source == 'receipt' and self.mask == 'exact':
+            raise ValueError('NodeConfig.mask: expected none or latest with the time of receipt '
+                             "(stamp_source), got 'exact', which compares stamps")
         if self.pose_source == 'tf' and self.publish_tf not in ('auto', 'none'):
             raise ValueError('NodeConfig.publish_tf: expected auto or none with poses from TF, '
                              f'got {self.publish_tf!r}')

@@ -15,13 +15,14 @@ from spann3r_ros.mapping.storage.saved_tree import SavedNode
 from .image_clock import ImageClock
 from .slot import FrameSlot
 from .sync.map_calibration import MapCalibration
+from .sync.map_size import MapSize
 from .worker import Reporter, Worker, WorkerReport
 
 Result = TypeVar('Result')
 
 
 class Runner:
-    """Owns slot, worker, image clock and calibration of a mapper.
+    """Owns slot, worker and image clock of a mapper, and calibration and size of its images.
 
     If `blocking`, every frame is used and `slot.put` waits; otherwise the newest frame replaces
     the waiting one. The methods are called on the owner's thread, those of the reporter on the
@@ -32,6 +33,7 @@ class Runner:
         self.mapper = mapper
         self.clock = ImageClock()
         self.calibration = MapCalibration(mapper.check_camera)
+        self.size = MapSize()
         self.slot = FrameSlot(blocking)
         # Any thread may read it: a status is immutable.
         self.map_status: MappingStatus = mapper.status()
@@ -47,10 +49,11 @@ class Runner:
         return self._worker.report()
 
     def forget_waiting(self) -> None:
-        """Drop the waiting frame; any stamp and any calibration are then accepted."""
+        """Drop the waiting frame; any stamp, size and calibration are then accepted."""
         self.slot.discard()
         self.clock.begin_again()
         self.calibration.begin_again()
+        self.size.begin_again()
 
     def reset(self, begun: Callable[[], None] = lambda: None) -> None:
         """Begin a new map, then call `begun` on the worker thread."""
@@ -59,6 +62,18 @@ class Runner:
             self._note_status()
             begun()
         self.call(reset)
+
+    def replace_first(self, begun: Callable[[], None] = lambda: None) -> None:
+        """Begin the map again, after one image that now counts as failed; then call `begun`."""
+        def revoke() -> None:
+            if self.mapper.calibration is not None:
+                self.slot.revoke(1)
+        self.call(revoke)
+        self.reset(begun)
+
+    def end_sequence(self, reason: str) -> None:
+        """Finish the frames that came and deliver them; the next one begins a fragment."""
+        self.call(lambda: self._deliver(self.mapper.end_sequence(reason)))
 
     def load(self, saved: SavedNode) -> str:
         """Continue a saved map as `Mapper.load` does, after the waiting frame; return how.
@@ -75,6 +90,7 @@ class Runner:
         self.forget_waiting()
         if (calibration := self.mapper.calibration) is not None:
             self.calibration.begin_with(calibration.size, calibration.intrinsics)
+            self.size.begin_with(calibration.size)
         return message
 
     def flush(self) -> None:

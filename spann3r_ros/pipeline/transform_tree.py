@@ -27,7 +27,8 @@ MAX_OWN = 1000
 NEAR_NS = 5_000_000_000
 # Transforms of the new time often arrive before its first image. The newest transforms are kept
 # apart, so that they can be used after the jump.
-MAX_RECENT = 1000
+# Three images decide that time has jumped; a busy /tf brings this much meanwhile.
+MAX_RECENT = 10_000
 # Most transforms of one edge, whatever the time they span.
 MAX_STAMPS = 100_000
 # An edge whose stamps step back by this much has jumped back in time. Images jump by a second or

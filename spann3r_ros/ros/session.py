@@ -12,7 +12,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
-from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper import TIME_JUMPED, Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
 from spann3r_ros.msg import MapperStatus
@@ -163,16 +163,26 @@ class Session:
         self.publish_status()
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a new map after the waiting frames; remove the transforms of the old time.
+        """Begin a fragment or a new map after the waiting frames; forget the old transforms.
 
         If `is_new`, the map has no image of the old time and is kept.
         """
+        keeps_map = self._settings.node.time_jump == 'fragment'
+        if keeps_map and not is_new:
+            self._runner.end_sequence(TIME_JUMPED)
         self._runner.call(lambda: self._tf.tree.begin_again(stamp_ns))
         self._runner.call(lambda: self._publishers.follow_jump(stamp_ns))
-        if not is_new:
-            self._node.get_logger().warning(
-                'the stamps of the images jumped back: a new map begins')
+        if is_new:
+            return
+        self._node.get_logger().warning('the stamps of the images jumped back: a '
+                                        + ('fragment' if keeps_map else 'new map') + ' begins')
+        if not keeps_map:
             self._runner.reset(self._begin_map)
+
+    def map_replaced(self, error: FrameError) -> None:
+        """Begin the map again without its only image, which was an odd one."""
+        self._runner.replace_first(self._begin_map)
+        self.image_failed(error)
 
     def publish_status(self) -> None:
         """Publish accounts, timing and memory; may be called from any thread."""

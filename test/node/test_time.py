@@ -13,8 +13,6 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from spann3r_ros.core.types import FrameError
-from spann3r_ros.pipeline.image_clock import ImageClock
 from spann3r_ros.ros.conversions import to_stamp
 
 Start = Callable[..., Mapper]
@@ -92,34 +90,12 @@ def player(peer: Peer, camera: Camera, orbit: Orbit) -> Player:
     return Player(peer, camera, orbit)
 
 
-def test_clock_distinguishes_late_images_from_a_jump_back() -> None:
-    clock = ImageClock()
-    assert not clock.follow(10 * SECOND_NS, may_jump=True)
-    assert not clock.follow(10 * SECOND_NS + 1, may_jump=True)
-    for late_ns in (10 * SECOND_NS + 1, 9 * SECOND_NS + 2):
-        with pytest.raises(FrameError, match='expected one after 10000000001 ns'):
-            clock.follow(late_ns, may_jump=True)
-    with pytest.raises(FrameError):
-        clock.follow(SECOND_NS, may_jump=False)
-    assert clock.follow(9 * SECOND_NS, may_jump=True)
-    assert not clock.follow(9 * SECOND_NS + 1, may_jump=True)
-
-
-def test_clock_of_a_new_map_accepts_any_step_back() -> None:
-    clock = ImageClock()
-    clock.follow(10 * SECOND_NS, may_jump=False)
-    clock.begin_again()
-    assert clock.follow(10 * SECOND_NS - 5, may_jump=False)
-    with pytest.raises(FrameError):
-        clock.follow(10 * SECOND_NS - 6, may_jump=False)
-    clock.begin_again()
-    assert not clock.follow(11 * SECOND_NS, may_jump=False)
-
-
-def test_a_bag_played_again_begins_a_new_map(
-        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+@pytest.mark.parametrize(('choice', 'maps', 'poses'), [('fragment', 1, 11), ('reset', 2, 5)])
+def test_a_bag_played_again_begins_a_fragment_or_a_new_map(
+        choice: str, maps: int, poses: int, peer: Peer, camera: Camera, orbit: Orbit,
+        start: Start) -> None:
     paths = peer.listen(Path, '/mapper/path', latched=True)
-    mapper = start(mode='replay', map_publish_period_sec=0.0)
+    mapper = start(mode='replay', map_publish_period_sec=0.0, time_jump=choice)
     # Stamps a second apart, so that six images back is a jump.
     images = [raw_image(orbit.rgb[index], stamp_of(0) + index * SECOND_NS) for index in range(6)]
     camera.send(*images, *images)
@@ -127,9 +103,11 @@ def test_a_bag_played_again_begins_a_new_map(
     assert (status.frames_processed, status.frames_failed) == (12, 0)
     assert (status.fragment_id, status.resets) == (1, 1)
     assert 'jumped back' in mapper.log
-    peer.until(lambda: len(paths) > 8 and len(paths[-1].poses) == 5, 'the second path')
-    assert [to_ns(item.header.stamp) for item in paths[-1].poses] == [
-        stamp_of(0) + index * SECOND_NS for index in range(5)]
+    peer.until(lambda: len(paths) > 8 and len(paths[-1].poses) == poses, 'the second path')
+    stamps = [to_ns(item.header.stamp) for item in paths[-1].poses]
+    played = [stamp_of(0) + index * SECOND_NS for index in range(6)]
+    # In the order of mapping. The last image of the old time is not lost.
+    assert stamps == (played + played[:5] if maps == 1 else played[:5])
 
 
 def test_a_bag_played_again_is_refused_if_configured(
@@ -174,10 +152,11 @@ def test_a_clock_that_starts_late_and_pauses_stamps_nothing_with_zero(
     assert all(to_ns(one.header.stamp) for one in (*peer.statuses(), *clouds))
 
 
-def test_a_clock_that_loops_with_the_images_begins_a_new_map(
-        peer: Peer, player: Player, start: Start) -> None:
+@pytest.mark.parametrize(('choice', 'finished'), [('fragment', 6), ('reset', 5)])
+def test_a_clock_that_loops_with_the_images_goes_on_with_all_outputs(
+        choice: str, finished: int, peer: Peer, player: Player, start: Start) -> None:
     outputs = Outputs(peer)
-    mapper = start(mode='replay', use_sim_time=True, map_publish_period_sec=0.0)
+    mapper = start(mode='replay', use_sim_time=True, map_publish_period_sec=0.0, time_jump=choice)
     player.play(*range(6))
     first = peer.until_settled(6)
     player.pause(5)
@@ -190,7 +169,7 @@ def test_a_clock_that_loops_with_the_images_begins_a_new_map(
 
     images = [player.stamp_of(index) for index in range(6)]
     for topic in KEYFRAME_TOPICS:
-        outputs.until(topic, images[:5] + images[:3])
+        outputs.until(topic, images[:finished] + images[:3])
     for topic in POSE_TOPICS:
         outputs.until(topic, images + images[:4])
     assert outputs.all_but(images) == {}

@@ -32,6 +32,7 @@ class Rig:
         self.mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA))
         self.taken: list[Frame] = []
         self.errors: list[str] = []
+        self.jumps: list[tuple[float, bool]] = []
         self.mapper.process = self._process
         self.runner = Runner(self.mapper, mode == 'replay', self)
         self.runner.slot.open()
@@ -83,7 +84,12 @@ class Rig:
         self.errors.append(str(error))
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        pass
+        self.jumps.append((stamp_ns / SECOND_NS, is_new))
+
+    def map_replaced(self, error: Exception) -> None:
+        self.runner.replace_first()
+        self.taken.clear()
+        self.errors.append(str(error))
 
     def deliver(self, update: MapUpdate) -> None:
         pass

@@ -50,9 +50,16 @@ def read_ply(path: Path | str) -> VoxelCloud:
 
 
 def encode_tum(poses: Iterable[StampedPose]) -> bytes:
-    """Return poses as a TUM file: stamp (s), x y z, quaternion x y z w in each line."""
-    lines = ['# timestamp tx ty tz qx qy qz qw']
+    """Return poses as a TUM file: stamp (s), x y z, quaternion x y z w in each line.
+
+    The poses keep their order and their stamps. A comment is written where a stamp is not after
+    the one before.
+    """
+    lines, newest_ns = ['# timestamp tx ty tz qx qy qz qw'], -1
     for pose in poses:
+        if pose.stamp_ns <= newest_ns:
+            lines.append('# the stamps go back here')
+        newest_ns = pose.stamp_ns
         quaternion = matrix_to_quaternion(pose.world_from_camera[:3, :3])
         # A position may be far from the origin, as UTM coordinates are.
         numbers = [*(f'{number:.12g}' for number in pose.world_from_camera[:3, 3]),

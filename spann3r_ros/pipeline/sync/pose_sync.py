@@ -65,6 +65,10 @@ class PoseSync:
             else:
                 return
 
+    def begin_again(self) -> None:
+        """Measure waiting times anew, because the time of the images has jumped."""
+        self._passed_sec = float('-inf')
+
     def drain(self) -> None:
         """Pass on all frames with a pose and drop the others, because no more poses will come."""
         while self._waiting:

@@ -13,7 +13,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from spann3r_ros.core.encodings import to_mask
-from spann3r_ros.core.messages import to_intrinsics, to_nanoseconds
+from spann3r_ros.core.messages import set_stamp, to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import FrameError
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import NodeConfig
@@ -60,9 +60,17 @@ class InputSubscriptions:
             qos = QoSProfile(depth=REPLAY_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         else:
             qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        if self._config.stamp_source == 'receipt':
+            callback = partial(self._take_as_received, callback)
         self._subscriptions.append(self._node.create_subscription(
             kind, topic, callback, qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+
+    def _take_as_received(self, callback: Callable[[Any], None],
+                          message: Any) -> None:  # noqa: ANN401
+        """Process a message as if its stamp were the present time of the node."""
+        set_stamp(message, self._node.get_clock().now().nanoseconds)
+        callback(message)
 
     def _take_info(self, info: CameraInfo) -> None:
         stamp = info.header.stamp

@@ -109,7 +109,8 @@ class MapPublishers:
 
     def follow_jump(self, stamp_ns: int) -> None:
         """Continue at a stamp to which the images have jumped: map and path get this one."""
-        self._stamp_ns = stamp_ns
+        self._stamp_ns, self._pose_stamp_ns = stamp_ns, -1
+        self._roles.follow_jump()
         self._views.change()
 
     def publish_status(self, build: Callable[[], MapperStatus]) -> None:

@@ -137,8 +137,8 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
             replay.refuse(role, error)
             bar.update(role == 'image')
 
-        for role, message in bag.messages(refuse):
-            replay.take(role, message)
+        for role, time_ns, message in bag.messages(refuse):
+            replay.take(role, message, time_ns)
             bar.update(role == 'image')
     for text in bag.warnings:
         if text not in known:

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stamps that robots send: zero, wild, back, ahead, and those of a bag that is played again."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from intake_rig import SECOND_NS, MakeRig, Rig
+from recorded_bags import PERIOD_NS, START_NS, OrbitBag, stamp_of
+from test_replay import Replay, replay, toy, weights  # noqa: F401
+
+from spann3r_ros.mapping.storage.exports import read_tum
+from spann3r_ros.pipeline.node_settings import NodeConfig
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def make() -> Iterator[MakeRig]:
+    rigs = []
+
+    def make(mode: str = 'replay', **settings: object) -> Rig:
+        rigs.append(Rig(mode, False, **settings))
+        return rigs[-1]
+    yield make
+    for rig in rigs:
+        rig.runner.stop()
+
+
+def feed(rig: Rig, *seconds: float) -> list[float]:
+    """Pass images to a rig; return the stamps of all that were used."""
+    for sec in seconds:
+        rig.image(sec)
+    return [sec for sec, _ in rig.used()]
+
+
+def tenths(start: float, count: int) -> list[float]:
+    return [round(start + 0.1 * index, 1) for index in range(count)]
+
+
+@pytest.mark.parametrize('mode', ['live', 'replay'])
+@pytest.mark.parametrize('wild', [
+    [HOUR], [-2.0], [-1.0], [11.0], [HOUR, -HOUR], [HOUR, HOUR + 0.1], [-2.0, -1.9]])
+def test_wild_stamps_cost_their_images_alone(
+        wild: Sequence[float], mode: str, make: MakeRig) -> None:
+    rig, good = make(mode), tenths(5000.0, 8)
+    assert feed(rig, *good[:5], *(good[4] + offset for offset in wild), *good[5:]) == good
+    accounts = rig.accounts()
+    assert (accounts.processed, accounts.failed, accounts.dropped) == (8, len(wild), 0)
+    assert rig.jumps == [] and rig.intake.waiting == 0
+    assert len(rig.errors) == len(wild) and 'left out, because the next' in rig.errors[0]
+    assert f'({wild[0]:+.3f} s)' in rig.errors[0]
+
+
+def test_two_clocks_on_one_topic_cost_the_images_of_the_other(make: MakeRig) -> None:
+    rig, one = make(), tenths(5000.0, 10)
+    other = [sec + HOUR for sec in one]
+    assert feed(rig, *itertools.chain(*zip(one, other, strict=True))) == one
+    assert rig.accounts().failed == 9 and rig.intake.waiting == 1
+
+
+@pytest.mark.parametrize('mode', ['live', 'replay'])
+@pytest.mark.parametrize(('choice', 'jumps'), [
+    ('fragment', [(10.0, False)]), ('reset', [(10.0, False)]), ('refuse', [])])
+def test_a_jump_back_that_lasts_is_believed_after_three_images(
+        choice: str, jumps: list, mode: str, make: MakeRig) -> None:
+    rig = make(mode, time_jump=choice)
+    used = feed(rig, *tenths(50.0, 3), 10.0, 10.1)
+    assert (used, rig.jumps) == (tenths(50.0, 3), [])
+    assert rig.intake.waiting == (0 if choice == 'refuse' else 2)
+    used = feed(rig, *tenths(10.2, 3))
+    assert rig.jumps == jumps
+    if mode == 'replay':
+        assert used == tenths(50.0, 3) + (tenths(10.0, 5) if jumps else [])
+    assert rig.accounts().failed == (0 if jumps else 5)
+    assert rig.accounts().balanced and rig.intake.waiting == 0
+
+
+def test_a_pause_goes_on_in_the_same_map(make: MakeRig) -> None:
+    rig = make()
+    seconds = [*tenths(50.0, 3), *tenths(110.0, 5)]
+    assert feed(rig, *seconds) == seconds
+    assert (rig.jumps, rig.errors) == ([], [])
+
+
+def test_a_camera_that_takes_an_image_a_minute_loses_none(make: MakeRig) -> None:
+    rig, seconds = make(), [60.0 * index for index in range(10)]
+    assert feed(rig, *seconds) == seconds
+    # It is known by now that a minute is usual: no image waits for another.
+    assert (rig.errors, rig.intake.waiting) == ([], 0)
+
+
+@pytest.mark.parametrize(('last', 'used'), [
+    ([HOUR], 0), ([10.0], 0), ([10.0, 10.1], 2), ([HOUR, HOUR + 0.1], 2)])
+def test_the_end_of_a_recording_settles_the_images_aside(
+        last: list[float], used: int, make: MakeRig) -> None:
+    rig = make()
+    feed(rig, *tenths(50.0, 3), *last)
+    rig.intake.drain()
+    rig.runner.call(lambda: None)
+    assert len(rig.used()) == 3 + used
+    assert (rig.accounts().failed, rig.intake.waiting) == (len(last) - used, 0)
+    assert used or 'the recording ends there' in rig.errors[0]
+
+
+def test_images_aside_are_dropped_with_the_others(make: MakeRig) -> None:
+    rig = make('live')
+    feed(rig, *tenths(50.0, 3), 10.0)
+    rig.intake.drop_waiting()
+    assert (rig.accounts().dropped, rig.intake.waiting) == (1, 0)
+    assert feed(rig, *tenths(50.3, 2)) == tenths(50.0, 5)
+
+
+def test_images_aside_are_bounded_in_bytes(make: MakeRig) -> None:
+    rig = make('live', max_waiting_bytes=10_000_000)
+    for sec in (50.0, 10.0, 10.1, 10.2, 10.3):
+        rig.intake.take_image(round(sec * SECOND_NS), 'camera',
+                              lambda: np.zeros((1080, 1920, 3), np.uint8))
+        rig.runner.call(lambda: None)
+    # The jump is believed nevertheless.
+    assert [sec for sec, _ in rig.used()] == [50.0, 10.2, 10.3]
+    assert (rig.accounts().dropped, rig.jumps) == (2, [(10.0, False)])
+
+
+def test_images_a_few_milliseconds_out_of_order_are_refused_with_a_hint(make: MakeRig) -> None:
+    rig = make()
+    assert feed(rig, 50.0, 50.1, 50.095, 50.2, 50.2) == [50.0, 50.1, 50.2]
+    assert 'out of order' in rig.errors[0] and 'two images have one stamp' in rig.errors[1]
+    # Also among images that are kept aside.
+    assert feed(rig, 10.0, 10.1, 10.05, 10.2)[3:] == [10.0, 10.1, 10.2]
+    assert rig.accounts().failed == 3
+
+
+def test_a_wild_stamp_ends_no_wait(make: MakeRig) -> None:
+    """Waits of a replay are measured by stamps: an hour ahead would end all of them."""
+    rig = make(mask='latest')
+    feed(rig, *tenths(50.0, 3), 50.2 + HOUR, 50.3)
+    assert rig.intake.waiting == 4 and rig.used() == []
+    for sec in (49.0, 50.4):
+        rig.intake.take_mask(round(sec * SECOND_NS), lambda: np.ones((96, 96), bool))
+    for _ in range(4):
+        rig.match()
+    assert [sec for sec, _ in rig.used()] == tenths(50.0, 4)
+
+
+def test_waits_begin_anew_after_a_jump_back(make: MakeRig) -> None:
+    rig = make(pose_source='tf', pose_timeout_sec=0.5)
+    rig.intake._poses._pose_of = lambda frame: np.eye(4) if frame.stamp_ns > 40e9 else None
+    feed(rig, *tenths(50.0, 3), *tenths(10.0, 12))
+    # None of the later ones has a pose: each is dropped when it has waited for half a second.
+    assert rig.accounts().dropped == 6
+
+
+def test_skipped_images_carry_the_time_on(make: MakeRig) -> None:
+    rig = make()
+    feed(rig, 50.0)
+    rig.intake.enabled = False
+    feed(rig, *(50.0 + sec for sec in range(1, 60)))
+    rig.intake.enabled = True
+    assert feed(rig, 110.0) == [50.0, 110.0]
+
+
+def test_stamps_of_zero_are_refused_with_the_remedy(make: MakeRig) -> None:
+    rig = make()
+    assert feed(rig, 0.0, 0.0, 0.0) == [0.0]
+    assert rig.accounts().failed == 2
+    assert set(rig.errors) == {'stamp: expected the time of the image, got 0 once more: the '
+                               'driver sets no time; set stamp_source: receipt'}
+
+
+def test_the_time_of_receipt_does_not_fit_exact_masks() -> None:
+    with pytest.raises(ValueError, match='mask: expected none or latest with the time of receipt'):
+        NodeConfig(stamp_source='receipt', mask='exact')
+
+
+class ZeroBag(OrbitBag):
+    """No message has a stamp, as those of a driver without a clock."""
+
+    def _header(self, stamp_ns: int, frame_id: str) -> object:
+        return super()._header(0, frame_id)
+
+
+def test_images_without_stamps_are_mapped_at_the_time_of_recording(
+        tmp_path: Path, replay: Replay) -> None:  # noqa: F811
+    for name, kind in (('stamped', OrbitBag), ('zero', ZeroBag)):
+        with kind(tmp_path / name) as bag:
+            for index in range(12):
+                bag.info(index)
+                bag.raw(index)
+    stamped = replay(tmp_path / 'stamped', output='a')
+    received = replay(tmp_path / 'zero', '--set', 'stamp_source=receipt', output='b')
+    assert received['frames']['processed'] == 12 and received['warnings'] == []
+    assert received['sha256'] == stamped['sha256']
+    refused = replay(tmp_path / 'zero', output='c')
+    assert refused['frames']['failed'] == 11
+    warning, = (text for text in refused['warnings'] if 'set stamp_source: receipt' in text)
+    assert '(11 times)' in warning
+
+
+def path_length(poses: list) -> float:
+    places = np.array([pose.world_from_camera[:3, 3] for pose in poses])
+    return float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum())
+
+
+@pytest.mark.parametrize('offset_ns', [3600 * SECOND_NS, -2 * SECOND_NS])
+def test_one_wild_stamp_in_a_bag_costs_one_image(
+        offset_ns: int, tmp_path: Path, replay: Replay) -> None:  # noqa: F811
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(60):
+            # The recorder has its own clock.
+            bag.recorded_later_ns = -offset_ns if index == 30 else 0
+            bag.raw(index, stamp_of(index) - bag.recorded_later_ns)
+    summary = replay(tmp_path / 'bag')
+    assert (summary['frames']['processed'], summary['frames']['failed']) == (59, 1)
+    assert (summary['poses'], summary['fragments']) == (59, 1)
+    assert len(summary['warnings']) == 1
+
+
+@pytest.mark.parametrize('choice', ['fragment', 'reset'])
+def test_a_bag_played_three_times_is_one_map_with_a_fragment_each_time(
+        choice: str, tmp_path: Path, replay: Replay) -> None:  # noqa: F811
+    with OrbitBag(tmp_path / 'bag') as bag:
+        bag.mount()
+        for round_ in range(3):
+            bag.recorded_later_ns = round_ * 20 * PERIOD_NS
+            for index in range(20):
+                bag.drive(index)
+                bag.info(index)
+                bag.raw(index)
+    summary = replay(tmp_path / 'bag', '--set', f'time_jump={choice}')
+    assert summary['frames']['processed'] == 60 and summary['frames']['failed'] == 0
+    poses = read_tum(tmp_path / 'out' / 'map' / 'trajectory.tum')
+    stamps = [pose.stamp_ns for pose in poses]
+    once = [START_NS + index * PERIOD_NS for index in range(20)]
+    if choice == 'reset':
+        assert (summary['fragments'], stamps) == (1, once)
+        return
+    assert (summary['fragments'], summary['recovered']) == (3, 0)
+    # In the order of mapping, with the recorded stamps; a comment marks where they go back.
+    assert stamps == 3 * once and summary['poses'] == 60
+    text = (tmp_path / 'out' / 'map' / 'trajectory.tum').read_text()
+    assert [index for index, line in enumerate(text.splitlines())
+            if line.startswith('# the stamps go back')] == [21, 42]
+    assert np.loadtxt(tmp_path / 'out' / 'map' / 'trajectory.tum').shape == (60, 8)
+    assert any('jumped back: a fragment begins (2 times)' in text for text in summary['warnings'])
+    # The cloud stays that of one room: every fragment is placed by the one before.
+    assert path_length(poses[:20]) > 0.0
