@@ -14,6 +14,8 @@ from .camera import Distortion, Intrinsics
 from .types import FrameError
 
 SECOND_NS = 10**9
+# Other names of the distortion models of CameraInfo: OpenCV's name of its fisheye model.
+MODEL_NAMES = {'fisheye': 'equidistant'}
 # An image of a recording is processed after all other messages recorded up to this much later.
 LEAD_NS = SECOND_NS
 
@@ -66,18 +68,22 @@ def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | Non
 
     K and D are those of the raw image, P is that of the `rectified` one. They belong to the whole
     sensor, and the image is its region of interest, binned; the result belongs to the image. A
-    rectified image shows the same region, as image_proc makes it. Raises FrameError for a region
-    that is not on the sensor.
+    rectified image shows the same region, as image_proc makes it. Raises FrameError for a matrix
+    of other numbers, and for a region that is not on the sensor.
     """
     matrix = np.asarray(info.p).reshape(3, 4) if rectified else np.asarray(info.k).reshape(3, 3)
     fx, fy, cx, cy = (float(matrix[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0.0 and fy > 0.0):
+    if fx == 0.0:
         return None
+    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0.0 and fy > 0.0):
+        raise FrameError(f'camera_info: expected finite numbers and focal lengths above 0 in '
+                         f'{"P" if rectified else "K"}, got fx {fx}, fy {fy}, cx {cx}, cy {cy}')
     coefficients = tuple(float(value) for value in info.d)
     distortion = None
     # A NaN counts as a coefficient too: the image is then rejected.
     if not rectified and any(value != 0.0 for value in coefficients):
-        distortion = Distortion(info.distortion_model, coefficients)
+        distortion = Distortion(MODEL_NAMES.get(info.distortion_model, info.distortion_model),
+                                coefficients)
     left, top, width, height = _region(info)
     across, down = max(1, int(info.binning_x)), max(1, int(info.binning_y))
     # The centre of a pixel of the image is the centre of the pixels that were binned into it.

@@ -41,8 +41,8 @@ def _maps(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
     distortion, size = intrinsics.distortion, (intrinsics.width, intrinsics.height)
     counts = MODELS.get(distortion.model)
     if counts is None:
-        raise FrameError(f'distortion model: expected one of {tuple(MODELS)}, '
-                         f'got {distortion.model!r}')
+        raise FrameError(f'distortion model: expected one of {", ".join(MODELS)}, '
+                         f'got {distortion.model!r}; rectify the images, and set image_rectified')
     if len(distortion.coefficients) not in counts:
         raise FrameError(f'distortion: expected {" or ".join(map(str, counts))} coefficients for '
                          f'{distortion.model}, got {len(distortion.coefficients)}')

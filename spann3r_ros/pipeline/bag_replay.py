@@ -206,7 +206,7 @@ class Replay:
 
     def _take_camera_info(self, message: Any) -> None:  # noqa: ANN401
         self._intake.take_calibration(_stamp_ns(message), partial(
-            to_intrinsics, message, self._config.image_rectified))
+            to_intrinsics, message, self._config.image_rectified), message.header.frame_id)
 
     def _take_mask(self, message: Any) -> None:  # noqa: ANN401
         try:

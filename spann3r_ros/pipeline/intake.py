@@ -2,6 +2,7 @@
 """The intake: builds frames from decoded messages and puts them into the slot, without ROS."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -32,6 +33,8 @@ REPLAY_ITEMS = 1000
 REPLAY_TIMEOUT_SEC = 1.0
 # How long the first image of a live map waits for a calibration.
 LIVE_TIMEOUT_SEC = 2.0
+
+logger = logging.getLogger(__name__)
 
 
 class IntakeListener(Protocol):
@@ -78,6 +81,9 @@ class Intake:
         self._tree = tree
         self._listener = listener
         self.enabled = True
+        # As the messages have them: of the last image and of the last calibration.
+        self._frame_ids: dict[str, str] = {}
+        self._warned_of_frames = False
         replay = config.mode == 'replay'
         bounds = QueueBounds(REPLAY_ITEMS if replay else LIVE_ITEMS, config.max_waiting_bytes)
         self._limiter = RateLimiter(config.max_rate)
@@ -119,6 +125,7 @@ class Intake:
                 self._wait_clock.note_image(stamp_ns)
             self._slot.refuse(Outcome.SKIPPED)
             return
+        self._note_frame('image', frame_id)
         try:
             rgb = decode()
             # tf2 refuses names that begin with a slash.
@@ -146,10 +153,14 @@ class Intake:
         """Report an unusable mask; masks are not counted in the accounts."""
         self._listener.image_failed(error)
 
-    def take_calibration(self, stamp_ns: int,
-                         convert: Callable[[], Intrinsics | None]) -> None:
-        """Process a calibration; `convert` returns it or raises; None: an uncalibrated camera."""
+    def take_calibration(self, stamp_ns: int, convert: Callable[[], Intrinsics | None],
+                         frame_id: str = '') -> None:
+        """Process a calibration; `convert` returns it or raises; None: an uncalibrated camera.
+
+        A `frame_id` that is not that of the images is reported once.
+        """
         self._wait_clock.note_activity()
+        self._note_frame('camera_info', frame_id)
         try:
             intrinsics = convert()
         except FrameError as error:
@@ -201,6 +212,15 @@ class Intake:
             return ExactMaskSync(outlet, bounds)
         return LatestMaskSync(outlet, bounds, REPLAY_TIMEOUT_SEC,
                               self._wait_clock if self._config.mode == 'replay' else None)
+
+    def _note_frame(self, kind: str, frame_id: str) -> None:
+        """Write a warning to the log, once, if calibrations and images differ in their frames."""
+        self._frame_ids[kind] = frame_id.removeprefix('/')
+        images, infos = self._frame_ids.get('image'), self._frame_ids.get('camera_info')
+        if images and infos and images != infos and not self._warned_of_frames:
+            self._warned_of_frames = True
+            logger.warning('camera_info is of the frame %r, but the images are of %r: it is used '
+                           'nevertheless', infos, images)
 
     def _jump(self, stamp_ns: int, is_new: bool) -> None:
         """Forget what belongs to the old time, because the next image has an earlier stamp."""

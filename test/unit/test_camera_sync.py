@@ -128,7 +128,7 @@ def test_both_sizes_are_named_once_if_the_calibration_is_of_another_size(
 
 def test_an_unusable_calibration_costs_the_first_image_alone(make: MakeRig) -> None:
     rig = make()
-    spoilt = (replace(CAMERA, distortion=Distortion('fisheye', (0.1,) * 4)),
+    spoilt = (replace(CAMERA, distortion=Distortion('omni', (0.1,) * 4)),
               replace(CAMERA, distortion=Distortion('plumb_bob', (0.1,) * 3)),
               replace(CAMERA, cx=0.0))
     for sec, camera in enumerate((*spoilt, CAMERA)):
@@ -245,3 +245,38 @@ def test_the_gate_skips_frames_before_they_are_fitted_and_not_after_a_bad_one(
         except FrameError:
             failed.append(frame.stamp_ns)
     assert (fitted, processed, failed) == ([0, 5, 6, 11], [0, 6, 11], [5])
+
+
+def test_an_unknown_lens_is_refused_with_the_known_ones(make: MakeRig) -> None:
+    rig = make()
+    rig.info(0.0, replace(CAMERA, distortion=Distortion('omni', (0.1,) * 4)))
+    for index in range(3):
+        rig.image(0.1 * index)
+    assert rig.accounts().failed == 3
+    assert set(rig.errors) == {"distortion model: expected one of plumb_bob, rational_polynomial, "
+                               "equidistant, got 'omni'; rectify the images, and set "
+                               'image_rectified'}
+
+
+def test_a_calibration_that_is_not_usable_leaves_the_map_without_one(
+        make: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
+    def convert() -> Intrinsics:
+        raise FrameError('camera_info: expected finite numbers')
+    rig = make()
+    rig.intake.take_calibration(0, convert)
+    rig.image(0.1)
+    assert rig.used() == [(0.1, None)]
+    assert rig.errors == ['camera_info: expected finite numbers']
+    assert any('K, or P with image_rectified' in text for text in warnings(caplog))
+
+
+def test_a_calibration_of_another_frame_is_used_with_one_warning(
+        make: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
+    rig = make()
+    for sec, frame_id in ((0.0, '/camera'), (0.1, 'camera_link'), (0.2, 'camera_link')):
+        rig.intake.take_calibration(round(sec * 1e9), lambda: CAMERA, frame_id)
+        rig.image(sec)
+        assert len(warnings(caplog)) == (sec > 0.0)
+    assert [camera for _, camera in rig.used()] == [CAMERA] * 3
+    warned, = warnings(caplog)
+    assert "of the frame 'camera_link'" in warned and "of 'camera'" in warned

@@ -73,3 +73,27 @@ def test_a_region_that_is_not_on_the_sensor_is_refused(
         region: tuple[int, int, int, int]) -> None:
     with pytest.raises(FrameError, match='a region of interest within 1280x960 pixels'):
         to_intrinsics(camera_info(region))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, -900.0])
+@pytest.mark.parametrize('rectified', [False, True])
+def test_a_matrix_of_other_numbers_is_refused_by_name(rectified: bool, value: float) -> None:
+    info = camera_info()
+    (info.p if rectified else info.k)[0] = value
+    with pytest.raises(FrameError, match=f'focal lengths above 0 in {"P" if rectified else "K"}, '
+                                         f'got fx {value}'):
+        to_intrinsics(info, rectified)
+    # The other matrix is not read.
+    assert to_intrinsics(info, not rectified) is not None
+
+
+def test_an_uncalibrated_camera_has_zeros() -> None:
+    info = camera_info()
+    info.k, info.p = [0.0] * 9, [0.0] * 12
+    assert to_intrinsics(info) is None and to_intrinsics(info, rectified=True) is None
+
+
+def test_the_model_of_a_fisheye_lens_has_two_names() -> None:
+    info = camera_info(lens=(0.1, 0.01, 0.0, 0.0))
+    info.distortion_model = 'fisheye'
+    assert to_intrinsics(info).distortion == Distortion('equidistant', tuple(info.d))

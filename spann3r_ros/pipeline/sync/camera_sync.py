@@ -45,7 +45,8 @@ class Calibrations(History[Intrinsics | None]):
                           'the image (camera_info_timeout_sec)')
         intrinsics = found[1]
         if intrinsics is None:
-            return None, 'camera_info has no calibration'
+            return None, ('camera_info has no calibration (K, or P with image_rectified, is 0 or '
+                          'not usable)')
         if (intrinsics.height, intrinsics.width) != size:
             return None, (f'camera_info is for images of {intrinsics.width}x{intrinsics.height} '
                           f'pixels, but the images have {size[1]}x{size[0]}')

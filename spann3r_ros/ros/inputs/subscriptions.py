@@ -77,7 +77,7 @@ class InputSubscriptions:
         # A calibration with a stamp out of range needs no check: it is near to no image's stamp.
         self._intake.take_calibration(
             stamp.sec * 10**9 + stamp.nanosec,
-            partial(to_intrinsics, info, self._config.image_rectified))
+            partial(to_intrinsics, info, self._config.image_rectified), info.header.frame_id)
 
     def _take_mask(self, message: Image) -> None:
         try:
