@@ -172,6 +172,10 @@ class Replay:
         if not keeps_map:
             self._runner.reset(self._fragments.clear)
 
+    def input_lacks(self, reason: str) -> None:
+        """Log what the recording does not have."""
+        logger.warning('%s', reason)
+
     def map_replaced(self, error: Exception) -> None:
         """Begin the map again without its only image, which was an odd one."""
         self._runner.replace_first(self._fragments.clear)

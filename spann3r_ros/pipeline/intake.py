@@ -58,6 +58,9 @@ class IntakeListener(Protocol):
     def map_replaced(self, error: FrameError) -> None:
         """Begin the map again without its only image, which was an odd one by an error."""
 
+    def input_lacks(self, reason: str) -> None:
+        """Report what other nodes do not send; the images are used nevertheless."""
+
     def match_soon(self) -> None:
         """Arrange a call of `Intake.match`, after the calls that already wait."""
 
@@ -83,7 +86,7 @@ class Intake:
         self.enabled = True
         # As the messages have them: of the last image and of the last calibration.
         self._frame_ids: dict[str, str] = {}
-        self._warned_of_frames = False
+        self._warned_of_frames = self._warned_of_mount = False
         replay = config.mode == 'replay'
         bounds = QueueBounds(REPLAY_ITEMS if replay else LIVE_ITEMS, config.max_waiting_bytes)
         self._limiter = RateLimiter(config.max_rate)
@@ -97,7 +100,7 @@ class Intake:
                           listener.match_soon)
 
         self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec,
-                               outlet(self._put), wait_clock)
+                               outlet(self._put), wait_clock, self._missing_pose)
         pass_on = self._poses.take_frame if self._posed else self._put
         self._masks = self._mask_sync(outlet(pass_on), bounds)
         self._cameras = CameraSync(
@@ -261,6 +264,9 @@ class Intake:
     def _pose_of(self, frame: Frame) -> np.ndarray | None:
         return self._tree.lookup(self._config.map_frame, frame.frame_id, frame.stamp_ns)
 
+    def _missing_pose(self, frame: Frame) -> str:
+        return self._tree.missing_link(self._config.map_frame, frame.frame_id)
+
     def _first_pose_at(self, optical_frame: str, stamp_ns: int,
                        nearest: bool) -> np.ndarray | None:
         """Return the pose [4, 4] of the camera in a map that begins with its image.
@@ -270,6 +276,11 @@ class Intake:
         """
         lookup = self._tree.lookup_nearest if nearest else self._tree.lookup
         base_from_optical = lookup(self._config.base_frame, optical_frame, stamp_ns)
+        if nearest and base_from_optical is None and not (self._posed or self._warned_of_mount):
+            missing = self._tree.missing_link(self._config.base_frame, optical_frame)
+            self._warned_of_mount = bool(missing)
+            if missing:
+                self._listener.input_lacks(f'{missing} The map is not levelled by the robot.')
         if base_from_optical is None or self._config.map_origin == 'base':
             return base_from_optical
         return map_axes(base_from_optical[2, :3])

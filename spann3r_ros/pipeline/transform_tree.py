@@ -180,6 +180,21 @@ class TransformTree:
         span = self._span(_bare(target), _bare(source))
         return span is not None and span[1] < stamp_ns
 
+    def missing_link(self, target: str, source: str) -> str:
+        """Return which transform would connect two frames; empty if they are, or without TF."""
+        target, source = _bare(target), _bare(source)
+        with self._lock:
+            if not self._foreign or self._chains(target, source, None) is not None:
+                return ''
+            unknown = [name for name in (target, source) if not self._is_known(name)]
+            tops = [self._ancestors(name, None)[-1] for name in (target, source)]
+        if unknown:
+            link = f'no transform from or to {" or ".join(unknown)} has come'
+        else:
+            link = f'no transform between {tops[0]} and {tops[1]} has come'
+        return (f'TF does not connect {target} with {source}: {link}. Does a node publish it, or '
+                'was /tf_static left out of a recording?')
+
     def static_edge(self, child: str) -> StampedTransform | None:
         """Return the static transform of a frame in its parent; None if it has none."""
         with self._lock:

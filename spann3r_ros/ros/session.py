@@ -48,6 +48,7 @@ class Session:
         self._intake: Intake | None = None
         self._inputs: InputSubscriptions | None = None
         self._enabled = True
+        self._warned_of_clock = False
         self._refreshing: Future | None = None
         self._status_lock = Lock()
         self._tf = TfBridge(node, settings.node, listening)
@@ -162,6 +163,12 @@ class Session:
         self._note_failure(error)
         self.publish_status()
 
+    def input_lacks(self, reason: str) -> None:
+        """Report what other nodes do not send, in the log and in the status."""
+        self._last_error = reason
+        self._node.get_logger().warning(reason)
+        self.publish_status()
+
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
         """Begin a fragment or a new map after the waiting frames; forget the old transforms.
 
@@ -270,12 +277,24 @@ class Session:
         return Path(self._settings.node.map_directory).expanduser()
 
     def _tick(self) -> None:
+        self._check_clock()
         if self._intake is not None:
             self._intake.match()
         self.publish_status()
         self.publish_diagnostics()
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self._runner.slot.submit(self._refresh)
+
+    def _check_clock(self) -> None:
+        """Warn once if the time that the node follows has two sources."""
+        if self._warned_of_clock or not self._node.get_parameter('use_sim_time').value:
+            return
+        count = self._node.count_publishers('/clock')
+        if count > 1:
+            self._warned_of_clock = True
+            self._node.get_logger().warning(
+                f'/clock has {count} publishers: time may jump. Is a recording played that holds '
+                '/clock, and --clock too?')
 
     def _refresh(self) -> None:
         try:

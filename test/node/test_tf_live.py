@@ -115,6 +115,24 @@ def test_the_present_is_known_to_who_looks_it_up(
         assert peer.statuses()[-1].state == 'paused'
 
 
+def test_a_robot_without_the_mount_of_its_camera_names_it(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
+    """As after `ros2 bag play --start-offset`: /tf_static was published before."""
+    mapper = start(autostart=False, mode='replay')
+    peer.statuses()
+    assert peer.change_state('configure') and peer.change_state('activate')
+    camera.connect()
+    robot.drive(*range(6))
+    robot.settle()
+    # Images wait for the mount, until a second of image time has passed.
+    camera.send(*(raw_image(orbit.rgb[index], stamp_of(index * 30)) for index in range(6)))
+    peer.until(lambda: peer.statuses()[-1].frames_processed >= 3, 'images')
+    text = (f'TF does not connect base_link with {OPTICAL_FRAME}: no transform from or to '
+            f'{OPTICAL_FRAME} has come')
+    assert peer.statuses()[-1].last_error.startswith(text)
+    assert mapper.log.count(text) == 1
+
+
 def test_a_robot_that_appears_late_joins_the_tree_without_a_step(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, robot: Robot) -> None:
     robot.mounted = base_from_optical(15.0)

@@ -2,6 +2,7 @@
 """Stamps of bags: played again, out of order, and before the clock starts."""
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -119,6 +120,54 @@ def test_a_bag_played_again_is_refused_if_configured(
     assert (status.frames_processed, status.frames_failed) == (7, 6)
     assert (status.fragment_id, status.resets) == (0, 0)
     assert 'stamp: expected one after' in status.last_error
+
+
+def test_one_wild_stamp_costs_one_image(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    poses = peer.listen(PoseWithCovarianceStamped, '/mapper/pose')
+    mapper = start(mode='replay')
+    images = [orbit.image(index) for index in range(14)]
+    for index, offset in ((4, 3600), (9, -2)):
+        images[index].header.stamp.sec += offset
+    camera.send(*images)
+    status = peer.until_settled(14)
+    assert (status.frames_processed, status.frames_failed, status.resets) == (12, 2, 0)
+    peer.until(lambda: len(poses) == 12, 'a pose of each image')
+    assert [to_ns(one.header.stamp) for one in poses] == [
+        stamp_of(index) for index in range(14) if index not in (4, 9)]
+    assert mapper.log.count('left out, because the next image has the former time') >= 1
+
+
+def test_images_without_stamps_are_mapped_at_the_time_of_receipt(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    clouds = peer.listen(PointCloud2, '/mapper/points')
+    start(mode='replay', stamp_source='receipt')
+    began_ns = time.time_ns()
+    camera.send(*(raw_image(rgb, 0) for rgb in orbit.rgb[:6]))
+    status = peer.until_settled(6)
+    assert (status.frames_processed, status.frames_failed) == (6, 0)
+    peer.until(lambda: len(clouds) == 5, 'clouds')
+    stamps = [to_ns(cloud.header.stamp) for cloud in clouds]
+    assert stamps == sorted(set(stamps))
+    assert began_ns < stamps[0] and stamps[-1] < time.time_ns()
+
+
+def test_two_publishers_of_the_clock_are_reported_and_do_no_harm(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    """As a recording that holds /clock, played with --clock."""
+    clocks = [peer.publisher(Clock, '/clock') for _ in range(2)]
+    mapper = start(mode='replay', use_sim_time=True, tf_publish_period_sec=0.01)
+    camera.connect()
+    for index in range(6):
+        for clock, offset in zip(clocks, (0, -10**9), strict=True):
+            clock.publish(Clock(clock=to_stamp(stamp_of(index) + offset * SECOND_NS)))
+        camera.send(orbit.image(index))
+    assert peer.until_settled(6).frames_processed == 6
+    peer.until(lambda: '/clock has 2 publishers' in mapper.log, 'the warning')
+    statuses = len(peer.statuses())
+    peer.until(lambda: len(peer.statuses()) > statuses + 1, 'the next seconds')
+    assert mapper.log.count('/clock has 2 publishers') == 1
+    assert 'Traceback' not in mapper.log and mapper.alive()
 
 
 def test_images_are_mapped_before_the_clock_starts(

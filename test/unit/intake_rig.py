@@ -33,6 +33,7 @@ class Rig:
         self.taken: list[Frame] = []
         self.errors: list[str] = []
         self.jumps: list[tuple[float, bool]] = []
+        self.lacks: list[str] = []
         self.mapper.process = self._process
         self.runner = Runner(self.mapper, mode == 'replay', self)
         self.runner.slot.open()
@@ -85,6 +86,9 @@ class Rig:
 
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
         self.jumps.append((stamp_ns / SECOND_NS, is_new))
+
+    def input_lacks(self, reason: str) -> None:
+        self.lacks.append(reason)
 
     def map_replaced(self, error: Exception) -> None:
         self.runner.replace_first()

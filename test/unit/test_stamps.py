@@ -248,3 +248,24 @@ def test_a_bag_played_three_times_is_one_map_with_a_fragment_each_time(
     assert any('jumped back: a fragment begins (2 times)' in text for text in summary['warnings'])
     # The cloud stays that of one room: every fragment is placed by the one before.
     assert path_length(poses[:20]) > 0.0
+
+
+@pytest.mark.parametrize('poses', [(), ('--set', 'pose_source=tf', '--set', 'map_frame=odom')])
+def test_a_recording_without_its_static_transforms_says_which_is_missing(
+        poses: tuple[str, ...], tmp_path: Path, replay: Replay) -> None:  # noqa: F811
+    """As after `ros2 bag play --start-offset`, or of a recorder that came late."""
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for index in range(6):
+            bag.drive(index)
+            bag.raw(index)
+    if poses:
+        # Without a pose no image is mapped.
+        with pytest.raises(AssertionError):
+            replay(tmp_path / 'bag', *poses)
+        found = (tmp_path / 'out' / 'replay.log').read_text().splitlines()
+    else:
+        found = replay(tmp_path / 'bag')['warnings']
+    parent = 'odom' if poses else 'base_link'
+    named = [text for text in found if f'TF does not connect {parent} with camera_optical: no '
+             'transform from or to camera_optical has come' in text]
+    assert len(named) == (6 if poses else 1) and '/tf_static' in named[0]

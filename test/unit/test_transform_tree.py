@@ -243,3 +243,13 @@ def test_what_has_come_is_taken_before_a_look_up_unless_static_transforms_answer
     assert not robot.awaits('odom', 'camera', 7 * SECOND_NS)
     robot.begin_again(SECOND_NS)
     assert len(calls) == 4
+
+
+def test_the_missing_link_between_two_frames_is_named(robot: TransformTree) -> None:
+    assert TransformTree(10.0).missing_link('base_link', 'camera') == ''  # there is no TF
+    assert robot.missing_link('/odom', 'camera') == ''
+    assert 'base_link with lidar: no transform from or to lidar has' in robot.missing_link(
+        'base_link', '/lidar')
+    robot.take(edge('rig', 'lidar', 0), static=True)
+    assert 'with lidar: no transform between odom and rig has' in robot.missing_link(
+        'base_link', 'lidar')

@@ -21,7 +21,8 @@ SOURCES = ('images', 'tf')
 class PoseSync:
     """Gives every frame its camera's pose and passes it on, in order of arrival.
 
-    `pose_of` returns the pose of a frame's camera, or None while it is unknown. A frame waits for
+    `pose_of` returns the pose of a frame's camera, or None while it is unknown; `missing` names
+    the transform that it lacks at every stamp, or is empty. A frame waits for
     its pose. It is dropped when a later frame has its pose already, when no frame was passed on
     for `timeout_sec`, or when more frames wait than the bounds allow. No frame is passed on
     without a pose. The outlet may block, so `match` passes on at most one frame and asks for
@@ -29,12 +30,14 @@ class PoseSync:
     """
 
     def __init__(self, pose_of: Callable[[Frame], np.ndarray | None], bounds: QueueBounds,
-                 timeout_sec: float, outlet: Outlet, clock: WaitClock) -> None:
+                 timeout_sec: float, outlet: Outlet, clock: WaitClock,
+                 missing: Callable[[Frame], str] = lambda _: '') -> None:
         self._pose_of = pose_of
         self._bounds = bounds
         self._timeout_sec = timeout_sec
         self._outlet = outlet
         self._clock = clock
+        self._missing = missing
         self._waiting: deque[tuple[float, Frame]] = deque()
         self._passed_sec = float('-inf')
 
@@ -96,5 +99,6 @@ class PoseSync:
 
     def _drop_first(self, reason: str) -> None:
         _, frame = self._waiting.popleft()
+        missing = self._missing(frame)
         self._outlet.refuse(f'TF has no pose of {frame.frame_id!r} in the map frame at the '
-                            f'stamp of the image: {reason}')
+                            f'stamp of the image: {reason}' + (f'. {missing}' if missing else ''))
