@@ -186,9 +186,9 @@ def test_malformed_transforms_move_nothing(
         assert np.allclose(map_from_base @ robot.mounted,
                            robot.first_pose @ motion(orbit, 0, index), atol=LIMIT_M)
     # After a jump back the newest transforms are checked again.
-    camera.send(orbit.image(-60), orbit.image(-59))
-    status = peer.until_settled(8)
-    assert (status.frames_processed, status.resets) == (8, 1)
+    camera.send(*(orbit.image(index) for index in (-60, -59, -58)))
+    status = peer.until_settled(9)
+    assert (status.frames_processed, status.resets) == (9, 1)
     assert mapper.alive() and 'Traceback' not in mapper.log
 
 

@@ -38,7 +38,8 @@ START_NS, PERIOD_NS = 100 * 10**9, 10**8
 
 @pytest.fixture
 def session(node: LifecycleNode, tmp_path: Path) -> Iterator[Session]:
-    settings = Settings(NodeConfig(mode='replay', map_directory=str(tmp_path)),
+    settings = Settings(NodeConfig(mode='replay', map_directory=str(tmp_path),
+                                   time_jump='reset'),
                         MapperConfig(resampling='exact'))
     network = SyntheticNetwork(SCENE, POSES, intrinsics=CAMERA)
     listening = ListeningThread(node)
@@ -91,8 +92,10 @@ def test_the_empty_map_after_a_jump_back_has_the_new_time(
     peer.until(lambda: session._tick() or (maps and paths and maps[-1].width), 'the first map')
     if reset:
         session.reset()
-    rgb = SCENE.render(POSES[3], CAMERA)[0]
-    session._intake.take_image(START_NS - 50 * 10**9, 'camera', lambda: rgb)
+        rgb = SCENE.render(POSES[3], CAMERA)[0]
+        session._intake.take_image(START_NS - 50 * 10**9, 'camera', lambda: rgb)
+    else:
+        session.time_jumped(START_NS - 50 * 10**9, is_new=False)
     for heard in (maps, paths):
         peer.until(lambda heard=heard: session._tick() or to_ns(
             heard[-1].header.stamp) == START_NS - 50 * 10**9, 'the new stamp')
