@@ -447,3 +447,24 @@ def test_images_in_a_frame_of_the_map_are_not_broadcast(frame: str) -> None:
     rig = Rig()
     rig.roles.take(FragmentPose(stamp_of(0), frame, 0, camera_of(0)))
     assert not rig.sent and 'set the parameter optical_frame' in rig.warnings[0]
+
+
+def test_after_a_jump_back_the_map_follows_the_poses_of_the_new_time() -> None:
+    """`odom` of the robot drifts: an older pose must not decide where the map is."""
+    rig = rig_of('odom')
+    rig.mount()
+    rig.drive(*range(50, 60))
+    rig.see(*range(50, 60))
+    rig.see(61)  # waits for odometry that never comes
+    assert rig.roles._placed
+    rig.tree.begin_again(stamp_of(0))
+    rig.roles.follow_jump()
+    assert not rig.roles._placed
+    rig.drive(*range(10))
+    rig.see(*range(10))
+    assert np.allclose(rig.last('odom') @ odom_of(9), camera_of(9) @ invert(MOUNT))
+    # What the timer repeats is the newest, too.
+    rig.now_ns = stamp_of(10)
+    rig.roles.take(FragmentPose(stamp_of(9) + 1, CAMERA, 0, camera_of(9)))
+    rig.roles.repeat(0.2)
+    assert np.allclose(rig.last('odom') @ odom_of(9), camera_of(9) @ invert(MOUNT))
