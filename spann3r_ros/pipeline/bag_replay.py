@@ -16,6 +16,7 @@ from spann3r_ros.mapping.mapper import TIME_JUMPED, Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
 
+from .image_clock import JUMPED
 from .intake import Intake
 from .node_settings import NodeConfig
 from .runner import Runner
@@ -167,8 +168,7 @@ class Replay:
         self._runner.call(lambda: self._tree.begin_again(stamp_ns))
         if is_new:
             return
-        logger.warning('the stamps of the images jumped back: a %s begins',
-                       'fragment' if keeps_map else 'new map')
+        logger.warning('%s', JUMPED[self._config.time_jump])
         if not keeps_map:
             self._runner.reset(self._fragments.clear)
 

@@ -16,6 +16,10 @@ USUAL_STEPS = 3
 # What happens after a jump back, and where the time of an image comes from.
 TIME_JUMPS = ('fragment', 'reset', 'refuse')
 STAMP_SOURCES = ('header', 'receipt')
+JUMPED = {
+    'fragment': 'the stamps of the images jumped back: a fragment begins where the camera was '
+                'last; if it is elsewhere, as in a bag that is played again, set time_jump: reset',
+    'reset': 'the stamps of the images jumped back: a new map begins'}
 
 
 class Relation(Enum):

@@ -16,6 +16,7 @@ from spann3r_ros.mapping.mapper import TIME_JUMPED, Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
 from spann3r_ros.msg import MapperStatus
+from spann3r_ros.pipeline.image_clock import JUMPED
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.runner import Runner
@@ -181,8 +182,7 @@ class Session:
         self._runner.call(lambda: self._publishers.follow_jump(stamp_ns))
         if is_new:
             return
-        self._node.get_logger().warning('the stamps of the images jumped back: a '
-                                        + ('fragment' if keeps_map else 'new map') + ' begins')
+        self._node.get_logger().warning(JUMPED[self._settings.node.time_jump])
         if not keeps_map:
             self._runner.reset(self._begin_map)
 
