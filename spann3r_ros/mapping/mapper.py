@@ -141,7 +141,7 @@ class Mapper:
         `process` rejects further frames until `reset`.
         """
         started = time.perf_counter()
-        self._end_sequence(closing=True)
+        self._end_sequence('the recording ended', closing=True)
         if self._state.poses is not None:
             self._state.poses.finish()
         return self._update(inference_sec=time.perf_counter() - started)
@@ -152,7 +152,7 @@ class Mapper:
         A frame that is the only one since the map or the last fragment began has failed then.
         """
         started = time.perf_counter()
-        self._end_sequence(closing=False)
+        self._end_sequence(reason, closing=False)
         if self._state.image_ids:
             self._state.restart(reason)
         return self._update(inference_sec=time.perf_counter() - started)
@@ -297,10 +297,10 @@ class Mapper:
             raise
         return not state.restart_reason
 
-    def _end_sequence(self, closing: bool) -> None:
+    def _end_sequence(self, event: str, closing: bool) -> None:
         """Use the last estimates of the network's sequence; frames without one have failed."""
         state = self._state
-        reason: Exception = FrameError('the recording ended before the estimate of this frame')
+        reason: Exception = FrameError(f'{event} before the estimate of this frame')
         if state.restart_reason == ASKED_FOR:
             state.restart_reason = ''  # the sequence of the network is intact, and now it ends
         try:

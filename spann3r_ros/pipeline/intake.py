@@ -52,7 +52,7 @@ class IntakeListener(Protocol):
     def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
         """Begin a fragment or a new map, as `time_jump` says: the stamps jumped to `stamp_ns`.
 
-        If `is_new`, the map has no image yet and can be kept.
+        If `is_new`, the map has no image yet and can be kept, or `map_replaced` follows.
         """
 
     def map_replaced(self, error: FrameError) -> None:
@@ -109,7 +109,8 @@ class Intake:
             outlet(pass_on if self._masks is None else self._masks.take_frame), wait_clock)
         self._sizes = SizeGate(self._map_size, self._replace, bounds,
                                outlet(self._cameras.take_frame))
-        self._times = TimeGate(self._clock, config.time_jump != 'refuse', self._jump, bounds,
+        self._times = TimeGate(self._clock, config.time_jump != 'refuse',
+                               lambda: self._map_size.is_provisional, self._jump, bounds,
                                outlet(self._accept))
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._times, self._sizes, self._cameras, self._masks,
@@ -227,7 +228,9 @@ class Intake:
 
     def _jump(self, stamp_ns: int, is_new: bool) -> None:
         """Forget what belongs to the old time, because the next image has an earlier stamp."""
-        keeps_map = not is_new and self._config.time_jump == 'fragment'
+        was_alone = not is_new and self._map_size.is_provisional
+        former_ns = self._clock.newest_ns
+        keeps_map = not (is_new or was_alone) and self._config.time_jump == 'fragment'
         for stage in self._stages[1:]:
             # In a map that goes on, the images of the old time are used.
             (stage.drain if keeps_map else stage.drop_waiting)()
@@ -239,7 +242,11 @@ class Intake:
         if not keeps_map:
             self._map_calibration.begin_again()
             self._map_size.begin_again()
-        self._listener.time_jumped(stamp_ns, is_new)
+        self._listener.time_jumped(stamp_ns, is_new or was_alone)
+        if was_alone:
+            self._listener.map_replaced(FrameError(
+                f'stamp: expected that of the first image soon before {stamp_ns} ns, as the next '
+                f'images have, got {former_ns} ns; the map begins again without it'))
 
     def _accept(self, frame: Frame) -> None:
         """Take an image whose stamp follows those before it."""

@@ -204,14 +204,15 @@ def test_the_calibration_of_a_map_outlives_a_deactivation(make: MakeRig) -> None
 def test_a_jump_back_begins_a_map_with_another_calibration_but_no_fragment(
         choice: str, make: MakeRig) -> None:
     rig = make('replay', time_jump=choice)
-    rig.info(50.0, CAMERA)
-    rig.image(50.0)
+    for sec in (50.0, 50.1):
+        rig.info(sec, CAMERA)
+        rig.image(sec)
     for sec in (10.0, 10.1, 10.2):
         rig.info(sec, ZOOMED)
         rig.image(sec)
     rig.intake.drain()
     new = [(sec, ZOOMED) for sec in (10.0, 10.1, 10.2)] if choice == 'reset' else []
-    assert rig.used() == [(50.0, CAMERA), *new]
+    assert rig.used() == [(50.0, CAMERA), (50.1, CAMERA), *new]
     assert rig.accounts().failed == 3 - len(new)
 
 

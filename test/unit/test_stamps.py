@@ -116,12 +116,12 @@ def test_images_aside_are_dropped_with_the_others(make: MakeRig) -> None:
 
 def test_images_aside_are_bounded_in_bytes(make: MakeRig) -> None:
     rig = make('live', max_waiting_bytes=10_000_000)
-    for sec in (50.0, 10.0, 10.1, 10.2, 10.3):
+    for sec in (50.0, 50.1, 10.0, 10.1, 10.2, 10.3):
         rig.intake.take_image(round(sec * SECOND_NS), 'camera',
                               lambda: np.zeros((1080, 1920, 3), np.uint8))
         rig.runner.call(lambda: None)
     # The jump is believed nevertheless.
-    assert [sec for sec, _ in rig.used()] == [50.0, 10.2, 10.3]
+    assert [sec for sec, _ in rig.used()] == [50.0, 50.1, 10.2, 10.3]
     assert (rig.accounts().dropped, rig.jumps) == (2, [(10.0, False)])
 
 
@@ -212,18 +212,34 @@ def test_the_reason_of_an_empty_map_is_on_the_screen(
     assert 'the map is empty' in line and 'set stamp_source: receipt (3 times)' in line
 
 
+def wild_bag(path: Path, count: int, wild: int, offset_ns: int) -> Path:
+    """Write a bag in which one image has another stamp than the recorder's clock."""
+    with OrbitBag(path) as bag:
+        for index in range(count):
+            bag.recorded_later_ns = -offset_ns if index == wild else 0
+            bag.raw(index, stamp_of(index) - bag.recorded_later_ns)
+    return path
+
+
 @pytest.mark.parametrize('offset_ns', [3600 * SECOND_NS, -2 * SECOND_NS])
 def test_one_wild_stamp_in_a_bag_costs_one_image(
         offset_ns: int, tmp_path: Path, replay: Replay) -> None:  # noqa: F811
-    with OrbitBag(tmp_path / 'bag') as bag:
-        for index in range(60):
-            # The recorder has its own clock.
-            bag.recorded_later_ns = -offset_ns if index == 30 else 0
-            bag.raw(index, stamp_of(index) - bag.recorded_later_ns)
-    summary = replay(tmp_path / 'bag')
+    summary = replay(wild_bag(tmp_path / 'bag', 60, 30, offset_ns))
     assert (summary['frames']['processed'], summary['frames']['failed']) == (59, 1)
     assert (summary['poses'], summary['fragments']) == (59, 1)
     assert len(summary['warnings']) == 1
+
+
+@pytest.mark.parametrize('choice', ['fragment', 'reset', 'refuse'])
+def test_a_wild_first_stamp_costs_no_other_image(
+        choice: str, tmp_path: Path, replay: Replay) -> None:  # noqa: F811
+    summary = replay(wild_bag(tmp_path / 'bag', 8, 0, 3600 * SECOND_NS), '--set',
+                     f'time_jump={choice}')
+    assert (summary['frames']['processed'], summary['frames']['failed']) == (7, 1)
+    assert any('stamp: expected that of the first image' in text for text in summary['warnings'])
+    assert (summary['poses'], summary['fragments']) == (7, 1)
+    poses = read_tum(tmp_path / 'out' / 'map' / 'trajectory.tum')
+    assert [pose.stamp_ns for pose in poses] == [stamp_of(index) for index in range(1, 8)]
 
 
 @pytest.mark.parametrize('choice', ['fragment', 'reset'])
@@ -275,3 +291,10 @@ def test_a_recording_without_its_static_transforms_says_which_is_missing(
     named = [text for text in found if f'TF does not connect {parent} with camera_optical: no '
              'transform from or to camera_optical has come' in text]
     assert len(named) == (6 if poses else 1) and '/tf_static' in named[0]
+
+
+def test_a_loaded_map_is_not_replaced_by_the_second_image(make: MakeRig) -> None:
+    rig = make(time_jump='refuse')
+    rig.runner.size.begin_with((96, 96))
+    assert feed(rig, 50.0, *tenths(10.0, 5), 50.1) == [50.0, 50.1]
+    assert rig.jumps == [] and rig.accounts().failed == 5

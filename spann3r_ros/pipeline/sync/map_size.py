@@ -28,6 +28,11 @@ class MapSize:
         self.size, self.is_sure = None, False
         self._counts.clear()
 
+    @property
+    def is_provisional(self) -> bool:
+        """Return whether the map has one image, or images that no second one agrees with."""
+        return self.size is not None and not self.is_sure
+
     def begin_with(self, size: Size) -> None:
         """Continue a map whose images have this size."""
         self.begin_again()

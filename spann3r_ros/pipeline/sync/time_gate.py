@@ -27,14 +27,17 @@ class TimeGate:
     stamps go on as before instead, it is refused. So one wild stamp costs one image, and a jump
     costs none. `jumped` is called, before the first of the images is passed on, with its stamp and
     with whether the map is new, when time has gone back. If not `may_jump`, stamps that are back
-    are refused at once. A clock that `is_new` accepts every stamp. Only stamps matter, not the
+    are refused at once, unless `is_alone` returns true: the map has one image, whose stamp may be
+    the wild one. A clock that `is_new` accepts every stamp. Only stamps matter, not the
     time at which an image comes.
     """
 
-    def __init__(self, clock: ImageClock, may_jump: bool, jumped: Callable[[int, bool], None],
-                 bounds: QueueBounds, outlet: Outlet) -> None:
+    def __init__(self, clock: ImageClock, may_jump: bool, is_alone: Callable[[], bool],
+                 jumped: Callable[[int, bool], None], bounds: QueueBounds,
+                 outlet: Outlet) -> None:
         self._clock = clock
         self._may_jump = may_jump
+        self._is_alone = is_alone
         self._jumped = jumped
         self._bounds = bounds
         self._outlet = outlet
@@ -60,7 +63,8 @@ class TimeGate:
             self._refuse_aside('the next image has the former time')
             clock.advance(stamp_ns)
             self._outlet.pass_on(frame)
-        elif relation is Relation.LATE or (relation is Relation.BACK and not self._may_jump):
+        elif relation is Relation.LATE or (relation is Relation.BACK and not self._may_jump
+                                           and not self._is_alone()):
             self._outlet.fail(clock.late(stamp_ns))
         else:
             self._keep(frame)
