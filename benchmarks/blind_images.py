@@ -165,7 +165,7 @@ def bag_frames(path: Path) -> list[Frame]:
     """Return the images of a bag with its first calibration."""
     calibration, images = None, []
     with CameraBag(path) as bag:
-        for role, message in bag.messages():
+        for role, _, message in bag.messages():
             if role == 'camera_info' and calibration is None:
                 calibration = to_intrinsics(message, False)
             elif role == 'image':
