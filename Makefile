@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-startup bench-tf soak check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -79,6 +79,9 @@ bench-packages: setup  ## ROS packages beside the node's own conversions (a minu
 
 bench-rendering: setup  ## how fast training images are drawn, beside a training step (a minute, 340 MB the first time)
 	@$(run) python benchmarks/rendering.py
+
+bench-shared: setup  ## what the mapper loses beside busy processes (a minute), ARGUMENTS=--full-size
+	@$(run) python benchmarks/shared_processor.py $(ARGUMENTS)
 
 bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB)
 	@$(run) python benchmarks/startup.py

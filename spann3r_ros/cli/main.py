@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from spann3r_ros.networks.registry import resolve_checkpoint
+from spann3r_ros.networks.threads import wait_without_spinning
 
 from .options import BUNDLED
 
@@ -55,6 +56,7 @@ def train() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
+    wait_without_spinning()
     args = build_parser().parse_args(arguments)
     try:
         if getattr(args, 'checkpoint', None) is BUNDLED:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from spann3r_ros.core.settings import list_settings, rebuild
 from spann3r_ros.networks.registry import kind_of, network_kinds
+from spann3r_ros.networks.threads import MAX_THREADS
 
 if TYPE_CHECKING:
     from spann3r_ros.core.network import Compute, Network
@@ -29,9 +30,11 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare device, precision and compilation."""
+    """Declare device, precision, threads and compilation."""
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, fp32, tf32, bf16 or int8')
+    parser.add_argument('--threads', type=int, default=0,
+                        help='CPU threads; 0: by the size of the network (default: %(default)s)')
     parser.add_argument('--compile', action='store_true', help='compile the network')
 
 
@@ -54,7 +57,10 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 def read_compute(args: argparse.Namespace) -> Compute:
     """Return the settings of the device and the precision."""
     from spann3r_ros.core.network import Compute
-    return Compute(args.device, args.precision, args.compile, getattr(args, 'cuda_graph', False))
+    if not 0 <= args.threads <= MAX_THREADS:
+        raise ValueError(f'threads: expected a number in [0, {MAX_THREADS}], got {args.threads}')
+    return Compute(args.device, args.precision, args.compile, getattr(args, 'cuda_graph', False),
+                   args.threads)
 
 
 def read_settings(args: argparse.Namespace, kind: NetworkKind) -> Any:  # noqa: ANN401

@@ -18,6 +18,7 @@ class Compute:
     precision: str = 'auto'
     compile: bool = False
     cuda_graph: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from spann3r_ros.core.settings import (
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.networks.kind import NetworkKind
 from spann3r_ros.networks.registry import network_kinds
+from spann3r_ros.networks.threads import MAX_THREADS
 
 from .image_clock import STAMP_SOURCES, TIME_JUMPS
 from .sync.mask_sync import MODES as MASK_MODES
@@ -68,6 +69,10 @@ class NodeConfig:
         'of the linear layers in 8 bits, those convolutions as with bf16. bf16 and int8 are for '
         'large networks; all but fp32 reduce the accuracy. auto: fp32 on a CPU, tf32 on CUDA',
         choices=('auto', 'fp32', 'tf32', 'bf16', 'int8'))
+    threads: int = setting(
+        0, 'CPU threads of the network. 0: OMP_NUM_THREADS if that is set, else one for a network '
+        'of less than 50 million weights, as the bundled one, and one a core for a larger one. '
+        'Maps are the same, bit by bit, for the same number of threads only', 0, MAX_THREADS)
     compile: bool = setting(
         False, 'Compile the network; this takes a minute at configure and needs a C++ compiler')
     cuda_graph: bool = setting(
@@ -174,7 +179,8 @@ class NodeConfig:
     @property
     def compute(self) -> Compute:
         """Return the settings of the device and the precision."""
-        return Compute(self.device, self.precision, self.compile, self.cuda_graph)
+        return Compute(self.device, self.precision, self.compile, self.cuda_graph,
+                       self.threads)
 
 
 def default_networks() -> dict[str, Any]:

@@ -26,6 +26,7 @@ from spann3r_ros.core.views import prepare_resize
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.storage.map_directory import MapEmptyError
 from spann3r_ros.networks.registry import free_device_memory, open_network, resolve_checkpoint
+from spann3r_ros.networks.threads import wait_without_spinning
 from spann3r_ros.pipeline.node_settings import all_settings
 
 from . import parameters
@@ -202,6 +203,7 @@ def main(args: Sequence[str] | None = None,
     """Run the node until a signal; return the exit status."""
     # The handlers of rclpy invalidate the context at once; the worker could not finish its frame.
     stop = _stop_on_signals()
+    wait_without_spinning()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = MapperNode(create_network)

@@ -200,10 +200,13 @@ def test_torch_is_imported_before_the_worker_starts(
                  '--set', 'map_frame=odom', '--set', f'resampling={resampling}']
     done = subprocess.run(
         [sys.executable, '-c', WATCHED_RUN, *map(str, arguments)], capture_output=True, text=True,
-        timeout=300, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{TOY_PACKAGE}'})
+        timeout=300, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{TOY_PACKAGE}',
+                          'OMP_DISPLAY_ENV': 'true'})
     assert done.returncode == 0, done.stderr
     threads = re.findall('torch on (.*)', done.stdout)
     assert threads == (['MainThread'] if resampling == 'fast' else [])
+    # Set before the import, or OpenMP would not have read it.
+    assert ("OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr) == (resampling == 'fast')
 
 
 def test_images_without_their_pose_are_dropped_with_the_reason(

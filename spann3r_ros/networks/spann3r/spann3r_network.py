@@ -13,6 +13,7 @@ import torch
 from spann3r_ros.core.network import Compute, Estimate, NetworkStatus
 from spann3r_ros.core.types import DeviceMemoryError, FrameError, Pointmap
 from spann3r_ros.networks.devices import out_of_memory_reported, resolve_device
+from spann3r_ros.networks.threads import set_threads
 
 from .checkpoint import load_model
 from .config import MemoryConfig, scale_memory_budget
@@ -44,6 +45,7 @@ def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Span
 
     The precision is one of `inference.PRECISIONS` or 'auto': fp32 on a CPU, tf32 on CUDA. int8
     falls back to fp32 with a warning on a CPU whose 8-bit products overflow; it is not compiled.
+    Sets the number of CPU threads of the process.
     Raises CheckpointError for a bad file, ValueError for a device that is missing or does not
     support the precision.
     """
@@ -60,6 +62,7 @@ def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Span
         logger.warning('precision: this CPU emulates bfloat16, which is slow')
     inference.check_precision(precision, device)
     model = load_model(checkpoint, device)
+    set_threads(compute.threads, sum(item.numel() for item in model.parameters()))
     if not compute.compile:
         return inference.prepare(model, precision)
     if precision == 'int8':
