@@ -50,7 +50,7 @@ def read(bag: CameraBag) -> float:
     """Return the images per second of one pass."""
     began = time.perf_counter()
     count = 0
-    for role, message in bag.messages():
+    for role, _, message in bag.messages():
         if role == 'image':
             to_rgb(message)
             count += 1

@@ -11,14 +11,20 @@ Value = bool | int | float | str
 
 _TYPES = {'int': int, 'float': (int, float), 'bool': bool, 'str': str}
 T = TypeVar('T')
+# When a changed value takes effect: while the node runs, at its next configure, or never, because
+# it is read once at the start.
+RUNNING, CONFIGURE, START = 'running', 'configure', 'start'
 
 
 def setting(
     default: T, doc: str, low: float | None = None, high: float | None = None,
-    choices: tuple[T, ...] = (),
+    choices: tuple[T, ...] = (), applies: str = CONFIGURE,
 ) -> T:
-    """Return a dataclass field that carries its description and its range or choices."""
-    metadata: dict[str, object] = {'doc': doc}
+    """Return a dataclass field that carries its description and its range or choices.
+
+    `applies` is when a changed value takes effect: RUNNING, CONFIGURE or START.
+    """
+    metadata: dict[str, object] = {'doc': doc, 'applies': applies}
     if low is not None:
         metadata |= {'min': low, 'max': high}
     if choices:
@@ -51,6 +57,11 @@ class Setting:
     name: str
     default: Value
     metadata: Mapping[str, Any]
+
+    @property
+    def applies(self) -> str:
+        """Return when a changed value takes effect: RUNNING, CONFIGURE or START."""
+        return self.metadata.get('applies', CONFIGURE)
 
     def bounds_text(self) -> str:
         """Return the bounds in brackets, or an empty text if there are none."""

@@ -111,6 +111,15 @@ class Mapper:
             state.fail(admitted, error)
         return self._update(live_pose, inference_sec)
 
+    def configure(self, config: MapperConfig) -> None:
+        """Use other settings from the next frame on; what is in the map stays.
+
+        Only settings that apply while running may differ.
+        """
+        self._config = config
+        self.voxel_map.configure(config.voxel_map)
+        self._state.configure(config)
+
     def check_camera(self, image_size: tuple[int, int], intrinsics: Intrinsics) -> None:
         """Raise FrameError for a calibration that cannot be used for images (height, width).
 

@@ -15,6 +15,7 @@ from spann3r_ros.core.views import Preprocessed
 from .admitted import Admitted
 from .fragments.atlas import Atlas
 from .layers.voxel_map import VoxelMap
+from .mapper_config import MapperConfig
 from .mapping_status import FailedFrame, MappingStatus
 from .memory_manager import MemoryReport
 from .tracking.focal_length import FocalRefinement
@@ -69,6 +70,14 @@ class MappingState:
     keyframes_left_out: int = 0
     undelivered: list[Keyframe] = field(default_factory=list)
     failed: list[FailedFrame] = field(default_factory=list)  # not reported yet
+
+    def configure(self, config: MapperConfig) -> None:
+        """Use other settings from the next frame on."""
+        self.gate.configure(config.keyframes)
+        self.sight.configure(config.sight)
+        self.atlas.configure(config)
+        if self.poses is not None:
+            self.poses.configure(config)
 
     def check(self, frame: Frame) -> None:
         """Raise FrameError for a frame that the map does not accept; change nothing."""

@@ -85,7 +85,6 @@ class FrameRoles:
         self._repeated_ns = 0
         # The newest broadcast edge below `odom`, and the stamp of its pose.
         self._held: tuple[Edge, int] | None = None
-        self._hold_ns = round(config.odom_hold_sec * 1e9)
         self._is_paused = False
 
     def take_places(self, places: Mapping[int, np.ndarray]) -> None:
@@ -110,6 +109,11 @@ class FrameRoles:
                 placed = self._placed.popleft()
                 if not self._send(placed):
                     self._placed.append(placed)
+
+    def configure(self, config: NodeConfig) -> None:
+        """Hold the last pose as long as these settings say; nothing else may differ."""
+        with self._lock:
+            self._config = config
 
     def pause(self, paused: bool) -> None:
         """Note whether a user has paused the mapping; `odom` -> camera or base is then held."""
@@ -147,10 +151,11 @@ class FrameRoles:
                 self._hold(now_ns)
 
     def _hold(self, now_ns: int) -> None:
-        if self._held is None or not self._hold_ns:
+        hold_ns = round(self._config.odom_hold_sec * 1e9)
+        if self._held is None or not hold_ns:
             return
         edge, pose_ns = self._held
-        if self._is_paused or now_ns - pose_ns <= self._hold_ns:
+        if self._is_paused or now_ns - pose_ns <= hold_ns:
             self._try_broadcast([edge], now_ns)
             return
         self._held = None

@@ -121,6 +121,16 @@ class Intake:
         """Return how many images wait for other data, or for further images."""
         return sum(map(len, self._stages))
 
+    def configure(self, config: NodeConfig) -> None:
+        """Use another rate, other timeouts and another `time_jump` from the next image on."""
+        if config.max_rate != self._config.max_rate:
+            self._limiter = RateLimiter(config.max_rate)
+        self._config = config
+        self._calibrations.timeout_sec = config.camera_info_timeout_sec
+        self._cameras.timeouts = self._timeouts(config.mode == 'replay')
+        self._poses.timeout_sec = config.pose_timeout_sec
+        self._times.may_jump = config.time_jump != 'refuse'
+
     def take_image(self, stamp_ns: int, frame_id: str, decode: Callable[[], np.ndarray]) -> None:
         """Process an image; `decode` returns it, uint8 RGB [height, width, 3], or raises."""
         self._wait_clock.note_activity()

@@ -19,6 +19,8 @@ from typing import Any
 
 from spann3r_ros.core.network import Compute
 from spann3r_ros.core.settings import (
+    RUNNING,
+    START,
     Setting,
     Value,
     check_settings,
@@ -47,10 +49,10 @@ class DiagnosticsConfig:
     """Thresholds of the warnings in /diagnostics."""
 
     stale_after_sec: float = setting(
-        2.0, 'Warn when an active node received no image for longer', 0.1, 3600.0)
+        2.0, 'Warn when an active node received no image for longer', 0.1, 3600.0, applies=RUNNING)
     max_dropped_share: float = setting(
         0.9, 'Warn when a larger share of the images of the last seconds was dropped; live mode '
-        'drops images when the device is too slow for their rate', 0.0, 1.0)
+        'drops images when the device is too slow for their rate', 0.0, 1.0, applies=RUNNING)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -91,7 +93,8 @@ class NodeConfig:
     time_jump: str = setting(
         'fragment', 'What happens when the stamps of three images in a row are back by a second '
         'or more, for example when a bag is played again. fragment: a fragment of the same map '
-        'begins; reset: a new map begins; refuse: the images are rejected', choices=TIME_JUMPS)
+        'begins; reset: a new map begins; refuse: the images are rejected', choices=TIME_JUMPS,
+        applies=RUNNING)
     stamp_source: str = setting(
         'header', 'Where the time of an image, calibration or mask comes from. header: its '
         'stamp; receipt: when the node received it, or when it was recorded, for drivers that set '
@@ -102,15 +105,16 @@ class NodeConfig:
         'only, in metres, without odometry and broadcasts', choices=POSE_SOURCES)
     pose_timeout_sec: float = setting(
         0.5, 'How long an image waits for its pose from TF; in live mode the newest 30 wait',
-        0.0, 60.0)
+        0.0, 60.0, applies=RUNNING)
     max_rate: float = setting(
-        0.0, 'Most images per second of image time that are used; 0: all', 0.0, 1000.0)
+        0.0, 'Most images per second of image time that are used; 0: all', 0.0, 1000.0,
+        applies=RUNNING)
     image_rectified: bool = setting(
         False, 'The images have no distortion: P of camera_info is their calibration, not K and D')
     camera_info_timeout_sec: float = setting(
         1.0, 'A calibration is used if its stamp is this close to the image; 0: no limit. A map '
         'keeps the calibration of its first image',
-        0.0, 3600.0)
+        0.0, 3600.0, applies=RUNNING)
     map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
     odom_frame: str = setting('odom', 'Frame of ~/odometry, in which the pose never jumps')
     base_frame: str = setting(
@@ -124,17 +128,18 @@ class NodeConfig:
         choices=('auto', 'odom', 'base', 'camera', 'none'))
     transform_tolerance_sec: float = setting(
         0.2, 'How far in the future map -> odom is stamped when it is repeated, so that those who '
-        'look up the present find it', 0.0, 60.0)
+        'look up the present find it', 0.0, 60.0, applies=RUNNING)
     tf_publish_period_sec: float = setting(
         0.05, 'Live, transforms are repeated with this period, at most 50 times a second; 0: '
-        'they are sent with each pose only, as in replay mode', 0.0, 60.0)
+        'they are sent with each pose only, as in replay mode', 0.0, 60.0, applies=RUNNING)
     odom_hold_sec: float = setting(
         5.0, 'Live, how long after a pose odom -> base (or odom -> optical frame), if the node '
         'publishes it, is repeated with the present time; while the mapping is paused without '
-        'end; 0: it is not repeated', 0.0, 86400.0)
+        'end; 0: it is not repeated', 0.0, 86400.0, applies=RUNNING)
     level_timeout_sec: float = setting(
         0.5, 'Live, how long the first images wait until TF connects camera and base, which '
-        'levels the map, if another node publishes TF; 0: they do not wait', 0.0, 60.0)
+        'levels the map, if another node publishes TF; 0: they do not wait', 0.0, 60.0,
+        applies=RUNNING)
     map_origin: str = setting(
         'base', 'Where a map begins if TF connects camera and base at its first image. base: at '
         'the base, x along its forward; camera: at the camera, x along its horizontal view',
@@ -143,17 +148,19 @@ class NodeConfig:
         False, 'Publish the inverse of each transform: the map is then a child of the robot')
     map_publish_period_sec: float = setting(
         1.0, 'Least time between two messages on ~/map_points and ~/path; it is made longer if '
-        'publishing would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0)
+        'publishing would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0,
+        applies=RUNNING)
     max_cloud_bytes: int = setting(
         10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is thinned out',
-        1000, 2**31 - 1)
+        1000, 2**31 - 1, applies=RUNNING)
     max_waiting_bytes: int = setting(
         256_000_000, 'Most bytes of images that wait for a calibration, of those that wait for a '
         'mask, of those that wait for a pose, and of masks that wait for an image; beyond, the '
         'oldest are dropped, or go on without a calibration', 1_000_000, 2**40)
-    map_directory: str = setting('~/.ros/spann3r_ros', 'Folder of ~/save_map and ~/load_map')
+    map_directory: str = setting(
+        '~/.ros/spann3r_ros', 'Folder of ~/save_map and ~/load_map', applies=RUNNING)
     autostart: bool = setting(
-        True, 'Configure and activate at start; false: a lifecycle manager does it')
+        True, 'Configure and activate at start; false: a lifecycle manager does it', applies=START)
 
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
 
@@ -369,9 +376,10 @@ def to_yaml() -> str:
 
 def to_markdown() -> str:
     """Return the table of parameters in `docs/parameters.md`."""
-    rows = [f'| `{item.name}` | `{json.dumps(item.default)}` | '
+    rows = [f'| `{item.name}` | `{json.dumps(item.default)}` | {item.applies} | '
             f'{item.metadata["doc"]}{item.bounds_text()} |' for item in all_settings()]
-    return '\n'.join(['| parameter | default | meaning |', '|---|---|---|', *rows]) + '\n'
+    return '\n'.join(['| parameter | default | applied | meaning |', '|---|---|---|---|',
+                      *rows]) + '\n'
 
 
 def _indent(depth: int) -> str:

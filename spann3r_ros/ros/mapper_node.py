@@ -58,7 +58,9 @@ class MapperNode(RobustLifecycleNode):
         self._listening: ListeningThread | None = None
         parameters.declare(self)
         parameters.read(self)
+        self.add_pre_set_parameters_callback(parameters.with_types)
         self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._apply_parameters)
         self._listening = ListeningThread(self)
         self.create_service(Trigger, '~/reset', self._reset)
         self.create_service(Trigger, '~/new_fragment', self._new_fragment)
@@ -140,16 +142,29 @@ class MapperNode(RobustLifecycleNode):
         return super().on_error(state)
 
     def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
-        known = {item.name for item in all_settings()}
-        changes = {one.name: one.value for one in changed if one.name in known}
-        if self._session is not None and changes:
-            return SetParametersResult(successful=False, reason=(
-                f'{", ".join(changes)}: read at configure; clean up the node first'))
+        names = {item.name for item in all_settings()}
+        changes = {one.name: one.value for one in changed if one.name in names}
         try:
-            parameters.read(self, changes)
+            if self._session is None:
+                parameters.read(self, changes)
+            else:
+                parameters.change(self, changes)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+    def _apply_parameters(self, changed: list[Parameter]) -> None:
+        names = {item.name for item in all_settings()}
+        texts = [f'{one.name} = {one.value!r}' for one in changed if one.name in names]
+        if self._session is None or not texts:
+            return
+        try:
+            self._session.configure(parameters.read(self))
+        # An exception that leaves this callback would end the process.
+        except Exception:
+            self.get_logger().error(f'parameters not applied: {traceback.format_exc()}')
+        else:
+            self.get_logger().info(f'parameters applied: {", ".join(texts)}')
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, 'reset', Session.reset)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
-from spann3r_ros.core.settings import Setting, Value
+from spann3r_ros.core.settings import CONFIGURE, RUNNING, START, Setting, Value
 from spann3r_ros.pipeline.node_settings import (
     FOREIGN,
     Settings,
@@ -29,8 +30,8 @@ def declare(node: Node) -> None:
         node.get_logger().warning(warning)
     settings = all_settings()
     for item in settings:
-        value = present.get(item.name, item.default) if item.name not in given else item.default
-        node.declare_parameter(item.name, value, descriptor(item))
+        value = _with_type(present.get(item.name, item.default), item)
+        node.declare_parameter(item.name, value, descriptor(item), ignore_override=True)
     unknown = sorted(set(present) - {item.name for item in settings})
     if unknown:
         raise ValueError(f'unknown parameters: {", ".join(unknown)}')
@@ -42,11 +43,46 @@ def read(node: Node, changes: Mapping[str, Value] | None = None) -> Settings:
     return from_values({**values, **(changes or {})})
 
 
+def change(node: Node, changes: Mapping[str, Value]) -> dict[str, Value]:
+    """Return those of `changes` that differ from the present values.
+
+    Raises ValueError if a running node cannot apply one of them, or for a wrong value.
+    """
+    known = {item.name: item for item in all_settings()}
+    changes = {name: value for name, value in changes.items()
+               if value != node.get_parameter(name).value}
+    fixed = [name for name in changes if known[name].applies != RUNNING]
+    if fixed:
+        raise ValueError(f'{", ".join(fixed)}: read at configure; clean up the node first')
+    read(node, changes)
+    return changes
+
+
+def with_types(changed: list[Parameter]) -> list[Parameter]:
+    """Return parameters whose integers are floats where the setting is a float.
+
+    `ros2 param set` takes a number without a point for an integer.
+    """
+    known = {item.name: item for item in all_settings()}
+    return [one if one.name not in known else
+            Parameter(one.name, value=_with_type(one.value, known[one.name])) for one in changed]
+
+
+def _with_type(value: Value, item: Setting) -> Value:
+    if isinstance(item.default, float) and type(value) is int:
+        return float(value)
+    return value
+
+
 def descriptor(item: Setting) -> ParameterDescriptor:
     """Return the documentation and bounds of a setting for ROS."""
-    made = ParameterDescriptor(description=item.metadata['doc'])
+    made = ParameterDescriptor(description=item.metadata['doc'], read_only=item.applies == START)
+    constraints = []
     if 'choices' in item.metadata:
-        made.additional_constraints = f'one of {item.metadata["choices"]}'
+        constraints.append(f'one of {item.metadata["choices"]}')
+    if item.applies == CONFIGURE:
+        constraints.append('cannot be set while the node is configured')
+    made.additional_constraints = '; '.join(constraints)
     if 'min' not in item.metadata:
         return made
     low, high = item.metadata['min'], item.metadata['max']

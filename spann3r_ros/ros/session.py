@@ -97,6 +97,20 @@ class Session:
             steps.callback(self._node.destroy_timer, self._timer)
             self.deactivate()
 
+    def configure(self, settings: Settings) -> None:
+        """Apply settings that differ only in what needs no reload, after the waiting frame."""
+        self._settings = settings
+        if self._intake is not None:
+            self._intake.configure(settings.node)
+        self._tf.configure(settings.node)
+        with self._status_lock:
+            self._diagnostics.configure(settings.node.diagnostics)
+
+        def apply() -> None:
+            self._runner.mapper.configure(settings.mapper)
+            self._publishers.configure(settings.node)
+        self._runner.call(apply)
+
     def reset(self) -> str:
         """Begin a new map and drop the waiting frames; keep the accounts. Return a message."""
         self._forget_waiting()

@@ -23,11 +23,11 @@ from builtin_interfaces.msg import Time
 from drawn_index import encode_index
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -289,9 +289,11 @@ class Peer:
         return self.until(answer, 'the state of the mapper')
 
     def set_text(self, name: str, value: str) -> Message:
-        request = SetParametersAtomically.Request(parameters=[Parameter(
-            name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING,
-                                            string_value=value))])
+        return self.set_parameters({name: value})
+
+    def set_parameters(self, changes: dict[str, Value]) -> Message:
+        request = SetParametersAtomically.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in changes.items()])
         return self.call('/mapper/set_parameters_atomically', request).result
 
     def statuses(self) -> list[MapperStatus]:

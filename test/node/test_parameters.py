@@ -10,6 +10,7 @@ import rclpy
 import rclpy.node
 import yaml
 
+from spann3r_ros.core.settings import RUNNING
 from spann3r_ros.networks.registry import network_kinds
 from spann3r_ros.networks.spann3r.spann3r_network import PRECISIONS
 from spann3r_ros.pipeline.node_settings import (
@@ -24,6 +25,19 @@ from spann3r_ros.pipeline.node_settings import (
 from spann3r_ros.ros import parameters
 
 ROOT = Path(__file__).parents[2]
+RUNNING_NAMES = {
+    'time_jump', 'pose_timeout_sec', 'max_rate', 'camera_info_timeout_sec',
+    'transform_tolerance_sec', 'tf_publish_period_sec', 'odom_hold_sec', 'level_timeout_sec',
+    'map_publish_period_sec', 'max_cloud_bytes', 'map_directory', 'live_pose', 'path_max_size',
+    *(f'diagnostics.{name}' for name in ('stale_after_sec', 'max_dropped_share')),
+    *(f'keyframes.{name}' for name in ('stride', 'min_interval_sec', 'max_full_bytes',
+                                       'max_bytes')),
+    *(f'sight.{name}' for name in ('check', 'min_detail', 'min_sharpness')),
+    *(f'pose.{name}' for name in (
+        'min_confidence', 'best_fraction', 'max_points', 'ransac_iterations', 'max_reprojection',
+        'min_inlier_fraction', 'pointmap_weight', 'drift', 'gate_probability')),
+    *(f'voxel_map.{name}' for name in ('min_confidence', 'min_observations',
+                                       'integrate_without_pose'))}
 
 
 def flatten(tree: dict, prefix: str = '') -> dict[str, object]:
@@ -172,6 +186,16 @@ def test_descriptors_carry_the_bounds() -> None:
     assert found['voxel_map.max_voxels'].integer_range[0].from_value == 100
     assert 'replay' in found['mode'].additional_constraints
     assert all(choice in found['precision'].additional_constraints for choice in PRECISIONS)
+    assert [name for name, item in found.items() if item.read_only] == ['autostart']
+    fixed = 'cannot be set while the node is configured'
+    assert fixed in found['checkpoint'].additional_constraints
+    assert fixed in found['spann3r.working_frames'].additional_constraints
+    assert not any(fixed in found[name].additional_constraints for name in RUNNING_NAMES)
+
+
+def test_every_setting_that_applies_while_running_reaches_its_user() -> None:
+    """The list is written out: whoever marks another one has to hand it on."""
+    assert {one.name for one in all_settings() if one.applies == RUNNING} == RUNNING_NAMES
 
 
 def launch_constant(name: str) -> ast.expr:

@@ -61,6 +61,12 @@ class Atlas:
         self.revision = 0
         self._moved: set[int] = set()
 
+    def configure(self, config: MapperConfig) -> None:
+        """Use other bounds from the next keyframe on."""
+        self._path_max_size = config.path_max_size
+        self._min_confidence = config.voxel_map.min_confidence
+        self._keyframes.configure(config.keyframes, self._min_confidence)
+
     def begin(self, scale: Scale | None = None) -> Fragment:
         """Begin a fragment in the frame of the map, and return it; an empty one is replaced."""
         former = self.current

@@ -74,6 +74,10 @@ class KeyframeStore:
         self._full_bytes = self._compact_bytes = 0
         self._added = self._compacted = self._evicted = 0
 
+    def configure(self, config: KeyframeConfig, min_confidence: float) -> None:
+        """Use other bounds from the next keyframe on."""
+        self._config, self._min_confidence = config, min_confidence
+
     def add(self, keyframe: KeptKeyframe, owner: dict[int, KeptKeyframe]) -> None:
         """Put a keyframe into its fragment's `owner`; compact or remove older ones."""
         number = self._added

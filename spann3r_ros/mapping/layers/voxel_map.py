@@ -114,6 +114,10 @@ class VoxelMap:
         self._config = config
         self.clear()
 
+    def configure(self, config: VoxelMapConfig) -> None:
+        """Use other thresholds from the next keyframe and the next snapshot on."""
+        self._config = config
+
     def clear(self) -> None:
         """Forget an automatic voxel size and the counters."""
         # `out_of_reach` points were too far from the origin of their fragment.

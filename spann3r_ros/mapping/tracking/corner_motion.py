@@ -63,6 +63,10 @@ class CornerMotion:
         # The stamp of the last image that corners were tracked to, and the result.
         self._tracked: tuple[int, Motion | None, _Corners | None] | None = None
 
+    def configure(self, config: PoseConfig) -> None:
+        """Use other thresholds from the next image on."""
+        self._config = config
+
     def follow(self, image: np.ndarray, depth: np.ndarray, confidence: np.ndarray) -> None:
         """Track corners of this keyframe from now on.
 

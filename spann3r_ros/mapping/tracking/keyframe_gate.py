@@ -10,11 +10,15 @@ class KeyframeGate:
     """Admits every `stride`-th frame, but none sooner than `min_interval_sec` after the last."""
 
     def __init__(self, config: KeyframeConfig) -> None:
-        self._stride = config.stride
-        self._min_interval_ns = round(config.min_interval_sec * 1e9)
+        self.configure(config)
         self._since_admitted = config.stride - 1
         self._admitted_stamp_ns: int | None = None
         self.skipped = 0
+
+    def configure(self, config: KeyframeConfig) -> None:
+        """Use another stride and interval."""
+        self._stride = config.stride
+        self._min_interval_ns = round(config.min_interval_sec * 1e9)
 
     def skips(self, stamp_ns: int) -> bool:
         """Return whether the next frame is skipped, and count it then.

@@ -16,7 +16,7 @@ from spann3r_ros.core.transforms import invert
 from spann3r_ros.core.types import FragmentPose, Frame, FrameError
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
-from spann3r_ros.mapping.mapper_config import PoseConfig
+from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.scale.parallax import ScaleFromParallax, View
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
@@ -61,6 +61,10 @@ class KnownPoses(PoseSource):
         self._last: tuple[int, np.ndarray, float] | None = None
         # Where the given poses place the current fragment, whatever moves it later.
         self._given_place: np.ndarray | None = None
+
+    def configure(self, config: MapperConfig) -> None:
+        """Use other thresholds from the next frame on."""
+        self._config = config.pose
 
     @property
     def waiting(self) -> int:

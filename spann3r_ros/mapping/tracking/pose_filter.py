@@ -127,6 +127,10 @@ class PoseFilter:
         self._state: _State | None = None
         self._mean_gain = 1.0
 
+    def configure(self, config: PoseConfig) -> None:
+        """Use other weights and thresholds from the next keyframe on."""
+        self._config = config
+
     def prior_suffices(self, motion: Motion | None) -> bool:
         """Return whether a frame has a prior that a pointmap would hardly change."""
         return self._mean_gain < MIN_GAIN and self.estimate(motion, None).covariance is not None

@@ -12,6 +12,7 @@ from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
+from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 
@@ -27,6 +28,10 @@ class PoseSource(ABC):
         self.live_failed = 0
         # If not empty, the next frame begins a fragment.
         self.restart_reason = ''
+
+    @abstractmethod
+    def configure(self, config: MapperConfig) -> None:
+        """Use other weights and thresholds from the next frame on."""
 
     @property
     def waiting(self) -> int:

@@ -82,6 +82,10 @@ class Sight:
             self._sharpness.append((stamp_ns, content.sharpness))
         return bool(reason)
 
+    def configure(self, config: SightConfig) -> None:
+        """Use other thresholds from the next image on."""
+        self._config = config
+
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map."""
         return {'blind': self.blind, 'used': self._used,

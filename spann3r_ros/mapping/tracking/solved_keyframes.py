@@ -69,6 +69,13 @@ class SolvedPoses(PoseSource):
         # Map units per unit of the sequence placed last.
         self._placed_scale = 1.0
 
+    def configure(self, config: MapperConfig) -> None:
+        """Use other weights and thresholds from the next frame on."""
+        self._config = config.pose
+        self._min_confidence = config.voxel_map.min_confidence
+        self._filter.configure(config.pose)
+        self._corners.configure(config.pose)
+
     @property
     def keyframes(self) -> list[Keyframe]:
         """Return the anchor."""

@@ -28,7 +28,7 @@ class Calibrations(History[Intrinsics | None]):
 
     def __init__(self, timeout_sec: float) -> None:
         super().__init__(QueueBounds(MAX_CALIBRATIONS, MAX_COEFFICIENT_BYTES), _bytes)
-        self._timeout_ns = round(timeout_sec * 1e9)
+        self.timeout_sec = timeout_sec
 
     def find(self, stamp_ns: int, size: tuple[int, int]) -> tuple[Intrinsics | None, str]:
         """Return the calibration of an image of a size (height, width), or None and the reason.
@@ -41,7 +41,7 @@ class Calibrations(History[Intrinsics | None]):
         if found is None:
             return None, ''
         if not self.is_near(stamp_ns):
-            return None, (f'no camera_info has a stamp within {self._timeout_ns * 1e-9:g} s of '
+            return None, (f'no camera_info has a stamp within {self.timeout_sec:g} s of '
                           'the image (camera_info_timeout_sec)')
         intrinsics = found[1]
         if intrinsics is None:
@@ -56,7 +56,8 @@ class Calibrations(History[Intrinsics | None]):
         """Return whether a message came whose stamp is near enough to an image's."""
         found = self._nearest(stamp_ns)
         return found is not None and (
-            not self._timeout_ns or abs(stamp_ns - found[0]) <= self._timeout_ns)
+            not self.timeout_sec
+            or abs(stamp_ns - found[0]) <= round(self.timeout_sec * 1e9))
 
     def _nearest(self, stamp_ns: int) -> tuple[int, Intrinsics | None] | None:
         return self.newest_until(stamp_ns) or self.first()
@@ -108,7 +109,7 @@ class CameraSync:
         self._replay = replay
         self._first_pose_at = first_pose_at
         self._expected = expected
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._bounds = bounds
         self._outlet = outlet
         self._clock = clock
@@ -136,8 +137,8 @@ class CameraSync:
         over = self._bounds.exceeded(
             len(self._waiting), sum(frame_bytes(one) for _, one in self._waiting))
         waited_sec = self._clock.now() - since_sec
-        awaits_calibration = needs_calibration and waited_sec <= self._timeouts.calibration_sec
-        awaits_transforms = needs_transforms and waited_sec <= self._timeouts.transforms_sec
+        awaits_calibration = needs_calibration and waited_sec <= self.timeouts.calibration_sec
+        awaits_transforms = needs_transforms and waited_sec <= self.timeouts.transforms_sec
         if (awaits_calibration or awaits_transforms) and not over:
             return
         if awaits_calibration and not self._replay:

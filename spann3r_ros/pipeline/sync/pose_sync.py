@@ -34,7 +34,7 @@ class PoseSync:
                  missing: Callable[[Frame], str] = lambda _: '') -> None:
         self._pose_of = pose_of
         self._bounds = bounds
-        self._timeout_sec = timeout_sec
+        self.timeout_sec = timeout_sec
         self._outlet = outlet
         self._clock = clock
         self._missing = missing
@@ -63,8 +63,8 @@ class PoseSync:
             elif self._bounds.exceeded(len(self._waiting), held):
                 self._drop_first(f'{len(self._waiting)} images of {held} bytes wait')
             elif self._clock.now() - max(self._waiting[0][0],
-                                         self._passed_sec) > self._timeout_sec:
-                self._drop_first(f'none came within {self._timeout_sec:g} s')
+                                         self._passed_sec) > self.timeout_sec:
+                self._drop_first(f'none came within {self.timeout_sec:g} s')
             else:
                 return
 

@@ -36,7 +36,7 @@ class TimeGate:
                  jumped: Callable[[int, bool], None], bounds: QueueBounds,
                  outlet: Outlet) -> None:
         self._clock = clock
-        self._may_jump = may_jump
+        self.may_jump = may_jump
         self._is_alone = is_alone
         self._jumped = jumped
         self._bounds = bounds
@@ -63,7 +63,7 @@ class TimeGate:
             self._refuse_aside('the next image has the former time')
             clock.advance(stamp_ns)
             self._outlet.pass_on(frame)
-        elif relation is Relation.LATE or (relation is Relation.BACK and not self._may_jump
+        elif relation is Relation.LATE or (relation is Relation.BACK and not self.may_jump
                                            and not self._is_alone()):
             self._outlet.fail(clock.late(stamp_ns))
         else:

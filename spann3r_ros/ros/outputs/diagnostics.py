@@ -43,6 +43,10 @@ class Diagnostics:
         self._last_image_sec = monotonic()
         self._state = ''
 
+    def configure(self, config: DiagnosticsConfig) -> None:
+        """Use other thresholds."""
+        self._config = config
+
     def note(self, state: str, accounts: Accounts) -> None:
         """Record state and accounts, at least once a second, whether anybody listens or not."""
         now = monotonic()

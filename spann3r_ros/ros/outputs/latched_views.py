@@ -29,14 +29,18 @@ class LatchedViews:
     def __init__(self, cloud: LifecyclePublisher, path: LifecyclePublisher, period_sec: float,
                  max_cloud_bytes: int, failed: Callable[[Exception], None]) -> None:
         self._cloud, self._path = cloud, path
-        self._period_sec = self._rest_sec = period_sec
-        self._max_cloud_bytes = max_cloud_bytes
+        self.configure(period_sec, max_cloud_bytes)
         self._failed = failed
         self._executor = ThreadPoolExecutor(1, 'map_views')
         self._running: Future | None = None
         self._version = 0  # of the map
         self._published = {cloud: 0, path: 0}
         self._ended_sec = float('-inf')
+
+    def configure(self, period_sec: float, max_cloud_bytes: int) -> None:
+        """Use another period and another size of clouds."""
+        self._period_sec = self._rest_sec = period_sec
+        self._max_cloud_bytes = max_cloud_bytes
 
     def change(self) -> None:
         """Record that the map has changed."""

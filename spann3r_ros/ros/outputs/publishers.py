@@ -2,13 +2,14 @@
 """The publishers of the mapper node; a message without subscribers is not even built."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from spann3r_ros.core.keyframe import Keyframe
@@ -22,13 +23,16 @@ from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.frame_roles import FrameRoles
-from spann3r_ros.pipeline.node_settings import Settings
+from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
 from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.ros import conversions
 
 from .latched_views import LatchedViews
 
 STREAM_DEPTH = 5
+# What `qos_overrides.` parameters may change.
+STREAM_POLICIES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY)
+LATCHED_POLICIES = (*STREAM_POLICIES, QoSPolicyKind.DURABILITY)
 
 
 class MapPublishers:
@@ -63,12 +67,19 @@ class MapPublishers:
             self._latched(PointCloud2, '~/map_points'), self._latched(Path, '~/path'),
             settings.node.map_publish_period_sec, self._max_cloud_bytes, failed)
         # Not managed by the lifecycle: an inactive node publishes its status too.
-        self._status = node.create_publisher(MapperStatus, '~/status', QoSProfile(depth=10))
+        self._status = node.create_publisher(
+            MapperStatus, '~/status', QoSProfile(depth=10),
+            qos_overriding_options=QoSOverridingOptions(STREAM_POLICIES))
         self._places: Mapping[int, np.ndarray] = {}
         self._voxel_size = 0.0
         self._warned_of_rounding = False
         self._stamp_ns = 0
         self._pose_stamp_ns = -1
+
+    def configure(self, config: NodeConfig) -> None:
+        """Use another period of map and path, and another size of clouds."""
+        self._max_cloud_bytes = config.max_cloud_bytes
+        self._views.configure(config.map_publish_period_sec, config.max_cloud_bytes)
 
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
@@ -199,14 +210,17 @@ class MapPublishers:
         return self._node.get_clock().now().nanoseconds
 
     def _stream(self, kind: type, topic: str) -> LifecyclePublisher:
-        return self._create(kind, topic, QoSProfile(depth=STREAM_DEPTH))
+        return self._create(kind, topic, QoSProfile(depth=STREAM_DEPTH), STREAM_POLICIES)
 
     def _latched(self, kind: type, topic: str) -> LifecyclePublisher:
         return self._create(
-            kind, topic, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+            kind, topic, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
+            LATCHED_POLICIES)
 
-    def _create(self, kind: type, topic: str, qos: QoSProfile) -> LifecyclePublisher:
-        publisher = self._node.create_lifecycle_publisher(kind, topic, qos)
+    def _create(self, kind: type, topic: str, qos: QoSProfile,
+                policies: Sequence[QoSPolicyKind]) -> LifecyclePublisher:
+        publisher = self._node.create_lifecycle_publisher(
+            kind, topic, qos, qos_overriding_options=QoSOverridingOptions(policies))
         self._managed.append(publisher)
         return publisher
 

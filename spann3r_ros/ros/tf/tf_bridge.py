@@ -47,9 +47,8 @@ class TfBridge:
         self.roles = FrameRoles(config, self.tree, self._broadcast, self._warn, self._restore,
                                 lambda: node.get_clock().now().nanoseconds)
         needs_none = config.publish_tf == 'none' and config.pose_source == 'images'
-        self._tolerance_sec = config.transform_tolerance_sec
-        self._repeats = not (replay or needs_none) and config.tf_publish_period_sec > 0
-        self._period_ns = round(config.tf_publish_period_sec * 1e9)
+        self._may_repeat = not (replay or needs_none)
+        self.configure(config)
         self._due_ns = 0
         self._restorer: Publisher | None = None
         self._restored_sec = 0.0
@@ -68,6 +67,12 @@ class TfBridge:
         self._reader = listening.read(self.tree)
         self.tree.refresh = self._reader.take_all
         listening.repeat(self._run)
+
+    def configure(self, config: NodeConfig) -> None:
+        """Repeat transforms with the tolerance and the periods of these settings."""
+        self._tolerance_sec = config.transform_tolerance_sec
+        self._period_ns = round(config.tf_publish_period_sec * 1e9)
+        self.roles.configure(config)
 
     def begin(self, changed: Callable[[], None], wanted: Callable[[], bool]) -> None:
         """Follow TF for an active node, and repeat `map -> odom` if the settings want it.
@@ -124,7 +129,7 @@ class TfBridge:
             self._reader.take_all()
         else:
             self._reader.take_static()
-        if not (self._active and self._repeats):
+        if not (self._active and self._may_repeat and self._period_ns):
             return
         now_ns = self._node.get_clock().now().nanoseconds
         late_ns = now_ns - self._due_ns
