@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import OrderedDict
+from threading import Lock
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 # A warning may occur in every frame. Each line of code logs one at most this often.
 WARNING_PERIOD_SEC = 2.0
+# A refusal is logged at once, and then with its number of repetitions at most this often.
+REPETITION_PERIOD_SEC = 30.0
+MOST_KINDS = 100
 
 
 class RosLogHandler(logging.Handler):
@@ -40,6 +46,32 @@ class RosLogHandler(logging.Handler):
             return True
         self._warned_sec[place] = record.created
         return False
+
+
+class Repetitions:
+    """Tells a new kind of message from a repeated one; thread-safe.
+
+    Messages that differ only in numbers are of one kind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kinds: OrderedDict[str, tuple[float, int]] = OrderedDict()  # last shown, and since
+
+    def count(self, message: str, now_sec: float) -> int | None:
+        """Return how often this kind came since it was shown last, or None: do not show it.
+
+        0: it is new. A kind is shown again after `REPETITION_PERIOD_SEC` at the earliest.
+        """
+        kind = re.sub(r'\d+', '0', message)
+        with self._lock:
+            shown_sec, repeated = self._kinds.pop(kind, (float('-inf'), -1))
+            repeated += 1
+            due = now_sec - shown_sec >= REPETITION_PERIOD_SEC
+            self._kinds[kind] = (now_sec, 0) if due else (shown_sec, repeated)
+            if len(self._kinds) > MOST_KINDS:
+                self._kinds.popitem(last=False)
+        return repeated if due else None
 
 
 def forward_logging(logger: RcutilsLogger) -> None:

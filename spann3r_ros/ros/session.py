@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
@@ -24,13 +25,13 @@ from spann3r_ros.pipeline.sync.camera_sync import Expected
 
 from .conversions import to_status
 from .inputs.subscriptions import InputSubscriptions
+from .logs import Repetitions
 from .outputs.diagnostics import ERROR, WARN, Diagnostics, Health
 from .outputs.publishers import MapPublishers
 from .tf.listener import ListeningThread
 from .tf.tf_bridge import TfBridge
 
 STATUS_PERIOD_SEC = 1.0
-WARNING_PERIOD_SEC = 2.0
 
 
 class Session:
@@ -45,7 +46,8 @@ class Session:
         self._node = node
         self._settings = settings
         self._last_error = ''
-        self._health = Health()
+        self._health = self._shown_health = Health()
+        self._repetitions = Repetitions()
         self._intake: Intake | None = None
         self._inputs: InputSubscriptions | None = None
         self._enabled = True
@@ -215,14 +217,17 @@ class Session:
         """Publish /diagnostics; may be called from any thread."""
         with self._status_lock:
             self._diagnostics.note(self._state(), self._runner.slot.accounts())
+            health = self._health
             if self._diagnostics.has_subscribers:
                 self._diagnostics.publish(
-                    self._runner.report(), self._runner.map_status, self._health)
+                    self._runner.report(), self._runner.map_status, health)
+            self._shown_health = health
 
     def deliver(self, update: MapUpdate) -> None:
         """Publish the results of a frame."""
         self._publishers.publish(update, self._runner.mapper)
-        if not update.skipped:
+        # A refusal stays until it was in /diagnostics, also if the next frame is good.
+        if not update.skipped and self._shown_health is self._health:
             self._health = Health()
 
     def frame_settled(self) -> None:
@@ -256,16 +261,16 @@ class Session:
         return 'active' if self._enabled else 'paused'
 
     def _note_failure(self, error: Exception) -> None:
+        refused = isinstance(error, FrameError) and not isinstance(error, DeviceMemoryError)
+        level = WARN if refused else ERROR
+        self._last_error = str(error) if refused else f'{type(error).__name__}: {error}'
+        repeated = self._repetitions.count(self._last_error, monotonic())
         logger = self._node.get_logger()
-        if isinstance(error, FrameError) and not isinstance(error, DeviceMemoryError):
-            level = WARN
-            self._last_error = str(error)
-            logger.warning(f'frame refused: {error}', throttle_duration_sec=WARNING_PERIOD_SEC)
-        else:
-            level = ERROR
-            self._last_error = f'{type(error).__name__}: {error}'
-            logger.error('frame failed: ' + ''.join(traceback.format_exception(error)),
-                         throttle_duration_sec=WARNING_PERIOD_SEC)
+        if repeated is not None and refused:
+            logger.warning(f'frame refused: {self._last_error}{_times(repeated)}')
+        elif repeated is not None:
+            text = self._last_error if repeated else ''.join(traceback.format_exception(error))
+            logger.error(f'frame failed: {text}{_times(repeated)}')
         worse = level == ERROR and self._health.level != ERROR
         self._health = Health(level, self._last_error)
         # Published at once: before the next tick of the timer another frame may succeed.
@@ -316,3 +321,7 @@ class Session:
         # The future of this call is not read, so the error is reported here.
         except Exception as error:
             self.report_failed(error)
+
+
+def _times(repeated: int) -> str:
+    return f' ({repeated} times since the last line)' if repeated else ''

@@ -125,3 +125,24 @@ def test_images_that_show_nothing_are_a_warning_until_one_shows_something(
     assert (status.fragments, status.keyframes, status.phase) == (1, 7, 'tracking')
     peer.until(lambda: len(poses) == 8, 'the poses of all images but the black ones')
     assert not [pose for pose in poses if pose.header.stamp in black]
+
+
+def test_a_refusal_is_in_diagnostics_status_and_once_in_the_log(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    monitor = Monitor(peer, 'map')
+    mapper = start(mode='replay')
+    peer.statuses()
+    monitor.until(OK)
+    wrong = [orbit.image(index) for index in range(2, 12)]
+    for image in wrong:
+        image.encoding = 'rgb7'
+    # Good images follow at once, before the diagnostics are due.
+    camera.send(*(orbit.image(index) for index in range(2)), *wrong,
+                *(orbit.image(index) for index in range(12, 15)))
+    status = peer.until_settled(15)
+    assert (status.frames_processed, status.frames_failed) == (5, 10)
+    assert monitor.until(OK, WARN).message == status.last_error
+    assert mapper.log.count(f'frame refused: {status.last_error}') == 1
+    assert mapper.log.count('rgb7') == 1
+    camera.send(orbit.image(15))
+    monitor.until(OK, WARN, OK)
