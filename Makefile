@@ -80,7 +80,7 @@ bench-packages: setup  ## ROS packages beside the node's own conversions (a minu
 bench-rendering: setup  ## how fast training images are drawn, beside a training step (a minute, 340 MB the first time)
 	@$(run) python benchmarks/rendering.py
 
-bench-shared: setup  ## what the mapper loses beside busy processes (a minute), ARGUMENTS=--full-size
+bench-shared: setup  ## what the mapper loses beside busy processes (two minutes), ARGUMENTS=--full-size
 	@$(run) python benchmarks/shared_processor.py $(ARGUMENTS)
 
 bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB)

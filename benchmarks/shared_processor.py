@@ -37,7 +37,8 @@ BAG = Path(__file__).parents[1] / 'bags' / 'demo_room'
 PERIOD_NS = 100_000_000
 WARM_UP_IMAGES = 3
 NORMAL, LOWEST = 0, 19
-CONDITIONS = ((0, NORMAL), (1, NORMAL), (2, NORMAL), (2, LOWEST))
+CONDITIONS = (0, NORMAL), (1, NORMAL), (2, NORMAL), (2, LOWEST)
+QUICK = (0, NORMAL), (2, NORMAL)
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,10 @@ def row(name: str, speeds: dict[str, list[Speed]], alone: dict[str, list[Speed]]
 def main() -> int:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seconds', type=float, default=2.0, help='of each measurement')
-    parser.add_argument('--repeats', type=int, default=2)
+    parser.add_argument('--seconds', type=float, default=1.0, help='of each measurement')
+    parser.add_argument('--repeats', type=int, default=6)
+    parser.add_argument('--quick', action='store_true',
+                        help='only beside 0 and 2 busy processes of the same priority')
     parser.add_argument('--full-size', action='store_true')
     parser.add_argument('--output', type=Path, default=Path('output/shared_processor.json'))
     parser.add_argument('--subject', choices=('spinning', 'ours', 'control'),
@@ -224,7 +227,7 @@ def main() -> int:
             'ours': ours,
             'control': stack.enter_context(Subject('control', ours.threads, False))}
         alone: dict[str, list[Speed]] = {}
-        for busy, nice in tqdm(CONDITIONS, 'conditions'):
+        for busy, nice in tqdm(QUICK if args.quick else CONDITIONS, 'conditions'):
             if nice:
                 for subject in subjects.values():
                     subject.lower()
@@ -238,7 +241,9 @@ def main() -> int:
         ['', 'images/s spinning', f'ours, {ours.threads} threads', 'CPU ms spinning', 'ours',
          'kept: spinning', 'ours', 'loop'], rows))
     write_json(args.output, {'date': date.today().isoformat(), 'machine': platform.processor(),
-                             'cores': cores, 'threads': ours.threads, 'results': results})
+                             'cores': cores,
+                             'threads': {name: one.threads for name, one in subjects.items()},
+                             'results': results})
     return 0
 
 

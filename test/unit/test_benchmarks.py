@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,3 +87,20 @@ def test_age_of_a_memory_is_measured_in_tenths() -> None:
     ages = memory_benchmark.measure_age((64, 8), 40, CPU)
     assert {name: len(parts) for name, parts in ages.items()} == {'ordinary': 10, 'recorded': 10}
     assert min(min(parts) for parts in ages.values()) > 0.0
+
+
+def test_shared_processor_is_measured_beside_a_control(tmp_path: Path) -> None:
+    """The shortened form of `make bench-shared`."""
+    script = Path(network.__file__).with_name('shared_processor.py')
+    done = subprocess.run([sys.executable, script, '--quick', '--seconds', '0.2', '--repeats', '1',
+                           '--output', tmp_path / 'out.json'], capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / 'out.json').read_text())
+    cores = len(os.sched_getaffinity(0))
+    # The bundled network is too small to gain from a second thread.
+    assert written['threads'] == {'spinning': cores, 'ours': 1, 'control': 1}
+    assert list(written['results']) == ['0 busy', '2 busy']
+    for speeds in written['results'].values():
+        for name, found in speeds.items():
+            assert all(one['rounds'] > 0 and one['processor_sec'] > 0 for one in found), name
