@@ -15,13 +15,15 @@ PACKAGE = Path(__file__).parents[2] / 'spann3r_ros'
 FOLDERS = 'core', 'networks', 'mapping', 'pipeline', 'datasets', 'ros'
 # Training and the checks of a device have their own users and documents.
 LEFT_OUT = ('datasets/folders', 'datasets/layouts', 'datasets/rgbd', 'networks/spann3r/checks')
-# The first argument of these calls is shown to the user. PoseError and its like are missing: their
-# texts follow `a keyframe has no pose`.
-CALLS = {'FrameError', 'BagError', 'CheckpointError', 'DeviceMemoryError', 'MapEmptyError',
+# An argument of these calls is shown to the user, the last one of LAST, the first one of others.
+# PoseError and its like are missing: their texts follow `a keyframe has no pose`.
+LAST = {'Health', 'UnsupportedImageError'}
+CALLS = {*LAST, 'FrameError', 'BagError', 'CheckpointError', 'DeviceMemoryError', 'MapEmptyError',
          'TransitionFailedError', 'warning', 'error', 'exception', 'fatal', '_warn', 'refuse',
-         '_drop_first', 'Health'}
-# What these functions return is shown to the user.
-RETURNING = {'rounding_warning', 'find', '_fault'}
+         '_drop_first'}
+# The texts that these functions return, also in lists and tuples, are shown to the user.
+RETURNING = {'rounding_warning', 'find', '_fault', '_unread', '_assumptions', 'find_files',
+             'warnings'}
 LEAST_LETTERS = 9
 # Where the part of a text ends by which it is found.
 END = re.compile(r',? got |;| \(')
@@ -56,12 +58,22 @@ def _shown(tree: ast.Module) -> Iterator[ast.expr]:
         if isinstance(node, ast.Call) and node.args:
             name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
             if name in CALLS and getattr(node.args[0], 'id', '') != 'OK':
-                yield node.args[-1 if name == 'Health' else 0]
+                yield node.args[-1 if name in LAST else 0]
         elif isinstance(node, ast.FunctionDef) and node.name in RETURNING:
             for one in ast.walk(node):
                 if isinstance(one, ast.Return) and one.value is not None:
-                    yield from (one.value.elts if isinstance(one.value, ast.Tuple)
-                                else [one.value])
+                    yield from _strings(one.value)
+                elif isinstance(one, ast.Call) and getattr(one.func, 'attr', '') == 'append':
+                    yield from _strings(one.args[0])
+
+
+def _strings(expression: ast.AST) -> Iterator[ast.expr]:
+    """Yield the texts in an expression."""
+    if isinstance(expression, ast.JoinedStr | ast.Constant):
+        yield expression
+    else:
+        for one in ast.iter_child_nodes(expression):
+            yield from _strings(one)
 
 
 def _text(expression: ast.expr, constants: dict[str, str]) -> str:
@@ -74,6 +86,8 @@ def _text(expression: ast.expr, constants: dict[str, str]) -> str:
         return _text(expression.value, constants)
     if isinstance(expression, ast.BinOp) and isinstance(expression.op, ast.Add):
         return _text(expression.left, constants) + _text(expression.right, constants)
+    if isinstance(expression, ast.Call) and getattr(expression.func, 'attr', '') == 'format':
+        return re.sub(r'{[^}]*}', '…', _text(expression.func.value, constants))
     if isinstance(expression, ast.Name):
         return constants.get(expression.id, '…')
     return '…'
