@@ -10,6 +10,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from harness import Camera, Mapper, Orbit, Peer
 
 Start = Callable[..., Mapper]
+REFUSAL = 'encoding: expected one of '
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -141,8 +142,8 @@ def test_a_refusal_is_in_diagnostics_status_and_once_in_the_log(
                 *(orbit.image(index) for index in range(12, 15)))
     status = peer.until_settled(15)
     assert (status.frames_processed, status.frames_failed) == (5, 10)
-    assert monitor.until(OK, WARN).message == status.last_error
-    assert mapper.log.count(f'frame refused: {status.last_error}') == 1
-    assert mapper.log.count('rgb7') == 1
+    assert status.last_error.startswith(REFUSAL)
+    assert monitor.until(OK, WARN).message.startswith(REFUSAL)
+    assert mapper.log.count(f'frame refused: {REFUSAL}') == 1
     camera.send(orbit.image(15))
     monitor.until(OK, WARN, OK)
