@@ -192,7 +192,7 @@ class TransformTree:
             link = f'no transform from or to {" or ".join(unknown)} has come'
         else:
             link = f'no transform between {tops[0]} and {tops[1]} has come'
-        return (f'TF does not connect {target} with {source}: {link}. Does a node publish it, or '
+        return (f'TF does not connect {target} with {source}: {link}; does a node publish it, or '
                 'was /tf_static left out of a recording?')
 
     def static_edge(self, child: str) -> StampedTransform | None:

@@ -23,7 +23,9 @@ CALLS = {*LAST, 'FrameError', 'BagError', 'CheckpointError', 'DeviceMemoryError'
          '_drop_first'}
 # The texts that these functions return, also in lists and tuples, are shown to the user.
 RETURNING = {'rounding_warning', 'find', '_fault', '_unread', '_assumptions', 'find_files',
-             'warnings'}
+             'warnings', 'missing_link', '_reason'}
+# The texts in these dictionaries are shown to the user.
+TABLES = {'JUMPED'}
 LEAST_LETTERS = 9
 # Where the part of a text ends by which it is found.
 END = re.compile(r',? got |;| \(')
@@ -45,14 +47,14 @@ def reasons_in(tree: ast.Module) -> Iterator[tuple[str, int]]:
     constants = {item.targets[0].id: item.value.value for item in tree.body
                  if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name)
                  and isinstance(item.value, ast.Constant) and isinstance(item.value.value, str)}
-    for expression in _shown(tree):
+    for expression in _shown(tree, constants):
         text = _text(expression, constants)
         text = END.split(text)[0].strip(' :,…')
         if len(re.sub(r'[^a-z]', '', text)) >= LEAST_LETTERS:
             yield text, expression.lineno
 
 
-def _shown(tree: ast.Module) -> Iterator[ast.expr]:
+def _shown(tree: ast.Module, constants: dict[str, str]) -> Iterator[ast.expr]:
     """Yield the expressions of texts that the user sees."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
@@ -62,18 +64,21 @@ def _shown(tree: ast.Module) -> Iterator[ast.expr]:
         elif isinstance(node, ast.FunctionDef) and node.name in RETURNING:
             for one in ast.walk(node):
                 if isinstance(one, ast.Return) and one.value is not None:
-                    yield from _strings(one.value)
+                    yield from _strings(one.value, constants)
                 elif isinstance(one, ast.Call) and getattr(one.func, 'attr', '') == 'append':
-                    yield from _strings(one.args[0])
+                    yield from _strings(one.args[0], constants)
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') in TABLES:
+            yield from node.value.values
 
 
-def _strings(expression: ast.AST) -> Iterator[ast.expr]:
+def _strings(expression: ast.AST, constants: dict[str, str]) -> Iterator[ast.expr]:
     """Yield the texts in an expression."""
-    if isinstance(expression, ast.JoinedStr | ast.Constant):
+    if (isinstance(expression, ast.JoinedStr | ast.Constant)
+            or getattr(expression, 'id', '') in constants):
         yield expression
     else:
         for one in ast.iter_child_nodes(expression):
-            yield from _strings(one)
+            yield from _strings(one, constants)
 
 
 def _text(expression: ast.expr, constants: dict[str, str]) -> str:

@@ -71,9 +71,7 @@ class Sight:
             return False
         content = measure_content(view.image, view.usable)
         image = hashlib.sha256(np.ascontiguousarray(view.image)).hexdigest()
-        reason = self._reason(content, stamp_ns)
-        if not reason and image == self._used and not may_repeat:
-            reason = REPEATED
+        reason = self._reason(content, stamp_ns, image == self._used and not may_repeat)
         self._report(reason, stamp_ns)
         if reason:
             self.blind += 1
@@ -98,7 +96,7 @@ class Sight:
         self._sharpness.extend((one.integer('stamp_ns'), one.number('sharpness', 0.0))
                                for one in node.nodes('sharpness'))
 
-    def _reason(self, content: ImageContent, stamp_ns: int) -> str:
+    def _reason(self, content: ImageContent, stamp_ns: int, repeats: bool) -> str:
         """Return why an image shows nothing, or an empty text."""
         if content.usable < MIN_USABLE:
             return MASKED
@@ -113,7 +111,7 @@ class Sight:
         if len(recent) >= LEAST_RECENT and content.sharpness < min(
                 SHARP, self._config.min_sharpness * float(np.median(recent))):
             return BLURRED
-        return ''
+        return REPEATED if repeats else ''
 
     def _report(self, reason: str, stamp_ns: int) -> None:
         if not reason:
