@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bags bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bag-launch bench-bags bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -70,6 +70,9 @@ bench-blind-pictures: setup  ## how many pictures count as blind (minutes), FOLD
 
 bench-map: setup  ## large maps: views of many fragments, keyframes beyond the bounds (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py
+
+bench-bag-launch: setup  ## a bag that starts together with the node loses no image (ten minutes), TRIES=
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/bag_tries.py --tries $(or $(TRIES),20)
 
 bench-memory: setup  ## what the network's memory costs as it grows (minutes, 10 GiB), FRAMES=
 	@$(run) python benchmarks/memory.py --frames $(or $(FRAMES),2000)

@@ -29,7 +29,7 @@ from spann3r_ros import share_directory
 from spann3r_ros.core.files import write_json
 from spann3r_ros.datasets.bags import CameraBag
 from spann3r_ros.evaluation.tables import format_table
-from spann3r_ros.tools.bag_player import KINDS
+from spann3r_ros.tools.player import KINDS
 from spann3r_ros.tools.processes import Child
 
 MEBIBYTE = 2**20

@@ -33,14 +33,16 @@ def choose_images(topics: Sequence[BagTopic], name: str,
 
     Without a name depth images and masks beside images are no candidates, and raw images come
     before compressed ones of the same camera. `encoding_of` reads the encoding of a topic's first
-    image; it is called without a name only. The error lists the image topics with their counts.
+    image; it is called without a name only. If a named topic has no images, its compressed
+    transport is meant. The error lists the image topics with their counts.
     """
     images = [one for one in topics if one.msgtype in (IMAGE, COMPRESSED_IMAGE)]
     recorded = [one for one in images if one.msgcount]
     if name:
-        named = [one for one in recorded if one.topic == name]
-        if len(named) == 1:
-            return named[0]
+        for topic in (name, name + COMPRESSED):
+            named = [one for one in recorded if one.topic == topic]
+            if len(named) == 1:
+                return named[0]
         raise BagError(f'topic: expected images on {name}; image topics: {_list(images)}')
     if not recorded:
         raise BagError(f'topic: expected images, the bag has none{_reason(topics)}')

@@ -31,7 +31,7 @@ from spann3r_ros.core.files import write_json
 from spann3r_ros.datasets.bags import COMPRESSED, CameraBag, TopicNames, base_topic, info_topic
 from spann3r_ros.msg import MapperStatus
 
-from .bag_player import settled
+from .player import settled
 from .processes import Child, ProcessError, private_domain
 
 MAPPER = ('-m', 'spann3r_ros.ros.mapper_node')

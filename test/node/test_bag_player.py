@@ -2,6 +2,7 @@
 """The bag player in its own process: no image is lost, and its window is never exceeded."""
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,14 +15,25 @@ from harness import DEADLINE_SEC, Mapper, Message, Orbit, Peer, stamp_of, to_ns
 from rclpy.duration import Duration
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from spann3r_ros.msg import MapperStatus
 
 from bags import compressed_bag, raw_bag
 from spann3r_ros.datasets.bag_writer import BagWriter
 from spann3r_ros.datasets.bags import BagError, CameraBag, TopicNames
-from spann3r_ros.tools.bag_player import DEPTH, Player, PlayOptions, SilenceError
+from spann3r_ros.tools.player import DEPTH, Player, PlayOptions, SilenceError
 
 Start = Callable[..., Mapper]
 
@@ -173,6 +185,78 @@ def test_a_second_bag_continues_the_count(
         done = play('--bag', bag, '--rate', '0', '--window', '1')
         assert done.returncode == 0, done.stderr
         peer.until_settled(total)
+
+
+@pytest.mark.parametrize('mode', ['live', 'replay'])
+def test_a_player_that_follows_begins_when_the_mapper_is_active(
+        mode: str, peer: Peer, orbit: Orbit, start: Start, tmp_path: Path) -> None:
+    bag = raw_bag(tmp_path / 'bag', orbit, 12)
+    # As launch does: both at once. The mapper takes the images of live mode as they come.
+    player = subprocess.Popen(
+        [sys.executable, '-m', 'spann3r_ros.tools.bag_player', '--quiet', '--bag', str(bag),
+         '--follow', '--clock'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    clocks = peer.listen(Clock, '/clock')
+    start(mode=mode, use_sim_time=True)
+    output, _ = player.communicate(timeout=DEADLINE_SEC)
+    assert player.returncode == 0, output
+    line = output.splitlines()[-1]
+    if mode == 'replay':
+        assert line.endswith('the bag has ended: 12 images sent, 12 used')
+        assert peer.until_settled(12).frames_processed == 12
+    else:
+        assert 'the bag has ended: 12 images sent, ' in line
+    times = [to_ns(clock.clock) for clock in clocks]
+    assert times == sorted(times)
+    assert (times[0], times[-1]) == (stamp_of(0), stamp_of(11))
+
+
+def test_what_is_missing_at_the_end_is_reported(lines: list[Line], orbit: Orbit,
+                                                tmp_path: Path) -> None:
+    with CameraBag(raw_bag(tmp_path / 'bag', orbit, 2)) as bag:
+        player = Player(bag, PlayOptions(window=1))
+        player._before = MapperStatus(frames_processed=5, frames_failed=1)
+        player._status = MapperStatus(frames_processed=8, frames_failed=2, frames_dropped=1,
+                                      images_waiting=1, last_error='image: expected 8 bits')
+        assert player.account(9) == (
+            '9 images sent, 3 used, 1 dropped, 1 failed, 1 still waiting, 3 not received '
+            '(in live mode a newer image replaces one that waits; mode replay uses all); last '
+            'error: image: expected 8 bits', False)
+        player._status = MapperStatus(frames_processed=8, frames_failed=1, frames_dropped=1)
+        assert player.account(4)[1]
+        player._before = MapperStatus(frames_processed=4, frames_failed=1, frames_dropped=1)
+        assert player.account(4) == ('4 images sent, 4 used', True)
+
+
+def test_recorded_clock_and_qos_are_not_played(
+        lines: list[Line], orbit: Orbit, tmp_path: Path) -> None:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    best_effort = Qos(
+        QosHistory.KEEP_LAST, 5, QosReliability.BEST_EFFORT, QosDurability.VOLATILE,
+        QosTime(0, 0), QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        images = writer.add_connection('/camera/image_raw', 'sensor_msgs/msg/Image',
+                                       typestore=store, offered_qos_profiles=[best_effort])
+        clock = writer.add_connection('/clock', 'rosgraph_msgs/msg/Clock', typestore=store)
+        for index in range(3):
+            writer.write(images, stamp_of(index), serialize_message(orbit.image(index)))
+            writer.write(clock, stamp_of(index), serialize_message(Clock()))
+    with CameraBag(tmp_path / 'bag') as bag:
+        assert Player(bag, PlayOptions(rate=1000.0)).play() == 3
+    # `Line` has checked that the images are offered reliably.
+    assert [(line.topic_name, line.sent) for line in lines] == [('/camera/image_raw', 3)]
+
+
+@pytest.mark.parametrize(('state', 'reason'), [
+    (None, 'no status on /mapper/status (the mapper has to be configured) for'),
+    ('inactive', 'the mapper is inactive for'), ('active', 'no subscriber of /camera/image_raw')])
+def test_the_reason_of_waiting_in_vain_is_told(
+        state: str | None, reason: str, lines: list[Line], orbit: Orbit, tmp_path: Path) -> None:
+    with CameraBag(raw_bag(tmp_path / 'bag', orbit, 2)) as bag:
+        player = Player(bag, PlayOptions(window=1, patience_sec=0.1))
+        lines[0].asked_before = None
+        player._status = state and MapperStatus(state=state)
+        with pytest.raises(SilenceError, match=re.escape(reason)):
+            player.play()
 
 
 @pytest.mark.usefixtures('domain')

@@ -2,7 +2,6 @@
 """The dataclasses define all defaults; the other files agree with them."""
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -198,33 +197,13 @@ def test_every_setting_that_applies_while_running_reaches_its_user() -> None:
     assert {one.name for one in all_settings() if one.applies == RUNNING} == RUNNING_NAMES
 
 
-def launch_constant(name: str) -> ast.expr:
-    tree = ast.parse((ROOT / 'launch' / 'mapper.launch.py').read_text())
-    return next(item.value for item in tree.body if isinstance(item, ast.Assign)
-                and item.targets[0].id == name)
-
-
-def test_launch_file_overrides_existing_parameters_only() -> None:
-    names = set(ast.literal_eval(launch_constant('OVERRIDES')))
-    assert names <= {parameter.name for parameter in all_settings()}
-
-
-def test_launch_file_declares_the_documented_arguments() -> None:
-    keys = {key.value for key in launch_constant('ARGUMENTS').keys if key is not None}
-    declared = keys | set(ast.literal_eval(launch_constant('OVERRIDES')))
-    assert declared >= {
-        'image_topic', 'camera_info_topic', 'image_transport', 'params_file', 'checkpoint',
-        'device', 'rviz', 'rviz_config', 'bag', 'recording', 'autostart', 'use_sim_time',
-        'namespace', 'log_level'}
-
-
 def test_rviz_file_shows_the_outputs_in_the_map_frame() -> None:
     view = yaml.safe_load((ROOT / 'rviz' / 'mapper.rviz').read_text())['Visualization Manager']
     assert view['Global Options']['Fixed Frame'] == Settings().node.map_frame
     shown = {one['Class'].rpartition('/')[2]: one for one in view['Displays']}
     topics = {one['Topic']['Value'] for one in view['Displays'] if 'Topic' in one}
-    assert topics == {'/mapper/map_points', '/mapper/points', '/mapper/path',
-                      '/mapper/confidence'}
+    assert topics == {'mapper/map_points', 'mapper/points', 'mapper/path',
+                      'mapper/confidence'}
     assert {'PointCloud2', 'Path', 'TF', 'Image'} <= set(shown)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from test_layering import BELOW
 
 from spann3r_ros.cli.main import build_parser
 from spann3r_ros.pipeline.node_settings import all_settings
+from spann3r_ros.tools.launch_plan import arguments
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), ROOT / 'benchmarks' / 'README.md',
@@ -76,11 +76,7 @@ def test_architecture_has_a_row_for_every_layer() -> None:
 
 
 def test_parameters_in_launch_commands_are_launch_arguments() -> None:
-    tree = ast.parse((ROOT / 'launch' / 'mapper.launch.py').read_text())
-    constants = {item.targets[0].id: item.value for item in tree.body
-                 if isinstance(item, ast.Assign)}
-    names = {key.value for name in ('OVERRIDES', 'ARGUMENTS') for key in constants[name].keys
-             if key is not None}
+    names = set(arguments(ROOT))
     shown = {name for path in DOCUMENTS for name in re.findall(r'\b(\w+):=', path.read_text())}
     assert shown and shown <= names
 
