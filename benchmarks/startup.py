@@ -53,7 +53,7 @@ FURTHER_IMAGES = 8
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds of each part of a start and of an image, and bytes at the end."""
+    """Seconds of each part of a start, of an image and of the stop, and bytes before the stop."""
 
     answers_sec: float
     configure_sec: float
@@ -61,6 +61,7 @@ class Start:
     two_images_sec: float
     latency_sec: float | None  # medians of the further images, which only a trained network maps
     inference_sec: float | None
+    stop_sec: float
     resident_bytes: int
     device_bytes: int
 
@@ -137,8 +138,9 @@ def start(parameters: dict[str, str], folder: Path) -> Start:
             seen = [operator.show(image, child) for image in images]
             latency, inference = (float(np.median([getattr(status, name) for status in seen]))
                                   for name in ('latency_last_sec', 'inference_last_sec'))
+        resident = child.resident_bytes
         return Start(answers, configure, activate, two_images, latency, inference,
-                     child.resident_bytes, operator.status.device_bytes)
+                     _timed(child.stop), resident, operator.status.device_bytes)
 
 
 def walk() -> Iterator[np.ndarray]:
@@ -182,13 +184,15 @@ def main() -> int:
         starts = {case: start(parameters, folder) for case, parameters in cases.items()}
     took = help_sec()
     header = ['network', 'answers s', 'configure s', 'activate s', 'two images s',
-              'image to cloud ms', 'of it network', 'resident MiB', 'weights and memory MiB']
+              'image to cloud ms', 'of it network', 'stop s', 'resident MiB',
+              'weights and memory MiB']
     rows = [[case, f'{one.answers_sec:.1f}', f'{one.configure_sec:.1f}',
              f'{one.activate_sec:.2f}', f'{one.two_images_sec:.1f}',
              *(('-', '-') if one.latency_sec is None else (
                  f'{1e3 * one.latency_sec:.0f}',
                  f'{100 * one.inference_sec / one.latency_sec:.0f} %')),
-             f'{one.resident_bytes / MEBIBYTE:.0f}', f'{one.device_bytes / MEBIBYTE:.0f}']
+             f'{one.stop_sec:.1f}', f'{one.resident_bytes / MEBIBYTE:.0f}',
+             f'{one.device_bytes / MEBIBYTE:.0f}']
             for case, one in starts.items()]
     print(format_table(header, rows) + f'\nspann3r --help: {took:.2f} s')
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

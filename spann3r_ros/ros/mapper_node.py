@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from threading import Event
-from types import FrameType
 from typing import Any, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
@@ -30,9 +28,11 @@ from spann3r_ros.networks.threads import wait_without_spinning
 from spann3r_ros.pipeline.node_settings import all_settings
 
 from . import parameters
+from .inputs.subscriptions import image_topic
 from .lifecycle import RobustLifecycleNode, TransitionFailedError, reported
 from .logs import forward_logging
 from .session import Session
+from .stopping import stop_on_signals
 from .tf.listener import ListeningThread
 
 SPIN_TIMEOUT_SEC = 0.2
@@ -96,6 +96,9 @@ class MapperNode(RobustLifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the weights and create the publishers."""
         settings = parameters.read(self)
+        self.get_logger().info(
+            f'configuring: loads {settings.node.checkpoint or "the bundled weights"}; the images '
+            f'will be those on {image_topic(self, settings.node)[1]}')
         try:
             network = self._create_network(
                 settings.node.checkpoint, settings.networks, settings.node.compute)
@@ -106,8 +109,10 @@ class MapperNode(RobustLifecycleNode):
                                 self._listening)
         # Once torch is loaded, the first log line of rclpy takes a second. Here no frame waits.
         height, width = network.input_size(aspect=1.0)
+        threads = network.status().threads
         self.get_logger().info(f'configured: {settings.node.mode} mode, {network.name} has an '
-                               f'input of {width}x{height} pixels for a square image')
+                               f'input of {width}x{height} pixels for a square image'
+                               + (f', {threads} threads' if threads else ''))
         return super().on_configure(state)
 
     @reported
@@ -200,26 +205,18 @@ class MapperNode(RobustLifecycleNode):
         return response
 
 
-def _stop_on_signals() -> Event:
-    """Return an event that the first SIGINT or SIGTERM sets; a second one ends the process."""
-    stop = Event()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return stop
-
-
 def main(args: Sequence[str] | None = None,
          create_network: CreateNetwork = load_network) -> int:
     """Run the node until a signal; return the exit status."""
     # The handlers of rclpy invalidate the context at once; the worker could not finish its frame.
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     wait_without_spinning()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError) as error:
+        # Without the lines of rcl's source that follow.
+        sys.stderr.write(f'mapper_node: {str(error).partition(", at /")[0]}\n')
+        return 1
     try:
         node = MapperNode(create_network)
     except (ValueError, ParameterException) as error:
@@ -234,6 +231,8 @@ def main(args: Sequence[str] | None = None,
         while rclpy.ok() and not stop.is_set():
             executor.spin_once(timeout_sec=SPIN_TIMEOUT_SEC)
     finally:
+        # Collecting what torch has created takes half a second of a stop.
+        gc.freeze()
         executor.shutdown()
         node.close()
         node.destroy_node()

@@ -11,6 +11,7 @@ from time import monotonic
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
+from rclpy.logging import LoggingSeverity
 
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
 from spann3r_ros.mapping.mapper import TIME_JUMPED, Mapper
@@ -24,6 +25,7 @@ from spann3r_ros.pipeline.runner import Runner
 from spann3r_ros.pipeline.sync.camera_sync import Expected
 
 from .conversions import to_status
+from .inputs.camera_watch import CameraWatch
 from .inputs.subscriptions import InputSubscriptions
 from .logs import Repetitions
 from .outputs.diagnostics import ERROR, WARN, Diagnostics, Health
@@ -50,6 +52,7 @@ class Session:
         self._repetitions = Repetitions()
         self._intake: Intake | None = None
         self._inputs: InputSubscriptions | None = None
+        self._watch: CameraWatch | None = None
         self._enabled = True
         self._warned_of_clock = False
         self._refreshing: Future | None = None
@@ -70,6 +73,8 @@ class Session:
                         self._expected())
         intake.enabled = self._enabled
         self._inputs = InputSubscriptions(self._node, self._settings.node, intake)
+        self._watch = CameraWatch(self._node, self._inputs.images,
+                                  self._runner.slot.accounts().received)
         self._intake = intake
         self._tf.begin(intake.match, lambda: intake.waiting > 0)
         self.publish_status()
@@ -85,6 +90,9 @@ class Session:
         self._runner.slot.close()
         self._runner.call(lambda: self._publishers.pause(self._runner.mapper))
         self.publish_status()
+        self._node.get_logger().info(
+            f'deactivated: {self._runner.slot.accounts().received} images received, the map has '
+            f'{self._runner.map_status.keyframes} keyframes')
 
     def close(self) -> None:
         """Stop the worker and destroy everything that the constructor created.
@@ -229,6 +237,14 @@ class Session:
         # A refusal stays until it was in /diagnostics, also if the next frame is good.
         if not update.skipped and self._shown_health is self._health:
             self._health = Health()
+        logger = self._node.get_logger()
+        if logger.is_enabled_for(LoggingSeverity.DEBUG):
+            tokens = self._runner.mapper.status().memory.status.tokens
+            for keyframe in update.keyframes:
+                logger.debug(
+                    f'keyframe {keyframe.stamp_ns} ns in fragment {keyframe.fragment_id}, '
+                    f'{"a" if keyframe.pose else "no"} pose, {tokens} tokens, network '
+                    f'{1e3 * update.inference_sec:.0f} ms')
 
     def frame_settled(self) -> None:
         """Publish the new accounts."""
@@ -299,6 +315,9 @@ class Session:
         self._check_clock()
         if self._intake is not None:
             self._intake.match()
+            accounts = self._runner.slot.accounts()
+            self._watch.note(accounts.received + self._intake.waiting, accounts.waiting > 0,
+                             self._settings.node.diagnostics.stale_after_sec)
         self.publish_status()
         self.publish_diagnostics()
         if self._refreshing is None or self._refreshing.done():

@@ -103,7 +103,7 @@ class Mapper:
     remaps = ('image:=/camera/image_raw', 'camera_info:=/camera/camera_info')
 
     def __init__(self, directory: Path, options: dict[str, Any] | None = None,
-                 **parameters: Value) -> None:
+                 log_level: str = 'info', **parameters: Value) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         if options:
             checkpoint = directory / 'options.json'
@@ -112,7 +112,8 @@ class Mapper:
         parameters.setdefault('map_directory', str(directory / 'maps'))
         # The fast way needs torch, which takes seconds to load and which nothing else here needs.
         parameters.setdefault('resampling', 'exact')
-        arguments = ['--ros-args', *(word for remap in self.remaps for word in ('-r', remap))]
+        arguments = ['--ros-args', '--log-level', f'mapper:={log_level}',
+                     *(word for remap in self.remaps for word in ('-r', remap))]
         for name, value in parameters.items():
             arguments += ['-p', f'{name}:={json.dumps(value)}']
         self.map_directory = Path(parameters['map_directory'])

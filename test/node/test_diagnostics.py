@@ -19,7 +19,7 @@ class Monitor:
 
     def __init__(self, peer: Peer, name: str) -> None:
         self._arrays = peer.listen(DiagnosticArray, '/diagnostics')
-        self._name = f'mapper: {name}'
+        self._name = f'/mapper: {name}'
         self._peer = peer
 
     def statuses(self) -> list[DiagnosticStatus]:
@@ -63,6 +63,8 @@ def test_an_inactive_node_reports_its_state_and_does_not_warn(peer: Peer, start:
     peer.until(lambda: len(monitor.statuses()) >= 3, 'statuses')
     assert {(status.level, status.message) for status in monitor.statuses()} == {
         (OK, 'inactive')}
+    assert all(status.message for array in peer.received['/diagnostics']
+               for status in array.status)
 
 
 def test_out_of_memory_is_reported_and_fails_one_frame(

@@ -63,14 +63,18 @@ def launched(tmp_path: Path) -> Iterator[list[Launched]]:
 def test_a_bag_is_mapped_whole_and_the_map_stays(
         peer: Peer, orbit: Orbit, launched: list[Launched], tmp_path: Path) -> None:
     bag = compressed_bag(tmp_path / 'bag', orbit, 6)
-    launch = Launched(tmp_path, f'bag:={bag}', 'mode:=replay', 'log_level:=debug')
+    launch = Launched(tmp_path, f'bag:={bag}', 'mode:=replay', 'log_level:=debug',
+                      'namespace:=robot')
     launched.append(launch)
     peer.until(lambda: '[bag_player-2]: process has finished cleanly' in launch.log
                or launch.process.poll(), 'the end of the bag')
     assert '6 images sent, 6 used' in launch.log
-    assert '/mapper loads its weights, then waits for images on /camera/image_raw' in launch.log
+    assert ('/robot/mapper loads its weights, then waits for images on /camera/image_raw'
+            in launch.log)
     assert launch.process.poll() is None
-    assert peer.state() == 'active'
+    # Debug lines of the node alone.
+    assert launch.log.count('[robot.mapper]: keyframe') == 5
+    assert '[rcl]' not in launch.log
     # As a terminal does: the whole group gets the signal, and launch forwards it.
     os.killpg(launch.process.pid, signal.SIGINT)
     assert launch.process.wait(END_SEC) == 0

@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 from harness import DEADLINE_SEC, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
@@ -17,6 +18,7 @@ from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from spann3r_ros.mapping.storage.exports import read_ply
+from spann3r_ros.ros import mapper_node
 
 Start = Callable[..., Mapper]
 MEBIBYTE = 2**20
@@ -176,6 +178,45 @@ def test_a_signal_under_load_ends_the_process_cleanly(
     peer.until(lambda: peer.statuses() and peer.statuses()[-1].frames_processed >= 2, 'frames')
     assert mapper.stop(number) == 0
     assert 'Traceback' not in mapper.log
+
+
+def test_a_second_signal_within_a_second_does_not_spoil_the_stop(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    # Launch forwards the signal that the terminal has sent to the whole group.
+    mapper = start({'delay_sec': 0.5}, mode='replay')
+    camera.send(*(orbit.image(index) for index in range(4)))
+    peer.until(lambda: peer.statuses() and peer.statuses()[-1].frames_processed >= 1, 'frames')
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        os.kill(mapper.process.pid, number)
+    assert mapper.process.wait(DEADLINE_SEC) == 0
+    assert 'Traceback' not in mapper.log
+
+
+def test_a_later_signal_ends_a_stop_that_hangs(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    mapper = start({'delay_sec': DEADLINE_SEC}, mode='replay')
+    camera.send(orbit.image(0))
+    peer.until(lambda: peer.statuses() and peer.statuses()[-1].frames_waiting, 'a frame')
+    os.kill(mapper.process.pid, signal.SIGINT)
+
+    def is_dead() -> bool:
+        os.kill(mapper.process.pid, signal.SIGINT)
+        return not mapper.alive()
+
+    peer.until(is_dead, 'the end')
+    assert mapper.process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize(('words', 'reason'), [
+    (('--log-level', 'loud'), "Couldn't parse log level: '--log-level loud'"),
+    (('--params-file', '/no/file'), 'Error opening YAML file'), (('--nonsense',), 'nonsense')])
+def test_wrong_ros_arguments_are_one_line(
+        words: tuple[str, ...], reason: str, capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapper_node, 'stop_on_signals', Event)
+    assert mapper_node.main(['--ros-args', *words]) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith('mapper_node: ') and reason in line
 
 
 def test_a_signal_at_start_ends_the_process(start: Start) -> None:

@@ -215,6 +215,8 @@ class SolvedPoses(PoseSource):
             solution = measure_pose(estimate, intrinsics, self._config)
         except PoseError as error:
             return None, str(error)
+        logger.debug('pointmap: %.0f %% inliers, distance %.2f', 100 * solution.inlier_share,
+                     solution.distance)
         return move_solution(fragment.fragment_from_sequence, solution), ''
 
 

@@ -63,6 +63,7 @@ def load_network(checkpoint: Path | str, compute: Compute | None = None) -> Span
     inference.check_precision(precision, device)
     model = load_model(checkpoint, device)
     set_threads(compute.threads, sum(item.numel() for item in model.parameters()))
+    logger.info('weights: %s on %s in %s', checkpoint, device, precision)
     if not compute.compile:
         return inference.prepare(model, precision)
     if precision == 'int8':

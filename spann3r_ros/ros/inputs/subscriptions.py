@@ -25,6 +25,14 @@ COMPRESSED = '/compressed'
 REPLAY_DEPTH = 1000
 
 
+def image_topic(node: LifecycleNode, config: NodeConfig) -> tuple[type, str]:
+    """Return the type and the name of the topic of the images."""
+    topic = node.resolve_topic_name('image')
+    if config.image_transport == 'raw':
+        return Image, topic
+    return CompressedImage, topic if topic.endswith(COMPRESSED) else topic + COMPRESSED
+
+
 class InputSubscriptions:
     """The subscriptions of an active node; every message is passed to the intake."""
 
@@ -36,7 +44,7 @@ class InputSubscriptions:
         self._subscriptions: list[Subscription] = []
         try:
             self._subscribe(CameraInfo, 'camera_info', self._take_info)
-            self._subscribe(*self._image_topic(), self._take_image)
+            self.images = self._subscribe(*image_topic(node, config), self._take_image)
             if config.mask != 'none':
                 self._subscribe(Image, 'mask', self._take_mask)
         except Exception:
@@ -48,13 +56,7 @@ class InputSubscriptions:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
-    def _image_topic(self) -> tuple[type, str]:
-        topic = self._node.resolve_topic_name('image')
-        if self._config.image_transport == 'raw':
-            return Image, topic
-        return CompressedImage, topic if topic.endswith(COMPRESSED) else topic + COMPRESSED
-
-    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> Subscription:
         # rclpy writes overrides into the profile, so each subscription needs its own profile.
         if self._config.mode == 'replay':
             qos = QoSProfile(depth=REPLAY_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
@@ -65,6 +67,7 @@ class InputSubscriptions:
         self._subscriptions.append(self._node.create_subscription(
             kind, topic, callback, qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+        return self._subscriptions[-1]
 
     def _take_as_received(self, callback: Callable[[Any], None],
                           message: Any) -> None:  # noqa: ANN401

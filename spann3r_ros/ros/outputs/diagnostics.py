@@ -109,8 +109,8 @@ class Diagnostics:
 
     def _status(self, name: str, health: Health, **values: object) -> DiagnosticStatus:
         pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
-        return DiagnosticStatus(level=health.level, name=f'{self._node.get_name()}: {name}',
-                                message=health.message, values=pairs,
+        return DiagnosticStatus(level=health.level, message=health.message, values=pairs,
+                                name=f'{self._node.get_fully_qualified_name()}: {name}',
                                 hardware_id=self._node.get_fully_qualified_name())
 
 
@@ -118,7 +118,7 @@ def _of_map(health: Health, mapping: MappingStatus) -> Health:
     """Return the health of the map: images that show nothing do not fail, but add nothing."""
     if health.level == OK and mapping.blind_reason:
         return Health(WARN, f'{mapping.blind_reason}; such images are skipped')
-    return health
+    return health if health.message else Health(OK, mapping.phase)
 
 
 def _text(value: object) -> str:
