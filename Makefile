@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bag-launch bench-bags bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bag-launch bench-bags bench-blind bench-blind-pictures bench-large-images bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf cycles soak check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -68,6 +68,9 @@ bench-blind: setup  ## images that show nothing in the bundled bag (two minutes)
 bench-blind-pictures: setup  ## how many pictures count as blind (minutes), FOLDERS= of further ones
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/blind_pictures.py $(FOLDERS)
 
+bench-large-images: setup  ## raw images of 1080p and 4K, with and without the Fast DDS profile (two minutes)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/large_images.py
+
 bench-map: setup  ## large maps: views of many fragments, keyframes beyond the bounds (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py
 
@@ -94,6 +97,9 @@ bench-tf: setup  ## what the transforms of a robot cost the node (two minutes)
 
 soak: setup  ## 10,000 frames through the live node (a quarter of an hour), FRAMES=
 	@$(run) python benchmarks/soak.py --frames $(or $(FRAMES),10000)
+
+cycles: setup  ## 200 cycles of the lifecycle and 50 loads of a map leave nothing behind (four minutes), CYCLES=
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/cycles.py --cycles $(or $(CYCLES),200)
 
 check-cuda: setup  ## check a GPU: numbers, speed, maps, lack of memory (4 minutes), PARTS=
 	@$(run) scripts/spann3r check --device cuda --output output/check.json --table output/check.md \

@@ -6,8 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from spann3r_ros.msg import MapperStatus
@@ -15,6 +19,7 @@ from spann3r_ros.msg import MapperStatus
 from spann3r_ros.tools.processes import Child, private_domain
 
 PATIENCE_SEC = 60.0
+Message = Any  # rclpy's generated classes share no base
 
 
 class BenchNode(Node):
@@ -23,8 +28,27 @@ class BenchNode(Node):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.status: MapperStatus | None = None
+        self._get_state = self.create_client(GetState, '/mapper/get_state')
+        self._change_state = self.create_client(ChangeState, '/mapper/change_state')
         self.create_subscription(MapperStatus, '/mapper/status', self.take_status,
                                  QoSProfile(depth=100))
+
+    def until_it_answers(self, child: Child) -> None:
+        """Wait until the mapper tells its state."""
+        self.ask(self._get_state, GetState.Request(), child)
+
+    def transit(self, transition: int, child: Child) -> None:
+        """Ask for a transition and wait for it."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        if not self.ask(self._change_state, request, child).success:
+            raise child.failure('refused a transition')
+
+    def ask(self, client: Client, request: Message, child: Child) -> Message:
+        """Call a service of the mapper and return the response."""
+        self.wait(client.service_is_ready, child)
+        future = client.call_async(request)
+        self.wait(future.done, child)
+        return future.result()
 
     def take_status(self, status: MapperStatus) -> None:
         """Keep a status."""

@@ -79,12 +79,16 @@ class Camera(BenchNode):
         """Wait for the mapper."""
         self.wait(lambda: self.status and self._publisher.get_subscription_count(), child)
 
-    def send(self, index: int, child: Child) -> MapperStatus:
-        """Send an image and return the status in which it is settled."""
+    def publish(self, index: int) -> None:
+        """Send an image."""
         image = self._images[index % len(self._images)]
         stamp_ns = 10**9 + index * PERIOD_NS
         image.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
         self._publisher.publish(image)
+
+    def send(self, index: int, child: Child) -> MapperStatus:
+        """Send an image and return the status in which it is settled."""
+        self.publish(index)
         self.wait(lambda: self.status.frames_received > index
                   and not self.status.frames_waiting, child)
         return self.status

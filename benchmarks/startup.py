@@ -28,7 +28,6 @@ import torch
 from bench_node import BenchNode, talking
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from spann3r_ros.msg import MapperStatus
@@ -71,8 +70,6 @@ class Operator(BenchNode):
 
     def __init__(self) -> None:
         super().__init__('startup')
-        self._get_state = self.create_client(GetState, '/mapper/get_state')
-        self._change_state = self.create_client(ChangeState, '/mapper/change_state')
         self._images = self.create_publisher(Image, '/image', QoSProfile(depth=5))
         self._clouds = 0
         self._sent = 0
@@ -80,21 +77,6 @@ class Operator(BenchNode):
 
     def _count(self, _: PointCloud2) -> None:
         self._clouds += 1
-
-    def until_it_answers(self, child: Child) -> None:
-        """Wait until the node tells its state."""
-        self.wait(self._get_state.service_is_ready, child)
-        future = self._get_state.call_async(GetState.Request())
-        self.wait(future.done, child)
-
-    def transit(self, transition: int, child: Child) -> None:
-        """Ask for a transition and wait for it."""
-        self.wait(self._change_state.service_is_ready, child)
-        future = self._change_state.call_async(
-            ChangeState.Request(transition=Transition(id=transition)))
-        self.wait(future.done, child)
-        if not future.result().success:
-            raise child.failure('refused a transition')
 
     def show(self, image: np.ndarray, child: Child) -> MapperStatus:
         """Send an image [SIZE, SIZE, 3], wait until it is settled, return the status then."""

@@ -151,7 +151,8 @@ class NodeConfig:
         'publishing would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0,
         applies=RUNNING)
     max_cloud_bytes: int = setting(
-        10_000_000, 'Largest cloud on ~/points and ~/map_points; a larger one is thinned out',
+        8_000_000, 'Largest message on ~/points and ~/map_points; a larger cloud is thinned out. '
+        'Bridges to viewers drop messages that are much larger',
         1000, 2**31 - 1, applies=RUNNING)
     max_waiting_bytes: int = setting(
         256_000_000, 'Most bytes of images that wait for a calibration, of those that wait for a '

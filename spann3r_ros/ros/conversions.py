@@ -43,6 +43,8 @@ POINT = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('rgb', '<f4'),
 FIELDS = [PointField(name=name, offset=offset, datatype=PointField.FLOAT32, count=1)
           for name, (_, offset) in POINT.fields.items()]
 
+# At least what a cloud's message has beside its points and the name of its frame.
+ENVELOPE_BYTES = 256
 LITTLE_ENDIAN_CDR = bytes([0, 1, 0, 0])
 # Deprecated fields of the status, which `network_values` replaces; to be removed in the next
 # release.
@@ -80,11 +82,11 @@ def keyframe_cloud(keyframe: Keyframe, map_from_fragment: np.ndarray, header: He
                    max_bytes: int) -> PointCloud2:
     """Return a keyframe's points in the map, in the order of the image.
 
-    If the cloud would exceed `max_bytes`, only every n-th row and column is used.
+    If the message would exceed `max_bytes`, only every n-th row and column is used.
     """
     height, width = keyframe.confidence.shape
-    stride = 1
-    while -(-height // stride) * -(-width // stride) * POINT.itemsize > max_bytes:
+    stride, most = 1, _most_points(header, max_bytes)
+    while -(-height // stride) * -(-width // stride) > most:
         stride += 1
     part = np.s_[::stride, ::stride]
     return to_cloud(keyframe.points_in(map_from_fragment)[part], keyframe.image[part],
@@ -93,9 +95,15 @@ def keyframe_cloud(keyframe: Keyframe, map_from_fragment: np.ndarray, header: He
 
 def map_cloud(cloud: VoxelCloud, header: Header, max_bytes: int) -> PointCloud2:
     """Return the voxel map as an unordered cloud; every n-th voxel if it would be too large."""
-    stride = max(1, -(-len(cloud) * POINT.itemsize // max_bytes))
+    stride = max(1, -(-len(cloud) // _most_points(header, max_bytes)))
     return to_cloud(cloud.points[None, ::stride], cloud.colors[None, ::stride],
                     cloud.confidence[None, ::stride], header)
+
+
+def _most_points(header: Header, max_bytes: int) -> int:
+    """Return how many points a message of `max_bytes` has room for."""
+    room = max_bytes - ENVELOPE_BYTES - len(header.frame_id.encode())
+    return max(1, room // POINT.itemsize)
 
 
 def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,

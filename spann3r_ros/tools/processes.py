@@ -65,6 +65,16 @@ class Child:
         return self._process.poll()
 
     @property
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return self._process.pid
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads the process has (Linux)."""
+        return len(os.listdir(f'/proc/{self._process.pid}/task'))
+
+    @property
     def resident_bytes(self) -> int:
         """Return the resident memory of the process in bytes."""
         return resident_bytes(self._process.pid)

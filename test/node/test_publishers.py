@@ -132,6 +132,25 @@ def test_an_inactive_node_publishes_nothing_to_its_subscribers(
     assert clouds == []
 
 
+def test_late_listeners_get_map_and_path_once(
+        node: LifecycleNode, publishers: MapPublishers, peer: Peer) -> None:
+    node.trigger_activate()
+    mapper = OneMap()
+    publishers.publish(mapper.add(keyframe()), mapper)
+    maps = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    paths = peer.listen(Path, '/mapper/path', latched=True)
+    peer.until(lambda: publishers.refresh(mapper) or (maps and paths), 'map and path')
+    # The first listeners hear nothing of the later ones: `peer` collects both by topic.
+    peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    peer.listen(Path, '/mapper/path', latched=True)
+    peer.until(lambda: publishers.refresh(mapper) or (len(maps) == len(paths) == 2), 'again')
+    publishers.publish(mapper.add(replace(keyframe(), stamp_ns=2)), mapper)
+    peer.until(lambda: publishers.refresh(mapper) or (len(maps) >= 4 and len(paths) >= 4),
+               'the map with two keyframes')
+    assert [len(path.poses) for path in paths] == [1, 1, 2, 2]
+    assert len(maps) == 4
+
+
 def test_map_is_throttled_and_published_later(
         node: LifecycleNode, publishers: MapPublishers, peer: Peer) -> None:
     node.trigger_activate()
