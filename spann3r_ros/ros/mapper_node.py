@@ -32,7 +32,7 @@ from .inputs.subscriptions import image_topic
 from .lifecycle import RobustLifecycleNode, TransitionFailedError, reported
 from .logs import forward_logging
 from .session import Session
-from .stopping import stop_on_signals
+from .stopping import ignore_signals, stop_on_signals
 from .tf.listener import ListeningThread
 
 SPIN_TIMEOUT_SEC = 0.2
@@ -237,6 +237,7 @@ def main(args: Sequence[str] | None = None,
         node.close()
         node.destroy_node()
         rclpy.shutdown()
+        ignore_signals()
     return 0
 
 

@@ -7,6 +7,7 @@ from threading import Event
 from time import monotonic
 from types import FrameType
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # `ros2 launch` forwards a signal that the terminal has already sent to the whole process group.
 REPEAT_SEC = 1.0
 
@@ -27,6 +28,15 @@ def stop_on_signals() -> Event:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in NUMBERS:
         signal.signal(number, handle)
     return stop
+
+
+def ignore_signals() -> None:
+    """Ignore SIGINT and SIGTERM from now on.
+
+    The interpreter removes handlers before it has ended: a signal would still kill the process.
+    """
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)

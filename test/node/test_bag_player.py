@@ -210,6 +210,25 @@ def test_a_player_that_follows_begins_when_the_mapper_is_active(
     assert (times[0], times[-1]) == (stamp_of(0), stamp_of(11))
 
 
+def test_masks_are_played_to_a_mapper_that_wants_them(
+        peer: Peer, orbit: Orbit, start: Start, tmp_path: Path) -> None:
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        images, masks = (writer.add_connection(topic, 'sensor_msgs/msg/Image',
+                                               typestore=get_typestore(Stores.ROS2_JAZZY))
+                         for topic in ('/camera/image_raw', '/camera/mask'))
+        for index in range(4):
+            image = orbit.image(index)
+            mask = Image(header=image.header, height=96, width=96, encoding='mono8', step=96,
+                         data=bytes([255]) * 96 * 96)
+            writer.write(images, stamp_of(index), serialize_message(image))
+            writer.write(masks, stamp_of(index), serialize_message(mask))
+    start(mode='replay', mask='exact', use_sim_time=True)
+    done = play('--bag', tmp_path / 'bag', '--topic', '/camera/image_raw', '--follow', '--clock',
+                '--ros-args', '-r', '/camera/mask:=/mask')
+    assert done.returncode == 0, done.stderr
+    assert 'the bag has ended: 4 images sent, 4 used' in done.stdout + done.stderr
+
+
 def test_what_is_missing_at_the_end_is_reported(lines: list[Line], orbit: Orbit,
                                                 tmp_path: Path) -> None:
     with CameraBag(raw_bag(tmp_path / 'bag', orbit, 2)) as bag:

@@ -74,9 +74,11 @@ class CameraWatch:
                 return (f'the QoS of {_name(one)} ({describe_qos(one.qos_profile)}) is not '
                         f'compatible with that of the node ({describe_qos(self._qos)}): '
                         f'{" ".join(why.split())} Set qos_overrides.{self._topic}.subscription.*')
-        return (f'{self._publishers_text()} publishes it, but nothing comes: has the camera '
-                'stopped? Raw images may be too large for the middleware, see the Fast DDS '
-                'profile of this package')
+        if self._has_come:
+            return f'{self._publishers_text()} is there, but sends no more'
+        large = ('; raw images may be too large for the middleware: start the camera with the '
+                 'Fast DDS profile of this package' if KINDS[self._kind] == 'raw' else '')
+        return f'{self._publishers_text()} publishes it, but nothing comes{large}'
 
     def _publishers_text(self) -> str:
         names = sorted({_name(one) for one in
