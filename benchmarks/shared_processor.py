@@ -135,7 +135,7 @@ def open_mapper(threads: int) -> tuple[Callable[[], None], int]:
     from spann3r_ros.mapping.mapper import Mapper
     from spann3r_ros.networks.registry import open_network, resolve_checkpoint
     with CameraBag(BAG, TopicNames()) as bag:
-        images = [to_rgb(message) for role, message in bag.messages() if role == 'image']
+        images = [to_rgb(message) for role, _, message in bag.messages() if role == 'image']
     images += images[-2:0:-1]
     mapper = Mapper(open_network(resolve_checkpoint(''), compute=Compute(
         'cpu', threads=threads)))

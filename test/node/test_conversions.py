@@ -149,11 +149,16 @@ def test_distortion_belongs_to_raw_images_only() -> None:
         480.0, 481.0, 310.0, 250.0, 640, 480)
 
 
-@pytest.mark.parametrize('focal', [0.0, -1.0, np.nan, np.inf])
-def test_uncalibrated_camera_has_no_intrinsics(focal: float) -> None:
+def test_uncalibrated_camera_has_no_intrinsics() -> None:
+    assert to_intrinsics(CameraInfo(width=640, height=480)) is None
+
+
+@pytest.mark.parametrize('focal', [-1.0, np.nan, np.inf])
+def test_wrong_focal_length_is_refused(focal: float) -> None:
     info = CameraInfo(width=640, height=480)
     info.k = [focal, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]
-    assert to_intrinsics(info) is None
+    with pytest.raises(FrameError, match='focal lengths above 0 in K'):
+        to_intrinsics(info)
 
 
 @pytest.mark.parametrize('frame', ['map', 'm', 'a/longer/name', 'abcdefg', 'abcdefgh', ''])

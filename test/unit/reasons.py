@@ -23,7 +23,7 @@ CALLS = {*LAST, 'FrameError', 'BagError', 'CheckpointError', 'DeviceMemoryError'
          '_drop_first'}
 # The texts that these functions return, also in lists and tuples, are shown to the user.
 RETURNING = {'rounding_warning', 'find', '_fault', '_unread', '_assumptions', 'find_files',
-             'warnings', 'missing_link', '_reason'}
+             'warnings', 'missing_link', '_reason', '_why_silent'}
 # The texts in these dictionaries are shown to the user.
 TABLES = {'JUMPED'}
 LEAST_LETTERS = 9
