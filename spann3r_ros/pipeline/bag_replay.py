@@ -12,7 +12,8 @@ from typing import Any
 from spann3r_ros.core.encodings import ImageDecoder, to_mask
 from spann3r_ros.core.messages import set_stamp, to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import Frame, FrameError
-from spann3r_ros.mapping.mapper import TIME_JUMPED, Mapper
+from spann3r_ros.mapping.front_end import TIME_JUMPED
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
 

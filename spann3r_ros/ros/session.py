@@ -14,7 +14,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.logging import LoggingSeverity
 
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
-from spann3r_ros.mapping.mapper import TIME_JUMPED, Mapper
+from spann3r_ros.mapping.front_end import TIME_JUMPED
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
 from spann3r_ros.msg import MapperStatus
