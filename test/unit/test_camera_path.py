@@ -16,7 +16,7 @@ from spann3r_ros.evaluation.measures.solved_poses import solve_poses
 from spann3r_ros.evaluation.measures.trajectories import path_errors
 from spann3r_ros.evaluation.recorded_runs import run_recording, to_frames
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig
+from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig, SightConfig
 from spann3r_ros.mapping.tracking import measured_pose
 from spann3r_ros.mapping.tracking.corner_motion import CornerMotion
 from spann3r_ros.mapping.tracking.corner_tracks import Tracks, find_corners, follow, to_gray
@@ -59,7 +59,7 @@ class GivenPointmaps(FakeNetwork):
 
 def mapped(sequence: Sequence, pointmaps: list[Pointmap], **changes: object) -> list:
     """Return the keyframes and the live poses of a mapper whose network gives these pointmaps."""
-    config = MapperConfig(pose=replace(PoseConfig(), **changes))
+    config = MapperConfig(pose=replace(PoseConfig(), **changes), sight=SightConfig(check=False))
     mapper = Mapper(GivenPointmaps(pointmaps), config)
     updates = [mapper.process(Frame(10**9 + index, 'camera', image, sequence.intrinsics))
                for index, image in enumerate(sequence.images)]
