@@ -41,7 +41,7 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given['rviz'] == 'true':
         # The topics of the layout are relative to the namespace.
         actions.append(Node(package='rviz2', executable='rviz2', namespace=plan.namespace,
-                            arguments=['-d', given['rviz_config']],
+                            arguments=['-d', plan.rviz_config],
                             parameters=[{'use_sim_time': plan.use_sim_time}],
                             additional_env=environment))
     if plan.recorder is not None:

@@ -65,6 +65,9 @@ class CameraBag:
         try:
             self.image = choose_images(self._recording.topics, names.image, self._encoding)
             chosen = list(self._choose(names))
+            # To choose, the first image was read: the index may have promised more than there is.
+            if not self.count:
+                raise BagError(f'topic: expected images on {self.image.topic}, none can be read')
         except BagError as error:
             self._recording.close()
             raise BagError('; '.join([f'{error}; bag: {path}', *self._recording.defects])

@@ -103,6 +103,7 @@ class Plan:
     use_sim_time: bool
     log_level: str
     params_file: str
+    rviz_config: str
     parameters: dict[str, str | bool]
     remappings: list[tuple[str, str]]
     player: list[str] | None
@@ -157,6 +158,7 @@ def make_plan(given: Mapping[str, str], describe: DescribeBag) -> Plan:
         namespace=namespace, use_sim_time=sim_time,
         log_level=f'{node[1:].replace("/", ".")}:={given["log_level"]}',
         params_file=str(Path(given['params_file']).expanduser()),
+        rviz_config=str(Path(given['rviz_config']).expanduser()),
         parameters={**_parameters(given), 'use_sim_time': sim_time,
                     **({'image_transport': transport} if transport else {})},
         remappings=[('image', topic), ('camera_info', info), ('mask', mask)],

@@ -14,12 +14,19 @@ from rclpy.parameter_client import AsyncParameterClient
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
-from rosbags.interfaces import Connection
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from spann3r_ros.core.messages import LEAD_NS
-from spann3r_ros.datasets.bags import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, TF_MESSAGE, CameraBag
+from spann3r_ros.datasets.bags import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    TF_MESSAGE,
+    BagError,
+    CameraBag,
+)
+from spann3r_ros.datasets.rosbag2.bag_storage import BagTopic
 from spann3r_ros.msg import MapperStatus
 
 from .played_time import PlayedTime
@@ -110,13 +117,15 @@ class Player(Node):
         """Wait for a subscriber, publish everything and return the number of images sent.
 
         `progress` is called after each image. Raises SilenceError if there is no subscriber, or if
-        the mapper finishes no image, for `patience_sec`.
+        the mapper finishes no image, for `patience_sec`; BagError if no message can be read.
         """
         if self._options.follow:
             self._follow()
         # At the recorded rate every message is published at its recorded time.
         messages = self._bag.leading(0 if self._options.rate else LEAD_NS)
-        first = next(messages)
+        first = next(messages, None)
+        if first is None:
+            raise BagError(f'bag: cannot read a message of {self._bag.path}')
         if self._options.clock:
             # Before its clock starts, the mapper publishes no status.
             self._clock = PlayedTime(self, first[1])
@@ -150,7 +159,7 @@ class Player(Node):
             text += f'; last error: {now.last_error}'
         return text, used == sent or (self._options.rate > 0.0 and not missing['failed'])
 
-    def _send(self, messages: Iterable[tuple[Connection, int, bytes]],
+    def _send(self, messages: Iterable[tuple[BagTopic, int, bytes]],
               progress: Callable[[], object]) -> int:
         """Publish all messages; return the number of images."""
         sent, started_sec, first_ns, last_ns = 0, monotonic(), None, 0

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import rclpy
-from broken_bags import cut, rewrite, storage_file
+from broken_bags import cut, damage, plain_bag, rewrite, storage_file
 from harness import DEADLINE_SEC, Mapper, Message, Orbit, Peer, stamp_of, to_ns
 from rclpy.duration import Duration
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
+from recorded_bags import IMAGE_TOPIC
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -314,6 +315,15 @@ def test_an_image_topic_without_images_is_refused(orbit: Orbit, tmp_path: Path) 
 def test_bad_options_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f'{next(iter(values))}: expected'):
         PlayOptions(**values)
+
+
+def test_bag_of_which_nothing_can_be_read_is_one_line(tmp_path: Path, domain: int) -> None:
+    bag = plain_bag(tmp_path / 'bag', 3)
+    rewrite(storage_file(bag), chunk_size=10**9)
+    damage(storage_file(bag), 0.3)
+    done = play('--bag', bag, '--topic', IMAGE_TOPIC)
+    assert (done.returncode, done.stderr) == (
+        1, f'bag_player: bag: cannot read a message of {bag}\n')
 
 
 def test_bag_that_was_cut_off_is_played_as_far_as_it_goes(

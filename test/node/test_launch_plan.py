@@ -121,3 +121,11 @@ def test_a_wrong_topic_or_transport_is_one_line(orbit: Orbit, tmp_path: Path) ->
             writer.write_image(topic, 1, b'')
     with pytest.raises(ValueError, match=r'/left \(CompressedImage, 1\), /right'):
         plan(bag=tmp_path / 'two')
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for name in ('own.rviz', 'own.yaml'):
+        (tmp_path / name).touch()
+    made = plan(rviz='true', rviz_config='~/own.rviz', params_file='~/own.yaml')
+    assert (made.rviz_config, made.params_file) == (f'{tmp_path}/own.rviz', f'{tmp_path}/own.yaml')

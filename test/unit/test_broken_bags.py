@@ -24,11 +24,11 @@ from broken_bags import (
     storage_file,
 )
 from mcap.writer import CompressionType, IndexType
-from recorded_bags import stamp_of
+from recorded_bags import IMAGE_TOPIC, stamp_of
 
 from spann3r_ros.datasets.bag_truth import read_truth
 from spann3r_ros.datasets.bag_writer import BagWriter, TruthTopics
-from spann3r_ros.datasets.bags import BagError, CameraBag
+from spann3r_ros.datasets.bags import BagError, CameraBag, TopicNames
 
 COUNT = 12
 Change = Callable[[Path], object]
@@ -281,3 +281,14 @@ def test_no_damage_raises_anything_but_a_reason(storage: str, tmp_path: Path) ->
             read(broken)
         except BagError as error:
             assert '\n' not in str(error)
+
+
+def test_images_of_which_none_can_be_read_are_one_line(tmp_path: Path) -> None:
+    bag = plain_bag(tmp_path / 'bag', 3)
+    rewrite(storage_file(bag), chunk_size=10**9)
+    damage(storage_file(bag), 0.3)
+    with pytest.raises(BagError, match='topic: expected images on .*, none can be read') as caught:
+        CameraBag(bag)
+    assert 'damaged chunk' in str(caught.value)
+    with CameraBag(bag, TopicNames(IMAGE_TOPIC)) as named:
+        assert not list(named.leading())
