@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument('--tries', type=int, default=20)
     parser.add_argument('--busy', type=int, default=2, help='processes that compute beside them')
     parser.add_argument('--bag', type=Path, default=share_directory() / 'bags' / 'demo_room')
+    parser.add_argument('--modes', nargs='+', default=['replay', 'live'])
     values = parser.parse_args()
     rows, lost = [], 0
     with ExitStack() as stack:
@@ -70,7 +71,7 @@ def main() -> int:
         os.environ |= {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(busy(values.busy))
-        for mode in ('replay', 'live'):
+        for mode in values.modes:
             accounts = [play_once(values.bag, mode, folder) for _ in range(values.tries)]
             used = [two for _, two in accounts]
             rows.append([mode, str(values.tries), str(accounts[0][0]), str(min(used)),

@@ -18,6 +18,8 @@ SECOND_NS = 10**9
 MODEL_NAMES = {'fisheye': 'equidistant'}
 # An image of a recording is processed after all other messages recorded up to this much later.
 LEAD_NS = SECOND_NS
+# Focal lengths over the longer side of the sensor: far below a fisheye's, far above a telephoto's.
+LEAST_FOCAL, GREATEST_FOCAL = 0.05, 100.0
 
 
 class Stamp(Protocol):
@@ -79,12 +81,19 @@ def to_intrinsics(info: CameraInfo, rectified: bool = False) -> Intrinsics | Non
         raise FrameError(f'camera_info: expected finite numbers and focal lengths above 0 in '
                          f'{"P" if rectified else "K"}, got fx {fx}, fy {fy}, cx {cx}, cy {cy}')
     coefficients = tuple(float(value) for value in info.d)
+    if not rectified and not np.isfinite(coefficients).all():
+        raise FrameError(f'camera_info: expected finite numbers in D, got {coefficients}')
     distortion = None
-    # A NaN counts as a coefficient too: the image is then rejected.
     if not rectified and any(value != 0.0 for value in coefficients):
         distortion = Distortion(MODEL_NAMES.get(info.distortion_model, info.distortion_model),
                                 coefficients)
     left, top, width, height = _region(info)
+    longer = max(int(info.width), int(info.height))
+    if longer and not all(LEAST_FOCAL * longer <= one <= GREATEST_FOCAL * longer
+                          for one in (fx, fy)):
+        raise FrameError(f'camera_info: expected focal lengths of {LEAST_FOCAL:g} to '
+                         f'{GREATEST_FOCAL:g} times the longer side of {longer} pixels, '
+                         f'got {fx} and {fy}')
     across, down = max(1, int(info.binning_x)), max(1, int(info.binning_y))
     # The centre of a pixel of the image is the centre of the pixels that were binned into it.
     return Intrinsics(fx / across, fy / down, (cx - left + 0.5) / across - 0.5,

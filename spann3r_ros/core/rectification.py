@@ -43,10 +43,14 @@ def _maps(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
     if counts is None:
         raise FrameError(f'distortion model: expected one of {", ".join(MODELS)}, '
                          f'got {distortion.model!r}; rectify the images, and set image_rectified')
-    if len(distortion.coefficients) not in counts:
-        raise FrameError(f'distortion: expected {" or ".join(map(str, counts))} coefficients for '
-                         f'{distortion.model}, got {len(distortion.coefficients)}')
     coefficients = np.array(distortion.coefficients, float)
+    # Some drivers fill D up with zeros.
+    fitting = [count for count in counts if not coefficients[count:].any()]
+    if len(coefficients) not in counts and fitting and len(coefficients) > fitting[0]:
+        coefficients = coefficients[:fitting[0]]
+    if len(coefficients) not in counts:
+        raise FrameError(f'distortion: expected {" or ".join(map(str, counts))} coefficients for '
+                         f'{distortion.model}, got {len(coefficients)}')
     if not np.isfinite(coefficients).all():
         raise FrameError(f'distortion: expected finite coefficients, got {coefficients}')
     initialise = (cv2.fisheye.initUndistortRectifyMap if distortion.model == 'equidistant'

@@ -164,7 +164,8 @@ def make_plan(given: Mapping[str, str], describe: DescribeBag) -> Plan:
         remappings=[('image', topic), ('camera_info', info), ('mask', mask)],
         player=player, player_remappings=player_remappings,
         recorder=_recorder(given, node, sim_time),
-        summary=f'{node} loads its weights, then waits for images on {topic}')
+        summary=f'{node} loads its weights, then waits for images on {topic}'
+                f'{COMPRESSED if transport == "compressed" else ""}')
 
 
 def _check_files(given: Mapping[str, str]) -> None:

@@ -87,6 +87,18 @@ def test_a_matrix_of_other_numbers_is_refused_by_name(rectified: bool, value: fl
     assert to_intrinsics(info, not rectified) is not None
 
 
+def test_other_wrong_numbers_are_refused_by_name() -> None:
+    info = camera_info(lens=(0.1, np.nan, 0.0, 0.0, 0.0))
+    with pytest.raises(FrameError, match='expected finite numbers in D'):
+        to_intrinsics(info)
+    assert to_intrinsics(info, rectified=True) is not None
+    for focal in (1e300, 1e6, 1.1, 1e-9):
+        info = camera_info()
+        info.k[0] = focal
+        with pytest.raises(FrameError, match='focal lengths of 0.05 to 100 times .* 1280 pixels'):
+            to_intrinsics(info)
+
+
 def test_an_uncalibrated_camera_has_zeros() -> None:
     info = camera_info()
     info.k, info.p = [0.0] * 9, [0.0] * 12

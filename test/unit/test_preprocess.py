@@ -189,7 +189,18 @@ def test_pixels_outside_the_distorted_image_are_unusable() -> None:
     assert result.image[result.usable].min() > 200  # the resize reaches a little over the edge
 
 
+@pytest.mark.parametrize('lens', LENSES, ids=lambda lens: lens.model)
+def test_zeros_behind_the_coefficients_change_nothing(lens: Distortion) -> None:
+    camera = Intrinsics(300.0, 305.0, 322.0, 238.0, 640, 480, lens)
+    filled = replace(lens, coefficients=(*lens.coefficients, *[0.0] * (15 - len(
+        lens.coefficients))))
+    rgb = coordinates(480, 640)
+    np.testing.assert_array_equal(Rectifier(replace(camera, distortion=filled))(rgb),
+                                  Rectifier(camera)(rgb))
+
+
 @pytest.mark.parametrize(('lens', 'reason'), [
+    (Distortion('plumb_bob', (0.1, 0.2, 0.0, 0.0, 0.1, 0.2)), '4 or 5 coefficients'),
     (Distortion('plumb_bob', (0.1, 0.2)), '4 or 5 coefficients'),
     (Distortion('kannala', (0.1,)), "distortion model: expected .* got 'kannala'"),
     (Distortion('plumb_bob', (float('nan'), 0.0, 0.0, 0.0)), 'finite')])

@@ -147,7 +147,8 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
 
 def conclusion(summary: ReplaySummary, output: Path) -> str:
     """Return the summary as one line for the screen."""
-    frames = summary.frames
+    frames, warnings = summary.frames, len(summary.warnings)
     return (f'{frames["processed"]} of {summary.images} images mapped in {summary.seconds:.1f} s: '
-            f'{summary.poses} poses, {summary.voxels} voxels, {len(summary.warnings)} warnings; '
+            f'{summary.poses} poses, {summary.voxels} voxels, '
+            f'{warnings} warning{"s" * (warnings != 1)}; '
             f'wrote {output}')
