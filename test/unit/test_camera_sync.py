@@ -13,7 +13,7 @@ from synthetic import SyntheticNetwork, orbit_trajectory
 
 from spann3r_ros.core.camera import Distortion, Intrinsics
 from spann3r_ros.core.types import Frame, FrameError
-from spann3r_ros.mapping import mapper as mapper_module
+from spann3r_ros.mapping import front_end
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig
 from spann3r_ros.pipeline import intake as intake_module
@@ -230,8 +230,8 @@ def test_the_mapper_refuses_frames_of_another_calibration(other: Intrinsics | No
 
 def test_the_gate_skips_frames_before_they_are_fitted_and_not_after_a_bad_one(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted, fit = [], mapper_module.preprocess
-    monkeypatch.setattr(mapper_module, 'preprocess', lambda frame, *how: (
+    fitted, fit = [], front_end.preprocess
+    monkeypatch.setattr(front_end, 'preprocess', lambda frame, *how: (
         fitted.append(frame.stamp_ns), fit(frame, *how))[1])
     poses = orbit_trajectory(14)
     mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA),
