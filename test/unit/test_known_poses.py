@@ -224,3 +224,19 @@ def test_a_localisation_that_jumps_leaves_what_was_mapped_before_where_it_is(
     (record,) = caplog.records
     metres = float(record.getMessage().removeprefix('the given poses jumped by ').split()[0])
     assert metres == pytest.approx(np.linalg.norm(shift), abs=0.3)  # the camera moves, too
+
+
+@pytest.mark.parametrize('back_ns', [0, 50 * 10**9])
+def test_a_frame_after_a_jump_back_of_the_stamps_has_no_speed(
+        back_ns: int, orbit: list[np.ndarray], caplog: pytest.LogCaptureFixture) -> None:
+    mapper = make_mapper(orbit, replace(SPOILT, drift=0.0))
+    frames = posed_frames(orbit)
+    for frame in frames[:10]:
+        mapper.process(frame)
+    far = frames[9].world_from_camera.copy()
+    far[:3, 3] += 3.0
+    mapper.process(replace(frames[10], stamp_ns=frames[9].stamp_ns - back_ns,
+                           world_from_camera=far))
+    update = mapper.flush()
+    assert update.failed == () and len(update.keyframes) == 1
+    assert not any('the given poses jumped' in one.getMessage() for one in caplog.records)

@@ -162,7 +162,8 @@ class KnownPoses(PoseSource):
     def _report_jump(self, frame: Frame) -> None:
         """Write a warning if the localisation has moved the camera faster than it can move."""
         place, speed = frame.world_from_camera[:3, 3], 0.0
-        if self._last is not None:
+        # A frame after a jump back of the stamps is compared with none.
+        if self._last is not None and frame.stamp_ns > self._last[0]:
             last_ns, last_place, last_speed = self._last
             distance = float(np.linalg.norm(place - last_place))
             seconds = (frame.stamp_ns - last_ns) * 1e-9
