@@ -33,7 +33,7 @@ MAX_RECENT = 10_000
 MAX_STAMPS = 100_000
 # An edge whose stamps step back by this much has jumped back in time. Images jump by a second or
 # more; an edge with a low rate shows a part of it. Less is the disorder of one publisher.
-JUMP_NS = 500_000_000
+EDGE_JUMP_NS = 500_000_000
 # An edge whose stamps step back so often comes from two publishers. A bag that is played again
 # steps back once, with the images.
 TWO_PUBLISHERS = 5
@@ -280,7 +280,7 @@ class TransformTree:
         """Keep a transform among the recent ones; forget those of before a jump of its edge."""
         edge, stamp_ns = (transform.parent, transform.child), transform.stamp_ns
         newest_ns = self._newest_ns.get(edge, stamp_ns)
-        if stamp_ns <= newest_ns - JUMP_NS:
+        if stamp_ns <= newest_ns - EDGE_JUMP_NS:
             self._note_jump(edge, newest_ns - stamp_ns)
             newest_ns = stamp_ns
             self._recent = deque((one for one in self._recent if (one.parent, one.child) != edge),
