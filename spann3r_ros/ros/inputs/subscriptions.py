@@ -72,8 +72,14 @@ class InputSubscriptions:
     def _take_as_received(self, callback: Callable[[Any], None],
                           message: Any) -> None:  # noqa: ANN401
         """Process a message as if its stamp were the present time of the node."""
-        set_stamp(message, self._node.get_clock().now().nanoseconds)
-        callback(message)
+        received_ns = self._node.get_clock().now().nanoseconds
+        if received_ns:
+            set_stamp(message, received_ns)
+            callback(message)
+        elif callback == self._take_image:
+            self._intake.refuse_image(FrameError(
+                'stamp: expected the time of receipt, got 0: the time on /clock has not begun; '
+                'start the simulator or the player, or set use_sim_time: false'))
 
     def _take_info(self, info: CameraInfo) -> None:
         stamp = info.header.stamp
