@@ -46,6 +46,7 @@ ASKED_FOR = 'asked for'
 MAP_LOADED = 'a map was loaded'
 OUT_OF_MEMORY = 'out of memory'
 TIME_JUMPED = 'the stamps jumped back'
+FIRST_ODD = 'the first image was an odd one'
 NOT_PLACED = 'the last fragment could not be placed in the map'
 UNUSABLE_START = 'the first frame gave no usable pointmap'
 

@@ -166,9 +166,9 @@ class Mapper:
             if not self._memory.go_back(memory):
                 state.restart(MEMORY_LOST)
 
-    def reset(self) -> None:
+    def reset(self, reason: str = ASKED_FOR) -> None:
         """Start a new, empty map with the next frame."""
-        self._memory.reset(ASKED_FOR)
+        self._memory.reset(reason)
         for layer in self._layers:
             layer.clear()
         self._front_end.state = self._new_state(self._state.atlas.current.id + 1)

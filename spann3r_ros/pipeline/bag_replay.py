@@ -17,7 +17,7 @@ from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
 
-from .image_clock import JUMPED
+from .image_clock import JUMPED, Jump
 from .intake import Intake
 from .node_settings import NodeConfig
 from .runner import Runner
@@ -126,7 +126,7 @@ class Replay:
 
     def finish(self) -> None:
         """End the recording: finish the waiting images and merge the last keyframe."""
-        self._intake.drain()
+        self._intake.drain(ended=True)
         self._runner.flush()
 
     def save(self, folder: Path) -> None:
@@ -161,24 +161,22 @@ class Replay:
         """Log an image or a mask that could not be used."""
         _log_failure('image refused', error)
 
-    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a fragment or a new map, because the next image is older than those before."""
-        keeps_map = self._config.time_jump == 'fragment'
-        if keeps_map and not is_new:
+    def time_jumped(self, stamp_ns: int, jump: Jump) -> None:
+        """Begin a fragment or a new map; forget the old transforms."""
+        if jump.begins_fragment:
             self._runner.end_sequence(TIME_JUMPED)
         self._runner.call(lambda: self._tree.begin_again(stamp_ns))
-        if is_new:
-            return
-        logger.warning('%s', JUMPED[self._config.time_jump])
-        if not keeps_map:
-            self._runner.reset(self._fragments.clear)
+        if jump is not Jump.NOTHING:
+            logger.warning('%s', JUMPED[jump])
+        if jump is Jump.RESET:
+            self._runner.reset(self._fragments.clear, TIME_JUMPED)
 
     def input_lacks(self, reason: str) -> None:
         """Log what the recording does not have."""
         logger.warning('%s', reason)
 
     def map_replaced(self, error: Exception) -> None:
-        """Begin the map again without its only image, which was an odd one."""
+        """Begin the map again without its first image, which was an odd one."""
         self._runner.replace_first(self._fragments.clear)
         self.image_failed(error)
 

@@ -12,6 +12,7 @@ from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.transforms import map_axes
 from spann3r_ros.core.types import Frame, FrameError
 
+from .image_clock import Jump
 from .node_settings import NodeConfig
 from .rate_limiter import RateLimiter
 from .runner import Runner
@@ -49,14 +50,11 @@ class IntakeListener(Protocol):
     def image_waits(self) -> None:
         """Handle that images wait for a calibration, for transforms, a mask or a pose."""
 
-    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a fragment or a new map, as `time_jump` says: the stamps jumped to `stamp_ns`.
-
-        If `is_new`, the map has no image yet and can be kept, or `map_replaced` follows.
-        """
+    def time_jumped(self, stamp_ns: int, jump: Jump) -> None:
+        """Forget the old time, and do to the map what `jump` says: the stamps jumped back."""
 
     def map_replaced(self, error: FrameError) -> None:
-        """Begin the map again without its only image, which was an odd one by an error."""
+        """Begin the map again without its first image, which was an odd one by an error."""
 
     def input_lacks(self, reason: str) -> None:
         """Report what other nodes do not send; the images are used nevertheless."""
@@ -77,6 +75,7 @@ class Intake:
     def __init__(self, config: NodeConfig, runner: Runner, tree: TransformTree,
                  listener: IntakeListener, expected: Expected) -> None:
         self._config = config
+        self._runner = runner
         self._slot = slot = runner.slot
         self._clock = runner.clock
         self._map_calibration = runner.calibration
@@ -110,8 +109,7 @@ class Intake:
         self._sizes = SizeGate(self._map_size, self._replace, bounds,
                                outlet(self._cameras.take_frame))
         self._times = TimeGate(self._clock, config.time_jump != 'refuse',
-                               lambda: self._map_size.is_provisional, self._jump, bounds,
-                               outlet(self._accept))
+                               self._is_alone, self._jump, bounds, outlet(self._accept))
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._times, self._sizes, self._cameras, self._masks,
                                             self._poses) if stage is not None]
@@ -199,12 +197,13 @@ class Intake:
         for stage in self._stages:
             stage.match()
 
-    def drain(self) -> None:
+    def drain(self, ended: bool = False) -> None:
         """Finish the waiting images with the data received so far, or drop them.
 
-        It is called at the end of a recording, when no more messages come.
+        If the recording has `ended`, no more messages come. Otherwise more may come.
         """
-        for stage in self._stages:
+        self._times.drain(ended)
+        for stage in self._stages[1:]:
             stage.drain()
 
     def drop_waiting(self) -> None:
@@ -236,24 +235,36 @@ class Intake:
             logger.warning('camera_info is of the frame %r, but the images are of %r: it is used '
                            'nevertheless', infos, images)
 
+    def _is_alone(self) -> bool:
+        """Return whether the map's only image, or its only one since the load, may be odd."""
+        if self._runner.is_loaded:
+            return self._clock.is_alone
+        return self._clock.is_alone or self._map_size.is_provisional
+
     def _jump(self, stamp_ns: int, is_new: bool) -> None:
         """Forget what belongs to the old time, because the next image has an earlier stamp."""
-        was_alone = not is_new and self._map_size.is_provisional
+        is_loaded, is_alone = self._runner.is_loaded, not is_new and self._is_alone()
         former_ns = self._clock.newest_ns
-        keeps_map = not (is_new or was_alone) and self._config.time_jump == 'fragment'
+        if is_new or (is_alone and not is_loaded):
+            jump = Jump.NOTHING
+        elif is_alone:
+            jump = Jump.LOADED
+        else:
+            jump = Jump.FRAGMENT if self._config.time_jump == 'fragment' else Jump.RESET
         for stage in self._stages[1:]:
             # In a map that goes on, the images of the old time are used.
-            (stage.drain if keeps_map else stage.drop_waiting)()
+            (stage.drain if jump is Jump.FRAGMENT else stage.drop_waiting)()
         self._wait_clock.begin_again(stamp_ns)
         self._calibrations.begin_again(stamp_ns)
         self._poses.begin_again()
         if self._masks is not None:
             self._masks.begin_again(stamp_ns)
-        if not keeps_map:
+        # If the map is new, they belong to the map that was loaded, or have begun again already.
+        if not (is_new or jump.begins_fragment):
             self._map_calibration.begin_again()
             self._map_size.begin_again()
-        self._listener.time_jumped(stamp_ns, is_new or was_alone)
-        if was_alone:
+        self._listener.time_jumped(stamp_ns, jump)
+        if is_alone and not is_loaded:
             self._listener.map_replaced(FrameError(
                 f'stamp: expected that of the first image soon before {stamp_ns} ns, as the next '
                 f'images have, got {former_ns} ns; the map begins again without it'))
@@ -264,7 +275,7 @@ class Intake:
         self._sizes.take_frame(frame)
 
     def _replace(self, error: FrameError) -> None:
-        """Begin the map again, because its only image has an odd size."""
+        """Begin the map again, because its first image has an odd size."""
         for stage in self._stages[2:]:
             stage.drop_waiting()
         self._map_calibration.begin_again()

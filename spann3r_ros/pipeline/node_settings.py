@@ -92,9 +92,9 @@ class NodeConfig:
         choices=MASK_MODES)
     time_jump: str = setting(
         'fragment', 'What happens when the stamps of three images in a row are back by a second '
-        'or more, for example when a bag is played again. fragment: a fragment of the same map '
-        'begins; reset: a new map begins; refuse: the images are rejected', choices=TIME_JUMPS,
-        applies=RUNNING)
+        'or more (a slow camera: three steps), for example when a bag is played again. fragment: '
+        'a fragment of the same map begins; reset: a new map begins; refuse: the images are '
+        'rejected', choices=TIME_JUMPS, applies=RUNNING)
     stamp_source: str = setting(
         'header', 'Where the time of an image, calibration or mask comes from. header: its '
         'stamp; receipt: when the node received it, or when it was recorded, for drivers that set '

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from spann3r_ros.core.types import Frame, FrameError
+from spann3r_ros.mapping.front_end import ASKED_FOR, FIRST_ODD
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
@@ -37,6 +38,10 @@ class Runner:
         self.slot = FrameSlot(blocking)
         # Any thread may read it: a status is immutable.
         self.map_status: MappingStatus = mapper.status()
+        # The map came from a file: it is reset only if somebody asks for it.
+        self.is_loaded = False
+        # How many frames had been processed when the map began.
+        self._processed_before = 0
         self._reporter = reporter
         self._worker = Worker(mapper.process, self.slot, reporter, self._note_status)
 
@@ -55,21 +60,28 @@ class Runner:
         self.calibration.begin_again()
         self.size.begin_again()
 
-    def reset(self, begun: Callable[[], None] = lambda: None) -> None:
+    def reset(self, begun: Callable[[], None] = lambda: None, reason: str = ASKED_FOR) -> None:
         """Begin a new map, then call `begun` on the worker thread."""
         def reset() -> None:
-            self.mapper.reset()
+            self.mapper.reset(reason)
+            self._processed_before = self.slot.accounts().processed
             self._note_status()
             begun()
         self.call(reset)
+        self.is_loaded = False
 
     def replace_first(self, begun: Callable[[], None] = lambda: None) -> None:
-        """Begin the map again, after one image that now counts as failed; then call `begun`."""
+        """Begin the map again; its images now count as failed; then call `begun`.
+
+        Raises RuntimeError, and changes nothing, if the map was loaded.
+        """
+        if self.is_loaded:
+            raise RuntimeError('a loaded map has no odd first image')
+
         def revoke() -> None:
-            if self.mapper.calibration is not None:
-                self.slot.revoke(1)
+            self.slot.revoke(self.slot.accounts().processed - self._processed_before)
         self.call(revoke)
-        self.reset(begun)
+        self.reset(begun, FIRST_ODD)
 
     def end_sequence(self, reason: str) -> None:
         """Finish the frames that came and deliver them; the next one begins a fragment."""
@@ -86,6 +98,7 @@ class Runner:
             self._note_status()
             return message
         message = self.call(load)
+        self.is_loaded = True
         # No image comes in between: the caller's thread passes them to the slot.
         self.forget_waiting()
         if (calibration := self.mapper.calibration) is not None:

@@ -19,7 +19,7 @@ from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
 from spann3r_ros.msg import MapperStatus
-from spann3r_ros.pipeline.image_clock import JUMPED
+from spann3r_ros.pipeline.image_clock import JUMPED, Jump
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.runner import Runner
@@ -195,24 +195,19 @@ class Session:
         self._node.get_logger().warning(reason)
         self.publish_status()
 
-    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        """Begin a fragment or a new map after the waiting frames; forget the old transforms.
-
-        If `is_new`, the map has no image of the old time and is kept.
-        """
-        keeps_map = self._settings.node.time_jump == 'fragment'
-        if keeps_map and not is_new:
+    def time_jumped(self, stamp_ns: int, jump: Jump) -> None:
+        """Begin a fragment or a new map after the waiting frames; forget the old transforms."""
+        if jump.begins_fragment:
             self._runner.end_sequence(TIME_JUMPED)
         self._runner.call(lambda: self._tf.tree.begin_again(stamp_ns))
         self._runner.call(lambda: self._publishers.follow_jump(stamp_ns))
-        if is_new:
-            return
-        self._node.get_logger().warning(JUMPED[self._settings.node.time_jump])
-        if not keeps_map:
-            self._runner.reset(self._begin_map)
+        if jump is not Jump.NOTHING:
+            self._node.get_logger().warning(JUMPED[jump])
+        if jump is Jump.RESET:
+            self._runner.reset(self._begin_map, TIME_JUMPED)
 
     def map_replaced(self, error: FrameError) -> None:
-        """Begin the map again without its only image, which was an odd one."""
+        """Begin the map again without its first image, which was an odd one."""
         self._runner.replace_first(self._begin_map)
         self.image_failed(error)
 

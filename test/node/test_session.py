@@ -23,6 +23,7 @@ from synthetic import (
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.storage.map_directory import encode_map
+from spann3r_ros.pipeline.image_clock import Jump
 from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
 from spann3r_ros.pipeline.slot import Timing
 from spann3r_ros.pipeline.sync.camera_sync import Expected
@@ -95,11 +96,19 @@ def test_the_empty_map_after_a_jump_back_has_the_new_time(
         rgb = SCENE.render(POSES[3], CAMERA)[0]
         session._intake.take_image(START_NS - 50 * 10**9, 'camera', lambda: rgb)
     else:
-        session.time_jumped(START_NS - 50 * 10**9, is_new=False)
+        session.time_jumped(START_NS - 50 * 10**9, Jump.RESET)
     for heard in (maps, paths):
         peer.until(lambda heard=heard: session._tick() or to_ns(
             heard[-1].header.stamp) == START_NS - 50 * 10**9, 'the new stamp')
     assert (maps[-1].width, len(paths[-1].poses)) == (0, 0)
+
+
+def feed_at(session: Session, *stamps_sec: float, size: int = 96) -> None:
+    """Pass images of stamps in seconds and of a height and width; wait until they are settled."""
+    for index, sec in enumerate(stamps_sec, 5):
+        rgb = SCENE.render(POSES[index], square_camera(size))[0]
+        session._intake.take_image(round(sec * 1e9), 'camera', lambda rgb=rgb: rgb)
+    session._runner.call(lambda: None)
 
 
 def make_loadable(session: Session, tmp_path: Path, fits: bool) -> None:
@@ -151,3 +160,50 @@ def test_a_loaded_map_drops_what_waits_and_takes_any_stamp(
     accounts = session._runner.slot.accounts()
     assert (accounts.processed, accounts.failed, accounts.dropped) == (4, 0, 1)
     assert session._runner.map_status.keyframes == 3
+
+
+def test_a_loaded_map_outlives_older_stamps_and_another_size(
+        session: Session, tmp_path: Path) -> None:
+    feed(session, 0, 1, 2, 3, 4)
+    make_loadable(session, tmp_path, fits=True)
+    session.load()
+    resets = session._runner.map_status.memory.resets
+    feed_at(session, 5.0, size=48)
+    feed_at(session, 5.1, 5.2, 5.3)
+    status, accounts = session._runner.map_status, session._runner.slot.accounts()
+    assert (accounts.processed, accounts.failed) == (8, 1)
+    assert status.memory.resets == resets and status.keyframes >= 6
+
+
+def test_a_loaded_calibrated_map_goes_on_after_its_driver_ends(
+        session: Session, tmp_path: Path) -> None:
+    session._intake.take_calibration(START_NS, lambda: CAMERA)
+    feed(session, 0, 1, 2, 3, 4)
+    make_loadable(session, tmp_path, fits=True)
+    session.load()
+    session._intake.drop_waiting()
+    feed_at(session, 5.0, 5.1, 5.2)
+    accounts = session._runner.slot.accounts()
+    assert (accounts.processed, accounts.failed) == (8, 0), session._last_error
+
+
+def test_a_wild_stamp_after_a_load_begins_a_fragment_of_the_loaded_map(
+        session: Session, tmp_path: Path) -> None:
+    feed(session, 0, 1, 2, 3, 4)
+    make_loadable(session, tmp_path, fits=True)
+    session.load()
+    resets, keyframes = (session._runner.map_status.memory.resets,
+                         session._runner.map_status.keyframes)
+    feed_at(session, 1e6, 15.0, 15.1, 15.2, 15.3)
+    status = session._runner.map_status
+    assert session._runner.is_loaded and session._runner.slot.accounts().balanced
+    assert status.keyframes >= keyframes and status.memory.resets == resets + 1
+    assert status.memory.last_reset_reason == 'the stamps jumped back'
+
+
+def test_a_first_image_that_is_odd_is_the_reason_of_the_reset(session: Session) -> None:
+    feed_at(session, 5.0, size=48)
+    feed_at(session, 5.1, 5.2)
+    status, accounts = session._runner.map_status, session._runner.slot.accounts()
+    assert (accounts.processed, accounts.failed) == (2, 1)
+    assert status.memory.last_reset_reason == 'the first image was an odd one'

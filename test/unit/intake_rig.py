@@ -11,6 +11,7 @@ from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.types import Frame
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.pipeline.image_clock import Jump
 from spann3r_ros.pipeline.intake import Intake
 from spann3r_ros.pipeline.node_settings import NodeConfig
 from spann3r_ros.pipeline.runner import Runner
@@ -32,7 +33,7 @@ class Rig:
         self.mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA))
         self.taken: list[Frame] = []
         self.errors: list[str] = []
-        self.jumps: list[tuple[float, bool]] = []
+        self.jumps: list[tuple[float, Jump]] = []
         self.lacks: list[str] = []
         self.mapper.process = self._process
         self.runner = Runner(self.mapper, mode == 'replay', self)
@@ -57,6 +58,14 @@ class Rig:
     def match(self) -> None:
         self.intake.match()
         self._settle()
+
+    def load(self) -> None:
+        """Take over a map with one image of the usual size, as `Runner.load` does."""
+        self.intake.drop_waiting()
+        self.runner.forget_waiting()
+        self.runner.calibration.begin_with((96, 96), None)
+        self.runner.size.begin_with((96, 96))
+        self.runner.is_loaded = True
 
     def used(self) -> list[tuple[float, Intrinsics | None]]:
         return [(frame.stamp_ns / SECOND_NS, frame.intrinsics) for frame in self.taken]
@@ -84,8 +93,10 @@ class Rig:
     def image_failed(self, error: Exception) -> None:
         self.errors.append(str(error))
 
-    def time_jumped(self, stamp_ns: int, is_new: bool) -> None:
-        self.jumps.append((stamp_ns / SECOND_NS, is_new))
+    def time_jumped(self, stamp_ns: int, jump: Jump) -> None:
+        self.jumps.append((stamp_ns / SECOND_NS, jump))
+        if jump is Jump.RESET:
+            self.runner.reset()
 
     def input_lacks(self, reason: str) -> None:
         self.lacks.append(reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace as changed
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from recorded_bags import IMAGE_TOPIC, PERIOD_NS, START_NS, OrbitBag, stamp_of
 from test_replay import Replay, replay, toy, weights  # noqa: F401
 
 from spann3r_ros.mapping.storage.exports import read_tum
+from spann3r_ros.pipeline.image_clock import Jump
 from spann3r_ros.pipeline.node_settings import NodeConfig
 
 HOUR = 3600.0
@@ -43,7 +45,7 @@ def tenths(start: float, count: int) -> list[float]:
 
 @pytest.mark.parametrize('mode', ['live', 'replay'])
 @pytest.mark.parametrize('wild', [
-    [HOUR], [-2.0], [-1.0], [11.0], [HOUR, -HOUR], [HOUR, HOUR + 0.1], [-2.0, -1.9]])
+    [HOUR], [-2.0], [-1.0], [2.0], [5.0], [11.0], [HOUR, -HOUR], [HOUR, HOUR + 0.1], [-2.0, -1.9]])
 def test_wild_stamps_cost_their_images_alone(
         wild: Sequence[float], mode: str, make: MakeRig) -> None:
     rig, good = make(mode), tenths(5000.0, 8)
@@ -64,7 +66,7 @@ def test_two_clocks_on_one_topic_cost_the_images_of_the_other(make: MakeRig) -> 
 
 @pytest.mark.parametrize('mode', ['live', 'replay'])
 @pytest.mark.parametrize(('choice', 'jumps'), [
-    ('fragment', [(10.0, False)]), ('reset', [(10.0, False)]), ('refuse', [])])
+    ('fragment', [(10.0, Jump.FRAGMENT)]), ('reset', [(10.0, Jump.RESET)]), ('refuse', [])])
 def test_a_jump_back_that_lasts_is_believed_after_three_images(
         choice: str, jumps: list, mode: str, make: MakeRig) -> None:
     rig = make(mode, time_jump=choice)
@@ -94,12 +96,12 @@ def test_a_camera_that_takes_an_image_a_minute_loses_none(make: MakeRig) -> None
 
 
 @pytest.mark.parametrize(('last', 'used'), [
-    ([HOUR], 0), ([10.0], 0), ([10.0, 10.1], 2), ([HOUR, HOUR + 0.1], 2)])
+    ([HOUR], 1), ([50.0 + 60.0], 1), ([10.0], 0), ([10.0, 10.1], 2), ([HOUR, HOUR + 0.1], 2)])
 def test_the_end_of_a_recording_settles_the_images_aside(
         last: list[float], used: int, make: MakeRig) -> None:
     rig = make()
     feed(rig, *tenths(50.0, 3), *last)
-    rig.intake.drain()
+    rig.intake.drain(ended=True)
     rig.runner.call(lambda: None)
     assert len(rig.used()) == 3 + used
     assert (rig.accounts().failed, rig.intake.waiting) == (len(last) - used, 0)
@@ -122,7 +124,7 @@ def test_images_aside_are_bounded_in_bytes(make: MakeRig) -> None:
         rig.runner.call(lambda: None)
     # The jump is believed nevertheless.
     assert [sec for sec, _ in rig.used()] == [50.0, 50.1, 10.2, 10.3]
-    assert (rig.accounts().dropped, rig.jumps) == (2, [(10.0, False)])
+    assert (rig.accounts().dropped, rig.jumps) == (2, [(10.0, Jump.FRAGMENT)])
 
 
 def test_images_a_few_milliseconds_out_of_order_are_refused_with_a_hint(make: MakeRig) -> None:
@@ -295,6 +297,170 @@ def test_a_recording_without_its_static_transforms_says_which_is_missing(
 
 def test_a_loaded_map_is_not_replaced_by_the_second_image(make: MakeRig) -> None:
     rig = make(time_jump='refuse')
-    rig.runner.size.begin_with((96, 96))
-    assert feed(rig, 50.0, *tenths(10.0, 5), 50.1) == [50.0, 50.1]
-    assert rig.jumps == [] and rig.accounts().failed == 5
+    rig.load()
+    assert feed(rig, 50.0, *tenths(10.0, 5)) == [50.0, *tenths(10.0, 5)]
+    assert (rig.jumps, rig.accounts().failed) == ([(10.0, Jump.LOADED)], 0)
+    with pytest.raises(RuntimeError, match='a loaded map'):
+        rig.runner.replace_first()
+
+
+@pytest.mark.parametrize('wild', [2.0, 5.0, 9.0])
+def test_a_stamp_some_seconds_ahead_resets_nothing(wild: float, make: MakeRig) -> None:
+    rig = make(time_jump='reset')
+    good = [5000.0 + index / 30 for index in range(40)]
+    assert len(feed(rig, *good[:30], good[29] + wild, *good[30:])) == 40
+    assert (rig.accounts().failed, rig.jumps, rig.intake.waiting) == (1, [], 0)
+
+
+@pytest.mark.parametrize('step', [0.5, 2.0, 1 / 0.3, 9.0])
+def test_a_slow_camera_waits_for_nothing(step: float, make: MakeRig) -> None:
+    rig = make('live')
+    for index in range(8):
+        rig.image(index * step)
+        assert rig.intake.waiting == 0
+    assert len(rig.used()) == 8 and rig.accounts().dropped == 0
+    # One wild stamp resets nothing.
+    feed(rig, 7 * step + 2.9 * step, *((7 + index) * step for index in range(1, 8)))
+    assert rig.jumps == [] and len(rig.used()) >= 13 and rig.intake.waiting == 0
+
+
+def test_a_camera_of_irregular_steps_waits_once(make: MakeRig) -> None:
+    rig, seconds, waited = make(), np.cumsum([0.5, 5.0] * 10).tolist(), []
+    for sec in seconds:
+        rig.image(sec)
+        waited.append(rig.intake.waiting)
+    assert [sec for sec, _ in rig.used()] == seconds and rig.errors == []
+    assert sum(waited) <= 3
+    # A wild stamp within a usual step costs the images until then, and resets nothing.
+    feed(rig, seconds[-1] + 14.0, *(seconds[-1] + 0.5 * index for index in range(1, 31)))
+    assert rig.jumps == [] and rig.used()[-1][0] == seconds[-1] + 15.0
+
+
+@pytest.mark.parametrize('start', [10.0, 110.0])
+def test_images_of_a_limited_rate_agree_after_a_jump(start: float, make: MakeRig) -> None:
+    rig = make(max_rate=0.5)
+    feed(rig, *tenths(50.0, 41))
+    assert [sec for sec, _ in rig.used()] == [50.0, 52.0, 54.0]
+    feed(rig, *tenths(start, 101))
+    used = [sec for sec, _ in rig.used()][3:]
+    assert used[0] == start and used[-5:] == [start + 2.0 * index for index in range(1, 6)]
+    assert (rig.accounts().failed, rig.intake.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize('choice', ['fragment', 'reset', 'refuse'])
+@pytest.mark.parametrize('is_loaded', [False, True])
+def test_the_second_image_may_be_the_wild_one(
+        is_loaded: bool, choice: str, make: MakeRig) -> None:
+    rig = make(time_jump=choice)
+    if is_loaded:
+        rig.load()
+    used = feed(rig, 50.0, 55.0, *tenths(50.1, 5))
+    accounts = rig.accounts()
+    assert used[-5:] == tenths(50.1, 5)
+    if is_loaded:
+        assert (accounts.processed, accounts.failed) == (7, 0)
+        assert rig.jumps == [(50.1, Jump.LOADED)] and rig.runner.is_loaded
+    else:
+        # The map begins again without its two images.
+        assert (accounts.processed, accounts.failed) == (5, 2)
+        assert rig.jumps == [(50.1, Jump.NOTHING)]
+
+
+@pytest.mark.parametrize('choice', ['fragment', 'reset', 'refuse'])
+def test_a_wild_stamp_after_a_load_leaves_the_loaded_map(choice: str, make: MakeRig) -> None:
+    rig = make(time_jump=choice)
+    feed(rig, *tenths(10.0, 5))
+    rig.load()
+    used = feed(rig, 1e6, *tenths(15.0, 5))
+    assert used[5:] == [1e6, *tenths(15.0, 5)]
+    assert rig.jumps == [(15.0, Jump.LOADED)]
+    assert rig.runner.is_loaded and rig.errors == []
+
+
+@pytest.mark.parametrize('choice', ['fragment', 'reset', 'refuse'])
+def test_after_a_load_older_stamps_keep_size_and_calibration_of_the_map(
+        choice: str, make: MakeRig) -> None:
+    rig = make(time_jump=choice)
+    feed(rig, *tenths(50.0, 5))
+    rig.load()
+    for index, sec in enumerate(tenths(5.0, 5)):
+        rig.image(sec, 48 if index in (0, 2) else 96)
+    assert rig.jumps == [(5.0, Jump.NOTHING)] and rig.runner.calibration.has_begun
+    accounts = rig.accounts()
+    # The images before the load stay processed.
+    assert (accounts.processed, accounts.failed) == (8, 2)
+    assert all('expected 96x96 pixels' in text for text in rig.errors)
+
+
+def test_a_jump_back_that_is_refused_is_named(make: MakeRig) -> None:
+    rig = make(time_jump='refuse')
+    feed(rig, *tenths(200_000.0, 3), 100_000.0)
+    error, = rig.errors
+    assert error.endswith('the stamps went back by 100000.200 s, which time_jump: refuse does not '
+                          'allow')
+
+
+def test_a_jump_back_may_be_refused_while_it_is_recognised(make: MakeRig) -> None:
+    rig = make()
+    feed(rig, *tenths(50.0, 3), 10.0, 10.1)
+    rig.intake.configure(changed(rig.config, time_jump='refuse'))
+    rig.intake.drain()
+    accounts = rig.accounts()
+    assert (accounts.processed, accounts.failed, rig.intake.waiting) == (3, 2, 0)
+    assert rig.jumps == [] and all('time_jump: refuse' in text for text in rig.errors)
+    assert feed(rig, 50.3)[3:] == [50.3]
+
+
+def test_a_save_believes_no_single_stamp(make: MakeRig) -> None:
+    rig = make(time_jump='reset')
+    feed(rig, *tenths(50.0, 3), HOUR)
+    rig.intake.drain()
+    assert rig.accounts().failed == 1
+    assert feed(rig, *tenths(50.3, 3)) == tenths(50.0, 6)
+
+
+@pytest.mark.parametrize('mode', ['live', 'replay'])
+@pytest.mark.parametrize('seed', range(6))
+def test_each_image_has_one_outcome_whatever_comes(
+        seed: int, mode: str, make: MakeRig) -> None:
+    rng = np.random.default_rng(seed)
+    rig, sec, sent = make(mode), 1000.0, 0
+    for _ in range(300):
+        event = rng.choice(['image', 'wild', 'jump', 'odd', 'load', 'reset', 'drain', 'drop',
+                            'configure', 'open'], p=[.75, .06, .03, .06] + [.1 / 6] * 6)
+        loaded, jumps = rig.runner.is_loaded, len(rig.jumps)
+        resets = rig.runner.map_status.memory.resets
+        if event in ('image', 'wild', 'jump', 'odd'):
+            sec += rng.choice([0.03, 0.5, 3.0], p=[.8, .15, .05])
+            offset = rng.choice([-50.0, -2.0, -0.5, 0.7, 5.0, 50.0, HOUR])
+            sec += offset if event == 'jump' else 0.0
+            rig.image(sec + (offset if event == 'wild' else 0.0), 48 if event == 'odd' else 96)
+            sent += 1
+        elif event == 'load':
+            rig.load()
+        elif event == 'reset':
+            rig.intake.drop_waiting()
+            rig.runner.forget_waiting()
+            rig.runner.reset()
+        elif event == 'drain':
+            rig.intake.drain(ended=bool(rng.integers(2)))
+        elif event == 'configure':
+            rig.intake.configure(changed(rig.config, time_jump=str(
+                rng.choice(['fragment', 'reset', 'refuse']))))
+        else:
+            rig.intake.drop_waiting()
+            if event == 'open':
+                rig.open()
+        rig.runner.call(lambda: None)
+        accounts = rig.accounts()
+        assert accounts.balanced and accounts.received + rig.intake.waiting == sent
+        assert min(vars(accounts).values()) >= 0
+        # A loaded map ends by a jump of `time_jump: reset`, or if somebody asks for it.
+        if loaded and event != 'reset' and rig.runner.map_status.memory.resets > resets:
+            assert Jump.RESET in [kind for _, kind in rig.jumps[jumps:]]
+    rig.intake.drain(ended=True)
+    rig.runner.call(lambda: None)
+    accounts = rig.accounts()
+    assert (accounts.received, rig.intake.waiting) == (sent, 0)
+    if mode == 'replay':
+        assert accounts.processed > 100

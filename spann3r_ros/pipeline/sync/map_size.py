@@ -2,7 +2,6 @@
 """The one size of a map's images; it has to be seen twice."""
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from spann3r_ros.core.types import Frame, FrameError
@@ -11,22 +10,18 @@ from .bounds import QueueBounds, frame_bytes
 from .outlet import Outlet
 
 Size = tuple[int, int]
-# Most sizes that are counted.
-MAX_SIZES = 100
 
 
 class MapSize:
-    """How often the images of a map had each size (height, width), and which is the map's."""
+    """The size (height, width) of a map's images; `is_sure` when a second image has it."""
 
     def __init__(self) -> None:
         self.size: Size | None = None
         self.is_sure = False
-        self._counts: Counter[Size] = Counter()
 
     def begin_again(self) -> None:
         """Let the next images give the size, because another map begins."""
         self.size, self.is_sure = None, False
-        self._counts.clear()
 
     @property
     def is_provisional(self) -> bool:
@@ -35,21 +30,14 @@ class MapSize:
 
     def begin_with(self, size: Size) -> None:
         """Continue a map whose images have this size."""
-        self.begin_again()
         self.size, self.is_sure = size, True
-
-    def count(self, size: Size) -> int:
-        """Count an image; return how many had its size."""
-        if size in self._counts or len(self._counts) < MAX_SIZES:
-            self._counts[size] += 1
-        return self._counts[size]
 
     def error(self, size: Size) -> FrameError:
         """Return the error of an image of another size than the map's."""
         expected, got = (f'{width}x{height}' for height, width in (self.size, size))
         return FrameError(
-            f'image: expected {expected} pixels as {self._counts[self.size]} images of the map, '
-            f'got {got} in {self._counts[size]} of them; reset to change the size')
+            f'image: expected {expected} pixels as the images of the map, got {got}; '
+            'reset to change the size')
 
 
 class SizeGate:
@@ -76,14 +64,13 @@ class SizeGate:
     def take_frame(self, frame: Frame) -> None:
         """Pass an image on, refuse it, or keep it aside."""
         of_map, size = self._map_size, _size(frame)
-        count = of_map.count(size)
         if of_map.size is None:
             of_map.size = size
-        elif size != of_map.size and (of_map.is_sure or count < 2):
+        elif not of_map.is_sure and size in (of_map.size, *map(_size, self._aside)):
+            self._settle(size)
+        elif size != of_map.size:
             self._refuse_or_keep(frame)
             return
-        elif not of_map.is_sure:
-            self._settle(size)
         self._outlet.pass_on(frame)
 
     def match(self) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from spann3r_ros.core.types import Frame, FrameError
-from spann3r_ros.pipeline.image_clock import USUAL_STEPS, ImageClock, Relation
+from spann3r_ros.pipeline.image_clock import FIRST_STEP_NS, USUAL_STEPS, ImageClock, Relation
 
 from .bounds import QueueBounds, frame_bytes
 from .outlet import Outlet
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 class TimeGate:
     """Passes images on whose stamps follow the ones before; refuses those out of order.
 
-    An image whose stamp is back by `JUMP_NS`, or ahead by more than a usual step, is kept aside.
-    It is used, with those after it, when `AGREEING_IMAGES` of them follow one another. If the
-    stamps go on as before instead, it is refused. So one wild stamp costs one image, and a jump
-    costs none. `jumped` is called, before the first of the images is passed on, with its stamp and
-    with whether the map is new, when time has gone back. If not `may_jump`, stamps that are back
-    are refused at once, unless `is_alone` returns true: the map has one image, whose stamp may be
-    the wild one. A clock that `is_new` accepts every stamp. Only stamps matter, not the
-    time at which an image comes.
+    An image whose stamp is back or ahead by more than a usual step is kept aside. It is used, with
+    those after it, when `AGREEING_IMAGES` of them follow one another. If the stamps go on as
+    before instead, it is refused. So one wild stamp costs one image. A jump costs none here, but
+    the images are passed on together: a slot that does not block drops all but the newest.
+    `jumped` is called, before the first of the images is passed on, with its stamp and with
+    whether the map is new, when time has gone back. If not `may_jump`, stamps that are back are
+    refused, unless `is_alone` returns true: that of the only image may be the wild one. A clock
+    that `is_new` accepts every stamp. Only stamps matter, not the time at which an image comes.
     """
 
     def __init__(self, clock: ImageClock, may_jump: bool, is_alone: Callable[[], bool],
@@ -55,7 +55,7 @@ class TimeGate:
         if clock.is_new:
             if clock.newest_ns is not None and stamp_ns <= clock.newest_ns:
                 self._jumped(stamp_ns, True)
-            clock.jump(stamp_ns)
+            clock.begin(stamp_ns)
             self._outlet.pass_on(frame)
             return
         relation = clock.relation(stamp_ns)
@@ -63,18 +63,20 @@ class TimeGate:
             self._refuse_aside('the next image has the former time')
             clock.advance(stamp_ns)
             self._outlet.pass_on(frame)
-        elif relation is Relation.LATE or (relation is Relation.BACK and not self.may_jump
-                                           and not self._is_alone()):
+        elif relation is Relation.LATE:
             self._outlet.fail(clock.late(stamp_ns))
+        elif relation is Relation.BACK and not self._may_go_back():
+            self._outlet.fail(clock.back(stamp_ns))
         else:
             self._keep(frame)
 
     def match(self) -> None:
         """Do nothing: only further images decide."""
 
-    def drain(self) -> None:
-        """Settle the images aside, because no more will come."""
-        if len(self._stamps) >= AGREEING_AT_END:
+    def drain(self, ended: bool = False) -> None:
+        """Settle the images aside; if the recording has `ended`, a single one may be ahead."""
+        if len(self._stamps) >= AGREEING_AT_END or (
+                ended and self._stamps and self._stamps[0] > self._clock.newest_ns):
             self._believe()
         self._refuse_aside('the recording ends there')
 
@@ -111,13 +113,22 @@ class TimeGate:
         ahead_ns = self._stamps[0] - self._clock.newest_ns
         return relation is Relation.NEXT or (
             relation is Relation.AHEAD
-            and stamp_ns - self._stamps[-1] <= USUAL_STEPS * ahead_ns)
+            and stamp_ns - self._stamps[-1] <= max(FIRST_STEP_NS, USUAL_STEPS * ahead_ns))
+
+    def _may_go_back(self) -> bool:
+        return self.may_jump or self._is_alone()
 
     def _believe(self) -> None:
         """Use the images aside: they are the present."""
         frames, stamps = self._aside, self._stamps
         self._forget()
-        if stamps[0] <= self._clock.newest_ns:
+        goes_back = stamps[0] <= self._clock.newest_ns
+        # It may have been allowed when they came.
+        if goes_back and not self._may_go_back():
+            for frame in frames:
+                self._outlet.fail(self._clock.back(frame.stamp_ns))
+            return
+        if goes_back:
             self._jumped(stamps[0], False)
         else:
             logger.info('no images for %.1f s', (stamps[0] - self._clock.newest_ns) * 1e-9)
