@@ -100,8 +100,8 @@ def test_another_image_size_is_refused_until_a_reset(
     camera.send(*images[:7])
     before = peer.until_settled(7)
     assert (before.frames_processed, before.frames_failed) == (5, 2)
-    assert before.last_error == ('image: expected 96x96 pixels as 3 images of the map, got '
-                                 '144x144 in 2 of them; reset to change the size')
+    assert before.last_error == ('image: expected 96x96 pixels as the images of the map, got '
+                                 '144x144; reset to change the size')
     peer.until(lambda: len(clouds) >= 4, 'the keyframes of the old size')
     assert stamps(clouds) == [stamp_of(index) for index in (0, 1, 2, 5)]
 
