@@ -235,6 +235,18 @@ def test_the_check_can_be_switched_off() -> None:
     assert not any(update.skipped for update in run(mapper, [*frames[:3], black]))
 
 
+def test_the_reason_goes_when_the_check_is_switched_off_while_blind() -> None:
+    poses, frames = orbit_frames(6)
+    mapper = make_mapper(poses)
+    black = replace(frames[3], rgb=np.zeros_like(frames[3].rgb))
+    for frame in (*frames[:3], black):
+        mapper.process(frame)
+    assert mapper.status().blind_reason == BLACK
+    mapper.configure(MapperConfig(sight=SightConfig(check=False)))
+    assert not mapper.process(frames[4]).skipped
+    assert mapper.status().blind_reason == ''
+
+
 @pytest.mark.parametrize('size', [(64, 96), (224, 224), (384, 512)])
 @pytest.mark.parametrize('color', [(200, 20, 20), (20, 200, 20), (20, 20, 200)])
 def test_detail_does_not_depend_on_size_and_color_of_a_pattern(

@@ -68,6 +68,7 @@ class Sight:
         A network needs two images for its first pointmap: until then they may repeat.
         """
         if not self._config.check:
+            self._blind_in_a_row, self._reported = 0, ''
             return False
         content = measure_content(view.image, view.usable)
         image = hashlib.sha256(np.ascontiguousarray(view.image)).hexdigest()
