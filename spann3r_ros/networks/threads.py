@@ -28,9 +28,11 @@ def set_threads(threads: int, weights: int) -> None:
     0: the number of OMP_NUM_THREADS if that is set, otherwise by the number of weights.
     """
     import torch
+    # OpenMP accepts a list, one number for each level of nesting, and ignores what is no number.
+    given = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0].strip()
+    if not threads and given.isdecimal():
+        threads = int(given)
     if not threads:
-        if os.environ.get('OMP_NUM_THREADS'):
-            return
         threads = (1 if weights < LEAST_WEIGHTS_FOR_THREADS
                    else len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
