@@ -183,6 +183,31 @@ def test_after_a_short_jump_no_transform_of_the_old_time_is_left() -> None:
     assert tree.lookup('odom', 'base', None)[0, 3] == 700.0
 
 
+@pytest.mark.parametrize('rounds', [1, 8])
+@pytest.mark.parametrize('apart_sec', [1, 3600])
+def test_an_edge_of_two_times_is_reported_once(
+        apart_sec: int, rounds: int, caplog: pytest.LogCaptureFixture) -> None:
+    """The older publisher may be a recording that is played again and again."""
+    tree = TransformTree(keep_sec=10.0)
+    for tenth in range(80):
+        now_ns = (apart_sec + 10) * SECOND_NS + tenth * SECOND_NS // 10
+        tree.take(edge('odom', 'base', now_ns))
+        tree.take(edge('odom', 'base', tenth % (80 // rounds) * SECOND_NS // 10))
+    assert caplog.text.count('odom -> base comes from two publishers') == 1
+
+
+@pytest.mark.parametrize('seconds', [3, 60])
+def test_a_recording_that_is_played_again_and_again_is_not_from_two_publishers(
+        seconds: int, caplog: pytest.LogCaptureFixture) -> None:
+    """No image is used meanwhile, so no jump of the images makes the tree begin again."""
+    tree = TransformTree(keep_sec=10.0)
+    for round_ in range(12):
+        # Not every round brings the first transforms.
+        for tenth in range(round_ % 5, 10 * seconds):
+            tree.take(edge('odom', 'base', tenth * SECOND_NS // 10))
+    assert caplog.text == ''
+
+
 def test_changes_are_reported_once_each(robot: TransformTree) -> None:
     calls = []
     robot.changed = lambda: calls.append(1)
