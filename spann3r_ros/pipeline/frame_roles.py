@@ -83,7 +83,7 @@ class FrameRoles:
         self._sent_optical = False
         self._same_time = False
         self._repeated_ns = 0
-        # The newest broadcast edge below `odom`, and the stamp of its pose.
+        # The newest broadcast edge below `odom`, and the time from which it is held.
         self._held: tuple[Edge, int] | None = None
         self._is_paused = False
 
@@ -118,14 +118,23 @@ class FrameRoles:
     def pause(self, paused: bool) -> None:
         """Note whether a user has paused the mapping; `odom` -> camera or base is then held."""
         with self._lock:
+            if self._is_paused and not paused:
+                self.hold_anew()
             self._is_paused = paused
+
+    def hold_anew(self) -> None:
+        """Hold the last pose from now on, because images are taken again."""
+        with self._lock:
+            if self._held is not None:
+                self._held = (self._held[0], self._now_ns())
 
     def repeat(self, tolerance_sec: float) -> None:
         """Broadcast again what the last pose gave, for those who look up the present.
 
         `map -> odom` is valid until the present time plus a tolerance. The edge below `odom`, if
         it is this node's own, has the present time: the next pose is to be seen at once. It is
-        held for `odom_hold_sec` after its pose, and as long as the mapping is paused.
+        held for `odom_hold_sec` after its pose, as long as the mapping is paused, and for
+        `odom_hold_sec` after the pause.
         """
         with self._lock:
             self.send_waiting()
@@ -154,8 +163,11 @@ class FrameRoles:
         hold_ns = round(self._config.odom_hold_sec * 1e9)
         if self._held is None or not hold_ns:
             return
-        edge, pose_ns = self._held
-        if self._is_paused or now_ns - pose_ns <= hold_ns:
+        edge, since_ns = self._held
+        # The clock has jumped back, or the image was stamped a little ahead of it.
+        since_ns = min(since_ns, now_ns)
+        self._held = (edge, since_ns)
+        if self._is_paused or now_ns - since_ns <= hold_ns:
             self._try_broadcast([edge], now_ns)
             return
         self._held = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from harness import Peer, to_ns
@@ -23,6 +24,7 @@ from synthetic import (
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.storage.map_directory import encode_map
+from spann3r_ros.pipeline.frame_roles import Edge
 from spann3r_ros.pipeline.image_clock import Jump
 from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
 from spann3r_ros.pipeline.slot import Timing
@@ -101,6 +103,16 @@ def test_the_empty_map_after_a_jump_back_has_the_new_time(
         peer.until(lambda heard=heard: session._tick() or to_ns(
             heard[-1].header.stamp) == START_NS - 50 * 10**9, 'the new stamp')
     assert (maps[-1].width, len(paths[-1].poses)) == (0, 0)
+
+
+def test_the_last_pose_is_held_anew_when_the_node_is_activated_again(
+        session: Session, node: LifecycleNode) -> None:
+    roles = session._tf.roles
+    roles._held = Edge('odom', 'base_link', np.eye(4)), START_NS
+    session.deactivate()
+    before_ns = node.get_clock().now().nanoseconds
+    session.activate()
+    assert roles._held[1] >= before_ns
 
 
 def feed_at(session: Session, *stamps_sec: float, size: int = 96) -> None:

@@ -87,6 +87,7 @@ class TfBridge:
             if wanted():
                 self._guard_condition.trigger()
         self.tree.changed = trigger_if_wanted
+        self.roles.hold_anew()
         self._active = True
 
     def end(self) -> None:
