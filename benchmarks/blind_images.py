@@ -208,7 +208,8 @@ def map_frames(network: Network, recording: Spoilt, config: MapperConfig | None 
         {number: one.covariance for number, one in placed.items()},
         frozenset(one.stamp_ns for one in keyframes),
         frozenset(one.live_pose.stamp_ns for one in updates if one.live_pose is not None),
-        statuses[-1].blind, statuses[-1].voxels, len({one.fragment_id for one in keyframes}))
+        sum(one.blind for one in updates), statuses[-1].voxels,
+        len({one.fragment_id for one in keyframes}))
 
 
 def whole(frames: Sequence[Frame]) -> Spoilt:

@@ -80,7 +80,7 @@ class FrontEnd:
             return MapUpdate(skipped=True, revision=state.atlas.revision)
         view = preprocess(frame, *self.fit(frame.rgb.shape[:2]))
         if state.sight.is_blind(view, frame.stamp_ns, may_repeat=not state.keyframes):
-            return MapUpdate(skipped=True, revision=state.atlas.revision)
+            return MapUpdate(skipped=True, revision=state.atlas.revision, blind=True)
         admitted = state.admit(frame, view)
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
         try:
@@ -96,7 +96,7 @@ class FrontEnd:
         return self.update(live_pose, inference_sec)
 
     def update(self, live_pose: FragmentPose | None = None,
-                inference_sec: float = 0.0) -> MapUpdate:
+               inference_sec: float = 0.0) -> MapUpdate:
         """Return what has happened since the update before."""
         state = self.state
         atlas, moved = state.atlas, state.atlas.take_moved()

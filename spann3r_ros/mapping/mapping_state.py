@@ -139,7 +139,6 @@ class MappingState:
             scale=atlas.current.scale,
             keyframes=self.keyframes,
             skipped=self.gate.skipped,
-            blind=self.sight.blind,
             blind_reason=self.sight.reason,
             poses_failed=0 if poses is None else poses.failed,
             poses_gated=0 if poses is None else poses.gated,

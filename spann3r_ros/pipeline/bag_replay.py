@@ -141,12 +141,13 @@ class Replay:
         """Return the summary after `finish`."""
         accounts = asdict(self._runner.report().accounts)
         del accounts['waiting']
+        blind = accounts.pop('blind')
         status = self._runner.map_status
         poses, voxels, hashes = self._runner.call(lambda: (
             len(self._mapper.trajectory), len(self._mapper.cloud()), map_hashes(self._mapper)))
         return ReplaySummary(
             images=images, frames=accounts, recovered=status.memory.recoveries,
-            blind=status.blind, poses=poses, voxels=voxels,
+            blind=blind, poses=poses, voxels=voxels,
             fragments=len(self._fragments), loops=0, threads=status.memory.status.threads,
             seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
 

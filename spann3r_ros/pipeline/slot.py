@@ -28,7 +28,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Accounts:
-    """The numbers of frames at one time."""
+    """The numbers of frames at one time; `blind` are those of the skipped that show nothing."""
 
     received: int = 0
     processed: int = 0
@@ -36,10 +36,11 @@ class Accounts:
     dropped: int = 0
     failed: int = 0
     waiting: int = 0
+    blind: int = 0
 
     @property
     def balanced(self) -> bool:
-        """Return whether every received frame is in exactly one of the other counts."""
+        """Return whether every received frame has exactly one outcome, or is waiting."""
         return self.received == (self.processed + self.skipped + self.dropped + self.failed
                                  + self.waiting)
 
@@ -155,10 +156,10 @@ class FrameSlot:
         with self._changed:
             self._count(received=1, **{outcome.value: 1})
 
-    def settle(self, outcome: Outcome) -> None:
-        """Count the result of the frame that `take` returned."""
+    def settle(self, outcome: Outcome, blind: bool = False) -> None:
+        """Count the result of the frame that `take` returned, and whether it shows nothing."""
         with self._changed:
-            self._count(waiting=-1, **{outcome.value: 1})
+            self._count(waiting=-1, blind=int(blind), **{outcome.value: 1})
 
     def revoke(self, frames: int) -> None:
         """Count frames that were settled as processed as failed."""

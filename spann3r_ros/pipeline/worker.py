@@ -123,7 +123,8 @@ class Worker:
             try:
                 self.deliver(update, frame)
             finally:
-                self._slot.settle(outcome if update.error_of(frame) is None else Outcome.FAILED)
+                self._slot.settle(outcome if update.error_of(frame) is None else Outcome.FAILED,
+                                  update.blind)
             if outcome is Outcome.PROCESSED:
                 self._note_timing(frame, update, monotonic() - received_sec)
         self._report(self._settled)

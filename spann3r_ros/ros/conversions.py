@@ -217,7 +217,7 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         frames_skipped=accounts.skipped, frames_dropped=accounts.dropped,
         frames_failed=accounts.failed, frames_waiting=accounts.waiting,
         images_waiting=images_waiting,
-        frames_blind=mapping.blind, blind_reason=mapping.blind_reason,
+        frames_blind=accounts.blind, blind_reason=mapping.blind_reason,
         latency_last_sec=latency.last_sec, latency_mean_sec=latency.mean_sec,
         latency_p95_sec=latency.p95_sec, latency_max_sec=latency.max_sec,
         inference_last_sec=inference.last_sec,

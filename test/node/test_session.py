@@ -156,6 +156,17 @@ def test_a_map_that_does_not_fit_changes_nothing(session: Session, tmp_path: Pat
     assert (accounts.processed, accounts.failed, accounts.dropped) == (4, 1, 0)
 
 
+def test_blind_images_stay_counted_when_a_map_is_loaded(
+        session: Session, tmp_path: Path) -> None:
+    feed(session, 0, 1, 2)
+    make_loadable(session, tmp_path, fits=True)
+    session._intake.take_image(START_NS + 3 * PERIOD_NS, 'camera',
+                               lambda: np.zeros((96, 96, 3), np.uint8))
+    session.load()
+    status = session._status()
+    assert (status.frames_skipped, status.frames_blind) == (1, 1)
+
+
 def test_a_loaded_map_drops_what_waits_and_takes_any_stamp(
         session: Session, tmp_path: Path) -> None:
     feed(session, 0, 1, 2)

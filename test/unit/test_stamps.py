@@ -245,6 +245,19 @@ def test_a_wild_first_stamp_costs_no_other_image(
 
 
 @pytest.mark.parametrize('choice', ['fragment', 'reset'])
+def test_blind_images_of_all_maps_are_counted(
+        choice: str, tmp_path: Path, replay: Replay) -> None:  # noqa: F811
+    with OrbitBag(tmp_path / 'bag') as bag:
+        for round_ in range(2):
+            bag.recorded_later_ns = round_ * 20 * PERIOD_NS
+            for index in range(20):
+                picture = bag.picture(index) * (index not in (8, 9))
+                bag.write_raw_image(IMAGE_TOPIC, stamp_of(index), picture)
+    summary = replay(tmp_path / 'bag', '--set', f'time_jump={choice}')
+    assert (summary['frames']['skipped'], summary['blind']) == (4, 4)
+
+
+@pytest.mark.parametrize('choice', ['fragment', 'reset'])
 def test_a_bag_played_three_times_is_one_map_with_a_fragment_each_time(
         choice: str, tmp_path: Path, replay: Replay) -> None:  # noqa: F811
     with OrbitBag(tmp_path / 'bag') as bag:

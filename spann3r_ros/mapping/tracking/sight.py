@@ -42,14 +42,10 @@ logger = logging.getLogger(__name__)
 
 
 class Sight:
-    """Decides which images show something; counts the others, and reports when they begin and end.
-
-    `blind` is the number of images that show nothing.
-    """
+    """Decides which images show something; reports when the others begin and end."""
 
     def __init__(self, config: SightConfig) -> None:
         self._config = config
-        self.blind = 0
         self._used = ''  # a hash of the last image that was used
         # Stamps and sharpness of the last images that were used.
         self._sharpness: deque[tuple[int, float]] = deque(maxlen=RECENT)
@@ -63,7 +59,7 @@ class Sight:
         return self._reported
 
     def is_blind(self, view: Preprocessed, stamp_ns: int, may_repeat: bool) -> bool:
-        """Return whether an image shows nothing, and count it then; the others are to be used.
+        """Return whether an image shows nothing; the others are to be used.
 
         A network needs two images for its first pointmap: until then they may repeat.
         """
@@ -74,9 +70,7 @@ class Sight:
         image = hashlib.sha256(np.ascontiguousarray(view.image)).hexdigest()
         reason = self._reason(content, stamp_ns, image == self._used and not may_repeat)
         self._report(reason, stamp_ns)
-        if reason:
-            self.blind += 1
-        else:
+        if not reason:
             self._used = image
             self._sharpness.append((stamp_ns, content.sharpness))
         return bool(reason)
@@ -87,13 +81,13 @@ class Sight:
 
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map."""
-        return {'blind': self.blind, 'used': self._used,
+        return {'used': self._used,
                 'sharpness': [{'stamp_ns': stamp_ns, 'sharpness': sharpness}
                               for stamp_ns, sharpness in self._sharpness]}
 
     def restore(self, node: SavedNode) -> None:
         """Take over a saved state; raise ValueError if it is wrong."""
-        self.blind, self._used = node.integer('blind'), node.text('used')
+        self._used = node.text('used')
         self._sharpness.extend((one.integer('stamp_ns'), one.number('sharpness', 0.0))
                                for one in node.nodes('sharpness'))
 

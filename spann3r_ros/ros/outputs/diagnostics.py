@@ -77,7 +77,7 @@ class Diagnostics:
                          failed=report.accounts.failed,
                          latency_p95_sec=report.latency.p95_sec),
             self._status('map', _of_map(health, mapping), fragment=mapping.fragment_id,
-                         keyframes=mapping.keyframes, blind=mapping.blind,
+                         keyframes=mapping.keyframes, blind=report.accounts.blind,
                          voxels=mapping.voxels, memory_tokens=mapping.memory.status.tokens,
                          resets=mapping.memory.resets, metric=mapping.scale.metric)])
         message.header.stamp = now.to_msg()
