@@ -118,7 +118,8 @@ class NodeConfig:
     map_frame: str = setting('map', 'Frame of map, clouds and poses: z up, x forward')
     odom_frame: str = setting('odom', 'Frame of ~/odometry, in which the pose never jumps')
     base_frame: str = setting(
-        'base_link', "The robot's base; if TF connects it with the camera, it levels the map")
+        'base_link', "The robot's base; if TF connects it with the camera, it levels the map and "
+        'gives its origin (map_origin)')
     optical_frame: str = setting('', "Frame of the images; empty: the one in each image's header")
     publish_tf: str = setting(
         'auto', 'odom: map -> odom, if the robot publishes odom -> base; base: map -> odom -> '
@@ -138,8 +139,8 @@ class NodeConfig:
         'end; 0: it is not repeated', 0.0, 86400.0, applies=RUNNING)
     level_timeout_sec: float = setting(
         0.5, 'Live, how long the first images wait until TF connects camera and base, which '
-        'levels the map, if another node publishes TF; 0: they do not wait', 0.0, 60.0,
-        applies=RUNNING)
+        'levels the map and gives its origin (map_origin), if another node publishes TF; 0: they '
+        'do not wait', 0.0, 60.0)
     map_origin: str = setting(
         'base', 'Where a map begins if TF connects camera and base at its first image. base: at '
         'the base, x along its forward; camera: at the camera, x along its horizontal view',
@@ -156,8 +157,9 @@ class NodeConfig:
         1000, 2**31 - 1, applies=RUNNING)
     max_waiting_bytes: int = setting(
         256_000_000, 'Most bytes of images that wait for a calibration, of those that wait for a '
-        'mask, of those that wait for a pose, and of masks that wait for an image; beyond, the '
-        'oldest are dropped, or go on without a calibration', 1_000_000, 2**40)
+        'mask, of those that wait for a pose, of those that wait for others with a stamp or a '
+        'size like theirs, and of masks that wait for an image; beyond, the oldest are dropped, '
+        'or go on without a calibration', 1_000_000, 2**40)
     map_directory: str = setting(
         '~/.ros/spann3r_ros', 'Folder of ~/save_map and ~/load_map', applies=RUNNING)
     autostart: bool = setting(

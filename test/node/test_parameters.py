@@ -26,7 +26,7 @@ from spann3r_ros.ros import parameters
 ROOT = Path(__file__).parents[2]
 RUNNING_NAMES = {
     'time_jump', 'pose_timeout_sec', 'max_rate', 'camera_info_timeout_sec',
-    'transform_tolerance_sec', 'tf_publish_period_sec', 'odom_hold_sec', 'level_timeout_sec',
+    'transform_tolerance_sec', 'tf_publish_period_sec', 'odom_hold_sec',
     'map_publish_period_sec', 'max_cloud_bytes', 'map_directory', 'live_pose', 'path_max_size',
     *(f'diagnostics.{name}' for name in ('stale_after_sec', 'max_dropped_share')),
     *(f'keyframes.{name}' for name in ('stride', 'min_interval_sec', 'max_full_bytes',
