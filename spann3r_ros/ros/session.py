@@ -190,8 +190,8 @@ class Session:
         self.publish_status()
 
     def input_lacks(self, reason: str) -> None:
-        """Report what other nodes do not send, in the log and in the status."""
-        self._last_error = reason
+        """Report what other nodes do not send, in the log, the status and /diagnostics."""
+        self._note_health(WARN, reason)
         self._node.get_logger().warning(reason)
         self.publish_status()
 
@@ -231,8 +231,9 @@ class Session:
         """Publish the results of a frame."""
         self._publishers.publish(update, self._runner.mapper)
         # A refusal stays until it was in /diagnostics, also if the next frame is good.
-        if not update.skipped and self._shown_health is self._health:
-            self._health = Health()
+        with self._status_lock:
+            if not update.skipped and self._shown_health is self._health:
+                self._health = Health()
         logger = self._node.get_logger()
         if logger.is_enabled_for(LoggingSeverity.DEBUG):
             tokens = self._runner.mapper.status().memory.status.tokens
@@ -275,16 +276,21 @@ class Session:
     def _note_failure(self, error: Exception) -> None:
         refused = isinstance(error, FrameError) and not isinstance(error, DeviceMemoryError)
         level = WARN if refused else ERROR
-        self._last_error = str(error) if refused else f'{type(error).__name__}: {error}'
-        repeated = self._repetitions.count(self._last_error, monotonic())
+        message = str(error) if refused else f'{type(error).__name__}: {error}'
+        repeated = self._repetitions.count(message, monotonic())
         logger = self._node.get_logger()
         if repeated is not None and refused:
-            logger.warning(f'frame refused: {self._last_error}{_times(repeated)}')
+            logger.warning(f'frame refused: {message}{_times(repeated)}')
         elif repeated is not None:
-            text = self._last_error if repeated else ''.join(traceback.format_exception(error))
+            text = message if repeated else ''.join(traceback.format_exception(error))
             logger.error(f'frame failed: {text}{_times(repeated)}')
-        worse = level == ERROR and self._health.level != ERROR
-        self._health = Health(level, self._last_error)
+        self._note_health(level, message)
+
+    def _note_health(self, level: bytes, message: str) -> None:
+        """Show a fault in status and /diagnostics; may be called from any thread."""
+        with self._status_lock:
+            worse = level == ERROR and self._health.level != ERROR
+            self._last_error, self._health = message, Health(level, message)
         # Published at once: before the next tick of the timer another frame may succeed.
         if worse:
             self.publish_diagnostics()

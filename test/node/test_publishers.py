@@ -21,7 +21,7 @@ from spann3r_ros.mapping.fragments.atlas import Atlas, PathView
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap, VoxelSnapshot
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
-from spann3r_ros.pipeline.node_settings import Settings
+from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
 from spann3r_ros.ros import conversions
 from spann3r_ros.ros.outputs import latched_views
 from spann3r_ros.ros.outputs.latched_views import LatchedViews
@@ -166,6 +166,19 @@ def test_map_is_throttled_and_published_later(
     empty = OneMap()
     peer.until(lambda: publishers.refresh(empty) or len(heard) == 2, 'the later map')
     assert heard[1].width == 0
+
+
+def test_other_settings_publish_the_map_once_more_without_an_image(
+        node: LifecycleNode, publishers: MapPublishers, peer: Peer) -> None:
+    node.trigger_activate()
+    heard = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    mapper = OneMap()
+    publishers.publish(mapper.add(keyframe()), mapper)
+    peer.until(lambda: publishers.refresh(mapper) or heard, 'the map')
+    assert heard[0].width == 64
+    publishers.configure(NodeConfig(map_publish_period_sec=0.0, max_cloud_bytes=1000))
+    peer.until(lambda: publishers.refresh(mapper) or len(heard) == 2, 'a smaller map')
+    assert 0 < heard[1].width < 64
 
 
 def test_a_map_that_takes_long_to_publish_is_published_less_often(

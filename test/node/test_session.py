@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from harness import Peer, to_ns
 from nav_msgs.msg import Path as PathMessage
 from rclpy.lifecycle import LifecycleNode
@@ -21,8 +22,10 @@ from synthetic import (
     square_camera,
 )
 
+from spann3r_ros.core.types import FrameError
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map
 from spann3r_ros.pipeline.frame_roles import Edge
 from spann3r_ros.pipeline.image_clock import Jump
@@ -30,6 +33,7 @@ from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
 from spann3r_ros.pipeline.slot import Timing
 from spann3r_ros.pipeline.sync.camera_sync import Expected
 from spann3r_ros.ros import session as session_module
+from spann3r_ros.ros.outputs.diagnostics import OK, WARN, Health
 from spann3r_ros.ros.session import Session
 from spann3r_ros.ros.tf.listener import ListeningThread
 
@@ -113,6 +117,37 @@ def test_the_last_pose_is_held_anew_when_the_node_is_activated_again(
     before_ns = node.get_clock().now().nanoseconds
     session.activate()
     assert roles._held[1] >= before_ns
+
+
+def test_a_refusal_is_not_lost_while_a_good_image_is_delivered(
+        session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = Thread(target=lambda: session.image_failed(FrameError('an odd image')))
+
+    def health(*values: object) -> Health:
+        if not values:  # the worker is about to show that all is well
+            refusing.start()
+            refusing.join(0.2)
+        return Health(*values)
+    monkeypatch.setattr(session_module, 'Health', health)
+    session.deliver(MapUpdate())
+    refusing.join()
+    assert session._health == Health(WARN, 'an odd image')
+
+
+def test_what_other_nodes_do_not_send_is_shown_in_diagnostics_once(
+        session: Session, peer: Peer) -> None:
+    arrays = peer.listen(DiagnosticArray, '/diagnostics')
+    peer.until(lambda: session.publish_diagnostics() or arrays, 'diagnostics')
+    session.input_lacks('TF does not connect the camera')
+    feed(session, 0, 1)
+
+    def shown() -> list[DiagnosticStatus]:
+        return [one for array in arrays for one in array.status if one.name.endswith(': map')]
+    warning = peer.until(lambda: session.publish_diagnostics() or [
+        one for one in shown() if one.level == WARN], 'the warning')[0]
+    assert warning.message == 'TF does not connect the camera'
+    feed(session, 2)
+    peer.until(lambda: session.publish_diagnostics() or shown()[-1].level == OK, 'the end')
 
 
 def feed_at(session: Session, *stamps_sec: float, size: int = 96) -> None:

@@ -77,9 +77,13 @@ class MapPublishers:
         self._pose_stamp_ns = -1
 
     def configure(self, config: NodeConfig) -> None:
-        """Use another period of map and path, and another size of clouds."""
+        """Use another period of map and path, and another size of clouds.
+
+        The map is then published once more, because its voxels may be selected otherwise.
+        """
         self._max_cloud_bytes = config.max_cloud_bytes
         self._views.configure(config.map_publish_period_sec, config.max_cloud_bytes)
+        self._views.change()
 
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
