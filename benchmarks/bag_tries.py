@@ -12,9 +12,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+
+from busy_processes import busy
 
 from spann3r_ros import share_directory
 from spann3r_ros.evaluation.tables import format_table
@@ -25,18 +26,6 @@ PLAYER = [sys.executable, '-m', 'spann3r_ros.tools.bag_player']
 MAPPER = ['-m', 'spann3r_ros.ros.mapper_node']
 ACCOUNT = re.compile(r'the bag has ended: (\d+) images sent, (\d+) used')
 TRY_SEC = 300.0
-
-
-@contextmanager
-def busy(count: int) -> Iterator[None]:
-    """Run processes that compute without end."""
-    loads = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for load in loads:
-            load.kill()
-            load.wait()
 
 
 def play_once(bag: Path, mode: str, folder: Path) -> tuple[int, int]:

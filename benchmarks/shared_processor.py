@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
+from busy_processes import busy
 from tqdm import tqdm
 
 from spann3r_ros.core.files import write_json
@@ -172,20 +173,14 @@ def open_steps(threads: int) -> tuple[Callable[[], None], int]:
     return step, torch.get_num_threads()
 
 
-def measure(subjects: dict[str, Subject], busy: int, seconds: float,
+def measure(subjects: dict[str, Subject], others: int, seconds: float,
             repeats: int) -> dict[str, list[Speed]]:
     """Return the speeds of all subjects, each measured in turn, beside busy processes."""
     speeds: dict[str, list[Speed]] = {name: [] for name in subjects}
-    spinners = [subprocess.Popen([sys.executable, '-c', 'while True: pass'])
-                for _ in range(busy)]
-    try:
+    with busy(others):
         for _ in range(repeats):
             for name, subject in subjects.items():
                 speeds[name].append(subject.work(seconds))
-    finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.wait()
     return speeds
 
 
@@ -227,12 +222,12 @@ def main() -> int:
             'ours': ours,
             'control': stack.enter_context(Subject('control', ours.threads, False))}
         alone: dict[str, list[Speed]] = {}
-        for busy, nice in tqdm(QUICK if args.quick else CONDITIONS, 'conditions'):
+        for others, nice in tqdm(QUICK if args.quick else CONDITIONS, 'conditions'):
             if nice:
                 for subject in subjects.values():
                     subject.lower()
-            name = f'{busy} busy' + (', lowest priority' if nice else '')
-            speeds = measure(subjects, busy, args.seconds, args.repeats)
+            name = f'{others} busy' + (', lowest priority' if nice else '')
+            speeds = measure(subjects, others, args.seconds, args.repeats)
             alone = alone or speeds
             rows.append(row(name, speeds, alone))
             results[name] = {subject: [asdict(one) for one in found]
