@@ -34,7 +34,7 @@ class BenchNode(Node):
                                  QoSProfile(depth=100))
 
     def until_it_answers(self, child: Child) -> None:
-        """Wait until the mapper tells its state."""
+        """Wait until the mapper answers a request for its state."""
         self.ask(self._get_state, GetState.Request(), child)
 
     def transit(self, transition: int, child: Child) -> None:

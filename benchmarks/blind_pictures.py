@@ -3,13 +3,16 @@
 
 The pictures are those of the bundled bag, of the held-out rooms of `spann3r evaluate`, and of
 folders that are given. Each is judged as it is and with each defect of `blind_images.py`, always
-after the images before it as they are.
+after the images before it as they are. `--times` measures how long the test of an image takes
+instead.
 """
 from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -33,6 +36,8 @@ from spann3r_ros.mapping.tracking.sight import Sight
 
 PERIOD_NS = 10**8
 INPUT_SIZE = (96, 96)  # of the bundled network
+TIMED_SIZES = (96, 224, 512)
+TIMED_REPEATS = 500
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
@@ -75,14 +80,30 @@ def photographs(folder: Path) -> list[np.ndarray]:
             if path.suffix.lower() in SUFFIXES]
 
 
+def median_ms(image: np.ndarray) -> float:
+    """Return how long the test of an image takes, in milliseconds."""
+    times = []
+    for _ in range(TIMED_REPEATS):
+        began_sec = time.perf_counter()
+        measure_content(image)
+        times.append(1e3 * (time.perf_counter() - began_sec))
+    return statistics.median(times)
+
+
 def main() -> int:
     """Print a table for each set of pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folders', nargs='*', type=Path, help='folders of photographs')
     parser.add_argument('--every', type=int, default=10, help='spoil every n-th picture')
+    parser.add_argument('--times', action='store_true', help='measure the time of the test only')
     arguments = parser.parse_args()
     logging.getLogger('spann3r_ros').setLevel(logging.ERROR)
     bag = [frame.rgb for frame in bag_frames(share_directory() / 'bags' / 'demo_room')]
+    if arguments.times:
+        print(format_table(['size', 'median ms'], [
+            [f'{size}x{size}', f'{median_ms(cv2.resize(bag[0], (size, size))):.2f}']
+            for size in TIMED_SIZES]))
+        return 0
     sets: dict[str, Iterable[Sequence[np.ndarray]]] = {
         'bundled bag': [bag], 'held-out rooms': drawn_rooms(HeldOutConfig()),
         'held-out rooms, varied': drawn_rooms(HeldOutConfig(varied=True))}

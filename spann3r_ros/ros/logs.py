@@ -49,7 +49,7 @@ class RosLogHandler(logging.Handler):
 
 
 class Repetitions:
-    """Tells a new kind of message from a repeated one; thread-safe.
+    """Distinguishes a new kind of message from a repeated one; thread-safe.
 
     Messages that differ only in numbers are of one kind.
     """
