@@ -245,6 +245,8 @@ class Intake:
         """Forget what belongs to the old time, because the next image has an earlier stamp."""
         is_loaded, is_alone = self._runner.is_loaded, not is_new and self._is_alone()
         former_ns = self._clock.newest_ns
+        if is_loaded and former_ns is not None and stamp_ns > former_ns:
+            return  # a loaded map goes on, whatever the stamp of its first image was
         if is_new or (is_alone and not is_loaded):
             jump = Jump.NOTHING
         elif is_alone:

@@ -244,6 +244,18 @@ def test_a_wild_first_stamp_costs_no_other_image(
     assert [pose.stamp_ns for pose in poses] == [stamp_of(index) for index in range(1, 8)]
 
 
+@pytest.mark.parametrize('first_ns', [-stamp_of(0), -3600 * SECOND_NS, -20 * SECOND_NS])
+def test_a_first_stamp_in_the_past_costs_no_other_image(
+        first_ns: int, tmp_path: Path, replay: Replay) -> None:  # noqa: F811
+    summary = replay(wild_bag(tmp_path / 'bag', 8, 0, first_ns))
+    assert (summary['frames']['processed'], summary['frames']['failed']) == (7, 1)
+    assert (summary['poses'], summary['fragments']) == (7, 1)
+    assert summary['warnings'] == [text for text in summary['warnings']
+                                   if 'stamp: expected that of the first image' in text]
+    poses = read_tum(tmp_path / 'out' / 'map' / 'trajectory.tum')
+    assert [pose.stamp_ns for pose in poses] == [stamp_of(index) for index in range(1, 8)]
+
+
 @pytest.mark.parametrize('choice', ['fragment', 'reset'])
 def test_blind_images_of_all_maps_are_counted(
         choice: str, tmp_path: Path, replay: Replay) -> None:  # noqa: F811

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import pairwise
 
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.pipeline.image_clock import FIRST_STEP_NS, USUAL_STEPS, ImageClock, Relation
@@ -27,7 +28,8 @@ class TimeGate:
     before instead, it is refused. So one wild stamp costs one image. A jump costs none here, but
     the images are passed on together: a slot that does not block drops all but the newest.
     `jumped` is called, before the first of the images is passed on, with its stamp and with
-    whether the map is new, when time has gone back. If not `may_jump`, stamps that are back are
+    whether the map is new, when time has gone back, or when the stamp of the only image before was
+    the wild one. If not `may_jump`, stamps that are back are
     refused, unless `is_alone` returns true: that of the only image may be the wild one. A clock
     that `is_new` accepts every stamp. Only stamps matter, not the time at which an image comes.
     """
@@ -128,7 +130,7 @@ class TimeGate:
             for frame in frames:
                 self._outlet.fail(self._clock.back(frame.stamp_ns))
             return
-        if goes_back:
+        if goes_back or self._has_odd_first(stamps):
             self._jumped(stamps[0], False)
         else:
             logger.info('no images for %.1f s', (stamps[0] - self._clock.newest_ns) * 1e-9)
@@ -137,6 +139,15 @@ class TimeGate:
             self._clock.advance(stamp_ns)
         for frame in frames:
             self._outlet.pass_on(frame)
+
+    def _has_odd_first(self, stamps: list[int]) -> bool:
+        """Return whether the only image so far is much older than these, which are the present.
+
+        In the map of a slow camera, the first step is one of the usual ones.
+        """
+        steps = [after - before for before, after in pairwise(stamps)]
+        return bool(steps) and self._is_alone() and (
+            stamps[0] - self._clock.newest_ns > USUAL_STEPS * max(steps))
 
     def _refuse_aside(self, reason: str) -> None:
         """Refuse the images aside, all with one text: a log counts it."""
