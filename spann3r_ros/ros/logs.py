@@ -51,23 +51,24 @@ class RosLogHandler(logging.Handler):
 class Repetitions:
     """Distinguishes a new kind of message from a repeated one; thread-safe.
 
-    Messages that differ only in numbers are of one kind.
+    Messages that differ only in numbers are of one kind. A kind is shown again after `period_sec`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, period_sec: float = REPETITION_PERIOD_SEC) -> None:
+        self._period_sec = period_sec
         self._lock = Lock()
         self._kinds: OrderedDict[str, tuple[float, int]] = OrderedDict()  # last shown, and since
 
     def count(self, message: str, now_sec: float) -> int | None:
         """Return how often this kind came since it was shown last, or None: do not show it.
 
-        0: it is new. A kind is shown again after `REPETITION_PERIOD_SEC` at the earliest.
+        0: it is new.
         """
         kind = re.sub(r'\d+', '0', message)
         with self._lock:
             shown_sec, repeated = self._kinds.pop(kind, (float('-inf'), -1))
             repeated += 1
-            due = now_sec - shown_sec >= REPETITION_PERIOD_SEC
+            due = now_sec - shown_sec >= self._period_sec
             self._kinds[kind] = (now_sec, 0) if due else (shown_sec, repeated)
             if len(self._kinds) > MOST_KINDS:
                 self._kinds.popitem(last=False)

@@ -58,7 +58,7 @@ class Session:
         self._warned_of_clock = False
         self._refreshing: Future | None = None
         self._status_lock = Lock()
-        self._tf = TfBridge(node, settings.node, listening)
+        self._tf = TfBridge(node, settings.node, listening, self.input_lacks)
         self._publishers = MapPublishers(node, settings, self._tf.roles,
                                          self.report_failed)
         self._diagnostics = Diagnostics(node, settings.node.diagnostics)
@@ -190,7 +190,10 @@ class Session:
         self.publish_status()
 
     def input_lacks(self, reason: str) -> None:
-        """Report what other nodes do not send, in the log, the status and /diagnostics."""
+        """Report what other nodes do not send or do as well, in log, status and /diagnostics.
+
+        It may be called from any thread.
+        """
         self._note_health(WARN, reason)
         self._node.get_logger().warning(reason)
         self.publish_status()

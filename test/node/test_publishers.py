@@ -38,7 +38,7 @@ CONVERTERS = [name for name, function in getmembers(conversions, isfunction)
 def publishers(node: LifecycleNode) -> Iterator[MapPublishers]:
     node.trigger_configure()
     settings, listening = Settings(), ListeningThread(node)
-    bridge = TfBridge(node, settings.node, listening)
+    bridge = TfBridge(node, settings.node, listening, node.get_logger().warning)
     failed = []
     publishers = MapPublishers(node, settings, bridge.roles, failed.append)
     yield publishers

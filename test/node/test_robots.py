@@ -139,6 +139,8 @@ def test_a_robot_that_owns_map_to_odom_keeps_it(
     robot.settle()
     assert robot.edges() == ({('odom', 'visual_map')} if own_map else set())
     assert mapper.log.count('another node publishes map -> odom') == (not own_map)
+    assert ('another node publishes map -> odom' in peer.statuses()[-1].last_error) == (
+        not own_map)
     assert all(len(parents) == 1 for parents in robot.parents().values())
 
 

@@ -2,7 +2,6 @@
 """The node's transform tree, which is filled from TF, and the broadcasts of its own edges."""
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from threading import Lock
 from time import monotonic
@@ -16,12 +15,12 @@ from spann3r_ros.pipeline.frame_roles import Edge, FrameRoles
 from spann3r_ros.pipeline.node_settings import NodeConfig
 from spann3r_ros.pipeline.transform_tree import StampedTransform, TransformTree
 from spann3r_ros.ros.conversions import from_stamped_transform, to_transform
+from spann3r_ros.ros.logs import Repetitions
 
 from .listener import ListeningThread
 
 # One text is not written to the log again sooner. The texts differ by the names of frames.
 WARNING_PERIOD_SEC = 600.0
-MAX_WARNINGS = 100
 CACHE_SEC = 30.0
 # While images wait for the network, transforms that are newer by up to this much arrive.
 REPLAY_CACHE_SEC = 600.0
@@ -39,9 +38,11 @@ class TfBridge:
     last ones wait in the middleware, and cost almost nothing.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig,
-                 listening: ListeningThread) -> None:
+    def __init__(self, node: LifecycleNode, config: NodeConfig, listening: ListeningThread,
+                 report: Callable[[str], None]) -> None:
         self._node = node
+        self._report = report
+        self._repetitions = Repetitions(WARNING_PERIOD_SEC)
         replay = config.mode == 'replay'
         self.tree = TransformTree(REPLAY_CACHE_SEC if replay else CACHE_SEC)
         self.roles = FrameRoles(config, self.tree, self._broadcast, self._warn, self._restore,
@@ -53,7 +54,6 @@ class TfBridge:
         self._restorer: Publisher | None = None
         self._restored_sec = 0.0
         self._restoring = Lock()
-        self._warned_sec: dict[str, float] = {}
         # A replay looks transforms up long after they have come.
         self._takes_always = replay
         self._takes_while_active = not needs_none
@@ -164,13 +164,8 @@ class TfBridge:
             for edge in edges]))
 
     def _warn(self, reason: str) -> None:
-        now_sec = monotonic()
-        if now_sec - self._warned_sec.get(reason, -math.inf) < WARNING_PERIOD_SEC:
-            return
-        if len(self._warned_sec) == MAX_WARNINGS:
-            self._warned_sec.clear()
-        self._warned_sec[reason] = now_sec
-        self._node.get_logger().warning(reason)
+        if self._repetitions.count(reason, monotonic()) is not None:
+            self._report(reason)
 
 
 def _ignore() -> None:
