@@ -84,6 +84,21 @@ def hand(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _to_pixels(glow + rng.normal(0.0, 4.0, rgb.shape))
 
 
+def torn(rgb: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """Return an image of which only the upper fifth has come."""
+    image = rgb.copy()
+    image[len(image) // 5:] = (0, 135, 0)
+    return image
+
+
+def no_signal(rgb: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """Return the picture of a device without a signal."""
+    height, width = rgb.shape[:2]
+    image = np.full_like(rgb, (0, 0, 255))
+    return cv2.putText(image, 'NO SIGNAL', (width // 6, height // 2), cv2.FONT_HERSHEY_SIMPLEX,
+                       width / 300.0, (255, 255, 255), max(1, width // 150))
+
+
 def frozen(rgb: np.ndarray, _: np.random.Generator) -> np.ndarray:
     """Return the image as it is: `spoil_frames` gives all the same one."""
     return rgb
@@ -92,7 +107,7 @@ def frozen(rgb: np.ndarray, _: np.random.Generator) -> np.ndarray:
 DEFECTS: dict[str, Spoil] = {
     'black': with_noise(0.0, 0.0), 'white': with_noise(255.0, 0.0), 'grey': with_noise(128.0, 0.0),
     'hand': hand, 'wall': wall, 'overexposed': overexposed, 'blurred': blurred,
-    'defocused': defocused, 'frozen': frozen}
+    'defocused': defocused, 'torn': torn, 'no_signal': no_signal, 'frozen': frozen}
 # These still show something, so that they are used.
 PARTIAL: dict[str, Spoil] = {'half_wall': half_wall}
 

@@ -69,8 +69,8 @@ class SightConfig:
     """Which images show too little to be used; they are skipped."""
 
     check: bool = setting(
-        True, 'Skip images that show nothing: black, overexposed, blank or much blurred ones, '
-        'those that the mask covers, and those that repeat the one before', applies=RUNNING)
+        True, 'Skip images that show nothing: black, overexposed, blank, torn or much blurred '
+        'ones, those that the mask covers, and those that repeat the one before', applies=RUNNING)
     min_detail: float = setting(
         0.17, 'Least contrast of places a few pixels wide, in gray levels a pixel of a copy 96 '
         'pixels wide; images with less are blank. 0.0: none is', 0.0, 100.0, applies=RUNNING)

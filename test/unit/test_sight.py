@@ -27,6 +27,7 @@ from spann3r_ros.mapping.tracking.sight import (
     BLACK,
     BLANK,
     BLURRED,
+    FLAT,
     MASKED,
     OVEREXPOSED,
     REPEATED,
@@ -36,7 +37,7 @@ from spann3r_ros.networks.registry import open_network, resolve_checkpoint
 
 REASONS = {'black': BLACK, 'white': OVEREXPOSED, 'grey': BLANK, 'hand': BLANK, 'wall': BLANK,
            'overexposed': OVEREXPOSED, 'blurred': BLURRED, 'defocused': BLURRED,
-           'frozen': REPEATED}
+           'torn': FLAT, 'no_signal': FLAT, 'frozen': REPEATED}
 SECOND_NS = 10**9
 BAG = share_directory() / 'bags' / 'demo_room'
 
@@ -63,7 +64,8 @@ def plain() -> Mapper:
     return mapper
 
 
-@pytest.mark.parametrize('defect', ['black', 'white', 'wall', 'hand', 'defocused', 'frozen'])
+@pytest.mark.parametrize(
+    'defect', ['black', 'white', 'wall', 'hand', 'defocused', 'torn', 'frozen'])
 def test_images_that_show_nothing_leave_map_and_path_as_without_them(
         defect: str, plain: Mapper, caplog: pytest.LogCaptureFixture) -> None:
     poses, frames = orbit_frames(8)

@@ -32,6 +32,7 @@ FINE_PX, LOW_PX, HIGH_PX = 1.0, 1.5, 4.0
 MAX_GRADIENT = 5.0
 # Pixels so near to one that is not usable are left out: the filters mix them.
 BORDER_PX = 3
+NEIGHBOURS = np.ones((3, 3), np.uint8)
 # Added to the variances C: a band without a signal gives no sharpness.
 LEAST_VARIANCE = 1e-3
 
@@ -41,13 +42,15 @@ class ImageContent:
     """What an image shows.
 
     `usable`, `dark` and `bright` are shares of the pixels: those that may enter the map, and of
-    these the ones clipped at either end. `detail` is in gray levels a pixel of the small copy,
+    these the ones clipped at either end. `flat` is the share of pixels that equal all eight around
+    them: a camera's noise leaves none. `detail` is in gray levels a pixel of the small copy,
     `sharpness` a ratio. All but `usable` are zero if nothing is usable.
     """
 
     usable: float
     dark: float = 0.0
     bright: float = 0.0
+    flat: float = 0.0
     detail: float = 0.0
     sharpness: float = 0.0
 
@@ -60,6 +63,7 @@ def measure_content(image: np.ndarray, usable: np.ndarray | None = None) -> Imag
     if scale < 1.0:
         small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
     gray, inner = small.astype(np.float32), None
+    flat = cv2.dilate(small, NEIGHBOURS) == cv2.erode(small, NEIGHBOURS)
     share = 1.0
     if usable is not None and not usable.all():
         share = float(usable.mean())
@@ -71,15 +75,15 @@ def measure_content(image: np.ndarray, usable: np.ndarray | None = None) -> Imag
         gray[~whole] = gray[whole].mean()
         window = np.ones((2 * BORDER_PX + 1, 2 * BORDER_PX + 1), np.uint8)
         inner = cv2.erode(whole.astype(np.uint8), window, borderValue=1) > 0
-        small = small[whole]
+        small, flat = small[whole], flat[inner]
         if not inner.any():
             return ImageContent(0.0)
     coarse = _tensor(_smooth(gray, LOW_PX) - _smooth(gray, HIGH_PX), inner, MAX_GRADIENT)
     fine = _tensor(gray - _smooth(gray, FINE_PX), inner)
     ratios = np.linalg.eigvals(np.linalg.solve(coarse + LEAST_VARIANCE * np.eye(2), fine)).real
     return ImageContent(share, float((small <= DARKEST).mean()),
-                        float((small >= BRIGHTEST).mean()), _root(np.linalg.eigvalsh(coarse)),
-                        _root(ratios))
+                        float((small >= BRIGHTEST).mean()), float(flat.mean()),
+                        _root(np.linalg.eigvalsh(coarse)), _root(ratios))
 
 
 def _smooth(gray: np.ndarray, sigma: float) -> np.ndarray:

@@ -25,11 +25,15 @@ BLACK = 'the image is black'
 OVEREXPOSED = 'the image is white or overexposed'
 BLANK = 'the image has no detail'
 BLURRED = 'the image is blurred'
+FLAT = 'most of the image is of one colour'
 REPEATED = 'the image is the same as the one before'
 
 # A picture with a smaller usable share, or a larger share clipped at one end, shows nothing.
 MIN_USABLE = 0.01
 MAX_CLIPPED = 0.9
+# Beyond this share of flat pixels an image is torn, or that of a device without a signal, unless
+# half as much was flat before: a simulation may draw a sky of one colour.
+MAX_FLAT, FLAT_GROWTH = 0.5, 2.0
 # An image that is sharper than this is not blurred, however sharp those before it were.
 SHARP = 0.8
 # The sharpness is compared with the median of so many images, which are not older than so long: a
@@ -47,8 +51,8 @@ class Sight:
     def __init__(self, config: SightConfig) -> None:
         self._config = config
         self._used = ''  # a hash of the last image that was used
-        # Stamps and sharpness of the last images that were used.
-        self._sharpness: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        # Stamp, sharpness and flat share of the last images that were used.
+        self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
         self._blind_in_a_row = 0
         self._since_ns = 0  # the stamp of the first of these
         self._reported = ''
@@ -72,7 +76,7 @@ class Sight:
         self._report(reason, stamp_ns)
         if not reason:
             self._used = image
-            self._sharpness.append((stamp_ns, content.sharpness))
+            self._recent.append((stamp_ns, content.sharpness, content.flat))
         return bool(reason)
 
     def configure(self, config: SightConfig) -> None:
@@ -82,14 +86,15 @@ class Sight:
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map."""
         return {'used': self._used,
-                'sharpness': [{'stamp_ns': stamp_ns, 'sharpness': sharpness}
-                              for stamp_ns, sharpness in self._sharpness]}
+                'recent': [{'stamp_ns': stamp_ns, 'sharpness': sharpness, 'flat': flat}
+                           for stamp_ns, sharpness, flat in self._recent]}
 
     def restore(self, node: SavedNode) -> None:
         """Take over a saved state; raise ValueError if it is wrong."""
         self._used = node.text('used')
-        self._sharpness.extend((one.integer('stamp_ns'), one.number('sharpness', 0.0))
-                               for one in node.nodes('sharpness'))
+        self._recent.extend(
+            (one.integer('stamp_ns'), one.number('sharpness', 0.0), one.number('flat', 0.0))
+            for one in node.nodes('recent'))
 
     def _reason(self, content: ImageContent, stamp_ns: int, repeats: bool) -> str:
         """Return why an image shows nothing, or an empty text."""
@@ -101,11 +106,14 @@ class Sight:
             return OVEREXPOSED
         if content.detail < self._config.min_detail:
             return BLANK
-        recent = [sharpness for other_ns, sharpness in self._sharpness
+        recent = [values for other_ns, *values in self._recent
                   if abs(stamp_ns - other_ns) <= RECENT_NS]
-        if len(recent) >= LEAST_RECENT and content.sharpness < min(
-                SHARP, self._config.min_sharpness * float(np.median(recent))):
-            return BLURRED
+        if len(recent) >= LEAST_RECENT:
+            sharpness, flat = np.median(recent, axis=0)
+            if content.sharpness < min(SHARP, self._config.min_sharpness * sharpness):
+                return BLURRED
+            if content.flat > max(MAX_FLAT, FLAT_GROWTH * flat):
+                return FLAT
         return REPEATED if repeats else ''
 
     def _report(self, reason: str, stamp_ns: int) -> None:
