@@ -124,9 +124,9 @@ class MalformedCalibrations:
         # An image without a calibration gets that of the map; with another one it is refused.
         self._ways: tuple[tuple[Callable[[CameraInfo], None], bool], ...] = (
             (self._spoil_size, False), (self._spoil_numbers, False), (self._spoil_focal, False),
-            (self._spoil_region, False), (self._spoil_stamp, False), (self._spoil_scale, True),
+            (self._spoil_region, False), (self._spoil_stamp, False), (self._spoil_scale, False),
             (self._spoil_centre, True), (self._spoil_model, True),
-            (self._spoil_count, True), (self._spoil_coefficients, True))
+            (self._spoil_count, True), (self._spoil_coefficients, False))
 
     def take(self, stamps: Iterable[int]) -> Iterator[tuple[CameraInfo, bool]]:
         """Yield one for the image of each stamp, and whether it costs that image."""

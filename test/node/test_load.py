@@ -49,6 +49,7 @@ def test_a_slow_network_gets_the_newest_images_and_reports_the_true_latency(
     statuses = peer.statuses()
     sent_sec = play(camera, orbit, LONG_SEC)
     last = peer.until_settled(len(sent_sec))
+    peer.until(lambda: to_ns(last.header.stamp) in arrived_sec, 'the newest stamp')
 
     assert all(balanced(one) for one in statuses)
     assert last.frames_failed == last.frames_skipped == 0

@@ -99,11 +99,10 @@ def test_the_present_is_known_to_who_looks_it_up(
             stack.enter_context(robot.driving())
         # The first pose comes with the second image.
         for sent in (1, 2):
-            first_ns = time.time_ns()
-            camera.send(raw_image(orbit.rgb[sent - 1], first_ns))
+            camera.send(raw_image(orbit.rgb[sent - 1], time.time_ns()))
             peer.until_settled(sent)
-        peer.until(lambda: listener.lookup('map', 'base_link', first_ns) is not None,
-                   'a transform of an image')
+        peer.until(lambda: listener.lookup('map', 'base_link', time.time_ns(), PATIENCE_SEC)
+                   is not None, 'the listener to hear TF')
         assert robot.edges() == {('map', 'odom')} | (
             {('odom', 'base_link')} if role == 'base' else set())
         assert known(listener, 2.0) == LOOK_UPS
