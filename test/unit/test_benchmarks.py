@@ -94,7 +94,7 @@ def test_shared_processor_is_measured_beside_a_control(tmp_path: Path) -> None:
     script = Path(network.__file__).with_name('shared_processor.py')
     done = subprocess.run([sys.executable, script, '--quick', '--seconds', '0.2', '--repeats', '1',
                            '--output', tmp_path / 'out.json'], capture_output=True, text=True,
-                          timeout=300)
+                          timeout=300, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / 'out.json').read_text())
     cores = len(os.sched_getaffinity(0))
