@@ -67,13 +67,7 @@ class FrontEnd:
         self.state.configure(config)
 
     def process(self, frame: Frame) -> MapUpdate:
-        """Process one frame; return the keyframes that it completed and the live pose.
-
-        With known poses, keyframes wait until the camera has moved far enough to measure their
-        scale. Raises FrameError, and changes nothing, for a frame that the map does not accept.
-        Whatever happens later is in `MapUpdate.failed`, with the frame that it happened to. After
-        a DeviceMemoryError the next frame begins a new fragment.
-        """
+        """Process one frame, as `Mapper.process` describes."""
         state = self.state
         state.check(frame)
         if state.gate.skips(frame.stamp_ns):

@@ -172,7 +172,7 @@ class Replay:
         if jump is Jump.RESET:
             self._runner.reset(self._fragments.clear, TIME_JUMPED)
 
-    def input_lacks(self, reason: str) -> None:
+    def input_fault(self, reason: str) -> None:
         """Log what the recording does not have."""
         logger.warning('%s', reason)
 

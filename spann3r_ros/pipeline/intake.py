@@ -56,7 +56,7 @@ class IntakeListener(Protocol):
     def map_replaced(self, error: FrameError) -> None:
         """Begin the map again without its first image, which was an odd one by an error."""
 
-    def input_lacks(self, reason: str) -> None:
+    def input_fault(self, reason: str) -> None:
         """Report what other nodes do not send; the images are used nevertheless."""
 
     def match_soon(self) -> None:
@@ -310,7 +310,7 @@ class Intake:
             missing = self._tree.missing_link(self._config.base_frame, optical_frame)
             self._warned_of_mount = bool(missing)
             if missing:
-                self._listener.input_lacks(f'{missing} The map is not levelled by the robot.')
+                self._listener.input_fault(f'{missing} The map is not levelled by the robot.')
         if base_from_optical is None or self._config.map_origin == 'base':
             return base_from_optical
         return map_axes(base_from_optical[2, :3])

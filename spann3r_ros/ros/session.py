@@ -58,7 +58,7 @@ class Session:
         self._warned_of_clock = False
         self._refreshing: Future | None = None
         self._status_lock = Lock()
-        self._tf = TfBridge(node, settings.node, listening, self.input_lacks)
+        self._tf = TfBridge(node, settings.node, listening, self.input_fault)
         self._publishers = MapPublishers(node, settings, self._tf.roles,
                                          self.report_failed)
         self._diagnostics = Diagnostics(node, settings.node.diagnostics)
@@ -87,7 +87,7 @@ class Session:
         self._tf.end()
         self._inputs.destroy()
         self._intake.drop_waiting()
-        self._intake = self._inputs = None
+        self._intake = self._inputs = self._watch = None
         self._runner.slot.close()
         self._runner.call(lambda: self._publishers.pause(self._runner.mapper))
         self.publish_status()
@@ -189,8 +189,8 @@ class Session:
         self._note_failure(error)
         self.publish_status()
 
-    def input_lacks(self, reason: str) -> None:
-        """Report what other nodes do not send or do as well, in log, status and /diagnostics.
+    def input_fault(self, reason: str) -> None:
+        """Report what is wrong with the messages of other nodes, in log, status and /diagnostics.
 
         It may be called from any thread.
         """
@@ -205,7 +205,7 @@ class Session:
         self._runner.call(lambda: self._tf.tree.begin_again(stamp_ns))
         self._runner.call(lambda: self._publishers.follow_jump(stamp_ns))
         if jump is not Jump.NOTHING:
-            self._node.get_logger().warning(JUMPED[jump])
+            self.input_fault(JUMPED[jump])
         if jump is Jump.RESET:
             self._runner.reset(self._begin_map, TIME_JUMPED)
 
@@ -335,7 +335,7 @@ class Session:
         count = self._node.count_publishers('/clock')
         if count > 1:
             self._warned_of_clock = True
-            self._node.get_logger().warning(
+            self.input_fault(
                 f'/clock has {count} publishers: time may jump. Is a recording played that holds '
                 '/clock, and --clock too?')
 

@@ -165,8 +165,7 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
         os.environ |= {'ROS_DOMAIN_ID': str(stack.enter_context(private_domain())),
                        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
         os.environ.pop('ROS_LOCALHOST_ONLY', None)
-        profile = share_directory() / 'config' / 'fastdds.xml'
-        os.environ.setdefault(PROFILE, str(profile))
+        os.environ.setdefault(PROFILE, str(share_directory() / 'config' / 'fastdds.xml'))
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
         watcher = Watcher()

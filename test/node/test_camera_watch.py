@@ -46,7 +46,7 @@ def test_the_log_follows_a_camera_that_comes_goes_and_comes_back(
     until_logged(peer, mapper, 'keyframe 1700000000123456789 ns in fragment 0, a pose')
     assert peer.change_state('deactivate')
     until_logged(peer, mapper, 'deactivated: 2 images received, the map has 1 keyframes')
-    # A reason is told once.
+    # A reason is logged once.
     assert mapper.log.count('nobody publishes it; no other topic has images') == 1
 
 

@@ -138,7 +138,7 @@ def test_what_other_nodes_do_not_send_is_shown_in_diagnostics_once(
         session: Session, peer: Peer) -> None:
     arrays = peer.listen(DiagnosticArray, '/diagnostics')
     peer.until(lambda: session.publish_diagnostics() or arrays, 'diagnostics')
-    session.input_lacks('TF does not connect the camera')
+    session.input_fault('TF does not connect the camera')
     feed(session, 0, 1)
 
     def shown() -> list[DiagnosticStatus]:

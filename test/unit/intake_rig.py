@@ -98,7 +98,7 @@ class Rig:
         if jump is Jump.RESET:
             self.runner.reset()
 
-    def input_lacks(self, reason: str) -> None:
+    def input_fault(self, reason: str) -> None:
         self.lacks.append(reason)
 
     def map_replaced(self, error: Exception) -> None:

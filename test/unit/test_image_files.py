@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files are told apart by their contents; a truncated one or one not read is refused."""
+"""The contents of an image file decide how it is read; a truncated or unknown one is refused."""
 from __future__ import annotations
 
 import struct
