@@ -242,7 +242,10 @@ class Intake:
         return self._clock.is_alone or self._map_size.is_provisional
 
     def _jump(self, stamp_ns: int, is_new: bool) -> None:
-        """Forget what belongs to the old time, because the next image has an earlier stamp."""
+        """Forget what belongs to the old time: the next image is of an earlier one.
+
+        Or it is of a later one, and the stamp of the map's only image was the wild one.
+        """
         is_loaded, is_alone = self._runner.is_loaded, not is_new and self._is_alone()
         former_ns = self._clock.newest_ns
         if is_loaded and former_ns is not None and stamp_ns > former_ns:
