@@ -2,6 +2,7 @@
 """What the benchmarks share: a node that watches the mapper's process while it drives it."""
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from spann3r_ros.msg import MapperStatus
 from spann3r_ros.tools.processes import Child, private_domain
 
 PATIENCE_SEC = 60.0
+ASK_SEC = 2.0
 Message = Any  # rclpy's generated classes share no base
 
 
@@ -28,14 +30,30 @@ class BenchNode(Node):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.status: MapperStatus | None = None
-        self._get_state = self.create_client(GetState, '/mapper/get_state')
+        self._known = False
         self._change_state = self.create_client(ChangeState, '/mapper/change_state')
         self.create_subscription(MapperStatus, '/mapper/status', self.take_status,
                                  QoSProfile(depth=100))
 
     def until_it_answers(self, child: Child) -> None:
-        """Wait until the mapper answers a request for its state."""
-        self.ask(self._get_state, GetState.Request(), child)
+        """Wait until the mapper answers a request for its state.
+
+        The request is repeated, because the middleware drops the answer to a client that the
+        server has not discovered yet. Clients are discovered in the order in which they were
+        made, and this one is the last: after its answer every other one is known.
+        """
+        client = self.create_client(GetState, '/mapper/get_state')
+        self.wait(client.service_is_ready, child)
+        asked, futures = -math.inf, []
+
+        def answered() -> bool:
+            nonlocal asked
+            if time.monotonic() > asked + ASK_SEC:
+                asked = time.monotonic()
+                futures.append(client.call_async(GetState.Request()))
+            return any(future.done() for future in futures)
+        self.wait(answered, child)
+        self._known = True
 
     def transit(self, transition: int, child: Child) -> None:
         """Ask for a transition and wait for it."""
@@ -45,6 +63,8 @@ class BenchNode(Node):
 
     def ask(self, client: Client, request: Message, child: Child) -> Message:
         """Call a service of the mapper and return the response."""
+        if not self._known:
+            self.until_it_answers(child)
         self.wait(client.service_is_ready, child)
         future = client.call_async(request)
         self.wait(future.done, child)

@@ -23,7 +23,7 @@ from builtin_interfaces.msg import Time
 from drawn_index import encode_index
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParametersAtomically
+from rcl_interfaces.srv import ListParameters, SetParametersAtomically
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node, NodeNameNonExistentError
@@ -52,7 +52,8 @@ SERVICES = {
     '/mapper/change_state': ChangeState,
     '/mapper/set_parameters_atomically': SetParametersAtomically,
     '/mapper/reset': Trigger, '/mapper/new_fragment': Trigger, '/mapper/save_map': Trigger,
-    '/mapper/load_map': Trigger, '/mapper/set_enabled': SetBool, '/mapper/get_state': GetState,
+    '/mapper/load_map': Trigger, '/mapper/set_enabled': SetBool,
+    '/mapper/list_parameters': ListParameters, '/mapper/get_state': GetState,
 }
 Result = TypeVar('Result')
 Value = bool | int | float | str

@@ -172,12 +172,7 @@ def test_poses_that_a_network_measures_are_weighed_by_their_residuals(
 
 def test_settings_of_every_network_are_declared_under_its_name(
         peer: Peer, mapper: Mapper) -> None:
-    from rcl_interfaces.srv import ListParameters
-    client = peer.node.create_client(ListParameters, '/mapper/list_parameters')
-    peer.until(client.service_is_ready, 'the parameter service')
-    future = client.call_async(ListParameters.Request())
-    peer.until(future.done, 'the names')
-    names = set(future.result().result.names)
+    names = set(peer.call('/mapper/list_parameters').result.names)
     assert {'toy.noise', 'toy.pose_noise', 'spann3r.working_frames',
             'spann3r.long_term_tokens'} <= names
     assert not any(name.startswith('memory.') for name in names)
