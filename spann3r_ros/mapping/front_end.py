@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, invert_similarity, map_axes
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert_similarity
 from spann3r_ros.core.types import (
     DeviceMemoryError,
     FragmentPose,
@@ -189,12 +189,13 @@ class FrontEnd:
         """
         state, frame = self.state, admitted.frame
         if state.poses is None:
-            state.poses = (SolvedPoses(self._config) if frame.world_from_camera is None
-                           else KnownPoses(self._config.pose))
+            given = frame.world_from_camera is not None
+            state.poses = KnownPoses(self._config.pose) if given else SolvedPoses(self._config)
+            state.back_end.levelled = given
         poses, fragment = state.poses, state.atlas.current
         if isinstance(poses, SolvedPoses) and poses.anchor is None and not state.pending:
-            state.levelled = frame.first_pose is not None
-            fragment.fragment_from_sequence = (frame.first_pose if state.levelled
+            state.back_end.levelled = frame.first_pose is not None
+            fragment.fragment_from_sequence = (frame.first_pose if state.back_end.levelled
                                                else MAP_FROM_OPTICAL)
         estimates = self._memory.step(admitted.network_input.image, admitted.image_id)
         inference_sec = time.perf_counter() - started
@@ -272,7 +273,7 @@ class FrontEnd:
                 state.restart(UNUSABLE_START)
                 state.forget_calibration()
         else:
-            self._level(admitted, placed)
+            state.back_end.observe(admitted.frame, placed, state.atlas)
         if state.poses is not None and state.poses.restart_reason:
             state.restart(state.poses.restart_reason)
             state.poses.restart_reason = ''
@@ -286,25 +287,6 @@ class FrontEnd:
         state.undelivered.append(keyframe)
         if state.phase is not Phase.CLOSED:
             state.phase = Phase.LOST if keyframe.pose is None else Phase.TRACKING
-
-    def _level(self, admitted: Admitted, placed: list[Keyframe]) -> None:
-        """Level the map by the first frame whose direction against gravity is known.
-
-        The map is then as if that direction, and no more, had been known at its first frame: its
-        origin and the direction of its x axis stay those of the first camera.
-        """
-        state, first_pose = self.state, admitted.frame.first_pose
-        if state.levelled or first_pose is None or isinstance(state.poses, KnownPoses):
-            return
-        pose = next((one.pose for one in placed if one.stamp_ns == admitted.frame.stamp_ns), None)
-        if pose is None:
-            return
-        state.levelled = True
-        in_map = pose.in_map(state.atlas.current.map_from_fragment).world_from_camera
-        # The map was begun by a camera that was thought to be level.
-        up_of_first = MAP_FROM_OPTICAL[:3, :3].T @ in_map[:3, :3] @ first_pose[2, :3]
-        logger.info('the map is levelled: gravity was not known at its first image')
-        state.atlas.move_all(map_axes(up_of_first) @ invert(MAP_FROM_OPTICAL))
 
     def _live_pose(self, admitted: Admitted, poses: SolvedPoses) -> FragmentPose | None:
         intrinsics = admitted.network_input.intrinsics or self.state.intrinsics

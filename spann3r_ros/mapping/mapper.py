@@ -17,6 +17,7 @@ from spann3r_ros.core.network import Network
 from spann3r_ros.core.types import Frame, StampedPose
 from spann3r_ros.core.views import camera_model
 
+from .back_end import BackEnd
 from .fragments.atlas import Atlas, PathView
 from .front_end import ASKED_FOR, MAP_LOADED, FrontEnd
 from .layers.voxel_map import VoxelCloud, VoxelMap, VoxelSnapshot
@@ -205,4 +206,4 @@ class Mapper:
 
     def _new_state(self, fragment_id: int) -> MappingState:
         return MappingState(KeyframeGate(self._config.keyframes), Sight(self._config.sight),
-                            Atlas(self._config, self._layers, fragment_id))
+                            Atlas(self._config, self._layers, fragment_id), BackEnd())

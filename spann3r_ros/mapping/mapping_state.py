@@ -13,6 +13,7 @@ from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.core.views import Preprocessed
 
 from .admitted import Admitted
+from .back_end import BackEnd
 from .fragments.atlas import Atlas
 from .layers.voxel_map import VoxelMap
 from .mapper_config import MapperConfig
@@ -54,12 +55,12 @@ class MappingState:
     gate: KeyframeGate
     sight: Sight
     atlas: Atlas
+    back_end: BackEnd
     phase: Phase = Phase.EMPTY
     poses: PoseSource | None = None  # chosen by the first frame
     pending: dict[int, Admitted] = field(default_factory=dict)  # final estimate still to come
     replays: dict[int, Admitted] = field(default_factory=dict)  # for the new fragment to process
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
-    levelled: bool = False
     image_ids: int = 0  # the number of ids used so far
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
     intrinsics: Intrinsics | None = None  # of the last keyframe, at the network's input size

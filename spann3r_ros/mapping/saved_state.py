@@ -71,7 +71,8 @@ def _state_tree(state: MappingState) -> Tree:
     names = [name for name, kind in POSE_SOURCES.items() if isinstance(state.poses, kind)]
     return {
         'camera': {'frame_id': frame_id, 'height': size[0], 'width': size[1]},
-        'phase': state.phase.value, 'levelled': state.levelled, 'image_ids': state.image_ids,
+        'phase': state.phase.value, 'levelled': state.back_end.levelled,
+        'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
         'coverage': None if math.isnan(state.coverage) else state.coverage,
@@ -90,7 +91,8 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     frame_id = camera.text('frame_id')
     state.camera = frame_id, (camera.integer('height', 2), camera.integer('width', 2))
     state.phase = Phase(node.text('phase', [phase.value for phase in Phase]))
-    state.levelled, state.image_ids = node.flag('levelled'), node.integer('image_ids')
+    state.back_end.levelled = node.flag('levelled')
+    state.image_ids = node.integer('image_ids')
     if node.has('intrinsics'):
         state.intrinsics = read_intrinsics(node.node('intrinsics'))
     if node.has('calibration'):

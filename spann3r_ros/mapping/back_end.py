@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The back end: it decides how the fragments of a map move, from the keyframes they receive.
+
+It never changes a pose in a fragment. What it decides depends on the frames alone, never on time.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, map_axes
+from spann3r_ros.core.types import Frame
+
+from .fragments.atlas import Atlas
+
+logger = logging.getLogger(__name__)
+
+
+class BackEnd:
+    """Levels a map whose first frame had no direction against gravity.
+
+    `levelled` is true once the map is level, or if given poses place it.
+    """
+
+    def __init__(self) -> None:
+        self.levelled = False
+
+    def observe(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
+        """Use a frame whose estimate is final, and the keyframes that it completed."""
+        self._level(frame, keyframes, atlas)
+
+    def _level(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
+        """Level the map by the first frame whose direction against gravity is known.
+
+        The map is then as if that direction, and no more, had been known at its first frame: its
+        origin and the direction of its x axis stay those of the first camera.
+        """
+        if self.levelled or frame.first_pose is None:
+            return
+        pose = next((one.pose for one in keyframes if one.stamp_ns == frame.stamp_ns), None)
+        if pose is None:
+            return
+        self.levelled = True
+        in_map = pose.in_map(atlas.current.map_from_fragment).world_from_camera
+        # The map was begun by a camera that was thought to be level.
+        up_of_first = MAP_FROM_OPTICAL[:3, :3].T @ in_map[:3, :3] @ frame.first_pose[2, :3]
+        logger.info('the map is levelled: gravity was not known at its first image')
+        atlas.move_all(map_axes(up_of_first) @ invert(MAP_FROM_OPTICAL))
