@@ -26,13 +26,18 @@ from .saved_fragments import fragment_tree, read_fragment
 class Constraint:
     """A measured similarity `first_from_second` [4, 4] between two fragments, by their ids.
 
-    `kind` is its source: overlap (a keyframe that both fragments have).
+    `kind` is its source: overlap (a keyframe that both fragments have), or loop (both saw the same
+    place). `covariance` [7, 7] is that of the error vector of E in `first_from_second` E, the true
+    similarity; None if it was not measured. `accepted` is what the pose graph says of a loop; None
+    before it has said anything.
     """
 
     kind: str
     first: int
     second: int
     first_from_second: np.ndarray
+    covariance: np.ndarray | None = None
+    accepted: bool | None = None
 
 
 @dataclass(frozen=True)
