@@ -238,6 +238,7 @@ class FrontEnd:
         placement = state.poses.place_fragment(estimate.pointmap, state.atlas.current)
         if placement is Placement.MEASURED:
             state.atlas.connect(state.poses.anchor_origin)
+        state.atlas.current.connected = placement is Placement.MEASURED
         if placement is not Placement.FAILED:
             return
         state.restart(NOT_PLACED)

@@ -15,7 +15,7 @@ from spann3r_ros.mapping.layers.layer import Layer
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
-from spann3r_ros.mapping.storage.saved_values import read_similarity
+from spann3r_ros.mapping.storage.saved_values import read_covariance, read_similarity
 
 from .fragment import Fragment
 from .keyframe_store import KeptReport, KeyframeStore
@@ -116,6 +116,10 @@ class Atlas:
         moved, self._moved = tuple(sorted(self._moved & set(self.fragments))), set()
         return moved
 
+    def report_moved(self, fragment_ids: Iterable[int]) -> None:
+        """Report fragments as moved, because others have been given another place of them."""
+        self._moved |= set(fragment_ids)
+
     def add(self, keyframe: Keyframe, points: np.ndarray | None) -> None:
         """Add a keyframe to its fragment.
 
@@ -130,6 +134,31 @@ class Atlas:
         fragment.path.append(keyframe.pose)
         self._keyframes.add(keyframe, fragment.keyframes)
         self._bound_path()
+
+    def loops(self, accepted: bool) -> int:
+        """Return how many loops the pose graph accepts, or how many it rejects."""
+        return sum(one.accepted is accepted for one in self.constraints)
+
+    def unconnected(self) -> set[int]:
+        """Return the fragments with keyframes that no measurement connects with the oldest one.
+
+        A fragment whose place was assumed may be connected by a loop, or by another fragment.
+        """
+        if all(one.connected for one in self.fragments.values()):
+            return set()
+        believed = [one for one in self.constraints if one.accepted is not False]
+        joined = {one.second for one in believed if one.kind == 'overlap'}
+        # Given poses, or fragments that were removed, have placed those that are not joined.
+        reached = {one.id for one in self.fragments.values()
+                   if one.connected and one.id not in joined}
+        reached.add(min(self.fragments))
+        size = 0
+        while len(reached) > size:
+            size = len(reached)
+            for one in believed:
+                if {one.first, one.second} & reached:
+                    reached |= {one.first, one.second}
+        return {one.id for one in self.fragments.values() if one.received} - reached
 
     def places(self, fragment_ids: Iterable[int]) -> Mapping[int, np.ndarray]:
         """Return `map_from_fragment` [4, 4] of some fragments by their ids."""
@@ -195,10 +224,7 @@ class Atlas:
             layer.check_stores([one.stores[layer.name] for one in fragments])
         self.current = self.fragments[current]
         self.revision = node.integer('revision')
-        self.constraints = [
-            Constraint(one.text('kind'), one.integer('first'), one.integer('second'),
-                       read_similarity(one, 'first_from_second'))
-            for one in node.nodes('constraints')]
+        self.constraints = [read_constraint(one) for one in node.nodes('constraints')]
         self._keyframes.restore(node.node('keyframes'), [one.keyframes for one in fragments])
         self._bound_path()
 
@@ -222,6 +248,15 @@ class Atlas:
             if surplus <= 0:
                 return
             surplus -= fragment.path.drop_oldest(surplus)
+
+
+def read_constraint(node: SavedNode) -> Constraint:
+    """Return the constraint of a node; those of earlier versions have no covariance."""
+    return Constraint(
+        node.text('kind'), node.integer('first'), node.integer('second'),
+        read_similarity(node, 'first_from_second'),
+        read_covariance(node, 'covariance', 7) if node.has('covariance') else None,
+        node.flag('accepted') if node.has('accepted') else None)
 
 
 def _moved_poses(fragment: Fragment) -> np.ndarray:
