@@ -19,6 +19,7 @@ from spann3r_ros.core.views import camera_model
 
 from .back_end import BackEnd
 from .fragments.atlas import Atlas, PathView
+from .fragments.graph_view import GraphView, view_graph
 from .front_end import ASKED_FOR, MAP_LOADED, FrontEnd
 from .layers.voxel_map import VoxelCloud, VoxelMap, VoxelSnapshot
 from .mapper_config import MapperConfig
@@ -192,6 +193,10 @@ class Mapper:
     def path(self) -> PathView:
         """Return the same poses as arrays."""
         return self._state.atlas.path()
+
+    def graph(self) -> GraphView:
+        """Return keyframes, fragments and constraints in the map."""
+        return view_graph(self._state.atlas)
 
     def cloud(self) -> VoxelCloud:
         """Return the voxels of all fragments as points in the map."""
