@@ -31,6 +31,8 @@ from .pose_graph import PoseGraph, Solution, groups, minimise
 LOOP = 'loop'
 # An eigenvalue of S, in units of C, below which others do not measure a direction of a loop.
 UNTESTED = 1e-7
+# A minimum for tests is found to this share of the standard deviations.
+ROUGHLY = 1e-2
 # Loops whose test is computed at once: each takes seven columns of the size of the graph.
 AT_ONCE = 8
 
@@ -51,16 +53,17 @@ def solve(graph: PoseGraph, probability: float) -> Judgement:
     """Return the places that fit best, and which loops pass the test of a probability."""
     is_loop = np.array([one.kind == LOOP for one in graph.constraints], bool)
     on, refused = ~is_loop, np.zeros(len(is_loop), bool)
-    solution = minimise(graph.without(~on))
+    solution = minimise(graph.without(~on), ROUGHLY)
     iterations = solution.iterations
     while True:
         candidates = np.flatnonzero(is_loop & ~on & ~refused)
         added = candidates[_passing(graph, on, candidates, solution, probability)]
         if not len(added):
-            return Judgement(dict(solution.places), on, iterations)
+            solution = minimise(_moved(graph.without(~on), solution))
+            return Judgement(dict(solution.places), on, iterations + solution.iterations)
         on[added] = True
         while True:
-            solution = minimise(_moved(graph.without(~on), solution))
+            solution = minimise(_moved(graph.without(~on), solution), ROUGHLY)
             iterations += solution.iterations
             tested = np.flatnonzero(is_loop & on)
             excess = _excess(graph, tested, solution, probability, is_part=True)

@@ -32,8 +32,7 @@ from spann3r_ros.mapping.fragments.atlas import Constraint
 MAX_ITERATIONS = 50
 LEAST_DAMPING, FIRST_DAMPING, MOST_DAMPING = 1e-12, 1e-6, 1e9
 DAMPING_FACTOR = 10.0
-# The minimum is reached when no number moves by more than this share of its standard deviation,
-# all others held.
+# The standard deviations are those of each number if all others are held.
 CONVERGED = 1e-7
 
 
@@ -95,10 +94,11 @@ class Solution:
     columns: np.ndarray
 
 
-def minimise(graph: PoseGraph) -> Solution:
+def minimise(graph: PoseGraph, converged: float = CONVERGED) -> Solution:
     """Return the places that fit a graph best, from its present places on.
 
-    Raises ValueError if the places do not converge within `MAX_ITERATIONS`.
+    The search ends when no number would move by more than a share `converged` of its standard
+    deviation. Raises ValueError if the places do not converge within `MAX_ITERATIONS`.
     """
     system = _System(graph)
     places, damping = system.places, FIRST_DAMPING
@@ -108,7 +108,7 @@ def minimise(graph: PoseGraph) -> Solution:
         step = _solve(hessian, diagonal * damping, -gradient)
         moved = system.moved(places, step)
         found = system.cost(moved)
-        if np.abs(step * np.sqrt(diagonal)).max(initial=0.0) < CONVERGED:
+        if np.abs(step * np.sqrt(diagonal)).max(initial=0.0) < converged:
             return Solution(dict(zip(system.ids, places, strict=True)), cost, iteration,
                             factorised(hessian), system.columns)
         if found <= cost:
