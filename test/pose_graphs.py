@@ -8,7 +8,7 @@ import numpy as np
 
 from spann3r_ros.core.similarity import carry_covariance, similarities_of
 from spann3r_ros.core.transforms import to_rigid
-from spann3r_ros.mapping.fragments.atlas import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.mapping.loops.pose_graph import PoseGraph
 
 # Standard deviations of a join and of a loop: translation, rotation, log scale.

@@ -9,7 +9,7 @@ import numpy as np
 from std_msgs.msg import Float64MultiArray
 from synthetic_mapper import create_network
 
-from spann3r_ros.mapping.fragments.atlas import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.ros import mapper_node
 from spann3r_ros.ros.mapper_node import MapperNode
 

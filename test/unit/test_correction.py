@@ -14,7 +14,7 @@ from mapper_runs import CAMERA, SCENE, make_mapper
 from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.transforms import invert, similarity_scale
-from spann3r_ros.mapping.fragments.atlas import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.mapping.loops import correction as correction_module
 from spann3r_ros.mapping.loops.pose_graph import ScalePrior
 from spann3r_ros.mapping.mapper import Mapper

@@ -16,7 +16,7 @@ from spann3r_ros.core.similarity import (
     similarity_scales,
 )
 from spann3r_ros.core.transforms import is_similarity
-from spann3r_ros.mapping.fragments.atlas import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint, without_fragment
 from spann3r_ros.mapping.loops.loop_selection import solve
 from spann3r_ros.mapping.loops.pose_graph import PoseGraph, ScalePrior, minimise
 
@@ -244,6 +244,26 @@ def test_priors_of_scales_set_the_scale_and_keep_the_origin() -> None:
     # A sure prior is kept, whatever the joins say.
     tight = minimise(replace(true.graph, priors=[ScalePrior(12, 0.7, 1e-12)]))
     assert np.log(similarity_scales(tight.places[12])) == pytest.approx(0.7, abs=1e-6)
+
+
+def test_a_graph_without_a_fragment_has_the_same_minimum() -> None:
+    """In a chain with a loop, a fragment that is left out changes nothing of the others."""
+    whole = walk(12, 11).graph
+    expected = minimise(whole).places
+    constraints = list(whole.constraints)
+    for removed in (4, 5, 9):
+        constraints = without_fragment(constraints, removed)
+    places = {one: place for one, place in whole.places.items() if one not in (4, 5, 9)}
+    assert len(constraints) == len(places) == 9
+    found = minimise(PoseGraph(places, constraints, 0)).places
+    moved = apart({one: expected[one] for one in places}, places)
+    assert apart(found, {one: expected[one] for one in places}) < 0.01 * moved
+    # A loop keeps its kind, and what has no covariance has none afterwards.
+    no_loop_end = without_fragment(constraints, 11)
+    assert [one.kind for one in no_loop_end if {0, 10} == {one.first, one.second}] == ['loop']
+    unknown = [replace(one, covariance=None) for one in constraints]
+    assert all(one.covariance is None for one in without_fragment(unknown, 6))
+    assert without_fragment(whole.constraints[-1:], 0) == []
 
 
 def test_what_is_no_graph_is_refused() -> None:

@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from spann3r_ros.core.similarity import carry_covariance, similarities_of
 from spann3r_ros.core.transforms import invert, to_rigid
 from spann3r_ros.core.types import FragmentPose
-from spann3r_ros.mapping.fragments.atlas import Atlas, Constraint
+from spann3r_ros.mapping.fragments.atlas import Atlas
+from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.loops.correction import Correction
 from spann3r_ros.mapping.mapper_config import LoopConfig, MapperConfig, VoxelMapConfig

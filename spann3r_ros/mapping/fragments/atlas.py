@@ -15,29 +15,11 @@ from spann3r_ros.mapping.layers.layer import Layer
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
-from spann3r_ros.mapping.storage.saved_values import read_covariance, read_similarity
 
+from .constraint import Constraint, read_constraint, without_fragment
 from .fragment import Fragment
 from .keyframe_store import KeptReport, KeyframeStore
 from .saved_fragments import fragment_tree, read_fragment
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A measured similarity `first_from_second` [4, 4] between two fragments, by their ids.
-
-    `kind` is its source: overlap (a keyframe that both fragments have), or loop (both saw the same
-    place). `covariance` [7, 7] is that of the error vector of E in `first_from_second` E, the true
-    similarity; None if it was not measured. `accepted` is what the pose graph says of a loop; None
-    before it has said anything.
-    """
-
-    kind: str
-    first: int
-    second: int
-    first_from_second: np.ndarray
-    covariance: np.ndarray | None = None
-    accepted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -229,13 +211,12 @@ class Atlas:
         self._bound_path()
 
     def _drop_exhausted(self) -> None:
-        """Remove older fragments of which nothing is left, and their constraints."""
+        """Remove older fragments of which nothing is left; others stay connected."""
         for fragment in list(self.fragments.values())[:-1]:
             if not (len(fragment.path) or fragment.keyframes
                     or any(map(len, fragment.stores.values()))):
                 del self.fragments[fragment.id]
-        self.constraints = [one for one in self.constraints
-                            if {one.first, one.second} <= set(self.fragments)]
+                self.constraints = without_fragment(self.constraints, fragment.id)
 
     def _new(self, fragment_id: int, scale: Scale) -> Fragment:
         stores = {layer.name: layer.new_store() for layer in self._layers}
@@ -248,15 +229,6 @@ class Atlas:
             if surplus <= 0:
                 return
             surplus -= fragment.path.drop_oldest(surplus)
-
-
-def read_constraint(node: SavedNode) -> Constraint:
-    """Return the constraint of a node; those of earlier versions have no covariance."""
-    return Constraint(
-        node.text('kind'), node.integer('first'), node.integer('second'),
-        read_similarity(node, 'first_from_second'),
-        read_covariance(node, 'covariance', 7) if node.has('covariance') else None,
-        node.flag('accepted') if node.has('accepted') else None)
 
 
 def _moved_poses(fragment: Fragment) -> np.ndarray:

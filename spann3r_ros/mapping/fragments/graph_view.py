@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .atlas import Atlas, Constraint
+from .atlas import Atlas
+from .constraint import Constraint
 from .fragment import Fragment
 
 JOIN, ACCEPTED, REJECTED, UNJUDGED = 'join', 'accepted', 'rejected', 'unjudged'

@@ -17,7 +17,8 @@ import numpy as np
 
 from spann3r_ros.core.similarity import SCALE, SHIFT, SIZE, TURN, adjoints, similarity_scales
 from spann3r_ros.core.transforms import is_similarity
-from spann3r_ros.mapping.fragments.atlas import Atlas, Constraint, read_constraint
+from spann3r_ros.mapping.fragments.atlas import Atlas
+from spann3r_ros.mapping.fragments.constraint import Constraint, read_constraint
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 

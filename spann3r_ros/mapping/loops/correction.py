@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from spann3r_ros.core.transforms import invert_similarity
-from spann3r_ros.mapping.fragments.atlas import Atlas, Constraint
+from spann3r_ros.mapping.fragments.atlas import Atlas
+from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.mapping.mapper_config import LoopConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from spann3r_ros.core.similarity import SIZE, residuals
-from spann3r_ros.mapping.fragments.atlas import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint
 
 from .pose_graph import PoseGraph, Solution, groups, minimise
 

@@ -27,7 +27,7 @@ from spann3r_ros.core.similarity import (
     similarities_of,
     similarity_scales,
 )
-from spann3r_ros.mapping.fragments.atlas import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint
 
 MAX_ITERATIONS = 50
 LEAST_DAMPING, FIRST_DAMPING, MOST_DAMPING = 1e-12, 1e-6, 1e9
