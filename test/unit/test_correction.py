@@ -19,6 +19,7 @@ from spann3r_ros.mapping.loops import correction as correction_module
 from spann3r_ros.mapping.loops.pose_graph import ScalePrior
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes, read_map
+from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
 # One round, in which the network drifts by 4 mm a step in the world, and a third of another one.
 ROUND, COUNT, PER_FRAGMENT = 30, 40, 5
@@ -169,6 +170,22 @@ def test_a_map_that_is_saved_while_a_solution_runs_is_continued(
     assert map_hashes(loaded) == map_hashes(mapper)
     assert loaded.status().revision == mapper.status().revision > 0
     assert loaded.status().loops_accepted == 1
+
+
+def test_a_map_of_a_version_without_a_pose_graph_is_continued() -> None:
+    mapper = mapped()
+    tree = mapper.tree()
+    del tree['state']['correction']
+    for fragment in tree['state']['atlas']['fragments']:
+        del fragment['connected']
+    for constraint in tree['state']['atlas']['constraints']:
+        del constraint['covariance'], constraint['accepted']
+    loaded = make_mapper(POSES, DRIFTING)
+    loaded.load(decode_tree(*encode_tree(tree)))
+    for one in (mapper, loaded):
+        add(one, true_loop(one, 0, 6))
+        go_on(one, LOOP_AT, COUNT)
+    assert map_hashes(loaded) == map_hashes(mapper) and loaded.status().loops_accepted == 1
 
 
 def test_a_copy_of_a_map_has_its_own_correction() -> None:
