@@ -59,6 +59,18 @@ def invert_similarities(similarities: np.ndarray) -> np.ndarray:
     return inverses
 
 
+def without_rounding(similarities: np.ndarray) -> np.ndarray:
+    """Return similarities [..., 4, 4] whose rotations are the nearest to the rounded ones.
+
+    Inverses are built from transposes, so that each product with one adds the errors of both.
+    """
+    scales = similarity_scales(similarities)[..., None, None]
+    u, _, vt = np.linalg.svd(similarities[..., :3, :3] / scales)
+    rounded = similarities.copy()
+    rounded[..., :3, :3] = scales * (u @ vt)
+    return rounded
+
+
 def adjoints(similarities: np.ndarray) -> np.ndarray:
     """Return the Jacobians [..., 7, 7] of the error vector of G E G^-1 at E = 1, for each G.
 

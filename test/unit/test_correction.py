@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -113,6 +114,22 @@ def test_the_result_does_not_depend_on_how_long_the_solution_takes(
     mapper = closed()
     assert map_hashes(go_on(mapper, LOOP_AT, COUNT)) == expected
     assert time.monotonic() - began >= delay_sec
+
+
+def test_images_go_on_while_a_graph_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived, seen = Event(), []
+
+    def waiting(*arguments: object) -> object:
+        seen.append(arrived.wait(30.0))
+        return solve(*arguments)
+    solve = correction_module.solve
+    monkeypatch.setattr(correction_module, 'solve', waiting)
+    # The solution ends only after the images before its application have been processed.
+    mapper = go_on(closed(), LOOP_AT, LOOP_AT + 2)
+    assert mapper.status().keyframes == LOOP_AT + 1 and not seen
+    arrived.set()
+    go_on(mapper, LOOP_AT + 2, LOOP_AT + 3)
+    assert seen == [True] and mapper.status().revision
 
 
 def test_fragments_that_began_after_the_snapshot_follow_the_last_one_before_it() -> None:
@@ -226,10 +243,12 @@ def test_a_measured_scale_stretches_the_map_about_its_origin() -> None:
                                    3.0 * expected.world_from_camera[:3, 3], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(pose.world_from_camera[:3, :3],
                                    expected.world_from_camera[:3, :3], atol=1e-4)
-    # A loop that comes later keeps the scale.
-    mapper = go_on(closed(), LOOP_AT, LOOP_AT + 4)
-    mapper._state.back_end.correction.set_scale(ScalePrior(2, float(np.log(3.0)), 1e-6))
-    mapper.flush()
+    # A scale may wait for a loop, which keeps it.
+    mapper = mapped()
+    correction = mapper._state.back_end.correction
+    correction.set_scale(ScalePrior(2, float(np.log(3.0)), 1e-6), is_due=False)
+    assert not correction.is_pending
+    add(mapper, true_loop(mapper, 0, 6)).flush()
     scale = similarity_scale(mapper._state.atlas.fragments[2].map_from_fragment)
     assert scale == pytest.approx(3.0, rel=1e-3)
 

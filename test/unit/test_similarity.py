@@ -14,6 +14,7 @@ from spann3r_ros.core.similarity import (
     inverted,
     residuals,
     similarities_of,
+    without_rounding,
 )
 from spann3r_ros.core.transforms import invert_similarity, is_similarity
 
@@ -62,6 +63,19 @@ def test_jacobians_of_residuals_equal_finite_differences(error: float) -> None:
     np.testing.assert_allclose(to_first, found, atol=1e-7)
     found = slope(lambda d: residuals(measured, first, second @ similarities_of(d))[0], vectors)
     np.testing.assert_allclose(to_second, found, atol=1e-7)
+
+
+def test_rounding_is_removed_and_nothing_else() -> None:
+    exact = drawn(4, 20)
+    rounded = exact.copy()
+    rounded[:, :3, :3] += 1e-6 * np.random.default_rng(0).normal(size=(20, 3, 3))
+    found = without_rounding(rounded)
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+    turns = found[:, :3, :3] / np.cbrt(np.linalg.det(found[:, :3, :3]))[:, None, None]
+    np.testing.assert_allclose(turns @ np.swapaxes(turns, 1, 2), np.tile(np.eye(3), (20, 1, 1)),
+                               atol=1e-14)
+    np.testing.assert_allclose(np.linalg.det(found[:, :3, :3]),
+                               np.linalg.det(rounded[:, :3, :3]), rtol=1e-12)
 
 
 def test_adjoints_equal_finite_differences() -> None:

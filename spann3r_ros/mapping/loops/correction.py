@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spann3r_ros.core.similarity import without_rounding
 from spann3r_ros.core.transforms import invert_similarity
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.fragments.constraint import Constraint
@@ -66,10 +67,13 @@ class Correction:
         atlas.constraints.extend(loops)
         self._is_due |= bool(loops)
 
-    def set_scale(self, prior: ScalePrior) -> None:
-        """Let the scale of a fragment's place be a measured one; a solution is due."""
+    def set_scale(self, prior: ScalePrior, is_due: bool = True) -> None:
+        """Let the scale of a fragment's place be a measured one.
+
+        If `is_due` is false, the next solution that is due for another reason uses it.
+        """
         self.priors[prior.fragment] = prior
-        self._is_due = True
+        self._is_due |= is_due
 
     def observe(self, atlas: Atlas) -> None:
         """Count a keyframe; apply a solution whose time has come, begin one that is due."""
@@ -137,7 +141,7 @@ class Correction:
             else:
                 continue
             if not np.allclose(place, now, rtol=UNMOVED, atol=UNMOVED):
-                atlas.move(fragment.id, place)
+                atlas.move(fragment.id, without_rounding(place))
                 count += 1
                 farthest = max(farthest, float(np.linalg.norm(place[:3, 3] - now[:3, 3])))
         loops = [on for one, on in zip(graph.constraints, judgement.accepted, strict=True)
