@@ -17,7 +17,7 @@ from spann3r_ros.mapping.fragments.graph_view import (
 
 # Longer paths are thinned evenly: rclpy takes 5 us for a point, during which no other Python code
 # runs.
-MAX_KEYFRAMES = 2000
+MAX_KEYFRAMES = 1000
 # Widths in voxels: the unit of the map may be unknown.
 POINT_WIDTH, LINE_WIDTH, LOOP_WIDTH = 3.0, 1.0, 2.0
 KEYFRAMES = ColorRGBA(r=1.0, g=0.85, b=0.2, a=1.0)
