@@ -163,6 +163,19 @@ def test_a_false_loop_without_a_true_one_is_rejected() -> None:
     assert apart(found.places, dict(true.graph.places)) < AGREEMENT
 
 
+def test_a_false_loop_that_the_drift_allows_is_outvoted() -> None:
+    """Compared with the joins alone it passes; it contradicts the loops beside it."""
+    true = walk(30, 20, every=2, seed=5)
+    one = measured(np.random.default_rng(7), 'loop', true.truth, 3, 23, LOOP)
+    shifted = one.first_from_second @ similarities_of([0.6, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    false = replace(one, first_from_second=shifted)
+    joins = [one for one in true.graph.constraints if one.kind == 'overlap']
+    assert solve(replace(true.graph, constraints=[*joins, false]), PROBABILITY).accepted.all()
+    found = solve(with_loops(true, false), PROBABILITY)
+    assert np.flatnonzero(~found.accepted).tolist() == [10]
+    assert apart(found.places, solve(true.graph, PROBABILITY).places) < AGREEMENT
+
+
 def test_many_false_loops_that_agree_are_rejected() -> None:
     """Two rooms that look the same, one after the other, are not made one."""
     truth = {index: similarities_of([0.7 * index, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
