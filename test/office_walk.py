@@ -80,7 +80,7 @@ class OfficeWalk:
         scores = self.thumbnails @ _thumbnail(image)
         best = int(scores.argmax())
         if scores[best] < LEAST_CORRELATION:
-            raise FrameError(f'image: expected one of the walk, the best correlates {scores[best]}')
+            raise FrameError(f'image: expected one of the walk, got a best of {scores[best]:.2f}')
         return best
 
     def points(self, index: int) -> np.ndarray:
