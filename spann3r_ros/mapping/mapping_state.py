@@ -30,8 +30,7 @@ class Phase(Enum):
     """What a map accepts.
 
     EMPTY: frames of any camera, with or without given poses. TRACKING and LOST: frames of the
-    map's camera; LOST, if the newest keyframe has no pose or the fragment no place. CLOSED, after
-    a flush: no frames.
+    map's camera; LOST, if the newest keyframe has no pose. CLOSED, after a flush: no frames.
     """
 
     EMPTY = 'empty'
@@ -152,6 +151,8 @@ class MappingState:
             voxels_evicted=voxel_map.evicted,
             kept=atlas.kept(),
             memory=memory,
+            fragments_unconnected=sum(one.received > 0 and not one.connected
+                                      for one in atlas.fragments.values()),
         )
 
     def forget_calibration(self) -> None:

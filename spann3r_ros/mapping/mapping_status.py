@@ -21,7 +21,8 @@ class MappingStatus:
 
     `phase` is empty, tracking, lost or closed. `skipped` counts the frames that the keyframe gate
     rejected. `blind_reason` is what the newest images lack, or empty. `fragments` counts those
-    with keyframes. `revision` grows whenever a fragment moves. `poses_failed` counts keyframes
+    with keyframes, `fragments_unconnected` those of them whose place was assumed. `revision` grows
+    whenever a fragment moves. `poses_failed` counts keyframes
     whose pointmap gave no pose, `poses_gated` those whose pointmap gave a pose that the filter
     rejected, and `pose_resets` how often it then followed the pointmaps after all.
     `keyframes_left_out` counts keyframes without a pose, whose points did not enter the map.
@@ -48,6 +49,7 @@ class MappingStatus:
     voxels_evicted: int
     kept: KeptReport
     memory: MemoryReport
+    fragments_unconnected: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import invert_similarity, is_similarity
+from spann3r_ros.core.transforms import is_similarity
 from spann3r_ros.core.types import FragmentPose, StampedPose
 from spann3r_ros.mapping.layers.layer import Layer
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
-from spann3r_ros.mapping.storage.saved_values import read_similarity
+from spann3r_ros.mapping.storage.saved_values import read_covariance, read_similarity
 
 from .fragment import Fragment
 from .keyframe_store import KeptReport, KeyframeStore
+from .overlap import Join
 from .saved_fragments import fragment_tree, read_fragment
 
 
@@ -26,13 +27,16 @@ from .saved_fragments import fragment_tree, read_fragment
 class Constraint:
     """A measured similarity `first_from_second` [4, 4] between two fragments, by their ids.
 
-    `kind` is its source: overlap (a keyframe that both fragments have).
+    `kind` is its source: overlap (keyframes that both fragments have). `covariance` [7, 7] is that
+    of E in `true = first_from_second E`: of its shift, rotation vector and log scale, about the
+    origin of the second fragment and along its axes; None if unknown.
     """
 
     kind: str
     first: int
     second: int
     first_from_second: np.ndarray
+    covariance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,11 @@ class Atlas:
                                  former.scale if scale is None else scale)
         return self.current
 
-    def connect(self, fragment_id: int) -> None:
-        """Record that a keyframe of another fragment placed the current one."""
-        other = self.fragments.get(fragment_id)
-        if other is not None and other is not self.current:
-            self.constraints.append(Constraint(
-                'overlap', other.id, self.current.id,
-                invert_similarity(other.map_from_fragment) @ self.current.map_from_fragment))
+    def connect(self, join: Join) -> None:
+        """Record that keyframes of another fragment have placed the current one."""
+        if join.alignment is not None and join.first in self.fragments:
+            self.constraints.append(Constraint('overlap', join.first, self.current.id,
+                                               join.first_from_second, join.covariance))
 
     def move(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
         """Place a fragment anew; all views of its keyframes, path and voxels follow.
@@ -192,7 +194,8 @@ class Atlas:
         self.revision = node.integer('revision')
         self.constraints = [
             Constraint(one.text('kind'), one.integer('first'), one.integer('second'),
-                       read_similarity(one, 'first_from_second'))
+                       read_similarity(one, 'first_from_second'),
+                       read_covariance(one, 'covariance', 7) if one.has('covariance') else None)
             for one in node.nodes('constraints')]
         self._keyframes.restore(node.node('keyframes'), [one.keyframes for one in fragments])
         self._bound_path()

@@ -33,7 +33,8 @@ def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
     """Return a fragment."""
     path = fragment.path
     return {
-        'id': fragment.id, 'received': fragment.received, 'scale': scale_tree(fragment.scale),
+        'id': fragment.id, 'received': fragment.received, 'connected': fragment.connected,
+        'scale': scale_tree(fragment.scale),
         'map_from_fragment': fragment.map_from_fragment,
         'fragment_from_sequence': fragment.fragment_from_sequence,
         'path': _poses_tree(path.stamps, path.transforms, path.covariances),
@@ -53,7 +54,9 @@ def read_fragment(node: SavedNode, layers: Mapping[str, tuple[Layer, Any]],
         _read_keyframes(node.node('keyframes'), identifier, frame_id),
         {name: layer.read_store(stores.node(name), counters)
          for name, (layer, counters) in layers.items()},
-        node.integer('received'))
+        node.integer('received'),
+        # Maps of earlier versions have no such entry.
+        node.flag('connected') if node.has('connected') else True)
 
 
 def _poses_tree(stamps: np.ndarray, transforms: np.ndarray,

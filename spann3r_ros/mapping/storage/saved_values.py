@@ -86,9 +86,9 @@ def read_similarity(node: SavedNode, name: str) -> np.ndarray:
     return transform
 
 
-def read_covariance(node: SavedNode, name: str) -> np.ndarray:
-    """Return a covariance [6, 6]."""
-    covariance = node.array(name, np.float64, (6, 6))
+def read_covariance(node: SavedNode, name: str, size: int = 6) -> np.ndarray:
+    """Return a covariance [size, size]."""
+    covariance = node.array(name, np.float64, (size, size))
     if not is_covariance(covariance):
         raise node.fault(name, 'a symmetric matrix of non-negative variances',
                          covariance.tolist())
