@@ -6,8 +6,12 @@ camera T_k is known, and the point X_i in the second one. The similarity S = fir
 moves it to Y_i = S X_i, seen in the camera at (x, y, z):
 
     r_i = ( x/z - u,  y/z - v,  log z - log d_i )      across the ray, and along it
-    q_i = (r_1^2 + r_2^2) / a^2 + r_3^2 / b^2          a, b: 1.48 median |r| of all pixels
-    w_i = c_i (1 + q_i / 25)^-2                        Geman and McClure; c_i: confidence
+    q_i = (r_1^2 + r_2^2) / a^2 + r_3^2 / b^2          a, b: standard deviations
+    w_i = c_i (1 + q_i / 9)^-2                        Geman and McClure; c_i: confidence
+
+a and b are those of a normal distribution with the median of |r| that the pixels have, which in
+each step are weighted by w_i. They never grow from step to step, so that outliers on one side do
+not draw the similarity to them.
 
 The scale begins as the median of log d_i - log (depth of X_i in its own camera), weighted by the
 confidence, the rest as the pose of the image with the most pixels. Gauss-Newton on all pixels of
@@ -19,7 +23,9 @@ The errors of a network are alike in a patch of the image and in successive imag
 therefore has the score of each of 4 x 4 cells of the image, over all images, as one measurement:
 
     H = sum of the Hessians             G_c = sum over cell c of w_i J_i^T W r_i
-    P = H^-1 (sum G_c G_c^T) H^-1 n / (n - 7) + floor          n: cells with pixels
+    P = 1.5 H^-1 (sum G_c G_c^T) H^-1 n / (n - 7) + floor      n: cells with pixels
+
+The factor 1.5 allows for errors that neighbouring cells have in common.
 """
 from __future__ import annotations
 
@@ -36,13 +42,13 @@ from spann3r_ros.core.transforms import (
     rotation_vector,
     to_rigid,
 )
-from spann3r_ros.core.types import FrameError
+from spann3r_ros.core.types import FrameError, finite_points
 from spann3r_ros.mapping.tracking.focal_length import weighted_median
 
 # Fewer confident pixels, in all images together, give no similarity.
 MIN_SHARED_POINTS = 200
 # So many pixels at most enter the fit, evenly over the images.
-MAX_POINTS = 4000
+MAX_POINTS = 3000
 # A pixel agrees if its depths differ by less than this (logarithm), and its point is less than
 # this, as a share of the focal length, beside its ray.
 MAX_DEPTH_ERROR = 0.1
@@ -52,12 +58,16 @@ MIN_AGREEING = 0.5
 # Cells per side of the image whose errors count as independent, and the least number with pixels.
 CELLS = 4
 MIN_CELLS = 8
+# Factor on the covariance for what neighbouring cells have in common.
+NEIGHBOURS = 1.5
 # Degrees of freedom of a similarity.
 FREEDOM = 7
 # q at which the weight is a quarter.
-KERNEL = 25.0
-MAX_STEPS = 12
-SMALL_STEP = 1e-5
+KERNEL = 9.0
+MAX_STEPS = 20
+SMALL_STEP = 1e-4
+# Standard deviation of a normal distribution over the median length of two and of one component.
+TO_DEVIATION = 0.849, 1.483
 # Lower bounds of a and b, of a tenth of a pixel in 200 and of the depth.
 MIN_DEVIATION = 5e-4, 1e-3
 # Lower bound of the deviations of a join: shift in units of the depth, rotation, log scale.
@@ -120,13 +130,13 @@ def align(views: Sequence[SharedView]) -> Alignment:
                              f'with the last one, got {count}')
     pixels = _Pixels(views, [one[::-(-count // MAX_POINTS)] for one in chosen])
     similarity = _start(views, chosen, pixels)
+    fit = _Linearisation(pixels, similarity)
     for _ in range(MAX_STEPS):
-        fit = _Linearisation(pixels, similarity)
         step = fit.step()
-        similarity = fit.moved(step)
+        fit = _Linearisation(pixels, fit.moved(step), fit)
         if np.abs(step / fit.unit).max() < SMALL_STEP:
             break
-    fit = _Linearisation(pixels, similarity)
+    similarity = fit.similarity
     if fit.agreeing < MIN_AGREEING:
         raise AlignmentError(f'fragment: expected {MIN_AGREEING:.0%} of the points to agree on '
                              f'a place and a scale, got {fit.agreeing:.0%}')
@@ -139,7 +149,7 @@ def align(views: Sequence[SharedView]) -> Alignment:
 def _usable(view: SharedView) -> np.ndarray:
     with np.errstate(invalid='ignore'):
         return ((view.weights > 0.0) & (view.depth > 0.0) & np.isfinite(view.depth)
-                & np.isfinite(view.points).all(axis=-1))
+                & finite_points(view.points))
 
 
 class _Pixels:
@@ -187,8 +197,9 @@ def _start(views: Sequence[SharedView], chosen: Sequence[np.ndarray],
 class _Linearisation:
     """The residuals of all pixels about a similarity; the module's docstring has the equations."""
 
-    def __init__(self, pixels: _Pixels, similarity: np.ndarray) -> None:
-        self._similarity = similarity
+    def __init__(self, pixels: _Pixels, similarity: np.ndarray,
+                 before: _Linearisation | None = None) -> None:
+        self.similarity = similarity
         placed = similarity[:3, :3] @ pixels.points + similarity[:3, 3:]
         self.middle = np.median(placed, axis=1)
         arms = placed - self.middle[:, None]
@@ -213,11 +224,15 @@ class _Linearisation:
         self.distance = float(np.exp(np.median(pixels.log_depth)))
         # Units of a step: shift, rotation, log scale.
         self.unit = np.repeat([self.distance, 1.0, 1.0], [3, 3, 1])
-        deviations = [max(least, 1.4826 * float(np.median(one)) * factor)
-                      for least, one, factor in zip(MIN_DEVIATION, (beside, along),
-                                                    (0.5728, 1.0), strict=True)]
-        self._inverse = 1.0 / np.square([deviations[0], deviations[0], deviations[1]])
         self._residuals[:, ~front] = 0.0
+        weights = pixels.weights if before is None else before._weights
+        deviations = [max(least, factor * weighted_median(one, weights))
+                      for least, one, factor in zip(MIN_DEVIATION, (beside, along), TO_DEVIATION,
+                                                    strict=True)]
+        if before is not None:
+            deviations = np.minimum(deviations, before._deviations)
+        self._deviations = deviations
+        self._inverse = 1.0 / np.square(np.repeat(deviations, [2, 1]))
         self._q = (self._inverse[:, None] * self._residuals**2).sum(axis=0) / KERNEL
         self._weights = np.where(front, pixels.weights * (1.0 + self._q)**-2, 0.0)
         self._cells = pixels.cells
@@ -242,7 +257,7 @@ class _Linearisation:
         change = to_rigid(step[3:6], np.zeros(3))
         change[:3, :3] *= grown
         change[:3, 3] = self.middle + step[:3] - change[:3, :3] @ self.middle
-        return change @ self._similarity
+        return change @ self.similarity
 
     def covariance(self) -> np.ndarray:
         """Return the covariance [7, 7] about the middle; AlignmentError if it is too large."""
@@ -261,8 +276,8 @@ class _Linearisation:
             raise AlignmentError('fragment: the shared points do not determine its place')
         inverse = np.linalg.inv(hessian)
         independent = max(len(occupied) - FREEDOM, 1)
-        covariance = (inverse @ scores @ scores.T @ inverse * (len(occupied) / independent)
-                      + np.diag(FLOOR**2))
+        covariance = (inverse @ scores @ scores.T @ inverse
+                      * (NEIGHBOURS * len(occupied) / independent) + np.diag(FLOOR**2))
         deviations = np.sqrt(np.diag(covariance))
         if (deviations > MAX_DEVIATION).any():
             raise AlignmentError(
