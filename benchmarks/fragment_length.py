@@ -7,33 +7,36 @@ once with each of `--lengths`. Without loops a path can only lose by a join.
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence as Many
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
 
-from spann3r_ros.core.network import Compute
-from spann3r_ros.core.types import Frame
-from spann3r_ros.evaluation.bag_comparison import compare
+from spann3r_ros.core.network import Compute, Network
 from spann3r_ros.evaluation.held_out.held_out_rooms import (
     ASPECT,
     HeldOutConfig,
+    Sequence,
     Turn,
     draw_sequences,
     unseen_rooms,
 )
 from spann3r_ros.evaluation.measures import trajectories
-from spann3r_ros.evaluation.recorded_runs import poses_of, in_first_camera, to_frames
+from spann3r_ros.evaluation.recorded_runs import in_first_camera, poses_of, to_frames
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.fragments import overlap
+from spann3r_ros.mapping.fragments.sequence_alignment import Alignment, SharedView
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, SightConfig
 from spann3r_ros.networks.registry import open_network, resolve_checkpoint
 from spann3r_ros.pipeline.runner import run_frames
 
-del compare, Iterator, Frame
+HEADER = ('max_keyframes', 'overlap', 'max_lost', 'error % of path', 'of side', 'posed',
+          'fragments', 'not connected', 'ms a frame')
 WALKS = Turn(200, motion=0.45), Turn(200, 1.8)
 
 
@@ -41,16 +44,43 @@ class TimedJoins:
     """Counts the joins and their time, in place of `overlap.align`."""
 
     def __init__(self) -> None:
-        self._align, self.seconds = overlap.align, []
+        self._align = overlap.align
+        self.seconds: list[float] = []
         overlap.align = self
 
-    def __call__(self, views: list) -> object:
+    def __call__(self, views: Many[SharedView]) -> Alignment:
         """Align as before."""
         started = time.perf_counter()
         try:
             return self._align(views)
         finally:
             self.seconds.append(time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings of the fragments, as their parameters have them."""
+
+    max_keyframes: int
+    overlap_keyframes: int
+    max_lost: int
+
+
+def measure(network: Network, sequence: Sequence, choice: Choice) -> list[float]:
+    """Return the numbers of a row for one walk."""
+    config = MapperConfig(sight=SightConfig(check=False), live_pose=False,
+                          fragments=FragmentConfig(*astuple(choice)))
+    mapper, started = Mapper(network, config), time.perf_counter()
+    result = run_frames(mapper, to_frames(sequence.images, sequence.intrinsics))
+    seconds = time.perf_counter() - started
+    poses, stamps = poses_of(in_first_camera(result.updates))
+    true, status = sequence.poses[stamps][:, :3, 3], mapper.status()
+    aligned = trajectories.fit_similarity(poses[:, :3, 3], true)
+    error = trajectories.root_mean_square(aligned.apply(poses[:, :3, 3]) - true)
+    length = np.linalg.norm(np.diff(sequence.poses[:, :3, 3], axis=0), axis=1).sum()
+    frames = len(sequence.images)
+    return [100 * error / length, 100 * error / sequence.mean_side, len(poses) / frames,
+            status.fragments, status.fragments_unconnected, 1e3 * seconds / frames]
 
 
 def main() -> None:
@@ -60,39 +90,30 @@ def main() -> None:
     parser.add_argument('--rooms', type=int, default=4)
     parser.add_argument('--lengths', type=int, nargs='+', default=[0, 80, 40, 20])
     parser.add_argument('--overlaps', type=int, nargs='+', default=[3])
+    parser.add_argument('--max-lost', type=int, nargs='+', default=[10])
     values = parser.parse_args()
     cv2.setNumThreads(1)
-    network = open_network(resolve_checkpoint(values.checkpoint), compute=Compute('cpu', threads=1))
+    logging.disable(logging.WARNING)
+    network = open_network(resolve_checkpoint(values.checkpoint),
+                           compute=Compute('cpu', threads=1))
     rooms = unseen_rooms(HeldOutConfig(), network.input_size(ASPECT))
     joins = TimedJoins()
-    choices = [(length, one) for length in values.lengths
-               for one in (values.overlaps if length else values.overlaps[:1])]
+    choices = [Choice(length, shared, lost) for length in values.lengths
+               for shared in (values.overlaps if length else values.overlaps[:1])
+               for lost in values.max_lost]
     for walk in WALKS:
-        rows: dict[tuple[int, int], list[list[float]]] = {choice: [] for choice in choices}
-        for number, sequence in enumerate(draw_sequences(rooms, values.rooms, walk)):
-            frames = to_frames(sequence.images, sequence.intrinsics)
-            length = np.linalg.norm(np.diff(sequence.poses[:, :3, 3], axis=0), axis=1).sum()
+        rows: dict[Choice, list[list[float]]] = {choice: [] for choice in choices}
+        for sequence in draw_sequences(rooms, values.rooms, walk):
             for choice in choices:
-                config = MapperConfig(sight=SightConfig(check=False), live_pose=False,
-                                      fragments=FragmentConfig(*choice))
-                mapper = Mapper(network, config)
-                started = time.perf_counter()
-                result = run_frames(mapper, frames)
-                seconds = time.perf_counter() - started
-                poses, stamps = poses_of(in_first_camera(result.updates))
-                true = sequence.poses[stamps][:, :3, 3]
-                aligned = trajectories.fit_similarity(poses[:, :3, 3], true)
-                error = trajectories.root_mean_square(aligned.apply(poses[:, :3, 3]) - true)
-                status = mapper.status()
-                rows[choice].append([error / length, error / sequence.mean_side, len(poses) / len(frames),
-                                     status.fragments, status.fragments_unconnected, seconds / len(frames)])
-                print(walk.name, number, choice, ['%.4f' % one for one in rows[choice][-1]], flush=True)
-        print(format_table(
-            ['keyframes', 'overlap', 'error / path', 'error / side', 'posed', 'fragments', 'not connected', 's/frame'],
-            [[str(length), str(shared), *(f'{one:.4f}' for one in np.mean(found, axis=0))]
-             for (length, shared), found in rows.items()]))
+                rows[choice].append(measure(network, sequence, choice))
+                print('.', end='', file=sys.stderr, flush=True)
+        print(f'\n{walk.name}, {values.rooms} rooms')
+        print(format_table(HEADER, [
+            [*map(str, astuple(choice)), *(f'{one:.2f}' for one in np.mean(found, axis=0))]
+            for choice, found in rows.items()]), flush=True)
     if joins.seconds:
-        print(f'a join takes {1e3 * np.median(joins.seconds):.1f} ms without the poses of its images')
+        print(f'a join takes {1e3 * np.median(joins.seconds):.1f} ms beside the steps and poses '
+              'of its images')
 
 
 if __name__ == '__main__':

@@ -10,11 +10,14 @@ from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.types import DeviceMemoryError, Frame, Pointmap
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError, Pointmap
 from spann3r_ros.mapping.fragments import overlap
 from spann3r_ros.mapping.fragments.sequence_alignment import Alignment
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.storage.map_directory import map_hashes
+from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
 FRAMES = 30
 INDEXED = SyntheticOptions(index_from_image=True)
@@ -230,3 +233,88 @@ class Scattered(SyntheticNetwork):
             return pointmap
         noise = np.random.default_rng(index).normal(0.0, 5.0, pointmap.points.shape)
         return replace(pointmap, points=noise.astype(np.float32))
+
+
+class Rescaled(SyntheticNetwork):
+    """Has another scale in each fragment."""
+
+    scales = (1.0, 0.5, 2.0, 0.7, 1.5, 1.1)
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        return replace(pointmap, points=pointmap.points * np.float32(self.scales[self._fragments]))
+
+
+def test_six_fragments_of_different_scales_keep_the_path(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    network = Rescaled(SCENE, poses, replace(INDEXED, noise=0.01), CAMERA)
+    mapper = Mapper(network, MapperConfig(fragments=FragmentConfig(max_keyframes=5)))
+    for frame in frames:
+        mapper.process(frame)
+    mapper.flush()
+    assert mapper.status().fragments == 6
+    truth = [(MAP_FROM_OPTICAL @ invert(poses[0]) @ pose)[:3, 3] for pose in poses]
+    found = [pose.world_from_camera[:3, 3] for pose in mapper.trajectory]
+    length = np.linalg.norm(np.diff(truth, axis=0), axis=1).sum()
+    error = np.sqrt(np.mean(np.sum(np.subtract(found, truth)**2, axis=1)))
+    assert error < 0.01 * length
+
+
+class Refusing(SyntheticNetwork):
+    """Refuses images that are no keyframes yet while `closed` is set."""
+
+    closed = False
+
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        if self.closed and image_id > 0:
+            raise FrameError('closed')
+        return super().step(image, image_id)
+
+
+def test_a_map_saved_in_the_middle_of_a_join_goes_on(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    networks = [Refusing(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA) for _ in range(2)]
+    mapper, loaded = map(Mapper, networks)
+    for frame in frames[:6]:
+        mapper.process(frame)
+    mapper.new_fragment()
+    networks[0].closed = True
+    assert len(mapper.process(frames[6]).failed) == 2
+    saved = decode_tree(*encode_tree(mapper.tree()))
+    # The estimate of the newest image that is seen again is still to come.
+    assert [one.integer('index') for one in saved.node('state').node('poses').nodes('views')] == [
+        0, 1]
+    loaded.load(saved)
+    networks[0].closed = False
+    for frame in frames[7:12]:
+        for one in (mapper, loaded):
+            one.process(frame)
+    for one in (mapper, loaded):
+        one.flush()
+    assert map_hashes(mapper) == map_hashes(loaded)
+    constraints = [one._state.atlas.constraints[0] for one in (mapper, loaded)]
+    assert np.array_equal(constraints[0].covariance, constraints[1].covariance)
+    assert pose_errors(loaded.trajectory, poses, frames)[0] <= 0.01
+
+
+def test_constraints_are_saved_with_their_covariance(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, replace(INDEXED, stretch=1.7, noise=0.01))
+    for index, frame in enumerate(frames[:12]):
+        if index == 6:
+            mapper.new_fragment()
+        mapper.process(frame)
+    (saved,) = mapper._state.atlas.constraints
+    assert (np.linalg.eigvalsh(saved.covariance) > 0.0).all()
+    assert np.sqrt(np.diag(saved.covariance)).max() < 0.1
+    loaded = make_mapper(poses, INDEXED)
+    tree = mapper.tree()
+    loaded.load(decode_tree(*encode_tree(tree)))
+    assert np.array_equal(loaded._state.atlas.constraints[0].covariance, saved.covariance)
+    # Maps of earlier versions have no covariances.
+    del tree['state']['atlas']['constraints'][0]['covariance']
+    loaded.load(decode_tree(*encode_tree(tree)))
+    assert loaded._state.atlas.constraints[0].covariance is None

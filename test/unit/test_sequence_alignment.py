@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two sequences that have seen the same images are aligned rightly, or the alignment is refused."""
+"""Two sequences that have seen the same images are aligned rightly, or that is refused."""
 from __future__ import annotations
 
 from collections.abc import Callable
