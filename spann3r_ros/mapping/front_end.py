@@ -47,6 +47,7 @@ OUT_OF_MEMORY = 'out of memory'
 TIME_JUMPED = 'the stamps jumped back'
 FIRST_ODD = 'the first image was an odd one'
 AS_LONG_AS_SET = 'the last fragment has as many keyframes as set'
+CONFIDENCE_FELL = 'the confidence of the last keyframes is low'
 LOST = 'the last keyframes have no pose'
 UNUSABLE_START = 'the first frame gave no usable pointmap'
 
@@ -143,6 +144,8 @@ class FrontEnd:
             return LOST
         if 0 < limits.max_keyframes <= state.atlas.current.received:
             return AS_LONG_AS_SET
+        if state.poses.overlap.confidence_share < limits.min_confidence_share:
+            return CONFIDENCE_FELL
         return ''
 
     def _begin_fragment(self) -> bool:

@@ -35,6 +35,10 @@ class FragmentConfig:
     overlap_keyframes: int = setting(
         3, 'How many of the last keyframes a new fragment sees again; they join it to the one '
         'before', 1, 20, applies=RUNNING)
+    min_confidence_share: float = setting(
+        0.0, 'Begin a fragment when the share of confident pixels, over five keyframes, falls '
+        'below this share of that with which the one before began. 0.0: never', 0.0, 1.0,
+        applies=RUNNING)
     max_lost: int = setting(
         10, 'Begin a fragment that is not connected after so many keyframes in a row without a '
         'pose. 0: never', 0, 1_000_000, applies=RUNNING)

@@ -318,3 +318,29 @@ def test_constraints_are_saved_with_their_covariance(
     del tree['state']['atlas']['constraints'][0]['covariance']
     loaded.load(decode_tree(*encode_tree(tree)))
     assert loaded._state.atlas.constraints[0].covariance is None
+
+
+class Fading(Blank):
+    """Is less and less sure of the images, and as sure as ever after a reset."""
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        sure = np.arange(pointmap.confidence.size).reshape(pointmap.confidence.shape) % 30
+        return replace(pointmap, confidence=np.where(
+            sure < 30 - (index - origin), pointmap.confidence, np.float32(0.01)))
+
+
+def test_a_fragment_begins_when_the_confidence_falls(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    for share, fragments in ((0.0, 1), (0.7, 3)):
+        limits = FragmentConfig(min_confidence_share=share)
+        mapper = Mapper(Fading(SCENE, poses, INDEXED, CAMERA), MapperConfig(fragments=limits))
+        for frame in frames:
+            mapper.process(frame)
+        mapper.flush()
+        assert mapper.status().fragments == fragments
+        assert mapper.status().fragments_unconnected == 0
+        assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
+    reason = mapper.status().memory.last_reset_reason
+    assert reason == 'the confidence of the last keyframes is low'

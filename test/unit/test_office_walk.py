@@ -30,9 +30,8 @@ def walked(walk: OfficeWalk, errors: OfficeErrors,
     return mapper, found / network.sequence_scale(0) - true
 
 
-@pytest.mark.parametrize('seed', [0, 1])
-def test_a_chain_of_twenty_fragments_hardly_drifts(seed: int) -> None:
-    errors = OfficeErrors(scale_spread=2.0, warp=0.05, noise=0.02, outliers=0.1, seed=seed)
+def test_a_chain_of_twenty_fragments_hardly_drifts() -> None:
+    errors = OfficeErrors(scale_spread=2.0, warp=0.05, noise=0.02, outliers=0.1)
     mapper, error = walked(office_walk(), errors, 19)
     status, atlas = mapper.status(), mapper._state.atlas
     assert (status.fragments, status.fragments_unconnected) == (20, 0)

@@ -33,6 +33,8 @@ from .sequence_alignment import Alignment, AlignmentError, SharedView, about_ori
 
 # A keyframe with fewer confident points is not seen again: a blank wall joins nothing.
 MIN_KEYFRAME_POINTS = 50
+# Keyframes whose confidence is compared with that of as many others.
+COMPARED = 5
 # The id of the newest image that is seen again; those before it have -1, -2 and so on.
 NEWEST_ID = 0
 
@@ -68,6 +70,9 @@ class Overlap:
         self._origin_from_current = np.eye(4)
         # Where the origin fragment began, with the covariance of that pose.
         self._begun: FragmentPose | None = None
+        # Shares of confident pixels, of the first and the last keyframes of the current fragment.
+        self._first_shares: list[float] = []
+        self._last_shares: list[float] = []
         self._views: dict[int, SharedView] = {}  # what was seen again, by index in `keyframes`
         # Units of the current fragment per unit of the sequence placed last.
         self._placed_scale = 1.0
@@ -77,6 +82,24 @@ class Overlap:
         """Use other thresholds from the next keyframe on."""
         self._most = config.fragments.overlap_keyframes
         self._min_confidence = config.voxel_map.min_confidence
+
+    @property
+    def confidence_share(self) -> float:
+        """Return the share of confident pixels now over that at the beginning of the fragment.
+
+        It is 1.0 until enough keyframes have come.
+        """
+        if len(self._last_shares) < COMPARED:
+            return 1.0
+        return sum(self._last_shares) / max(sum(self._first_shares), 1e-9)
+
+    def count(self, confidence: np.ndarray) -> None:
+        """Take the confidence [h, w] of a keyframe of the current fragment."""
+        share = float((confidence >= self._min_confidence).mean())
+        if len(self._first_shares) < COMPARED:
+            self._first_shares.append(share)
+        else:
+            self._last_shares = [*self._last_shares, share][-COMPARED:]
 
     def add(self, keyframe: Keyframe) -> None:
         """Keep a keyframe of the current fragment that has a pose and no doubtful depth.
@@ -109,7 +132,7 @@ class Overlap:
             begun = self._begun.in_map(new_from_former)
             self._begun = FragmentPose(begun.stamp_ns, begun.frame_id, fragment.id,
                                        begun.world_from_camera, begun.covariance)
-        self._views = {}
+        self._views, self._first_shares, self._last_shares = {}, [], []
         self.joining = bool(self.keyframes) and seen_again
         if self.keyframes and not seen_again:
             self._assume(fragment, len(self.keyframes) - 1)
@@ -139,8 +162,7 @@ class Overlap:
         try:
             alignment = align(list(self._views.values()))
         except AlignmentError as error:
-            logger.warning('fragment %d is not connected: it has the scale of the last one and '
-                           'begins where that ended: %s', fragment.id, error)
+            logger.warning('fragment %d is not connected: %s', fragment.id, error)
             seen = self._index(reference_id)
             self._assume(fragment, seen if 0 <= seen < len(self.keyframes) else -1)
             return Join(self._origin, self._origin_from_current)
@@ -163,6 +185,8 @@ class Overlap:
                 'origin_from_current': self._origin_from_current,
                 'begun': None if self._begun is None else pose_tree(self._begun),
                 'placed_scale': self._placed_scale,
+                'first_shares': np.array(self._first_shares, float),
+                'last_shares': np.array(self._last_shares, float),
                 'views': [{'index': index, 'points': view.points, 'confidence': view.weights,
                            'second_from_camera': view.second_from_camera}
                           for index, view in self._views.items()]}
@@ -178,6 +202,9 @@ class Overlap:
             self.joining = node.flag('joining')
             self._origin_from_current = read_similarity(node, 'origin_from_current')
             self._begun = read_pose(node.node('begun')) if node.has('begun') else None
+            self._first_shares, self._last_shares = (
+                node.array(name, np.float64, (None,)).tolist()
+                for name in ('first_shares', 'last_shares'))
         if any(one.pose is None for one in self.keyframes):
             raise node.fault('shared', 'keyframes with a pose', 'one without')
         for saved in node.nodes('views') if node.has('views') else ():

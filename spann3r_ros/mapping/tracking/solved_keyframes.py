@@ -95,6 +95,7 @@ class SolvedPoses(PoseSource):
                             np.full_like(pointmap.confidence, np.nan), pointmap.confidence,
                             _stamped(frame, fragment, filtered))
         self._count(filtered, reason)
+        self.overlap.count(pointmap.confidence)
         self.lost = self.lost + 1 if keyframe.pose is None else 0
         if keyframe.pose is None:
             self._corners.stop()
