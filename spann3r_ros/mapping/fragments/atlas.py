@@ -85,7 +85,8 @@ class Atlas:
         """Record that keyframes of another fragment have placed the current one."""
         if join.alignment is not None and join.first in self.fragments:
             self.constraints.append(Constraint('overlap', join.first, self.current.id,
-                                               join.first_from_second, join.covariance))
+                                               join.first_from_second,
+                                               join.alignment.covariance))
 
     def move(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
         """Place a fragment anew; all views of its keyframes, path and voxels follow.

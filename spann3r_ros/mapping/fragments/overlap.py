@@ -12,24 +12,20 @@ from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import (
     invert_similarity,
-    shift_covariance,
     similarity_scale,
 )
-from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 from spann3r_ros.mapping.storage.saved_values import (
     keyframe_tree,
-    pose_tree,
     read_confidence,
     read_keyframe,
-    read_pose,
     read_rigid,
     read_similarity,
 )
 
 from .fragment import Fragment
-from .sequence_alignment import Alignment, AlignmentError, SharedView, about_origin, align
+from .sequence_alignment import Alignment, AlignmentError, SharedView, align
 
 # A keyframe with fewer confident points is not seen again: a blank wall joins nothing.
 MIN_KEYFRAME_POINTS = 50
@@ -46,14 +42,13 @@ class Join:
     """How a new fragment got its place.
 
     `first` is the id of the fragment that it was joined to, `first_from_second` [4, 4] the place
-    of the new one in it, with `covariance` [7, 7] as a `Constraint` has it. `alignment` is None if
-    the place was assumed; then `covariance` is None too.
+    of the new one in it. `alignment` is None if the place was assumed; its covariance is that of a
+    `Constraint`.
     """
 
     first: int
     first_from_second: np.ndarray
     alignment: Alignment | None = None
-    covariance: np.ndarray | None = None
 
 
 class Overlap:
@@ -68,8 +63,6 @@ class Overlap:
         self.joining = False
         self._origin = 0  # the id of the fragment in which they were keyframes
         self._origin_from_current = np.eye(4)
-        # Where the origin fragment began, with the covariance of that pose.
-        self._begun: FragmentPose | None = None
         # Shares of confident pixels, of the first and the last keyframes of the current fragment.
         self._first_shares: list[float] = []
         self._last_shares: list[float] = []
@@ -109,10 +102,7 @@ class Overlap:
         confident = (keyframe.confidence >= self._min_confidence) & (keyframe.depth > 0.0)
         if self.keyframes and confident.sum() < MIN_KEYFRAME_POINTS:
             return
-        if self._begun is None:
-            self._begun = keyframe.pose
         if self._origin != keyframe.fragment_id:
-            self._begun = self.keyframes[-1].pose if self.keyframes else keyframe.pose
             self.keyframes, self._origin = [], keyframe.fragment_id
             self._origin_from_current = np.eye(4)
         self.keyframes = [*self.keyframes, keyframe][-self._most:]
@@ -128,10 +118,6 @@ class Overlap:
         self._origin_from_current = self._origin_from_current @ former_from_new
         self._placed_scale *= similarity_scale(new_from_former)
         self.keyframes = [one.moved_to(fragment.id, new_from_former) for one in self.keyframes]
-        if self._begun is not None:
-            begun = self._begun.in_map(new_from_former)
-            self._begun = FragmentPose(begun.stamp_ns, begun.frame_id, fragment.id,
-                                       begun.world_from_camera, begun.covariance)
         self._views, self._first_shares, self._last_shares = {}, [], []
         self.joining = bool(self.keyframes) and seen_again
         if self.keyframes and not seen_again:
@@ -175,15 +161,13 @@ class Overlap:
                     '%.3g, spread of the depth %.1f %%', fragment.id, self._origin,
                     alignment.points, 100 * alignment.agreeing, self._placed_scale,
                     100 * alignment.spread)
-        return Join(self._origin, self._origin_from_current, alignment,
-                    alignment.covariance + self._drift())
+        return Join(self._origin, self._origin_from_current, alignment)
 
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map."""
         return {'shared': [keyframe_tree(one) for one in self.keyframes],
                 'joining': self.joining, 'anchor_origin': self._origin,
                 'origin_from_current': self._origin_from_current,
-                'begun': None if self._begun is None else pose_tree(self._begun),
                 'placed_scale': self._placed_scale,
                 'first_shares': np.array(self._first_shares, float),
                 'last_shares': np.array(self._last_shares, float),
@@ -201,7 +185,6 @@ class Overlap:
             self.keyframes = [read_keyframe(one) for one in node.nodes('shared')]
             self.joining = node.flag('joining')
             self._origin_from_current = read_similarity(node, 'origin_from_current')
-            self._begun = read_pose(node.node('begun')) if node.has('begun') else None
             self._first_shares, self._last_shares = (
                 node.array(name, np.float64, (None,)).tolist()
                 for name in ('first_shares', 'last_shares'))
@@ -225,19 +208,3 @@ class Overlap:
         fragment.fragment_from_sequence = (
             self.keyframes[index].pose.fragment_from_camera @ np.diag([scale, scale, scale, 1.0]))
         fragment.connected = False
-
-    def _drift(self) -> np.ndarray:
-        """Return the covariance [7, 7] that the poses gained from begin to end of the origin.
-
-        The origin fragment is rigid in a graph; its constraints are as uncertain as its path.
-        """
-        newest, begun = self.keyframes[-1].pose, self._begun
-        gained = np.zeros((7, 7))
-        if newest.covariance is None or begun is None or begun.covariance is None:
-            return gained
-        place = newest.fragment_from_camera[:3, 3]
-        difference = newest.covariance - shift_covariance(
-            begun.covariance, place - begun.fragment_from_camera[:3, 3])
-        values, vectors = np.linalg.eigh(0.5 * (difference + difference.T))
-        gained[:6, :6] = vectors * np.maximum(values, 0.0) @ vectors.T
-        return about_origin(gained, place)

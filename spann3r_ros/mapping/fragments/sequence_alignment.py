@@ -54,7 +54,7 @@ MAX_POINTS = 3000
 MAX_DEPTH_ERROR = 0.1
 MAX_RAY_ERROR = 0.04
 # Least share of the pixels that must agree.
-MIN_AGREEING = 0.5
+MIN_AGREEING = 0.35
 # Cells per side of the image whose errors count as independent, and the least number with pixels.
 CELLS = 4
 MIN_CELLS = 8
@@ -142,7 +142,7 @@ def align(views: Sequence[SharedView]) -> Alignment:
                              f'a place and a scale, got {fit.agreeing:.0%}')
     covariance = fit.covariance()
     _check_poses(views, similarity, fit.distance)
-    return Alignment(similarity, about_origin(covariance, fit.middle), count, fit.agreeing,
+    return Alignment(similarity, _about_origin(covariance, fit.middle), count, fit.agreeing,
                      fit.spread, fit.distance)
 
 
@@ -325,7 +325,7 @@ def _check_poses(views: Sequence[SharedView], similarity: np.ndarray, distance: 
             f'degrees, got {shift:.0%} and {np.degrees(angle):.1f}')
 
 
-def about_origin(covariance: np.ndarray, middle: np.ndarray) -> np.ndarray:
+def _about_origin(covariance: np.ndarray, middle: np.ndarray) -> np.ndarray:
     """Return a covariance [7, 7] about a point as one about the origin of the same axes."""
     x, y, z = middle
     shift = np.eye(FREEDOM)
