@@ -299,6 +299,26 @@ def test_a_map_saved_in_the_middle_of_a_join_goes_on(
     assert pose_errors(loaded.trajectory, poses, frames)[0] <= 0.01
 
 
+class RefusingAtOnce(Refusing, Blank):
+    """Has no lag: a fragment is joined before its first frame comes."""
+
+
+def test_a_fragment_that_got_no_keyframe_leaves_no_constraint(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    network = RefusingAtOnce(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
+    mapper = Mapper(network)
+    for index, frame in enumerate(frames[:9]):
+        if index in (5, 6):
+            mapper.new_fragment()
+        network.closed = index == 5
+        mapper.process(frame)
+        assert len(mapper._state.atlas.constraints) == (index >= 5)
+    atlas = mapper._state.atlas
+    assert list(atlas.fragments) == [0, 1]
+    assert [(one.first, one.second) for one in atlas.constraints] == [(0, 1)]
+
+
 def test_constraints_are_saved_with_their_covariance(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit
