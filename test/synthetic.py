@@ -211,7 +211,7 @@ class SyntheticNetwork:
         if image.shape != expected or image.dtype != np.uint8:
             raise ValueError(f'image: expected uint8 {expected}, got {image.dtype} {image.shape}')
         time.sleep(self.options.delay_sec)
-        index = decode_index(image) if self.options.index_from_image else self._steps
+        index = self._index_of(image)
         self._steps += 1
         if index == self.options.fault_at and self.options.fault == 'frame_error':
             raise FrameError(f'frame {index} is faulty')
@@ -257,6 +257,9 @@ class SyntheticNetwork:
         tokens = int(np.prod(self.input_size(1.0))) // PATCH_PIXELS**2
         frames = min(5, max(0, len(self._indices) - 1))
         return NetworkStatus(frames * tokens, 5 * tokens, values=(('working_frames', frames),))
+
+    def _index_of(self, image: np.ndarray) -> int:
+        return decode_index(image) if self.options.index_from_image else self._steps
 
     def _estimate(self, place: int) -> Estimate:
         return Estimate(self._ids[place], self._ids[0],

@@ -33,21 +33,22 @@ from spann3r_ros.core.types import (
 from spann3r_ros.core.views import preprocess
 
 from .admitted import Admitted
+from .fragments.overlap import NEWEST_ID
 from .mapper_config import MapperConfig
 from .mapping_state import MappingState, Phase
 from .mapping_status import MapUpdate
 from .memory_manager import MemoryManager
 from .tracking.known_poses import KnownPoses
-from .tracking.solved_keyframes import MAX_FAILED_PLACEMENTS, Placement, SolvedPoses
+from .tracking.solved_keyframes import SolvedPoses
 
-# The image id of the last placed keyframe, which is also the first image of a new fragment.
-ANCHOR_ID = 0
 ASKED_FOR = 'asked for'
 MAP_LOADED = 'a map was loaded'
 OUT_OF_MEMORY = 'out of memory'
 TIME_JUMPED = 'the stamps jumped back'
 FIRST_ODD = 'the first image was an odd one'
-NOT_PLACED = 'the last fragment could not be placed in the map'
+AS_LONG_AS_SET = 'the last fragment has as many keyframes as set'
+CONFIDENCE_FELL = 'the confidence of the last keyframes is low'
+LOST = 'the last keyframes have no pose'
 UNUSABLE_START = 'the first frame gave no usable pointmap'
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class FrontEnd:
         if state.sight.is_blind(view, frame.stamp_ns, may_repeat=not state.keyframes):
             return MapUpdate(skipped=True, revision=state.atlas.revision, blind=True)
         admitted = state.admit(frame, view)
+        state.restart_reason = state.restart_reason or self._end_of_fragment()
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
         try:
             if not state.restart_reason or self._begin_fragment():
@@ -107,7 +109,8 @@ class FrontEnd:
         if state.restart_reason == ASKED_FOR:
             state.restart_reason = ''  # the sequence of the network is intact, and now it ends
         try:
-            self._begin_last_fragment()
+            if state.replays or (state.pending and state.restart_reason):
+                self._begin_fragment()
             if closing:
                 state.phase = Phase.CLOSED
             self._settle(self._memory.flush())
@@ -129,13 +132,27 @@ class FrontEnd:
     @property
     def _has_lost_memory(self) -> bool:
         """Return whether a failure, and no user, has ended the network's sequence."""
-        return self.state.restart_reason not in ('', ASKED_FOR, MAP_LOADED, TIME_JUMPED)
+        return self.state.restart_reason not in ('', ASKED_FOR, MAP_LOADED, TIME_JUMPED,
+                                                 AS_LONG_AS_SET)
+
+    def _end_of_fragment(self) -> str:
+        """Return why the next frame begins a fragment; '' if it does not."""
+        state, limits = self.state, self._config.fragments
+        if not isinstance(state.poses, SolvedPoses) or not state.poses.overlap.keyframes:
+            return ''
+        if 0 < limits.max_lost <= state.poses.lost:
+            return LOST
+        if 0 < limits.max_keyframes <= state.atlas.current.received:
+            return AS_LONG_AS_SET
+        if state.poses.overlap.confidence_share < limits.min_confidence_share:
+            return CONFIDENCE_FELL
+        return ''
 
     def _begin_fragment(self) -> bool:
-        """Reset the network's memory; process the last placed keyframe and the pending frames.
+        """Reset the network's memory; show it the overlap, then process the pending frames.
 
-        The last placed keyframe becomes the first image of the new fragment and places it. Returns
-        False if that failed: the next frame then begins another fragment. If memory runs out, the
+        The overlap, the last keyframes before, joins the new fragment to the one before. Returns
+        False if a further fragment is to begin, with the next frame. If memory runs out, the
         pending frames are processed with the next fragment.
         """
         state, reason = self.state, self.state.restart_reason
@@ -145,13 +162,13 @@ class FrontEnd:
         fragment = state.atlas.begin()
         if state.poses is not None:
             state.poses.begin_fragment(
-                fragment, invert_similarity(fragment.map_from_fragment) @ former)
+                fragment, invert_similarity(fragment.map_from_fragment) @ former,
+                seen_again=reason != LOST)
         # A fragment that failed has replayed the oldest frames, but not all of them.
         state.replays, state.pending = {**state.pending, **state.replays}, {}
         state.restart_reason = ''
         try:
-            if isinstance(state.poses, SolvedPoses) and state.poses.anchor is not None:
-                self._settle(self._memory.step(state.poses.anchor.image, ANCHOR_ID))
+            self._show_overlap()
             while state.replays and not state.restart_reason:
                 self._replay(state.replays.pop(next(iter(state.replays))))
         except Exception:
@@ -159,14 +176,18 @@ class FrontEnd:
             raise
         return not state.restart_reason
 
-    def _begin_last_fragment(self) -> None:
-        """Begin a fragment until it has a place, if frames wait for one: no frame will follow."""
-        state = self.state
-        for _ in range(MAX_FAILED_PLACEMENTS + 1):
-            if not (state.replays or (state.pending and state.restart_reason)):
-                return
-            if self._begin_fragment():
-                return
+    def _show_overlap(self) -> None:
+        """Begin the network's sequence with the images of the last keyframes before."""
+        poses = self.state.poses
+        if poses is None or not poses.joining:
+            return
+        for image_id, image in poses.overlap.images():
+            try:
+                self._settle(self._memory.step(image, image_id))
+            except DeviceMemoryError:
+                raise
+            except FrameError as error:
+                logger.warning('an image is not seen again by the new fragment: %s', error)
 
     def _replay(self, admitted: Admitted) -> None:
         """Process a frame again in a new fragment."""
@@ -193,7 +214,7 @@ class FrontEnd:
             state.poses = KnownPoses(self._config.pose) if given else SolvedPoses(self._config)
             state.back_end.levelled = given
         poses, fragment = state.poses, state.atlas.current
-        if isinstance(poses, SolvedPoses) and poses.anchor is None and not state.pending:
+        if isinstance(poses, SolvedPoses) and not (poses.overlap.keyframes or state.pending):
             state.back_end.levelled = frame.first_pose is not None
             fragment.fragment_from_sequence = (frame.first_pose if state.back_end.levelled
                                                else MAP_FROM_OPTICAL)
@@ -219,7 +240,7 @@ class FrontEnd:
             return None, inference_sec
 
     def _settle(self, estimates: list[Estimate]) -> None:
-        """Use final estimates: that of the anchor places the fragment, others finish a frame.
+        """Use final estimates: those of the overlap join the fragment, others finish a frame.
 
         If a fragment is to begin, the estimates left have no place; their frames stay pending.
         """
@@ -227,26 +248,14 @@ class FrontEnd:
         for estimate in estimates:
             if state.restart_reason:
                 return
-            if estimate.image_id == ANCHOR_ID:
-                self._place_fragment(estimate)
-            elif estimate.image_id in state.pending:
+            if estimate.image_id <= NEWEST_ID:
+                state.poses.see_again(replace(estimate, pointmap=clean(estimate.pointmap)))
+            # An image of the overlap may have no estimate: that of a later one ends the wait.
+            if estimate.image_id >= NEWEST_ID and state.poses.joining:
+                state.atlas.connect(state.poses.overlap.join(state.atlas.current,
+                                                             estimate.reference_id))
+            if estimate.image_id in state.pending:
                 self._finish(state.pending.pop(estimate.image_id), estimate)
-
-    def _place_fragment(self, estimate: Estimate) -> None:
-        """Place the fragment by its anchor; if that fails, the next frame begins another one."""
-        state = self.state
-        placement = state.poses.place_fragment(estimate.pointmap, state.atlas.current)
-        if placement is Placement.MEASURED:
-            state.atlas.connect(state.poses.anchor_origin)
-        state.atlas.current.connected = placement is Placement.MEASURED
-        if placement is not Placement.FAILED:
-            return
-        state.restart(NOT_PLACED)
-        state.phase = Phase.LOST
-        if state.pending:
-            # The anchor was estimated together with this frame. With another one it may fit.
-            oldest = state.pending.pop(next(iter(state.pending)))
-            state.fail(oldest, FrameError(NOT_PLACED))
 
     def _finish(self, admitted: Admitted, estimate: Estimate) -> None:
         """Add the keyframe of a final estimate to the map, or record that the frame failed.

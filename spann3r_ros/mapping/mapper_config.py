@@ -26,6 +26,28 @@ class KeyframeConfig:
 
 
 @dataclass(frozen=True)
+class FragmentConfig:
+    """When a fragment begins, and what it sees again of the one before; with solved poses."""
+
+    max_keyframes: int = setting(
+        40, 'Begin a fragment after so many keyframes of the one before. 0: never', 0, 1_000_000,
+        applies=RUNNING)
+    overlap_keyframes: int = setting(
+        3, 'How many of the last keyframes a new fragment sees again; they join it to the one '
+        'before', 1, 20, applies=RUNNING)
+    min_confidence_share: float = setting(
+        0.0, 'Begin a fragment when the share of confident pixels, over five keyframes, falls '
+        'below this share of that with which the one before began. 0.0: never', 0.0, 1.0,
+        applies=RUNNING)
+    max_lost: int = setting(
+        10, 'Begin a fragment that is not connected after so many keyframes in a row without a '
+        'pose. 0: never', 0, 1_000_000, applies=RUNNING)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class PoseConfig:
     """How the camera pose is solved from a pointmap."""
 
@@ -127,6 +149,7 @@ class MapperConfig:
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     sight: SightConfig = field(default_factory=SightConfig)
+    fragments: FragmentConfig = field(default_factory=FragmentConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
     loops: LoopConfig = field(default_factory=LoopConfig)

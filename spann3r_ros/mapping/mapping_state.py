@@ -30,8 +30,7 @@ class Phase(Enum):
     """What a map accepts.
 
     EMPTY: frames of any camera, with or without given poses. TRACKING and LOST: frames of the
-    map's camera; LOST, if the newest keyframe has no pose or the fragment no place. CLOSED, after
-    a flush: no frames.
+    map's camera; LOST, if the newest keyframe has no pose. CLOSED, after a flush: no frames.
     """
 
     EMPTY = 'empty'

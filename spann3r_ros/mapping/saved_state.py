@@ -57,8 +57,8 @@ def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
     size = memory.input_size(width / height)
     images = [one.network_input.image for one in [*state.pending.values(),
                                                   *state.replays.values()]]
-    if isinstance(state.poses, SolvedPoses) and state.poses.anchor is not None:
-        images.append(state.poses.anchor.image)
+    if isinstance(state.poses, SolvedPoses):
+        images += [one.image for one in state.poses.overlap.keyframes]
     for image in images:
         if image.shape[:2] != size:
             raise ValueError(f'map: expected keyframes of height and width {size}, as the network '

@@ -31,6 +31,8 @@ RUNNING_NAMES = {
     *(f'diagnostics.{name}' for name in ('stale_after_sec', 'max_dropped_share')),
     *(f'keyframes.{name}' for name in ('stride', 'min_interval_sec', 'max_full_bytes',
                                        'max_bytes')),
+    *(f'fragments.{name}' for name in ('max_keyframes', 'overlap_keyframes',
+                                       'min_confidence_share', 'max_lost')),
     *(f'sight.{name}' for name in ('check', 'min_detail', 'min_sharpness')),
     *(f'loops.{name}' for name in ('fragment_drift', 'gate_probability')),
     *(f'pose.{name}' for name in (

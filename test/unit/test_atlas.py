@@ -275,18 +275,17 @@ def test_later_given_poses_follow_a_moved_fragment(moved_at: int, scale: float) 
 
 
 def test_an_assumed_scale_follows_the_scale_of_the_map() -> None:
-    from spann3r_ros.mapping.fragments import placement
-    from spann3r_ros.mapping.tracking import solved_keyframes
+    from spann3r_ros.mapping.fragments import overlap, sequence_alignment
 
     def unfit(*_: object) -> None:
-        raise placement.AlignmentError('no')
+        raise sequence_alignment.AlignmentError('no')
     mapper = make_mapper(POSES, SyntheticOptions(index_from_image=True))
     for frame in FRAMES[:8]:
         mapper.process(frame)
     mapper.move_fragment(0, np.diag([3.0, 3.0, 3.0, 1.0]))
     mapper.new_fragment()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solved_keyframes, 'place_after', unfit)
+        patch.setattr(overlap, 'align', unfit)
         for frame in FRAMES[8:]:
             mapper.process(frame)
         mapper.flush()

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, failures, make_mapper, pose_errors
+from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
-from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.types import DeviceMemoryError, FragmentPose, Frame, Pointmap
-from spann3r_ros.mapping.fragments.placement import AlignmentError, place_after
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
+from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError, Pointmap
+from spann3r_ros.mapping.fragments import overlap
+from spann3r_ros.mapping.fragments.sequence_alignment import Alignment
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
-from spann3r_ros.mapping.tracking.solved_keyframes import MAX_FAILED_PLACEMENTS
+from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.storage.map_directory import map_hashes
+from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
 FRAMES = 30
 INDEXED = SyntheticOptions(index_from_image=True)
@@ -64,8 +66,8 @@ def test_without_alignment_the_fragments_do_not_join(orbit: tuple[list[np.ndarra
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above measures the alignment: without it the points are in the wrong place."""
     poses, frames = orbit
-    monkeypatch.setattr('spann3r_ros.mapping.tracking.solved_keyframes.place_after',
-                        lambda anchor, *_: anchor.pose.fragment_from_camera)
+    monkeypatch.setattr(overlap, 'align', lambda views: Alignment(
+        views[0].first_from_camera, np.eye(7), 1000, 1.0, 0.0, 1.0))
     mapper = make_mapper(poses, replace(INDEXED, stretch=1.7))
     for index, frame in enumerate(frames):
         if index == 15:
@@ -106,39 +108,6 @@ def test_fragment_before_any_keyframe_begins_the_map(
     assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
 
 
-def test_fragment_that_cannot_be_placed_is_reported_and_tried_again(
-        orbit: tuple[list[np.ndarray], list[Frame]], monkeypatch: pytest.MonkeyPatch) -> None:
-    poses, frames = orbit
-    network = SyntheticNetwork(SCENE, poses, INDEXED, CAMERA)
-    mapper = Mapper(network)
-    for frame in frames[:6]:
-        mapper.process(frame)
-    keyframes = mapper.status().keyframes
-    step = network.step
-
-    def no_confidence(image: np.ndarray, image_id: int) -> list[Estimate]:
-        return [replace(one, pointmap=replace(
-            one.pointmap, confidence=np.zeros_like(one.pointmap.confidence)))
-            for one in step(image, image_id)]
-
-    mapper.new_fragment()
-    monkeypatch.setattr(network, 'step', no_confidence)
-    for index, frame in enumerate(frames[6:8], start=6):
-        update = mapper.process(frame)
-        # The anchor was estimated together with the oldest image: that one is given up.
-        assert [one.frame for one in update.failed] == [frames[index - 1]]
-        assert 'could not be placed' in failures(update)[0]
-        assert mapper.status().phase == 'lost'
-    monkeypatch.undo()
-    assert mapper.status().keyframes == keyframes
-    for frame in frames[8:14]:
-        mapper.process(frame)
-    mapper.flush()
-    distance, _ = pose_errors(mapper.trajectory, poses, frames)
-    assert distance <= 0.01
-    assert mapper.trajectory[-1].stamp_ns == frames[13].stamp_ns
-
-
 class Blank(SyntheticNetwork):
     """Completes each image at once; the images in `blank` show a wall of low confidence."""
 
@@ -175,49 +144,223 @@ def test_blank_wall_does_not_place_the_next_fragment(
     assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
 
 
-def test_anchor_that_never_fits_places_a_fragment_with_the_last_scale(
+def test_a_fragment_without_a_measured_place_goes_on_where_the_last_one_ended(
         orbit: tuple[list[np.ndarray], list[Frame]], caplog: pytest.LogCaptureFixture) -> None:
     poses, frames = orbit
     # The unit changes before the second fragment, and not again.
     network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
-    mapper, phases = Mapper(network), []
+    mapper = Mapper(network)
     for index, frame in enumerate(frames[:18]):
         if index in (6, 12):
             mapper.new_fragment()
         if index == 12:
-            network.blank = (11,)
+            network.blank = (9, 10, 11)
             network.options = replace(network.options, stretch=1.0, unit=1.0 / 1.7)
         assert not mapper.process(frame).failed
-        phases.append(mapper.status().phase)
-    assert phases == ['tracking'] * 12 + ['lost'] * MAX_FAILED_PLACEMENTS + ['tracking'] * 3
-    assert 'the scale of the last one placed' in caplog.text
-    # The frames that came while the fragment had no place have waited.
+        assert mapper.status().phase == 'tracking'
+    assert caplog.text.count('fragment 2 is not connected') == 1
+    assert mapper.status().fragments_unconnected == 1
+    atlas = mapper._state.atlas
+    assert [one.connected for one in atlas.fragments.values()] == [True, True, False]
+    assert [(one.first, one.second) for one in atlas.constraints] == [(0, 1)]
     assert [pose.stamp_ns for pose in mapper.trajectory] == [
         frame.stamp_ns for frame in frames[:18]]
     assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
+    # The next one is joined to the one that is not connected.
+    network.blank = ()
+    mapper.new_fragment()
+    for frame in frames[18:22]:
+        mapper.process(frame)
+    assert [(one.first, one.second) for one in atlas.constraints] == [(0, 1), (2, 3)]
+    assert [one.connected for one in atlas.fragments.values()] == [True, True, False, True]
 
 
-def anchored(orbit: tuple[list[np.ndarray], list[Frame]]) -> tuple[Keyframe, Pointmap]:
-    depth = SCENE.render(orbit[0][0], CAMERA)[1].astype(np.float32)
-    confidence = np.full(depth.shape[:2], 0.9, np.float32)
-    pose = FragmentPose(0, 'camera', 0, np.eye(4))
-    anchor = Keyframe(0, 'camera', 0, orbit[1][0].rgb, CAMERA, depth[..., 2], confidence, pose)
-    return anchor, Pointmap(depth / 3.0, confidence)
+@pytest.mark.parametrize('shared', [1, 3])
+def test_a_fragment_ends_after_as_many_keyframes_as_set(
+        orbit: tuple[list[np.ndarray], list[Frame]], shared: int) -> None:
+    poses, frames = orbit
+    limits = FragmentConfig(max_keyframes=6, overlap_keyframes=shared)
+    network = SyntheticNetwork(SCENE, poses, replace(INDEXED, stretch=0.8), CAMERA)
+    mapper, steps, step = Mapper(network, MapperConfig(fragments=limits)), [], network.step
+
+    def counted(image: np.ndarray, image_id: int) -> list[Estimate]:
+        steps.append(image_id)
+        return step(image, image_id)
+
+    network.step = counted
+    for index, frame in enumerate(frames):
+        update = mapper.process(frame)
+        assert index == 0 or update.live_pose is not None
+    mapper.flush()
+    status = mapper.status()
+    assert status.fragments == 5
+    assert status.memory.recoveries == 0
+    # Each join costs the images of the overlap, and the one whose estimate was still to come.
+    assert len(steps) == FRAMES + 4 * (shared + 1)
+    assert steps.count(0) == 4
+    assert [pose.stamp_ns for pose in mapper.trajectory] == [frame.stamp_ns for frame in frames]
+    assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
+    atlas = mapper._state.atlas
+    assert [(one.first, one.second) for one in atlas.constraints] == [
+        (n, n + 1) for n in range(4)]
 
 
-def test_scale_tolerates_outliers_and_rejects_their_majority(
+def test_a_fragment_begins_without_an_overlap_after_the_camera_was_lost(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
-    anchor, pointmap = anchored(orbit)
-    rows = len(pointmap.points)
-    rng = np.random.default_rng(0)
-    for share, fine in ((0.2, True), (0.8, False)):
-        points = pointmap.points.copy()
-        wrong = slice(0, round(share * rows))
-        points[wrong] *= np.exp(rng.normal(0.0, 1.5, points[wrong].shape[:2]))[..., None]
-        spoilt = replace(pointmap, points=points)
-        if fine:
-            placed = place_after(anchor, spoilt, 0.1)
-            assert placed[0, 0] == pytest.approx(3.0, rel=0.01)
-        else:
-            with pytest.raises(AlignmentError, match='agree on a scale'):
-                place_after(anchor, spoilt, 0.1)
+    poses, frames = orbit
+    network = Scattered(SCENE, poses, INDEXED, CAMERA)
+    mapper = Mapper(network, MapperConfig(fragments=FragmentConfig(max_lost=3)))
+    ids = []
+    for frame in [*frames[:6], *frames[20:28]]:
+        mapper.process(frame)
+        ids.append(mapper.status().fragment_id)
+    mapper.flush()
+    assert ids == [0] * 10 + [1] * 4
+    status = mapper.status()
+    assert (status.fragments, status.fragments_unconnected) == (2, 1)
+    assert status.memory.last_reset_reason == 'the last keyframes have no pose'
+    assert status.memory.recoveries == 1
+    assert not mapper._state.atlas.constraints
+    assert mapper.trajectory[-1].stamp_ns == frames[27].stamp_ns
+
+
+class Scattered(SyntheticNetwork):
+    """Scatters the points of some images, so that they have no pose."""
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        if index == origin or index not in (20, 21, 22):
+            return pointmap
+        noise = np.random.default_rng(index).normal(0.0, 5.0, pointmap.points.shape)
+        return replace(pointmap, points=noise.astype(np.float32))
+
+
+class Rescaled(SyntheticNetwork):
+    """Has another scale in each fragment."""
+
+    scales = (1.0, 0.5, 2.0, 0.7, 1.5, 1.1)
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        return replace(pointmap, points=pointmap.points * np.float32(self.scales[self._fragments]))
+
+
+def test_six_fragments_of_different_scales_keep_the_path(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    network = Rescaled(SCENE, poses, replace(INDEXED, noise=0.01), CAMERA)
+    mapper = Mapper(network, MapperConfig(fragments=FragmentConfig(max_keyframes=5)))
+    for frame in frames:
+        mapper.process(frame)
+    mapper.flush()
+    assert mapper.status().fragments == 6
+    truth = [(MAP_FROM_OPTICAL @ invert(poses[0]) @ pose)[:3, 3] for pose in poses]
+    found = [pose.world_from_camera[:3, 3] for pose in mapper.trajectory]
+    length = np.linalg.norm(np.diff(truth, axis=0), axis=1).sum()
+    error = np.sqrt(np.mean(np.sum(np.subtract(found, truth)**2, axis=1)))
+    assert error < 0.01 * length
+
+
+class Refusing(SyntheticNetwork):
+    """Refuses images that are no keyframes yet while `closed` is set."""
+
+    closed = False
+
+    def step(self, image: np.ndarray, image_id: int) -> list[Estimate]:
+        if self.closed and image_id > 0:
+            raise FrameError('closed')
+        return super().step(image, image_id)
+
+
+def test_a_map_saved_in_the_middle_of_a_join_goes_on(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    networks = [Refusing(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA) for _ in range(2)]
+    mapper, loaded = map(Mapper, networks)
+    for frame in frames[:6]:
+        mapper.process(frame)
+    mapper.new_fragment()
+    networks[0].closed = True
+    assert len(mapper.process(frames[6]).failed) == 2
+    saved = decode_tree(*encode_tree(mapper.tree()))
+    # The estimate of the newest image that is seen again is still to come.
+    assert [one.integer('index') for one in saved.node('state').node('poses').nodes('views')] == [
+        0, 1]
+    loaded.load(saved)
+    networks[0].closed = False
+    for frame in frames[7:12]:
+        for one in (mapper, loaded):
+            one.process(frame)
+    for one in (mapper, loaded):
+        one.flush()
+    assert map_hashes(mapper) == map_hashes(loaded)
+    constraints = [one._state.atlas.constraints[0] for one in (mapper, loaded)]
+    assert np.array_equal(constraints[0].covariance, constraints[1].covariance)
+    assert pose_errors(loaded.trajectory, poses, frames)[0] <= 0.01
+
+
+class RefusingAtOnce(Refusing, Blank):
+    """Has no lag: a fragment is joined before its first frame comes."""
+
+
+def test_a_fragment_that_got_no_keyframe_leaves_no_constraint(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    network = RefusingAtOnce(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
+    mapper = Mapper(network)
+    for index, frame in enumerate(frames[:9]):
+        if index in (5, 6):
+            mapper.new_fragment()
+        network.closed = index == 5
+        mapper.process(frame)
+        assert len(mapper._state.atlas.constraints) == (index >= 5)
+    atlas = mapper._state.atlas
+    assert list(atlas.fragments) == [0, 1]
+    assert [(one.first, one.second) for one in atlas.constraints] == [(0, 1)]
+
+
+def test_constraints_are_saved_with_their_covariance(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    mapper = make_mapper(poses, replace(INDEXED, stretch=1.7, noise=0.01))
+    for index, frame in enumerate(frames[:12]):
+        if index == 6:
+            mapper.new_fragment()
+        mapper.process(frame)
+    (saved,) = mapper._state.atlas.constraints
+    assert (np.linalg.eigvalsh(saved.covariance) > 0.0).all()
+    assert np.sqrt(np.diag(saved.covariance)).max() < 0.1
+    loaded = make_mapper(poses, INDEXED)
+    tree = mapper.tree()
+    loaded.load(decode_tree(*encode_tree(tree)))
+    assert np.array_equal(loaded._state.atlas.constraints[0].covariance, saved.covariance)
+    # Maps of earlier versions have no covariances.
+    del tree['state']['atlas']['constraints'][0]['covariance']
+    loaded.load(decode_tree(*encode_tree(tree)))
+    assert loaded._state.atlas.constraints[0].covariance is None
+
+
+class Fading(Blank):
+    """Is less and less sure of the images, and as sure as ever after a reset."""
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        sure = np.arange(pointmap.confidence.size).reshape(pointmap.confidence.shape) % 30
+        return replace(pointmap, confidence=np.where(
+            sure < 30 - (index - origin), pointmap.confidence, np.float32(0.01)))
+
+
+def test_a_fragment_begins_when_the_confidence_falls(
+        orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
+    poses, frames = orbit
+    for share, fragments in ((0.0, 1), (0.7, 3)):
+        limits = FragmentConfig(min_confidence_share=share)
+        mapper = Mapper(Fading(SCENE, poses, INDEXED, CAMERA), MapperConfig(fragments=limits))
+        for frame in frames:
+            mapper.process(frame)
+        mapper.flush()
+        assert mapper.status().fragments == fragments
+        assert mapper.status().fragments_unconnected == 0
+        assert pose_errors(mapper.trajectory, poses, frames)[0] <= 0.01
+    reason = mapper.status().memory.last_reset_reason
+    assert reason == 'the confidence of the last keyframes is low'

@@ -234,7 +234,7 @@ def changed(folder: Path, change: str) -> None:
             'path': (f'{fragment}.path.transforms', 2.0),
             'covariance': (f'{fragment}.path.covariances', -1.0),
             'images': (f'{fragment}.keyframes.images', 0),
-            'depth': ('state.poses.anchor.depth', -1.0)}[change]
+            'depth': ('state.poses.shared[0].depth', -1.0)}[change]
         arrays[name] = arrays[name].copy()
         arrays[name].flat[:12] = value
     (directory / 'state.json').write_text(json.dumps(tree))
@@ -264,7 +264,7 @@ def digest(content: bytes) -> str:
     ('path', r'path\.transforms: expected rigid transforms'),
     ('covariance', r'path\.covariances: expected symmetric'),
     ('images', 'images: expected JPEG images of 96x96 pixels'),
-    ('depth', r'anchor\.depth: expected depths above zero')])
+    ('depth', r'shared.*depth: expected depths above zero')])
 def test_a_wrong_value_is_named_and_changes_nothing(
         tmp_path: Path, change: str, reason: str) -> None:
     encode_map(mapped()).write(tmp_path)
@@ -389,8 +389,8 @@ def test_inconsistent_numbers_are_refused(tmp_path: Path, change: dict, reason: 
         make().load(decode_tree(*encode_tree(tree)))
 
 
-def test_anchor_of_another_fragment_is_refused() -> None:
+def test_a_shared_keyframe_of_another_fragment_is_refused() -> None:
     tree = mapped().tree()
-    tree['state']['poses']['anchor']['fragment_id'] = 7
+    tree['state']['poses']['shared'][0]['fragment_id'] = 7
     with pytest.raises(ValueError, match='poses: expected keyframes of .* in fragment 0'):
         make().load(decode_tree(*encode_tree(tree)))

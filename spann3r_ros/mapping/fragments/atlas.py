@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import invert_similarity, is_similarity
+from spann3r_ros.core.transforms import is_similarity
 from spann3r_ros.core.types import FragmentPose, StampedPose
 from spann3r_ros.mapping.layers.layer import Layer
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -19,6 +19,7 @@ from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 from .constraint import Constraint, read_constraint, without_fragment
 from .fragment import Fragment
 from .keyframe_store import KeptReport, KeyframeStore
+from .overlap import Join
 from .saved_fragments import fragment_tree, read_fragment
 
 
@@ -64,13 +65,12 @@ class Atlas:
                                  former.scale if scale is None else scale)
         return self.current
 
-    def connect(self, fragment_id: int) -> None:
-        """Record that a keyframe of another fragment placed the current one."""
-        other = self.fragments.get(fragment_id)
-        if other is not None and other is not self.current:
-            self.constraints.append(Constraint(
-                'overlap', other.id, self.current.id,
-                invert_similarity(other.map_from_fragment) @ self.current.map_from_fragment))
+    def connect(self, join: Join) -> None:
+        """Record that keyframes of another fragment have placed the current one."""
+        if join.alignment is not None and join.first in self.fragments:
+            self.constraints.append(Constraint('overlap', join.first, self.current.id,
+                                               join.first_from_second,
+                                               join.alignment.covariance))
 
     def move(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
         """Place a fragment anew; all views of its keyframes, path and voxels follow.

@@ -82,7 +82,8 @@ class KnownPoses(PoseSource):
         scale = self._scales.scale
         return replace(scale, value=1.0, variance=scale.variance / scale.value**2)
 
-    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
+    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray,
+                       seen_again: bool = True) -> None:
         """Leave the waiting keyframes out of the map; measure another scale."""
         if self._waiting:
             logger.warning('%d keyframes are left out of the map: the camera did not move enough '

@@ -39,13 +39,22 @@ class PoseSource(ABC):
         return 0
 
     @property
+    def joining(self) -> bool:
+        """Return whether the fragment gets its place from images that are seen again."""
+        return False
+
+    @property
     @abstractmethod
     def keyframes(self) -> list[Keyframe]:
         """Return the keyframes that are kept for the next frames, in the current fragment."""
 
     @abstractmethod
-    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
-        """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""
+    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray,
+                       seen_again: bool = True) -> None:
+        """Go on in a new fragment; `new_from_former` [4, 4] is a similarity.
+
+        `seen_again`: its sequence begins with images of the fragment before.
+        """
 
     @abstractmethod
     def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,

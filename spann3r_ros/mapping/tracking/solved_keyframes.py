@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,12 @@ from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, depth_of_points
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import invert, similarity_scale, transform_points
-from spann3r_ros.core.types import FragmentPose, Frame, Pointmap
+from spann3r_ros.core.types import FragmentPose, Frame
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
-from spann3r_ros.mapping.fragments.placement import (
-    AlignmentError,
-    can_place,
-    place_after,
-    place_with_scale,
-)
+from spann3r_ros.mapping.fragments.overlap import Overlap
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
-from spann3r_ros.mapping.storage.saved_values import keyframe_tree, read_keyframe
 
 from .corner_motion import CornerMotion, Motion
 from .measured_pose import measure_pose
@@ -33,84 +26,61 @@ from .pnp import PoseError, PoseSolution
 from .pose_filter import MAX_REJECTED, FilteredPose, PoseFilter, move_solution
 from .pose_source import PoseSource
 
-# After so many fragments without a place, the next one gets the scale of the last one placed.
-MAX_FAILED_PLACEMENTS = 3
 # After a larger change of log f the pose of a keyframe comes from its pointmap alone.
 MAX_FOCAL_CHANGE = 0.03
 
 logger = logging.getLogger(__name__)
 
 
-class Placement(Enum):
-    """How a new fragment got its place: measured, with an assumed scale, or not at all."""
-
-    MEASURED = 1
-    ASSUMED = 2
-    FAILED = 3
-
-
 class SolvedPoses(PoseSource):
     """Filters the poses of pointmaps with the motion of tracked corners.
 
-    `anchor` is the keyframe by which a new fragment is placed: the newest one with a pose and
-    enough confident points. It is in the frame of the current fragment.
+    `overlap` has the keyframes by which the next fragment is joined to this one.
     """
 
     def __init__(self, config: MapperConfig) -> None:
         super().__init__()
         self._config = config.pose
-        self._min_confidence = config.voxel_map.min_confidence
         self._filter = PoseFilter(config.pose)
         self._corners = CornerMotion(config.pose)
         self._focal = 0.0  # of the last keyframe
-        self.anchor: Keyframe | None = None
-        self.anchor_origin = 0  # the id of the fragment in which it was a keyframe
-        self._placements_failed = 0  # in a row
-        # Map units per unit of the sequence placed last.
-        self._placed_scale = 1.0
+        self.lost = 0  # keyframes without a pose in a row
+        self.overlap = Overlap(config)
 
     def configure(self, config: MapperConfig) -> None:
         """Use other weights and thresholds from the next frame on."""
         self._config = config.pose
-        self._min_confidence = config.voxel_map.min_confidence
+        self.overlap.configure(config)
         self._filter.configure(config.pose)
         self._corners.configure(config.pose)
 
     @property
-    def keyframes(self) -> list[Keyframe]:
-        """Return the anchor."""
-        return [] if self.anchor is None else [self.anchor]
+    def joining(self) -> bool:
+        """Return whether the fragment gets its place from images that are seen again."""
+        return self.overlap.joining
 
-    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray) -> None:
+    @property
+    def keyframes(self) -> list[Keyframe]:
+        """Return the keyframes that the next fragment sees again."""
+        return self.overlap.keyframes
+
+    def begin_fragment(self, fragment: Fragment, new_from_former: np.ndarray,
+                       seen_again: bool = True) -> None:
         """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""
         self._filter.begin_fragment(new_from_former)
-        scale = similarity_scale(new_from_former)
-        self._corners.rescale(scale)
-        self._placed_scale *= scale
-        if self.anchor is not None:
-            self.anchor = self.anchor.moved_to(fragment.id, new_from_former)
+        self._corners.rescale(similarity_scale(new_from_former))
+        self.overlap.begin_fragment(fragment, new_from_former, seen_again)
+        self.lost = 0
 
-    def place_fragment(self, pointmap: Pointmap, fragment: Fragment) -> Placement:
-        """Place the points of a new sequence by the anchor, whose pointmap is given.
-
-        The anchor is the same each time, so after `MAX_FAILED_PLACEMENTS` the scale is not
-        measured.
-        """
-        placement = Placement.MEASURED
+    def see_again(self, estimate: Estimate) -> None:
+        """Take the estimate of an image that the new fragment has in common with the last one."""
+        keyframe = self.overlap.keyframe(estimate.image_id)
         try:
-            similarity = place_after(self.anchor, pointmap, self._min_confidence)
-        except AlignmentError as error:
-            if self._placements_failed < MAX_FAILED_PLACEMENTS:
-                self._placements_failed += 1
-                logger.warning('fragment %d is not placed: %s', fragment.id, error)
-                return Placement.FAILED
-            logger.warning('fragment %d has the scale of the last one placed: %s', fragment.id,
-                           error)
-            placement = Placement.ASSUMED
-            similarity = place_with_scale(self.anchor, self._placed_scale)
-        self._placements_failed, self._placed_scale = 0, similarity_scale(similarity)
-        fragment.fragment_from_sequence = similarity
-        return placement
+            solution = measure_pose(estimate, keyframe.intrinsics, self._config)
+        except PoseError as error:
+            logger.debug('an image seen again has no pose: %s', error)
+        else:
+            self.overlap.see(estimate, solution.fragment_from_camera)
 
     def place(self, admitted: Admitted, estimate: Estimate, intrinsics: Intrinsics,
               fragment: Fragment) -> list[Keyframe]:
@@ -125,6 +95,8 @@ class SolvedPoses(PoseSource):
                             np.full_like(pointmap.confidence, np.nan), pointmap.confidence,
                             _stamped(frame, fragment, filtered))
         self._count(filtered, reason)
+        self.overlap.count(pointmap.confidence)
+        self.lost = self.lost + 1 if keyframe.pose is None else 0
         if keyframe.pose is None:
             self._corners.stop()
             return [replace(keyframe, unposed_points=transform_points(corrected,
@@ -137,8 +109,7 @@ class SolvedPoses(PoseSource):
             # The pointmap is doubtful: its depth gets the scale of the corners that reached it.
             scale = self._corners.carry(keyframe.stamp_ns, depth, keyframe.confidence)
             return [replace(keyframe, depth=depth * np.float32(scale))]
-        if self.anchor is None or can_place(keyframe, self._min_confidence):
-            self.anchor, self.anchor_origin = keyframe, fragment.id
+        self.overlap.add(keyframe)
         self._corners.follow(keyframe.image, depth, keyframe.confidence)
         return [keyframe]
 
@@ -163,11 +134,8 @@ class SolvedPoses(PoseSource):
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map."""
         return {**super().tree(), 'filter': self._filter.tree(),
-                'corners': self._corners.tree(), 'focal': self._focal,
-                'anchor_origin': self.anchor_origin,
-                'anchor': None if self.anchor is None else keyframe_tree(self.anchor),
-                'placements_failed': self._placements_failed,
-                'placed_scale': self._placed_scale}
+                'corners': self._corners.tree(), 'focal': self._focal, 'lost': self.lost,
+                **self.overlap.tree()}
 
     def restore(self, node: SavedNode) -> None:
         """Take over a saved state; raise ValueError if it is wrong."""
@@ -175,13 +143,8 @@ class SolvedPoses(PoseSource):
         self._filter.restore(node.node('filter'))
         self._corners.restore(node.node('corners'))
         self._focal = node.number('focal', 0.0)
-        self.anchor_origin = node.integer('anchor_origin')
-        if node.has('anchor'):
-            self.anchor = read_keyframe(node.node('anchor'))
-            if self.anchor.pose is None:
-                raise node.fault('anchor', 'a keyframe with a pose', 'one without')
-        self._placements_failed = node.integer('placements_failed')
-        self._placed_scale = node.number('placed_scale', 1e-12)
+        self.lost = node.integer('lost') if node.has('lost') else 0
+        self.overlap.restore(node)
 
     def _check_focal(self, intrinsics: Intrinsics) -> None:
         """Forget what the filter measured with another focal length; the network's frame stays."""
