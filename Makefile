@@ -71,7 +71,7 @@ bench-blind-pictures: setup  ## how many pictures count as blind (minutes), FOLD
 bench-large-images: setup  ## raw images of 1080p and 4K, with and without the Fast DDS profile (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/large_images.py
 
-bench-map: setup  ## large maps: views of many fragments, keyframes beyond the bounds (two minutes)
+bench-map: setup  ## large maps: pose graphs, views of many fragments, keyframes beyond the bounds (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py
 
 bench-bag-launch: setup  ## a bag that starts together with the node loses no image (ten minutes), TRIES=

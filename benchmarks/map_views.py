@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a large map costs: views of many fragments, keyframes beyond the bounds: `make bench-map`.
+"""What a large map costs: its pose graph, views of many fragments, keyframes beyond the bounds.
 
-The first part views a million voxels in 50 fragments that have all just moved, on one thread,
-while another one takes the time every millisecond, as the node's executor would take images. The
-second part adds 10,000 keyframes to a map whose bounds are far exceeded.
+The first part solves pose graphs of a walk that goes round and round, with a loop at every fifth
+fragment and two false ones, while another thread takes the time every millisecond, as the node's
+executor would take images. The second part views a million voxels in 50 fragments that have all
+just moved, beside such a thread too. The third part adds 10,000 keyframes to a map whose bounds
+are far exceeded. `make bench-map` runs it.
 """
 from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from threading import Event, Thread
@@ -17,6 +21,10 @@ from threading import Event, Thread
 import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
+
+from pose_graphs import false_loop, walk
 
 from spann3r_ros.core.camera import centred_intrinsics
 from spann3r_ros.core.files import write_json
@@ -26,9 +34,16 @@ from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
-from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.loops.loop_selection import solve
+from spann3r_ros.mapping.mapper_config import (
+    KeyframeConfig,
+    LoopConfig,
+    MapperConfig,
+    VoxelMapConfig,
+)
 
 FRAGMENTS, VOXELS = 50, 1_000_000
+GRAPH_SIZES = 60, 300, 1000
 SIZE = 96
 STEP_M = 0.02
 TICK_SEC = 1e-3
@@ -57,7 +72,7 @@ class Ticker:
             last = now
 
 
-def walk(index: int, generator: np.random.Generator) -> Keyframe:
+def wall_keyframe(index: int, generator: np.random.Generator) -> Keyframe:
     """Return a keyframe of a camera that walks along a wall with a rough surface."""
     depth = 2.0 + 0.3 * generator.random((SIZE, SIZE), np.float32)
     pose = to_rigid(np.zeros(3), np.array([STEP_M * index, 0.0, 0.0]))
@@ -65,6 +80,30 @@ def walk(index: int, generator: np.random.Generator) -> Keyframe:
     return Keyframe(index, 'camera', 0, image, centred_intrinsics(SIZE, SIZE, SIZE), depth,
                     np.full((SIZE, SIZE), 0.9, np.float32),
                     FragmentPose(index, 'camera', 0, pose, 1e-4 * np.eye(6)))
+
+
+def measure_graph(fragments: int, rounds: int) -> dict[str, float]:
+    """Return seconds to solve a pose graph, and the longest that another thread had to wait."""
+    walked = walk(fragments, max(10, fragments // 6), 5)
+    loops = [false_loop(3, fragments // 2 + 7), false_loop(10, fragments - 3)]
+    graph = replace(walked.graph, constraints=[*walked.graph.constraints, *loops])
+    seconds, own, waits = [], [], []
+    for _ in range(rounds):
+        with Ticker() as ticker:
+            started, own_started = time.perf_counter(), time.thread_time()
+            judgement = solve(graph, LoopConfig().gate_probability)
+            seconds.append(time.perf_counter() - started)
+            own.append(time.thread_time() - own_started)
+        waits.append(ticker.longest_sec)
+    is_loop = np.array([one.kind == 'loop' for one in graph.constraints])
+    return {'fragments': fragments, 'loops': int(is_loop.sum()),
+            'rejected': int((~judgement.accepted).sum()), 'iterations': judgement.iterations,
+            'error_before_m': float(walked.errors(graph.places).max()),
+            'error_after_m': float(walked.errors(judgement.places).max()),
+            'solve_sec': float(np.median(seconds)), 'solve_max_sec': max(seconds),
+            'processor_sec': float(np.median(own)),
+            'other_thread_waits_ms': 1e3 * float(np.median(waits)),
+            'other_thread_waits_max_ms': 1e3 * max(waits)}
 
 
 def large_map() -> tuple[Atlas, VoxelMap]:
@@ -119,7 +158,7 @@ def measure_growth(keyframes: int, max_voxels: int, publish_every: int) -> dict[
     atlas, generator = Atlas(config, (layer,)), np.random.default_rng(0)
     costs = np.zeros(keyframes)
     for index in tqdm(range(keyframes), 'keyframes', mininterval=1.0):
-        keyframe = walk(index, generator)
+        keyframe = wall_keyframe(index, generator)
         points = keyframe.points_in(np.eye(4))
         started = time.perf_counter()
         atlas.add(keyframe, points)
@@ -149,15 +188,17 @@ def main() -> None:
                         help='keyframes between two snapshots for publishing')
     parser.add_argument('--output', type=Path, default=Path('output/map_views.json'))
     arguments = parser.parse_args()
+    graphs = [measure_graph(count, arguments.rounds) for count in GRAPH_SIZES]
     view = measure_view(arguments.rounds)
     growth = measure_growth(arguments.keyframes, arguments.max_voxels, arguments.publish_every)
-    for title, numbers in (('view', view), ('growth', growth)):
+    for title, numbers in (*(('pose graph', one) for one in graphs), ('view', view),
+                           ('growth', growth)):
         print(format_table((title, ''), [(name, f'{value:.4g}' if isinstance(value, float)
                                           else str(value)) for name, value in numbers.items()]))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, {'date': date.today().isoformat(),
                                   'machine': platform.processor() or platform.machine(),
-                                  'view': view, 'growth': growth})
+                                  'graphs': graphs, 'view': view, 'growth': growth})
 
 
 if __name__ == '__main__':

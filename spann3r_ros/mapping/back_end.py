@@ -13,22 +13,42 @@ from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, map_axes
 from spann3r_ros.core.types import Frame
 
 from .fragments.atlas import Atlas
+from .loops.correction import Correction
+from .mapper_config import MapperConfig
 
 logger = logging.getLogger(__name__)
 
 
 class BackEnd:
-    """Levels a map whose first frame had no direction against gravity.
+    """Levels a map whose first frame had no direction against gravity; corrects it by loops.
 
-    `levelled` is true once the map is level, or if given poses place it.
+    `levelled` is true once the map is level, or if given poses place it. `correction` takes loops
+    and measured scales. With given poses it is not used: nothing corrects these.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: MapperConfig) -> None:
         self.levelled = False
+        self.correction = Correction(config.loops)
+
+    @property
+    def is_pending(self) -> bool:
+        """Return whether a decision is still to be applied."""
+        return self.correction.is_pending
+
+    def configure(self, config: MapperConfig) -> None:
+        """Use other settings from the next frame on."""
+        self.correction.configure(config.loops)
 
     def observe(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Use a frame whose estimate is final, and the keyframes that it completed."""
         self._level(frame, keyframes, atlas)
+        if frame.world_from_camera is None:
+            for _ in keyframes:
+                self.correction.observe(atlas)
+
+    def finish(self, atlas: Atlas) -> None:
+        """Apply what has been decided, because no frame follows."""
+        self.correction.finish(atlas)
 
     def _level(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Level the map by the first frame whose direction against gravity is known.

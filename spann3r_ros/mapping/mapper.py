@@ -19,6 +19,7 @@ from spann3r_ros.core.views import camera_model
 
 from .back_end import BackEnd
 from .fragments.atlas import Atlas, PathView
+from .fragments.graph_view import GraphView, view_graph
 from .front_end import ASKED_FOR, MAP_LOADED, FrontEnd
 from .layers.voxel_map import VoxelCloud, VoxelMap, VoxelSnapshot
 from .mapper_config import MapperConfig
@@ -101,6 +102,7 @@ class Mapper:
         self._front_end.end_sequence('the recording ended', closing=True)
         if self._state.poses is not None:
             self._state.poses.finish()
+        self._state.back_end.finish(self._state.atlas)
         return self._front_end.update(inference_sec=time.perf_counter() - started)
 
     def end_sequence(self, reason: str) -> MapUpdate:
@@ -152,16 +154,20 @@ class Mapper:
         """
         state, layers = self._state, [(layer, layer.counters()) for layer in self._layers]
         frames = [*state.pending.values(), *state.replays.values()]
-        if not frames:
+        if not frames and not state.back_end.is_pending:
             yield MapUpdate(revision=state.atlas.revision)
             return
         memory = self._memory.snapshot()
         shared = {id(one): one for one in (*self._layers, *frames)}
         self._front_end.state = deepcopy(state, shared)
+        moved: tuple[int, ...] = ()
         try:
-            yield self.flush()
+            update = self.flush()
+            moved = update.moved
+            yield update
         finally:
             self._front_end.state = state
+            state.atlas.report_moved(moved)  # back to where they were
             for layer, counters in layers:
                 layer.restore(counters)
             if not self._memory.go_back(memory):
@@ -188,6 +194,10 @@ class Mapper:
         """Return the same poses as arrays."""
         return self._state.atlas.path()
 
+    def graph(self) -> GraphView:
+        """Return keyframes, fragments and constraints in the map."""
+        return view_graph(self._state.atlas)
+
     def cloud(self) -> VoxelCloud:
         """Return the voxels of all fragments as points in the map."""
         return self.snapshot().cloud()
@@ -206,4 +216,4 @@ class Mapper:
 
     def _new_state(self, fragment_id: int) -> MappingState:
         return MappingState(KeyframeGate(self._config.keyframes), Sight(self._config.sight),
-                            Atlas(self._config, self._layers, fragment_id), BackEnd())
+                            Atlas(self._config, self._layers, fragment_id), BackEnd(self._config))

@@ -127,6 +127,23 @@ class VoxelMapConfig:
 
 
 @dataclass(frozen=True)
+class LoopConfig:
+    """How places that are seen again correct the map."""
+
+    fragment_drift: float = setting(
+        0.02, 'Standard deviation of the drift within a fragment, beside what the constraints '
+        'say: as a share of the length of its path, in radians, and of its log scale',
+        1e-4, 1.0, applies=RUNNING)
+    gate_probability: float = setting(
+        0.9999, 'A loop is rejected if it differs from what the other constraints say by more '
+        'than this share of the differences that their covariances allow; 1.0: never', 0.5, 1.0,
+        applies=RUNNING)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class MapperConfig:
     """All settings of the mapper."""
 
@@ -135,6 +152,7 @@ class MapperConfig:
     fragments: FragmentConfig = field(default_factory=FragmentConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
+    loops: LoopConfig = field(default_factory=LoopConfig)
     field_of_view: str = setting(
         'crop', 'crop: the network sees the middle of a wide image; letterbox: it sees the whole '
         'image, smaller', choices=('crop', 'letterbox'))

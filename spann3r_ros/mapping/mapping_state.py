@@ -76,6 +76,7 @@ class MappingState:
         self.gate.configure(config.keyframes)
         self.sight.configure(config.sight)
         self.atlas.configure(config)
+        self.back_end.configure(config)
         if self.poses is not None:
             self.poses.configure(config)
 
@@ -151,8 +152,9 @@ class MappingState:
             voxels_evicted=voxel_map.evicted,
             kept=atlas.kept(),
             memory=memory,
-            fragments_unconnected=sum(one.received > 0 and not one.connected
-                                      for one in atlas.fragments.values()),
+            fragments_unconnected=len(atlas.unconnected()),
+            loops_accepted=atlas.loops(accepted=True),
+            loops_rejected=atlas.loops(accepted=False),
         )
 
     def forget_calibration(self) -> None:

@@ -21,10 +21,11 @@ class MappingStatus:
 
     `phase` is empty, tracking, lost or closed. `skipped` counts the frames that the keyframe gate
     rejected. `blind_reason` is what the newest images lack, or empty. `fragments` counts those
-    with keyframes, `fragments_unconnected` those of them whose place was assumed. `revision` grows
-    whenever a fragment moves. `poses_failed` counts keyframes
-    whose pointmap gave no pose, `poses_gated` those whose pointmap gave a pose that the filter
-    rejected, and `pose_resets` how often it then followed the pointmaps after all.
+    with keyframes, `fragments_unconnected` those of them that no measurement connects with the
+    oldest one. `loops_accepted` and `loops_rejected` are what the pose graph says of the loops
+    between the fragments of the map. `revision` grows whenever a fragment moves. `poses_failed`
+    counts keyframes whose pointmap gave no pose, `poses_gated` those whose pointmap gave a pose
+    that the filter rejected, and `pose_resets` how often it then followed the pointmaps after all.
     `keyframes_left_out` counts keyframes without a pose, whose points did not enter the map.
     `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
     share of the newest image that the network sees; it is NaN before the first image.
@@ -49,7 +50,9 @@ class MappingStatus:
     voxels_evicted: int
     kept: KeptReport
     memory: MemoryReport
-    fragments_unconnected: int = 0
+    fragments_unconnected: int
+    loops_accepted: int
+    loops_rejected: int
 
 
 @dataclass(frozen=True)

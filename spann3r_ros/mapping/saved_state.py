@@ -72,6 +72,7 @@ def _state_tree(state: MappingState) -> Tree:
     return {
         'camera': {'frame_id': frame_id, 'height': size[0], 'width': size[1]},
         'phase': state.phase.value, 'levelled': state.back_end.levelled,
+        'correction': state.back_end.correction.tree(),
         'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
@@ -106,9 +107,11 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     state.focal.restore(node.node('focal'))
     state.restart_reason = node.text('restart_reason')
     state.gate.restore(node.node('gate'))
-    # Maps of earlier versions have no such entry.
+    # Maps of earlier versions have no such entries.
     if node.has('sight'):
         state.sight.restore(node.node('sight'))
+    if node.has('correction'):
+        state.back_end.correction.restore(node.node('correction'))
     if node.text('pose_source', list(POSE_SOURCES)) == 'solved':
         state.poses = SolvedPoses(config)
     else:

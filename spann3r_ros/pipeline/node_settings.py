@@ -148,8 +148,8 @@ class NodeConfig:
     invert_tf: bool = setting(
         False, 'Publish the inverse of each transform: the map is then a child of the robot')
     map_publish_period_sec: float = setting(
-        1.0, 'Least time between two messages on ~/map_points and ~/path; it is made longer if '
-        'publishing would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0,
+        1.0, 'Least time between two messages on ~/map_points, ~/path and ~/graph; it is made '
+        'longer if publishing would take more than 5 % of it; 0: with every keyframe', 0.0, 3600.0,
         applies=RUNNING)
     max_cloud_bytes: int = setting(
         8_000_000, 'Largest message on ~/points and ~/map_points; a larger cloud is thinned out. '

@@ -238,7 +238,8 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         keyframes=mapping.keyframes, poses_failed=mapping.poses_failed,
         poses_gated=mapping.poses_gated, pose_resets=mapping.pose_resets,
         keyframes_left_out=mapping.keyframes_left_out,
-        fragments_unconnected=mapping.fragments_unconnected)
+        fragments_unconnected=mapping.fragments_unconnected,
+        loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

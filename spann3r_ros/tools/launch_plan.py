@@ -14,7 +14,7 @@ from pathlib import Path
 
 COMPRESSED = '/compressed'
 OUTPUTS = ('points', 'map_points', 'confidence', 'depth/image_rect', 'depth/camera_info', 'pose',
-           'odometry', 'path', 'status')
+           'odometry', 'path', 'graph', 'status')
 BOOLEANS = ('true', 'false')
 # Parameters of the node. An empty value leaves the parameter at its value in params_file.
 OVERRIDES = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fragment that moves: everything in the map follows it over DDS, odom does not."""
+"""A fragment that moves, or that a loop moves: all of the map follows over DDS, odom does not."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -8,12 +8,13 @@ from pathlib import Path as FilePath
 import numpy as np
 import pytest
 from harness import Camera, Mapper, Orbit, Peer, running, stamp_of, to_ns
-from movable_mapper import TOPIC
+from movable_mapper import LOOP_ADDED, LOOP_TOPIC, TOPIC
 from nav_msgs.msg import Odometry, Path
 from robot import Robot
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64MultiArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from spann3r_ros.core.transforms import quaternion_to_matrix, to_rigid
 from spann3r_ros.mapping.storage.exports import read_ply, read_tum
@@ -64,10 +65,10 @@ def check_saved(folder: FilePath, cloud: np.ndarray, path: dict[int, np.ndarray]
         np.testing.assert_allclose(one.world_from_camera, path[one.stamp_ns], atol=1e-5)
 
 
-def check_steps(robot: Robot, orbit: Orbit) -> None:
-    """Check that the base makes its true steps in `odom`, from the moved image on."""
-    true_base = [pose @ np.linalg.inv(robot.mounted) for pose in orbit.poses[:ALL]]
-    for index in range(6, ALL):
+def check_steps(robot: Robot, orbit: Orbit, images: range) -> None:
+    """Check that the base makes its true steps in `odom` to these images."""
+    true_base = [pose @ np.linalg.inv(robot.mounted) for pose in orbit.poses]
+    for index in images:
         step = np.linalg.inv(robot.lookup('odom', 'base_link', stamp_of(index - 1))) @ (
             robot.lookup('odom', 'base_link', stamp_of(index)))
         np.testing.assert_allclose(
@@ -131,5 +132,67 @@ def test_all_outputs_follow_a_fragment_and_odometry_does_not(
     np.testing.assert_allclose(robot.lookup('odom', 'base_link', newest), odom_before, atol=1e-9)
     steps = np.array([one.twist.twist.linear.x for one in odometry])
     assert np.abs(np.diff(steps[1:])).max() < 0.5
-    check_steps(robot, orbit)
+    check_steps(robot, orbit, range(6, ALL))
     check_places(robot, orbit, before)
+
+
+def namespaces(graph: MarkerArray) -> dict[str, int]:
+    """Return the number of points of each namespace; all markers replace those before."""
+    assert graph.markers[0].action == Marker.DELETEALL
+    assert {one.header.frame_id for one in graph.markers} == {'map'}
+    return {one.ns: len(one.points) for one in graph.markers[1:]}
+
+
+def test_a_loop_moves_the_map_and_not_the_odometry(
+        peer: Peer, camera: Camera, orbit: Orbit, mapper: Mapper) -> None:
+    robot, loop_at, count = Robot(peer, orbit), 11, 15
+    robot.begin()
+    paths = peer.listen(Path, '/mapper/path', latched=True)
+    clouds = peer.listen(PointCloud2, '/mapper/map_points', latched=True)
+    graphs = peer.listen(MarkerArray, '/mapper/graph', latched=True)
+    add_loop = peer.publisher(Float64MultiArray, LOOP_TOPIC)
+    camera.send(*(orbit.image(index) for index in range(6)))
+    peer.until_settled(6)
+    assert peer.trigger('/mapper/new_fragment').success
+    camera.send(*(orbit.image(index) for index in range(6, loop_at)))
+    peer.until_settled(loop_at)
+    newest, last = stamp_of(loop_at - 1), stamp_of(count - 1)
+    peer.until(lambda: ('map', 'odom') in robot.edges_at(newest), 'TF')
+    peer.until(lambda: paths and len(paths[-1].poses) == loop_at - 1, 'the path')
+    peer.until(lambda: graphs and namespaces(graphs[-1]) == {
+        'keyframes': loop_at - 1, 'fragments': 2 * (loop_at - 3), 'joins': 2}, 'the graph')
+    path, cloud = poses(paths[-1]), points(clouds[-1])
+    map_from_odom = robot.lookup('map', 'odom', newest)
+    odom_before = robot.lookup('odom', 'base_link', newest)
+
+    # Both fragments are in the frame of the map: the loop says that the second one is 5 cm off.
+    shift = np.eye(4)
+    shift[:3, 3] = 0.0, 0.05, 0.0
+    peer.until(add_loop.get_subscription_count, 'the mapper to listen')
+    add_loop.publish(Float64MultiArray(data=[0.0, 1.0, *shift.ravel()]))
+    peer.until(lambda: LOOP_ADDED in mapper.log, 'the loop')
+    camera.send(*(orbit.image(index) for index in range(loop_at, count)))
+    peer.until_settled(count)
+    status = peer.statuses()[-1]
+    assert (status.revision, status.loops_accepted, status.loops_rejected) == (1, 1, 0)
+    assert (status.fragments, status.fragments_unconnected) == (2, 0)
+    peer.until(lambda: ('map', 'odom') in robot.edges_at(last), 'TF at the last image')
+    found = peer.until(lambda: next((one for one in map(poses, paths)
+                                     if stamp_of(count - 2) in one), None), 'the path')
+    first, second = stamp_of(2), stamp_of(8)
+    np.testing.assert_allclose(found[first], path[first], atol=1e-9)
+    step = found[second][:3, 3] - path[second][:3, 3]
+    assert 0.02 < step[1] < 0.06
+    peer.until(lambda: len(clouds[-1].data) and to_ns(clouds[-1].header.stamp) == stamp_of(
+        count - 2), 'the map')
+    assert not np.array_equal(points(clouds[-1])[:len(cloud)], cloud)
+    peer.until(lambda: namespaces(graphs[-1]).get('loops_accepted') == 2, 'the loop on the graph')
+
+    # The correction is in map -> odom. The robot's odometry goes on without a step.
+    moved_by = robot.lookup('map', 'odom', last) @ np.linalg.inv(map_from_odom)
+    np.testing.assert_allclose(moved_by[:3, :3] @ path[second][:3, 3] + moved_by[:3, 3],
+                               found[second][:3, 3], atol=0.01)
+    np.testing.assert_allclose(robot.lookup('odom', 'base_link', newest), odom_before, atol=1e-9)
+    check_steps(robot, orbit, range(8, count))
+    np.testing.assert_allclose(robot.lookup('map', 'camera_optical', stamp_of(count - 2)),
+                               found[stamp_of(count - 2)], atol=0.01)

@@ -13,11 +13,13 @@ from nav_msgs.msg import Path
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
+from visualization_msgs.msg import MarkerArray
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.fragments.atlas import Atlas, PathView
+from spann3r_ros.mapping.fragments.graph_view import GraphView, view_graph
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap, VoxelSnapshot
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
@@ -65,6 +67,9 @@ class OneMap:
     def path(self) -> PathView:
         return self._atlas.path()
 
+    def graph(self) -> GraphView:
+        return view_graph(self._atlas)
+
 
 def keyframe() -> Keyframe:
     rng = np.random.default_rng(0)
@@ -89,7 +94,7 @@ def test_without_subscribers_nothing_is_converted(
     assert {'map_cloud', 'to_odometry', 'to_pose_with_covariance',
             'serialized_path'} <= set(CONVERTERS)
     mapper = OneMap()
-    for name in ('snapshot', 'path'):
+    for name in ('snapshot', 'path', 'graph'):
         monkeypatch.setattr(mapper, name, lambda *_, name=name: called.append(name))
     live = FragmentPose(2, 'camera', 0, np.eye(4))
     publishers.publish(replace(mapper.add(keyframe()), live_pose=live), mapper)
@@ -206,18 +211,21 @@ def test_a_map_that_takes_long_to_publish_is_published_less_often(
     assert published == [True, False, True]
 
 
-@pytest.mark.parametrize('failing, topic, kind', [
-    ('map_cloud', '/mapper/map_points', PointCloud2), ('serialized_path', '/mapper/path', Path)])
+@pytest.mark.parametrize(('module', 'failing', 'topic', 'kind'), [
+    (conversions, 'map_cloud', '/mapper/map_points', PointCloud2),
+    (conversions, 'serialized_path', '/mapper/path', Path),
+    (latched_views, 'graph_markers', '/mapper/graph', MarkerArray)])
 def test_a_map_that_could_not_be_published_is_published_later(
-        failing: str, topic: str, kind: type, node: LifecycleNode, peer: Peer,
+        module: object, failing: str, topic: str, kind: type, node: LifecycleNode, peer: Peer,
         monkeypatch: pytest.MonkeyPatch) -> None:
     clock, failures = Clock(), []
     monkeypatch.setattr(latched_views, 'monotonic', lambda: clock.now_sec)
     node.trigger_configure()
     qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    cloud, path = (node.create_lifecycle_publisher(message, name, qos) for message, name in (
-        (PointCloud2, '/mapper/map_points'), (Path, '/mapper/path')))
-    views = LatchedViews(cloud, path, 1.0, 10**6, failures.append)
+    views = LatchedViews(*(
+        node.create_lifecycle_publisher(message, name, qos) for message, name in (
+            (PointCloud2, '/mapper/map_points'), (Path, '/mapper/path'),
+            (MarkerArray, '/mapper/graph'))), 1.0, 10**6, failures.append)
     node.trigger_activate()
     heard = peer.listen(kind, topic, latched=True)
     peer.until(lambda: node.count_subscribers(topic), 'the listener')
@@ -227,7 +235,7 @@ def test_a_map_that_could_not_be_published_is_published_later(
     def fail(*_: object) -> None:
         raise MemoryError('no room for the message')
     with monkeypatch.context() as patch:
-        patch.setattr(conversions, failing, fail)
+        patch.setattr(module, failing, fail)
         views.change()
         views.refresh(mapper, header)
         peer.until(lambda: failures, 'the failure')

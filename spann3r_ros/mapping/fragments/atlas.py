@@ -15,28 +15,12 @@ from spann3r_ros.mapping.layers.layer import Layer
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
-from spann3r_ros.mapping.storage.saved_values import read_covariance, read_similarity
 
+from .constraint import Constraint, read_constraint, without_fragment
 from .fragment import Fragment
 from .keyframe_store import KeptReport, KeyframeStore
 from .overlap import Join
 from .saved_fragments import fragment_tree, read_fragment
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A measured similarity `first_from_second` [4, 4] between two fragments, by their ids.
-
-    `kind` is its source: overlap (keyframes that both fragments have). `covariance` [7, 7] is that
-    of E in `true = first_from_second E`: of its shift, rotation vector and log scale, about the
-    origin of the second fragment and along its axes; None if unknown.
-    """
-
-    kind: str
-    first: int
-    second: int
-    first_from_second: np.ndarray
-    covariance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +98,10 @@ class Atlas:
         moved, self._moved = tuple(sorted(self._moved & set(self.fragments))), set()
         return moved
 
+    def report_moved(self, fragment_ids: Iterable[int]) -> None:
+        """Report fragments as moved, because others have been given another place of them."""
+        self._moved |= set(fragment_ids)
+
     def add(self, keyframe: Keyframe, points: np.ndarray | None) -> None:
         """Add a keyframe to its fragment.
 
@@ -128,6 +116,31 @@ class Atlas:
         fragment.path.append(keyframe.pose)
         self._keyframes.add(keyframe, fragment.keyframes)
         self._bound_path()
+
+    def loops(self, accepted: bool) -> int:
+        """Return how many loops the pose graph accepts, or how many it rejects."""
+        return sum(one.accepted is accepted for one in self.constraints)
+
+    def unconnected(self) -> set[int]:
+        """Return the fragments with keyframes that no measurement connects with the oldest one.
+
+        A fragment whose place was assumed may be connected by a loop, or by another fragment.
+        """
+        if all(one.connected for one in self.fragments.values()):
+            return set()
+        believed = [one for one in self.constraints if one.accepted is not False]
+        joined = {one.second for one in believed if one.kind == 'overlap'}
+        # Given poses, or fragments that were removed, have placed those that are not joined.
+        reached = {one.id for one in self.fragments.values()
+                   if one.connected and one.id not in joined}
+        reached.add(min(self.fragments))
+        size = 0
+        while len(reached) > size:
+            size = len(reached)
+            for one in believed:
+                if {one.first, one.second} & reached:
+                    reached |= {one.first, one.second}
+        return {one.id for one in self.fragments.values() if one.received} - reached
 
     def places(self, fragment_ids: Iterable[int]) -> Mapping[int, np.ndarray]:
         """Return `map_from_fragment` [4, 4] of some fragments by their ids."""
@@ -193,22 +206,17 @@ class Atlas:
             layer.check_stores([one.stores[layer.name] for one in fragments])
         self.current = self.fragments[current]
         self.revision = node.integer('revision')
-        self.constraints = [
-            Constraint(one.text('kind'), one.integer('first'), one.integer('second'),
-                       read_similarity(one, 'first_from_second'),
-                       read_covariance(one, 'covariance', 7) if one.has('covariance') else None)
-            for one in node.nodes('constraints')]
+        self.constraints = [read_constraint(one) for one in node.nodes('constraints')]
         self._keyframes.restore(node.node('keyframes'), [one.keyframes for one in fragments])
         self._bound_path()
 
     def _drop_exhausted(self) -> None:
-        """Remove older fragments of which nothing is left, and their constraints."""
+        """Remove older fragments of which nothing is left; others stay connected."""
         for fragment in list(self.fragments.values())[:-1]:
             if not (len(fragment.path) or fragment.keyframes
                     or any(map(len, fragment.stores.values()))):
                 del self.fragments[fragment.id]
-        self.constraints = [one for one in self.constraints
-                            if {one.first, one.second} <= set(self.fragments)]
+                self.constraints = without_fragment(self.constraints, fragment.id)
 
     def _new(self, fragment_id: int, scale: Scale) -> Fragment:
         stores = {layer.name: layer.new_store() for layer in self._layers}

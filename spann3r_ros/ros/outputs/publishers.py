@@ -11,6 +11,7 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.messages import to_nanoseconds
@@ -39,7 +40,7 @@ class MapPublishers:
     """Created at configure, silent until the node is active, destroyed at cleanup.
 
     All methods but `publish_status` are called on the worker thread; odometry is published by the
-    thread that `FrameRoles` runs on. The map and the path are
+    thread that `FrameRoles` runs on. Map, path and graph are
     latched and throttled. `refresh` publishes them later if the throttle or a missing subscriber
     prevented it. `failed` is called, on any thread, if that fails.
     """
@@ -65,7 +66,8 @@ class MapPublishers:
         self._odometry = self._stream(Odometry, '~/odometry')
         self._views = LatchedViews(
             self._latched(PointCloud2, '~/map_points'), self._latched(Path, '~/path'),
-            settings.node.map_publish_period_sec, self._max_cloud_bytes, failed)
+            self._latched(MarkerArray, '~/graph'), settings.node.map_publish_period_sec,
+            self._max_cloud_bytes, failed)
         # Not managed by the lifecycle: an inactive node publishes its status too.
         self._status = node.create_publisher(
             MapperStatus, '~/status', QoSProfile(depth=10),
