@@ -88,6 +88,7 @@ def _keyframes_tree(keyframes: Mapping[int, KeptKeyframe],
     height, width = kept[0].depth.shape if kept else (0, 0)
     images = [one.jpeg.reshape(-1) for one in kept]
     unknown = np.full((6, 6), np.nan)
+    described = [one.descriptor for one in kept if one.descriptor is not None]
     return {
         'numbers': np.array(list(keyframes), np.int64),
         'images': np.concatenate([*images, np.zeros(0, np.uint8)]),
@@ -96,6 +97,8 @@ def _keyframes_tree(keyframes: Mapping[int, KeptKeyframe],
             len(kept), height, width),
         'intrinsics': np.array([[getattr(one.intrinsics, name) for name in INTRINSICS]
                                 for one in kept], float).reshape(len(kept), len(INTRINSICS)),
+        # Either the network gives a descriptor of every keyframe, or of none.
+        **({'descriptors': np.array(described, np.float32)} if described else {}),
         **_poses_tree(
             np.array([one.stamp_ns for one in kept], np.int64),
             np.array([one.pose.fragment_from_camera for one in kept]).reshape(-1, 4, 4),
@@ -110,6 +113,9 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
     numbers = node.array('numbers', np.int64, (n,))
     depths = node.array('depths', np.float16, (n, None, None), finite=False)
     intrinsics = node.array('intrinsics', np.float64, (n, len(INTRINSICS)))
+    descriptors = [None] * n
+    if node.has('descriptors'):
+        descriptors = list(node.array('descriptors', np.float32, (n, None)))
     images, ends = node.array('images', np.uint8, (None,)), node.array('image_ends', np.int64,
                                                                        (n,))
     starts = np.concatenate([[0], ends[:-1]]) if n else ends
@@ -131,5 +137,6 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
         found[int(numbers[index])] = CompactKeyframe(
             stamp_ns, frame_id, fragment_id, jpeg, Intrinsics(*intrinsics[index], width, height),
             depths[index],
-            FragmentPose(stamp_ns, frame_id, fragment_id, transforms[index], covariance))
+            FragmentPose(stamp_ns, frame_id, fragment_id, transforms[index], covariance),
+            descriptors[index])
     return found
