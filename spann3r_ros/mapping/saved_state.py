@@ -119,7 +119,6 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
         state.poses = KnownPoses(config.pose)
     state.poses.restore(node.node('poses'))
     state.atlas.restore(node.node('atlas'), counters, frame_id)
-    state.back_end.loops.index(state.atlas)
     # Maps of earlier versions have no such entry.
     if node.has('loops'):
         state.back_end.loops.restore(node.node('loops'))

@@ -65,7 +65,8 @@ def test_neighbours_and_the_own_fragment_are_left_out() -> None:
     for number, descriptor in zip((200, 201, 202, 203), again, strict=True):
         places.add(number, 50, descriptor)
     assert {one.number for one in places.candidates(GAP, SIMILARITY, MOST)} == {3, 4, 5}
-    assert places.candidates(200, SIMILARITY, MOST)[0].number == 3  # 4 and 5 are less than 200 older
+    # The numbers 4 and 5 are less than 200 older.
+    assert places.candidates(200, SIMILARITY, MOST)[0].number == 3
     assert places.candidates(201, SIMILARITY, MOST) == []
     own = Places()
     for number, descriptor in enumerate([*descriptors, *again]):
