@@ -60,6 +60,8 @@ class Atlas:
         former = self.current
         if not former.received:
             del self.fragments[former.id]
+            self.constraints = [one for one in self.constraints
+                                if former.id not in (one.first, one.second)]
         self._drop_exhausted()
         self.current = self._new(former.id + (former.received > 0),
                                  former.scale if scale is None else scale)
