@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 
 import numpy as np
+import pytest
 from oracle import RoomsNetwork, TwinRooms, twin_walk
 from synthetic import square_camera
 
@@ -165,6 +166,29 @@ def test_evicted_keyframes_close_no_loops() -> None:
     mapper = mapped(network(returns=True), LOOPS, config=small)
     kept = mapper.status().kept
     assert kept.evicted > 0 and len(closer(mapper)._places) <= kept.keyframes + 1
+
+
+def test_a_map_of_a_version_without_loops_is_continued() -> None:
+    answering = network(returns=True)
+    tree = mapped(answering, LoopConfig(), count=20).tree()
+    del tree['state']['loops']
+    for fragment in tree['state']['atlas']['fragments']:
+        del fragment['keyframes']['descriptors']
+    mapper = Mapper(network(returns=True), MapperConfig(loops=LOOPS, live_pose=False))
+    mapper.load(decode_tree(*encode_tree(tree)))
+    for index, frame in list(enumerate(frames(answering)))[20:]:
+        step(mapper, index, frame)
+    # The keyframes of the earlier version have no descriptors; saved again they still have none.
+    again = Mapper(network(returns=True), mapper._config)
+    again.load(decode_tree(*encode_tree(mapper.tree())))
+    kept = [one.descriptor is not None for fragment in again._state.atlas.fragments.values()
+            for one in fragment.keyframes.values()]
+    assert len(kept) - sum(kept) in (19, 20) and sum(kept) > 60
+    assert found(mapper) and min(first for first, _ in found(mapper)) >= 19
+    tree = mapper.tree()
+    tree['state']['atlas']['fragments'][3]['keyframes']['descriptors'][-1, 0] = np.nan
+    with pytest.raises(ValueError, match='descriptors'):
+        again.load(decode_tree(*encode_tree(tree)))
 
 
 def test_a_saved_map_finds_the_same_loops() -> None:
