@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.similarity import SHIFT, carry_covariance
+from spann3r_ros.core.similarity import carry_covariance, invert_similarities
 from spann3r_ros.core.transforms import invert
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.fragments.atlas import Atlas
@@ -23,7 +23,7 @@ from spann3r_ros.mapping.storage.saved_values import pose_tree, read_pose, read_
 
 from .loop_selection import LOOP
 from .pair_alignment import Alignment, MismatchError
-from .path_prior import GATE, PathLengths, error_of, excess, length_in
+from .path_prior import GATE, PathLengths, error_of, excess, length_in, map_from_camera
 from .places import Candidate, Places
 from .verification import Match, match, view_of
 
@@ -206,18 +206,20 @@ class LoopCloser:
             self._places.retain(_owners(atlas))
 
     def _shortcuts(self, atlas: Atlas) -> list[tuple[int, int]]:
-        """Return the stamps of the loops that the map agrees with."""
-        return [(one.first_pose.stamp_ns, one.second_pose.stamp_ns) for one in self.records
-                if not one.reason and _agrees(one, atlas)]
-
-
-def _agrees(record: LoopRecord, atlas: Atlas) -> bool:
-    """Return whether the present map has the cameras of a loop where it measured them."""
-    poses = record.first_pose, record.second_pose
-    if any(pose.fragment_id not in atlas.fragments for pose in poses):
-        return False
-    error = error_of(record.first_from_second, atlas, *poses)
-    return bool(np.linalg.norm(error[SHIFT]) < AGREEING_SHIFT * record.distance)
+        """Return the stamps of the loops whose cameras are in the map where they were measured."""
+        loops = [one for one in self.records if not one.reason
+                 and {one.first_pose.fragment_id, one.second_pose.fragment_id}
+                 <= set(atlas.fragments)]
+        if not loops:
+            return []
+        first, second = (np.array([map_from_camera(atlas, pose) for pose in poses]) for poses in (
+            [one.first_pose for one in loops], [one.second_pose for one in loops]))
+        measured = np.array([one.first_from_second for one in loops])
+        error = invert_similarities(first @ measured) @ second
+        agreeing = np.linalg.norm(error[:, :3, 3], axis=1) < AGREEING_SHIFT * np.array(
+            [one.distance for one in loops])
+        return [(one.first_pose.stamp_ns, one.second_pose.stamp_ns)
+                for one, agrees in zip(loops, agreeing, strict=True) if agrees]
 
 
 def _owners(atlas: Atlas) -> dict[int, KeptKeyframe]:
