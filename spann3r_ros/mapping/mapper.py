@@ -173,6 +173,20 @@ class Mapper:
             if not self._memory.go_back(memory):
                 state.restart(MEMORY_LOST)
 
+    @contextmanager
+    def corrected(self) -> Iterator[None]:
+        """Let the map be, within a `with` statement, as if the corrections due were applied."""
+        state = self._state
+        if state.back_end.is_pending:
+            frames = [*state.pending.values(), *state.replays.values()]
+            self._front_end.state = deepcopy(state, {
+                id(one): one for one in (*self._layers, *frames)})
+            self._state.back_end.finish(self._state.atlas)
+        try:
+            yield
+        finally:
+            self._front_end.state = state
+
     def reset(self, reason: str = ASKED_FOR) -> None:
         """Start a new, empty map with the next frame."""
         self._memory.reset(reason)

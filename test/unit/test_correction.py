@@ -19,6 +19,7 @@ from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.mapping.loops import correction as correction_module
 from spann3r_ros.mapping.loops.pose_graph import ScalePrior
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.storage.exports import read_tum
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes, read_map
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
@@ -187,6 +188,18 @@ def test_a_map_that_is_saved_while_a_solution_runs_is_continued(
     assert map_hashes(loaded) == map_hashes(mapper)
     assert loaded.status().revision == mapper.status().revision > 0
     assert loaded.status().loops_accepted == 1
+
+
+def test_saved_cloud_and_path_have_the_corrections_that_are_due(tmp_path: Path) -> None:
+    mapper = go_on(closed(), LOOP_AT, LOOP_AT + 1)
+    before = map_hashes(mapper)
+    encode_map(mapper).write(tmp_path)
+    assert map_hashes(mapper) == before and mapper._state.back_end.is_pending
+    saved = {one.stamp_ns: one.world_from_camera[:3, 3]
+             for one in read_tum(tmp_path / 'map' / 'trajectory.tum')}
+    assert len(saved) == len(mapper.trajectory)
+    first, second = FRAMES[2].stamp_ns, FRAMES[2 + ROUND].stamp_ns
+    assert np.linalg.norm(saved[first] - saved[second]) < 0.03 < end_error(mapper)
 
 
 def test_a_map_of_a_version_without_a_pose_graph_is_continued() -> None:

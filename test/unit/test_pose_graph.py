@@ -163,6 +163,19 @@ def test_a_false_loop_without_a_true_one_is_rejected() -> None:
     assert apart(found.places, dict(true.graph.places)) < AGREEMENT
 
 
+def test_a_false_loop_that_the_drift_allows_is_outvoted() -> None:
+    """Compared with the joins alone it passes; it contradicts the loops beside it."""
+    true = walk(30, 20, every=2, seed=5)
+    one = measured(np.random.default_rng(7), 'loop', true.truth, 3, 23, LOOP)
+    shifted = one.first_from_second @ similarities_of([0.6, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    false = replace(one, first_from_second=shifted)
+    joins = [one for one in true.graph.constraints if one.kind == 'overlap']
+    assert solve(replace(true.graph, constraints=[*joins, false]), PROBABILITY).accepted.all()
+    found = solve(with_loops(true, false), PROBABILITY)
+    assert np.flatnonzero(~found.accepted).tolist() == [10]
+    assert apart(found.places, solve(true.graph, PROBABILITY).places) < AGREEMENT
+
+
 def test_many_false_loops_that_agree_are_rejected() -> None:
     """Two rooms that look the same, one after the other, are not made one."""
     truth = {index: similarities_of([0.7 * index, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
@@ -188,6 +201,36 @@ def test_a_loop_that_was_judged_too_early_is_accepted_later() -> None:
     assert not alone.accepted[-1]
     together = solve(replace(true.graph, constraints=[*joins, *loops, far]), PROBABILITY)
     assert together.accepted.all()
+
+
+def test_loops_one_after_the_other_give_what_all_together_give() -> None:
+    true = walk(seed=2)
+    graph = with_loops(true, false_loop(3, 33), false_loop(7, 57))
+    expected = solve(graph, PROBABILITY)
+    loops = [one for one in graph.constraints if one.kind == 'loop']
+    known = [one for one in graph.constraints if one.kind != 'loop']
+    places = dict(graph.places)
+    for loop in loops:
+        known.append(loop)
+        found = solve(PoseGraph(places, known, 0), PROBABILITY)
+        known = [replace(one, accepted=bool(on)) if one.kind == 'loop' else one
+                 for one, on in zip(known, found.accepted, strict=True)]
+        places = found.places
+    assert [one.accepted for one in known[59:]] == [
+        bool(on) for one, on in zip(graph.constraints, expected.accepted, strict=True)
+        if one.kind == 'loop']
+    assert apart(places, expected.places) < AGREEMENT
+
+
+def test_a_false_loop_that_was_accepted_is_found_when_true_ones_contradict_it() -> None:
+    true = walk(seed=3)
+    wrong = replace(false_loop(3, 33), accepted=True)
+    graph = with_loops(true, wrong)
+    start = minimise(graph.without(np.array([
+        one.kind == 'loop' and one is not wrong for one in graph.constraints])), 0.01)
+    found = solve(replace(graph, places=start.places), PROBABILITY)
+    assert np.flatnonzero(~found.accepted).tolist() == [10]
+    assert apart(found.places, solve(true.graph, PROBABILITY).places) < AGREEMENT
 
 
 def test_fragments_without_a_constraint_follow_the_one_before_them() -> None:

@@ -34,7 +34,7 @@ def graph_of(atlas: Atlas, priors: Iterable[ScalePrior], drift: float) -> PoseGr
     places = {one.id: one.map_from_fragment for one in atlas.fragments.values()}
     constraints = atlas.constraints
     return PoseGraph(
-        places, [replace(one, covariance=covariance, accepted=None) for one, covariance in zip(
+        places, [replace(one, covariance=covariance) for one, covariance in zip(
             constraints, _covariances(atlas, constraints, drift), strict=True)],
         min(places), [one for one in priors if one.fragment in places])
 

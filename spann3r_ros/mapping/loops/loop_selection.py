@@ -18,7 +18,7 @@ The only connection between two groups of fragments cannot be tested. It is beli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import gammaincinv
@@ -33,7 +33,8 @@ LOOP = 'loop'
 UNTESTED = 1e-7
 # A minimum for tests is found to this share of the standard deviations.
 ROUGHLY = 1e-2
-# Once others have been switched off, only loops above this share of the quantile are tested again.
+# A loop that has been tested is tested again while its value is above this share of the quantile,
+# or that of its residual in units of its own covariance.
 SUSPECT = 0.5
 # Loops whose test is computed at once: each takes seven columns of the size of the graph.
 AT_ONCE = 4
@@ -52,29 +53,55 @@ class Judgement:
 
 
 def solve(graph: PoseGraph, probability: float) -> Judgement:
-    """Return the places that fit best, and which loops pass the test of a probability."""
+    """Return the places that fit best, and which loops pass the test of a probability.
+
+    Loops that are `accepted` already are on from the start. If a loop contradicts one of them, all
+    are judged anew.
+    """
     is_loop = np.array([one.kind == LOOP for one in graph.constraints], bool)
-    on, refused = ~is_loop, np.zeros(len(is_loop), bool)
+    accepted = np.array([one.accepted is True for one in graph.constraints], bool) & is_loop
+    rejected = np.array([one.accepted is False for one in graph.constraints], bool)
+    judgement = _judge(graph, ~is_loop | accepted, probability)
+    if accepted.any() and not (judgement.accepted | rejected).all():
+        iterations = judgement.iterations
+        judgement = _judge(graph, ~is_loop, probability)
+        judgement = replace(judgement, iterations=judgement.iterations + iterations)
+    return judgement
+
+
+def _judge(graph: PoseGraph, on: np.ndarray, probability: float) -> Judgement:
+    """Return the judgement that begins with some constraints switched on, bool [n]."""
+    on, refused = on.copy(), np.zeros(len(on), bool)
     solution = minimise(graph.without(~on), ROUGHLY)
     iterations = solution.iterations
     while True:
-        candidates = np.flatnonzero(is_loop & ~on & ~refused)
+        candidates = np.flatnonzero(~on & ~refused)
         added = candidates[_passing(graph, on, candidates, solution, probability)]
         if not len(added):
             solution = minimise(_moved(graph.without(~on), solution))
             return Judgement(dict(solution.places), on, iterations + solution.iterations)
-        on[added] = True
-        tested = np.flatnonzero(is_loop & on)
+        doubted = np.zeros(len(on), bool)
+        doubted[added] = on[added] = True
         while True:
             solution = minimise(_moved(graph.without(~on), solution), ROUGHLY)
             iterations += solution.iterations
+            tested = np.flatnonzero(on & (doubted | _is_suspect(graph, solution, probability)))
             excess = _excess(graph, tested, solution, probability, is_part=True)
             if not len(tested) or excess.max() <= 1.0:
                 break
             worst = tested[excess.argmax()]
             on[worst], refused[worst] = False, True
             # Without it, the others fit better.
-            tested = tested[(excess > SUSPECT) & on[tested]]
+            doubted[tested] = excess > SUSPECT
+
+
+def _is_suspect(graph: PoseGraph, solution: Solution, probability: float) -> np.ndarray:
+    """Return which loops might fail the test, by their residuals alone, bool [n]."""
+    loops = np.flatnonzero([one.kind == LOOP for one in graph.constraints])
+    errors = whitened([graph.constraints[one] for one in loops], solution)[0]
+    suspect = np.zeros(len(graph.constraints), bool)
+    suspect[loops] = (errors**2).sum(axis=1) > SUSPECT * 2.0 * gammaincinv(0.5 * SIZE, probability)
+    return suspect
 
 
 def _passing(graph: PoseGraph, on: np.ndarray, candidates: np.ndarray, solution: Solution,
@@ -106,7 +133,8 @@ def _excess(graph: PoseGraph, which: np.ndarray, solution: Solution, probability
 
 def _excess_of(constraints: Sequence[Constraint], solution: Solution, probability: float,
                is_part: bool) -> np.ndarray:
-    errors, spreads = whitened(constraints, solution)
+    errors, jacobians, columns = whitened(constraints, solution)
+    spreads = _spreads(jacobians, columns, solution)
     values, vectors = np.linalg.eigh(np.eye(SIZE) + (-spreads if is_part else spreads))
     along = (np.swapaxes(vectors, 1, 2) @ errors[..., None])[..., 0]
     tested = values > UNTESTED
@@ -116,11 +144,14 @@ def _excess_of(constraints: Sequence[Constraint], solution: Solution, probabilit
 
 
 def whitened(constraints: Sequence[Constraint],
-             solution: Solution) -> tuple[np.ndarray, np.ndarray]:
-    """Return residuals [n, 7] and J H^-1 J^T [n, 7, 7] in units of the constraints' covariances.
+             solution: Solution) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return residuals [n, 7], Jacobians [n, 7, 14], both in units of the constraints' errors.
 
-    A unit is the inverse of the lower triangular root of the covariance.
+    A unit is the inverse of the lower triangular root of the covariance. The third value are the
+    columns of the Jacobians in the normal equations, int [n, 14]; -1 where nothing is estimated.
     """
+    if not constraints:
+        return np.zeros((0, SIZE)), np.zeros((0, SIZE, 2 * SIZE)), np.zeros((0, 2 * SIZE), int)
     ids = {one: index for index, one in enumerate(solution.places)}
     first = [ids[one.first] for one in constraints]
     second = [ids[one.second] for one in constraints]
@@ -128,18 +159,22 @@ def whitened(constraints: Sequence[Constraint],
     errors, to_first, to_second = residuals(
         np.array([one.first_from_second for one in constraints]), places[first], places[second])
     roots = np.linalg.inv(np.linalg.cholesky(np.array([one.covariance for one in constraints])))
-    jacobians = roots @ np.concatenate([to_first, to_second], axis=2)  # [n, 7, 14]
-    columns = np.concatenate([solution.columns[first], solution.columns[second]], axis=1)
+    return ((roots @ errors[..., None])[..., 0],
+            roots @ np.concatenate([to_first, to_second], axis=2),
+            np.concatenate([solution.columns[first], solution.columns[second]], axis=1))
+
+
+def _spreads(jacobians: np.ndarray, columns: np.ndarray, solution: Solution) -> np.ndarray:
+    """Return J H^-1 J^T [n, 7, 7] of Jacobians [n, 7, 14] in columns [n, 14]."""
     known = columns >= 0
-    count = len(constraints)
+    count = len(jacobians)
     right = np.zeros((int(solution.columns.max()) + 1, count, SIZE))
     for index in range(count):
         right[columns[index, known[index]], index] = jacobians[index][:, known[index]].T
     solved = solution.normal.solve(right.reshape(len(right), -1)).reshape(right.shape)
-    spreads = np.array([
+    return np.array([
         jacobians[index][:, known[index]] @ solved[columns[index, known[index]], index]
         for index in range(count)])
-    return (roots @ errors[..., None])[..., 0], spreads
 
 
 def _moved(graph: PoseGraph, solution: Solution) -> PoseGraph:

@@ -29,7 +29,7 @@ from spann3r_ros.core.similarity import (
 )
 from spann3r_ros.mapping.fragments.constraint import Constraint
 
-MAX_ITERATIONS = 50
+MAX_ITERATIONS = 100
 LEAST_DAMPING, FIRST_DAMPING, MOST_DAMPING = 1e-12, 1e-6, 1e9
 DAMPING_FACTOR = 10.0
 # The standard deviations are those of each number if all others are held.

@@ -64,12 +64,14 @@ def encode_map(mapper: Mapper,
                at_end: Callable[[MapUpdate], object] | None = None) -> MapFiles:
     """Return the files of a map; raise MapEmptyError for an empty one.
 
+    Cloud and path have the corrections that are due.
     With `at_end`, cloud and path are those of a recording that ends here: they have the frames
     that still wait for their estimate. `at_end` is called with the update that completes them,
     while the map is complete. Afterwards the mapper is as before.
     """
     if at_end is None:
-        cloud, path = mapper.cloud(), mapper.trajectory
+        with mapper.corrected():
+            cloud, path = mapper.cloud(), mapper.trajectory
     else:
         with mapper.ended() as update:
             at_end(update)
