@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence as Many
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, Sigh
 from spann3r_ros.networks.registry import open_network, resolve_checkpoint
 from spann3r_ros.pipeline.runner import run_frames
 
-HEADER = ('max_keyframes', 'overlap', 'max_lost', 'error % of path', 'of side', 'posed',
+HEADER = ('max_keyframes', 'overlap', 'error % of path', 'of side', 'posed',
           'fragments', 'not connected', 'ms a frame')
 WALKS = Turn(200, motion=0.45), Turn(200, 1.8)
 
@@ -50,11 +50,11 @@ class TimedJoins:
 
     def __call__(self, views: Many[SharedView]) -> Alignment:
         """Align as before."""
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             return self._align(views)
         finally:
-            self.seconds.append(time.perf_counter() - started)
+            self.seconds.append(time.process_time() - started)
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,12 @@ class Choice:
 
     max_keyframes: int
     overlap_keyframes: int
-    max_lost: int
 
 
 def measure(network: Network, sequence: Sequence, choice: Choice) -> list[float]:
     """Return the numbers of a row for one walk."""
     config = MapperConfig(sight=SightConfig(check=False), live_pose=False,
-                          fragments=FragmentConfig(*astuple(choice)))
+                          fragments=FragmentConfig(**asdict(choice)))
     mapper, started = Mapper(network, config), time.perf_counter()
     result = run_frames(mapper, to_frames(sequence.images, sequence.intrinsics))
     seconds = time.perf_counter() - started
@@ -90,7 +89,6 @@ def main() -> None:
     parser.add_argument('--rooms', type=int, default=4)
     parser.add_argument('--lengths', type=int, nargs='+', default=[0, 80, 40, 20])
     parser.add_argument('--overlaps', type=int, nargs='+', default=[3])
-    parser.add_argument('--max-lost', type=int, nargs='+', default=[10])
     values = parser.parse_args()
     cv2.setNumThreads(1)
     logging.disable(logging.WARNING)
@@ -98,9 +96,8 @@ def main() -> None:
                            compute=Compute('cpu', threads=1))
     rooms = unseen_rooms(HeldOutConfig(), network.input_size(ASPECT))
     joins = TimedJoins()
-    choices = [Choice(length, shared, lost) for length in values.lengths
-               for shared in (values.overlaps if length else values.overlaps[:1])
-               for lost in values.max_lost]
+    choices = [Choice(length, shared) for length in values.lengths
+               for shared in (values.overlaps if length else values.overlaps[:1])]
     for walk in WALKS:
         rows: dict[Choice, list[list[float]]] = {choice: [] for choice in choices}
         for sequence in draw_sequences(rooms, values.rooms, walk):

@@ -30,7 +30,7 @@ class FragmentConfig:
     """When a fragment begins, and what it sees again of the one before; with solved poses."""
 
     max_keyframes: int = setting(
-        0, 'Begin a fragment after so many keyframes of the one before. 0: never', 0, 1_000_000,
+        40, 'Begin a fragment after so many keyframes of the one before. 0: never', 0, 1_000_000,
         applies=RUNNING)
     overlap_keyframes: int = setting(
         3, 'How many of the last keyframes a new fragment sees again; they join it to the one '
