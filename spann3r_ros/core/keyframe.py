@@ -23,7 +23,8 @@ class Keyframe:
     fragment; it is NaN, with confidence 0, where the network gave no point in front of the camera.
     `pose` does not change once the keyframe is in the map. It is None when it could not be solved;
     it is never a placeholder such as an identity. Depth is then NaN, and `unposed_points`
-    [h, w, 3] are the network's points in the fragment.
+    [h, w, 3] are the network's points in the fragment. `descriptor`, float32 [n], describes the
+    place; None if the network gives none.
     """
 
     stamp_ns: int
@@ -35,10 +36,15 @@ class Keyframe:
     confidence: np.ndarray
     pose: FragmentPose | None
     unposed_points: np.ndarray | None = None
+    descriptor: np.ndarray | None = None
 
     def __deepcopy__(self, _: dict[int, object]) -> Keyframe:
         """Return itself, which never changes."""
         return self
+
+    def rgb(self) -> np.ndarray:
+        """Return the image, as a compact keyframe does."""
+        return self.image
 
     def pose_in(self, map_from_fragment: np.ndarray) -> StampedPose | None:
         """Return the pose in the map; None without a pose."""

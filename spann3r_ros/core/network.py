@@ -29,7 +29,9 @@ class Estimate:
     sequence or of the pair. `final` is true if no later step changes the estimate. `local` is the
     pointmap in the image's own optical frame, and `reference_from_camera` [4, 4] the rigid pose of
     the camera in units of the pointmap; both are None if the network does not estimate them.
-    `descriptor` [n] describes the place for recognition.
+    `descriptor`, float32 [n], describes the place
+    for recognition: images of one place have descriptors in similar directions, once the mean of
+    many places is subtracted.
     """
 
     image_id: int

@@ -14,7 +14,9 @@ from spann3r_ros.core.types import Frame
 
 from .fragments.atlas import Atlas
 from .loops.correction import Correction
+from .loops.loop_closer import LoopCloser
 from .mapper_config import MapperConfig
+from .memory_manager import MemoryManager
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,9 @@ class BackEnd:
     and measured scales. With given poses it is not used: nothing corrects these.
     """
 
-    def __init__(self, config: MapperConfig) -> None:
+    def __init__(self, config: MapperConfig, memory: MemoryManager) -> None:
         self.levelled = False
+        self.loops = LoopCloser(config, memory)
         self.correction = Correction(config.loops)
 
     @property
@@ -37,13 +40,15 @@ class BackEnd:
 
     def configure(self, config: MapperConfig) -> None:
         """Use other settings from the next frame on."""
+        self.loops.configure(config)
         self.correction.configure(config.loops)
 
     def observe(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Use a frame whose estimate is final, and the keyframes that it completed."""
         self._level(frame, keyframes, atlas)
         if frame.world_from_camera is None:
-            for _ in keyframes:
+            for keyframe in keyframes:
+                self.correction.add(self.loops.observe(keyframe, atlas), atlas)
                 self.correction.observe(atlas)
 
     def finish(self, atlas: Atlas) -> None:

@@ -158,7 +158,7 @@ class Mapper:
             yield MapUpdate(revision=state.atlas.revision)
             return
         memory = self._memory.snapshot()
-        shared = {id(one): one for one in (*self._layers, *frames)}
+        shared = {id(one): one for one in (self._memory, *self._layers, *frames)}
         self._front_end.state = deepcopy(state, shared)
         moved: tuple[int, ...] = ()
         try:
@@ -230,4 +230,5 @@ class Mapper:
 
     def _new_state(self, fragment_id: int) -> MappingState:
         return MappingState(KeyframeGate(self._config.keyframes), Sight(self._config.sight),
-                            Atlas(self._config, self._layers, fragment_id), BackEnd(self._config))
+                            Atlas(self._config, self._layers, fragment_id),
+                            BackEnd(self._config, self._memory))

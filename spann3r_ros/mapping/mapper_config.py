@@ -128,8 +128,33 @@ class VoxelMapConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How places that are seen again correct the map."""
+    """How places that are seen again are recognised and verified, and correct the map."""
 
+    enabled: bool = setting(
+        False, 'Recognise places that are seen again, and constrain the fragments by them. It '
+        'needs weights that relate two images from places about 1 m apart; the bundled ones do '
+        'not', applies=RUNNING)
+    interval: int = setting(
+        5, 'At most one candidate every so many keyframes is verified', 1, 10_000,
+        applies=RUNNING)
+    min_gap: int = setting(
+        20, 'A candidate is at least so many keyframes older', 1, 100_000, applies=RUNNING)
+    min_similarity: float = setting(
+        0.6, 'Least similarity of a candidate, as a share of the similarity of keyframes in a row',
+        0.0, 10.0, applies=RUNNING)
+    min_support: float = setting(
+        0.3, 'Least share of the pixels whose depth must be that of the other keyframe', 0.05, 1.0,
+        applies=RUNNING)
+    max_residual: float = setting(
+        0.05, 'Largest median difference of the depths of two keyframes, as a share of the depth',
+        0.001, 0.5, applies=RUNNING)
+    min_correlation: float = setting(
+        0.5, 'Least correlation of both images where their depths agree', 0.0, 1.0,
+        applies=RUNNING)
+    drift: float = setting(
+        0.05, 'Standard deviation of the drift of the path, as a share of its length between two '
+        'keyframes; a loop that corrects more than about five times as much is rejected',
+        0.001, 10.0, applies=RUNNING)
     fragment_drift: float = setting(
         0.02, 'Standard deviation of the drift within a fragment, beside what the constraints '
         'say: as a share of the length of its path, in radians, and of its log scale',

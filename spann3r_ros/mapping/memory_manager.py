@@ -70,6 +70,10 @@ class MemoryManager:
         """Return the provisional estimate of the newest image, or None if there is none."""
         return self._network.provisional()
 
+    def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
+        """Return the estimates of two images alone. Raises as `Network.step` does."""
+        return self._network.pair(first, second)
+
     def flush(self) -> list[Estimate]:
         """Return the estimates that are still to come; end the sequence and empty the memory."""
         try:

@@ -73,6 +73,7 @@ def _state_tree(state: MappingState) -> Tree:
         'camera': {'frame_id': frame_id, 'height': size[0], 'width': size[1]},
         'phase': state.phase.value, 'levelled': state.back_end.levelled,
         'correction': state.back_end.correction.tree(),
+        'loops': state.back_end.loops.tree(),
         'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
@@ -118,6 +119,9 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
         state.poses = KnownPoses(config.pose)
     state.poses.restore(node.node('poses'))
     state.atlas.restore(node.node('atlas'), counters, frame_id)
+    # Maps of earlier versions have no such entry.
+    if node.has('loops'):
+        state.back_end.loops.restore(node.node('loops'))
     calibration = state.calibration or Calibration(state.camera[1], None)
     frames = [_read_admitted(node.nodes(name), frame_id, calibration)
               for name in ('pending', 'replays')]

@@ -40,7 +40,7 @@ class ReplaySummary:
 
     `frames` counts every image of the camera by its result. `recovered` counts how often mapping
     went on after a failure, `blind` the skipped images that show nothing. `poses` counts the
-    keyframes with a pose. `loops` is always 0, because loops are not closed yet. `sha256` contains
+    keyframes with a pose. `loops` counts those that the map follows. `sha256` contains
     hashes of the arrays of map and trajectory.
     """
 
@@ -148,7 +148,8 @@ class Replay:
         return ReplaySummary(
             images=images, frames=accounts, recovered=status.memory.recoveries,
             blind=blind, poses=poses, voxels=voxels,
-            fragments=len(self._fragments), loops=0, threads=status.memory.status.threads,
+            fragments=len(self._fragments), loops=status.loops_accepted,
+            threads=status.memory.status.threads,
             seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
 
     def match_soon(self) -> None:

@@ -34,7 +34,9 @@ RUNNING_NAMES = {
     *(f'fragments.{name}' for name in ('max_keyframes', 'overlap_keyframes',
                                        'min_confidence_share', 'max_lost')),
     *(f'sight.{name}' for name in ('check', 'min_detail', 'min_sharpness')),
-    *(f'loops.{name}' for name in ('fragment_drift', 'gate_probability')),
+    *(f'loops.{name}' for name in (
+        'enabled', 'interval', 'min_gap', 'min_similarity', 'min_support', 'max_residual',
+        'min_correlation', 'drift', 'fragment_drift', 'gate_probability')),
     *(f'pose.{name}' for name in (
         'min_confidence', 'best_fraction', 'max_points', 'ransac_iterations', 'max_reprojection',
         'min_inlier_fraction', 'pointmap_weight', 'drift', 'gate_probability')),

@@ -210,6 +210,8 @@ def test_a_map_of_a_version_without_a_pose_graph_is_continued() -> None:
         del fragment['connected']
     for constraint in tree['state']['atlas']['constraints']:
         del constraint['covariance'], constraint['accepted']
+    atlas = mapper._state.atlas
+    atlas.constraints = [replace(one, covariance=None) for one in atlas.constraints]
     loaded = make_mapper(POSES, DRIFTING)
     loaded.load(decode_tree(*encode_tree(tree)))
     for one in (mapper, loaded):

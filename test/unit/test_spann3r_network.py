@@ -43,6 +43,24 @@ def picture(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
+def test_a_descriptor_is_the_mean_feature_of_its_own_image(network: Spann3RNetwork) -> None:
+    def expected(seed: int) -> np.ndarray:
+        image = torch.from_numpy(picture(seed)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+        with torch.inference_mode():
+            return network.model.dust3r.encode(image)[0].mean(0).numpy()
+    network.step(picture(0), 0)
+    saved = network.state()
+    for seed in (1, 2):
+        estimate, = network.step(picture(seed), seed)
+        assert estimate.descriptor.dtype == np.float32
+        np.testing.assert_allclose(estimate.descriptor, expected(seed - 1), rtol=1e-5, atol=1e-6)
+    last, = network.flush()
+    np.testing.assert_allclose(last.descriptor, expected(2), rtol=1e-5, atol=1e-6)
+    network.restore(saved)
+    estimate, = network.step(picture(3), 3)
+    np.testing.assert_allclose(estimate.descriptor, expected(0), rtol=1e-5, atol=1e-6)
+
+
 def test_step_returns_the_image_before_and_flush_the_newest(network: Spann3RNetwork) -> None:
     assert network.step(picture(0), 7) == []
     assert network.provisional() is None and network.flush() == []

@@ -32,11 +32,16 @@ class CompactKeyframe:
     intrinsics: Intrinsics
     depth: np.ndarray
     pose: FragmentPose | None
+    descriptor: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of image and depth."""
-        return self.jpeg.nbytes + self.depth.nbytes
+        """Return the bytes of image, depth and descriptor."""
+        return self.jpeg.nbytes + self.depth.nbytes + _bytes_of(self.descriptor)
+
+    def rgb(self) -> np.ndarray:
+        """Return the image, uint8 [h, w, 3], decoded."""
+        return cv2.cvtColor(cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     def __deepcopy__(self, _: dict[int, object]) -> CompactKeyframe:
         """Return itself, which never changes."""
@@ -145,7 +150,8 @@ class KeyframeStore:
 
 def full_bytes(keyframe: Keyframe) -> int:
     """Return the bytes of a complete keyframe's arrays."""
-    return keyframe.image.nbytes + keyframe.depth.nbytes + keyframe.confidence.nbytes
+    return (keyframe.image.nbytes + keyframe.depth.nbytes + keyframe.confidence.nbytes
+            + _bytes_of(keyframe.descriptor))
 
 
 def compacted(keyframe: Keyframe, min_confidence: float) -> CompactKeyframe:
@@ -156,4 +162,18 @@ def compacted(keyframe: Keyframe, min_confidence: float) -> CompactKeyframe:
         depth = keyframe.depth.astype(np.float16)
     depth[(keyframe.confidence < min_confidence) | ~np.isfinite(depth)] = np.nan
     return CompactKeyframe(keyframe.stamp_ns, keyframe.frame_id, keyframe.fragment_id, jpeg,
-                           keyframe.intrinsics, depth, keyframe.pose)
+                           keyframe.intrinsics, depth, keyframe.pose, keyframe.descriptor)
+
+
+def confident_depth(kept: KeptKeyframe, min_confidence: float) -> np.ndarray:
+    """Return the depth, float32 [h, w], of a kept keyframe; NaN below `min_confidence`.
+
+    In a compact one the depth below the map's confidence is NaN already.
+    """
+    if isinstance(kept, CompactKeyframe):
+        return kept.depth.astype(np.float32)
+    return np.where(kept.confidence >= min_confidence, kept.depth, np.float32(np.nan))
+
+
+def _bytes_of(array: np.ndarray | None) -> int:
+    return 0 if array is None else array.nbytes

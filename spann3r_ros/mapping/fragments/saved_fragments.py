@@ -96,11 +96,33 @@ def _keyframes_tree(keyframes: Mapping[int, KeptKeyframe],
             len(kept), height, width),
         'intrinsics': np.array([[getattr(one.intrinsics, name) for name in INTRINSICS]
                                 for one in kept], float).reshape(len(kept), len(INTRINSICS)),
+        'descriptors': _descriptors([one.descriptor for one in kept]),
         **_poses_tree(
             np.array([one.stamp_ns for one in kept], np.int64),
             np.array([one.pose.fragment_from_camera for one in kept]).reshape(-1, 4, 4),
             np.array([unknown if one.pose.covariance is None else one.pose.covariance
                       for one in kept]).reshape(-1, 6, 6))}
+
+
+def _descriptors(descriptors: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Return descriptors as float32 [n, d], NaN for keyframes without; d is 0 if all lack it."""
+    size = max((len(one) for one in descriptors if one is not None), default=0)
+    rows = np.full((len(descriptors), size), np.nan, np.float32)
+    for row, one in zip(rows, descriptors, strict=True):
+        if one is not None:
+            row[:] = one
+    return rows
+
+
+def _read_descriptors(node: SavedNode, count: int) -> list[np.ndarray | None]:
+    # Maps of earlier versions have no such entry.
+    if not node.has('descriptors'):
+        return [None] * count
+    rows = node.array('descriptors', np.float32, (count, None), finite=False)
+    unknown = np.isnan(rows).all(axis=1)
+    if not np.isfinite(rows[~unknown]).all():
+        raise node.fault('descriptors', 'finite numbers, or NaN for all of a keyframe', 'others')
+    return [None if lost else row for lost, row in zip(unknown, rows, strict=True)]
 
 
 def _read_keyframes(node: SavedNode, fragment_id: int,
@@ -110,6 +132,7 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
     numbers = node.array('numbers', np.int64, (n,))
     depths = node.array('depths', np.float16, (n, None, None), finite=False)
     intrinsics = node.array('intrinsics', np.float64, (n, len(INTRINSICS)))
+    descriptors = _read_descriptors(node, n)
     images, ends = node.array('images', np.uint8, (None,)), node.array('image_ends', np.int64,
                                                                        (n,))
     starts = np.concatenate([[0], ends[:-1]]) if n else ends
@@ -131,5 +154,6 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
         found[int(numbers[index])] = CompactKeyframe(
             stamp_ns, frame_id, fragment_id, jpeg, Intrinsics(*intrinsics[index], width, height),
             depths[index],
-            FragmentPose(stamp_ns, frame_id, fragment_id, transforms[index], covariance))
+            FragmentPose(stamp_ns, frame_id, fragment_id, transforms[index], covariance),
+            descriptors[index])
     return found

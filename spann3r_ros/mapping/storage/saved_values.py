@@ -109,7 +109,7 @@ def keyframe_tree(keyframe: Keyframe) -> Tree:
             'intrinsics': intrinsics_tree(keyframe.intrinsics), 'depth': keyframe.depth,
             'confidence': keyframe.confidence,
             'pose': None if keyframe.pose is None else pose_tree(keyframe.pose),
-            'unposed_points': keyframe.unposed_points}
+            'unposed_points': keyframe.unposed_points, 'descriptor': keyframe.descriptor}
 
 
 def read_keyframe(node: SavedNode) -> Keyframe:
@@ -125,7 +125,9 @@ def read_keyframe(node: SavedNode) -> Keyframe:
     return Keyframe(read_stamp(node), node.text('frame_id'), node.integer('fragment_id'),
                     node.array('image', np.uint8, (*size, 3)), intrinsics, depth,
                     read_confidence(node, size),
-                    read_pose(node.node('pose')) if node.has('pose') else None, points)
+                    read_pose(node.node('pose')) if node.has('pose') else None, points,
+                    node.array('descriptor', np.float32, (None,)) if node.has('descriptor')
+                    else None)
 
 
 def read_confidence(node: SavedNode, size: tuple[int, int]) -> np.ndarray:

@@ -116,7 +116,8 @@ class KnownPoses(PoseSource):
             frame.stamp_ns, frame.frame_id, fragment.id, admitted.network_input.image, intrinsics,
             depth, np.where(np.isfinite(depth), estimate.pointmap.confidence, np.float32(0.0)),
             FragmentPose(frame.stamp_ns, frame.frame_id, fragment.id,
-                         invert(self._given_place) @ frame.world_from_camera))
+                         invert(self._given_place) @ frame.world_from_camera),
+            descriptor=estimate.descriptor)
         metric = frame.world_from_camera.copy()
         metric[:3, 3] -= self._given_place[:3, 3]
         self._scales.add(View(to_gray(keyframe.image), depth, intrinsics, metric))

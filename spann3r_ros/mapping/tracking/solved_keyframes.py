@@ -93,7 +93,7 @@ class SolvedPoses(PoseSource):
         keyframe = Keyframe(frame.stamp_ns, frame.frame_id, fragment.id,
                             admitted.network_input.image, intrinsics,
                             np.full_like(pointmap.confidence, np.nan), pointmap.confidence,
-                            _stamped(frame, fragment, filtered))
+                            _stamped(frame, fragment, filtered), descriptor=estimate.descriptor)
         self._count(filtered, reason)
         self.overlap.count(pointmap.confidence)
         self.lost = self.lost + 1 if keyframe.pose is None else 0

@@ -115,12 +115,16 @@ class Spann3RNetwork:
                 if image.shape[:2] != self._size:
                     self._stream = self._new_stream(image.shape[:2])
                     self._size = image.shape[:2]
+                # The features of the image before this one; the step replaces them.
+                descriptor = self._stream.descriptor()
                 refined = self._stream.step(image)
         except NotFiniteError as error:
             raise FrameError(str(error)) from error
         first, newest = self._ids or (image_id, image_id)
         self._ids = first, image_id
-        return [] if refined is None else [Estimate(newest, first, _to_pointmap(refined))]
+        if refined is None:
+            return []
+        return [Estimate(newest, first, _to_pointmap(refined), descriptor=descriptor)]
 
     def provisional(self) -> Estimate | None:
         """Return the newest image's provisional estimate; None if there is none, or no memory."""
@@ -232,7 +236,8 @@ class Spann3RNetwork:
         if packed is None:
             return None
         first, newest = self._ids
-        return Estimate(newest, first, _to_pointmap(packed), final)
+        return Estimate(newest, first, _to_pointmap(packed), final,
+                        descriptor=self._stream.descriptor() if final else None)
 
 
 def _graphed(model: Spann3R, height: int, width: int, memory: MemoryConfig) -> Stream:

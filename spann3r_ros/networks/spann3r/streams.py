@@ -44,6 +44,9 @@ class Stream(Protocol):
     def newest(self) -> np.ndarray | None:
         """Return the newest image's prediction by the target head; None before two images."""
 
+    def descriptor(self) -> np.ndarray | None:
+        """Return the mean feature, float32 [n], of the newest image; None before the first one."""
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of the sequence's state."""
 
@@ -87,6 +90,12 @@ class PlainStream:
     def newest(self) -> np.ndarray | None:
         """Return the newest image's prediction by the target head; None before two images."""
         return None if self._state is None else _fetched(self._model.flush(self._state))
+
+    def descriptor(self) -> np.ndarray | None:
+        """Return the mean feature, float32 [n], of the newest image; None before the first one."""
+        if self._state is None or self._state.feature is None:
+            return None
+        return mean_feature(self._state.feature)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of the sequence's state."""
@@ -142,6 +151,11 @@ def to_input(image: np.ndarray, device: torch.device) -> Tensor:
     """Return an image uint8 [height, width, 3] as the network's input [1, 3, height, width]."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device)
     return tensor.permute(2, 0, 1)[None].float().div(127.5).sub(1.0)
+
+
+def mean_feature(feature: Tensor) -> np.ndarray:
+    """Return the mean, float32 [width], of an image's features [1, tokens, width]."""
+    return fetched(feature[0].float().mean(0))
 
 
 def fetched(tensor: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 from spann3r_ros.networks.spann3r.memory import COUNTERS
 from spann3r_ros.networks.spann3r.spann3r import NotFiniteError, Spann3R
-from spann3r_ros.networks.spann3r.streams import fetched
+from spann3r_ros.networks.spann3r.streams import fetched, mean_feature
 
 from .static import StaticStream
 
@@ -90,6 +90,10 @@ class GraphedStream:
             self._newest_graph.replay()
             torch.cuda.current_stream().synchronize()
         return self._provisional.numpy().copy()
+
+    def descriptor(self) -> np.ndarray | None:
+        """Return the mean feature, float32 [n], of the newest image; None before the first one."""
+        return None if self._images == 0 else mean_feature(self._stream.feature)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of the sequence's state."""

@@ -156,6 +156,11 @@ class StaticStream:
         self._feature, self._query = torch.zeros(2, 1, count, config.encoder_width, device=device)
         self._target_tokens: list[Tensor] | None = None
 
+    @property
+    def feature(self) -> Tensor:
+        """Return the features [1, tokens, width] of the newest image, a buffer."""
+        return self._feature
+
     def clear(self) -> None:
         """Begin a new sequence."""
         self.memory.clear()

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retrieval of places: the kept keyframes whose descriptors are most similar to a new one.
+
+Descriptors of one network have a large common part, and few directions vary much. Each descriptor
+x is therefore whitened over the map's own statistics, and has length one:
+
+    y = V^T (x - m),    y_i / sqrt(w_i + s w_1),    normalised
+
+m is the mean, V and w >= 0 are the principal directions and variances of a sample of the map, s is
+`SHRINKAGE`. The similarity of two keyframes is the product of both, the cosine of an angle.
+"""
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+import numpy as np
+
+# Share of the largest variance that is added to each.
+SHRINKAGE = 0.01
+# So many descriptors, evenly over the map, are the sample of the statistics.
+SAMPLE = 256
+# The statistics are computed again when the map has grown by this factor.
+GROWTH = 1.25
+# With fewer keyframes there are no statistics.
+MIN_KEYFRAMES = 10
+# The keyframes before a new one whose similarity to it shows how similar images of one place are.
+NEIGHBOURS = 3
+# A candidate is more similar than others of the map by so many standard deviations.
+OUTSTANDING = 3.0
+# A normal standard deviation in units of the median distance from the median.
+DEVIATION_OF_MEDIAN = 1.4826
+COLUMNS = ('_numbers', '_groups', '_descriptors', '_whitened')
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kept keyframe, by its number, that may show the place of a new one."""
+
+    number: int
+    similarity: float
+
+
+class Places:
+    """The descriptors of the kept keyframes, by ascending numbers."""
+
+    def __init__(self) -> None:
+        self._numbers = np.zeros(0, np.int64)
+        self._groups = np.zeros(0, np.int64)
+        self._descriptors = np.zeros((0, 0), np.float32)
+        self._whitened = np.zeros((0, 0), np.float32)
+        self._count = 0
+        self._mean = np.zeros(0, np.float32)
+        self._basis = np.zeros((0, 0), np.float32)
+        self._sampled = 0  # how many keyframes there were at the last statistics
+
+    def __len__(self) -> int:
+        """Return the number of keyframes."""
+        return self._count
+
+    def add(self, number: int, group: int, descriptor: np.ndarray) -> None:
+        """Add a keyframe of a fragment, its `group`; `number` is larger than those before.
+
+        `descriptor` [n] is finite. If its length differs from those before, these are forgotten.
+        """
+        if self._descriptors.shape[1] != len(descriptor):
+            self.__init__()
+            self._descriptors = np.zeros((0, len(descriptor)), np.float32)
+        self._reserve(self._count + 1)
+        row = self._count
+        self._numbers[row], self._groups[row] = number, group
+        self._descriptors[row] = descriptor
+        self._count += 1
+        if self._count >= max(MIN_KEYFRAMES, GROWTH * self._sampled):
+            self._sample()
+        elif self._sampled:
+            self._whitened[row] = self._whiten(self._descriptors[row:row + 1])[0]
+
+    def retain(self, numbers: Container[int]) -> None:
+        """Forget all keyframes but these."""
+        kept = np.fromiter((one in numbers for one in self._numbers[:self._count].tolist()), bool,
+                           self._count)
+        if kept.all():
+            return
+        for name in COLUMNS:
+            setattr(self, name, getattr(self, name)[:self._count][kept])
+        self._count = len(self._numbers)
+
+    def whitened(self) -> np.ndarray:
+        """Return the whitened descriptors [n, d], of length one; empty without statistics."""
+        return self._whitened[:self._count].copy()
+
+    def candidates(self, min_gap: int, min_similarity: float, most: int) -> list[Candidate]:
+        """Return the keyframes that may show the place of the newest one, most similar first.
+
+        They are of other fragments, and at least `min_gap` older by number. Their similarity is at
+        least `min_similarity` times that of the newest keyframe to those just before it, and
+        stands out among those of the map. Ties are in the order of the numbers.
+        """
+        if not self._sampled or self._count <= NEIGHBOURS:
+            return []
+        last = self._count - 1
+        similarity = self._whitened[:last] @ self._whitened[last]
+        eligible = ((self._groups[:last] != self._groups[last])
+                    & (self._numbers[:last] <= self._numbers[last] - min_gap))
+        if not eligible.any():
+            return []
+        others = similarity[eligible]
+        middle = float(np.median(others))
+        deviation = DEVIATION_OF_MEDIAN * float(np.median(np.abs(others - middle)))
+        beside = float(np.median(similarity[-NEIGHBOURS:]))
+        least = max(min_similarity * beside, middle + OUTSTANDING * deviation)
+        found = np.flatnonzero(eligible & (similarity >= least))
+        found = found[np.argsort(-similarity[found], kind='stable')][:most]
+        return [Candidate(int(self._numbers[one]), float(similarity[one])) for one in found]
+
+    def _sample(self) -> None:
+        """Compute the statistics, and whiten all descriptors by them."""
+        chosen = np.unique(np.linspace(0, self._count - 1, min(SAMPLE, self._count)).astype(int))
+        sample = self._descriptors[chosen].astype(float)
+        mean = sample.mean(0)
+        # The eigenvectors of the Gram matrix give those of the much larger covariance.
+        centred = sample - mean
+        variances, vectors = np.linalg.eigh(centred @ centred.T / len(sample))
+        positive = variances > 1e-9 * max(variances[-1], 1e-30)
+        variances, vectors = variances[positive], vectors[:, positive]
+        directions = centred.T @ vectors / np.sqrt(len(sample) * variances)
+        self._mean = mean.astype(np.float32)
+        self._basis = (directions / np.sqrt(variances + SHRINKAGE * variances[-1:])).astype(
+            np.float32)
+        self._whitened = np.zeros((len(self._numbers), self._basis.shape[1]), np.float32)
+        self._whitened[:self._count] = self._whiten(self._descriptors[:self._count])
+        self._sampled = self._count
+
+    def _whiten(self, descriptors: np.ndarray) -> np.ndarray:
+        rows = (descriptors - self._mean) @ self._basis
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+    def _reserve(self, count: int) -> None:
+        if count <= len(self._numbers):
+            return
+        room = max(64, 2 * count)
+        for name in COLUMNS:
+            old = getattr(self, name)
+            new = np.zeros((room, *old.shape[1:]), old.dtype)
+            new[:len(old)] = old
+            setattr(self, name, new)
