@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bag-launch bench-bags bench-blind bench-blind-pictures bench-large-images bench-loops bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf cycles soak check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-large-images bench-loops bench-map bench-fragments bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -75,6 +75,9 @@ bench-loops: setup  ## what features and pairs of a network give for loops (two 
 	@$(run) python benchmarks/loop_pairs.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 bench-map: setup  ## large maps: pose graphs, views of many fragments, keyframes beyond the bounds (two minutes)
+bench-fragments: setup  ## what the path loses or gains by short fragments (half an hour), ROOMS=
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/fragment_length.py --rooms $(or $(ROOMS),3)
+
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py
 
 bench-bag-launch: setup  ## a bag that starts together with the node loses no image (ten minutes), TRIES=

@@ -217,7 +217,7 @@ def test_a_map_of_a_version_without_a_pose_graph_is_continued() -> None:
     for one in (mapper, loaded):
         add(one, true_loop(one, 0, 6))
         go_on(one, LOOP_AT, COUNT)
-    # Its joins have no covariance of their own, so the loop moves the fragments a little otherwise.
+    # Its joins have no covariance of their own: the loop moves the fragments a little otherwise.
     assert loaded.status().loops_accepted == mapper.status().loops_accepted == 1
     assert np.allclose(loaded.path().map_from_camera, mapper.path().map_from_camera, atol=0.1)
 
