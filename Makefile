@@ -74,10 +74,10 @@ bench-large-images: setup  ## raw images of 1080p and 4K, with and without the F
 bench-loops: setup  ## what features and pairs of a network give for loops (two minutes), CHECKPOINT=
 	@$(run) python benchmarks/loop_pairs.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
-bench-map: setup  ## large maps: pose graphs, views of many fragments, keyframes beyond the bounds (two minutes)
 bench-fragments: setup  ## what the path loses or gains by short fragments (half an hour), ROOMS=
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/fragment_length.py --rooms $(or $(ROOMS),3)
 
+bench-map: setup  ## large maps: pose graphs, views of many fragments, keyframes beyond the bounds (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py
 
 bench-bag-launch: setup  ## a bag that starts together with the node loses no image (ten minutes), TRIES=
