@@ -13,22 +13,37 @@ from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, map_axes
 from spann3r_ros.core.types import Frame
 
 from .fragments.atlas import Atlas
+from .mapper_config import MapperConfig
+from .scale.scale_tracker import ScaleTracker
 
 logger = logging.getLogger(__name__)
 
 
 class BackEnd:
-    """Levels a map whose first frame had no direction against gravity.
+    """Levels a map whose first frame had no direction against gravity, and measures its scale.
 
     `levelled` is true once the map is level, or if given poses place it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: MapperConfig) -> None:
         self.levelled = False
+        self.scale = ScaleTracker(config)
+
+    def configure(self, config: MapperConfig) -> None:
+        """Use other settings from the next frame on."""
+        self.scale.configure(config)
+
+    def take_restart_reason(self) -> str:
+        """Return why a new fragment has to begin, once, or an empty text."""
+        reason, self.scale.restart_reason = self.scale.restart_reason, ''
+        return reason
 
     def observe(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Use a frame whose estimate is final, and the keyframes that it completed."""
         self._level(frame, keyframes, atlas)
+        for keyframe in keyframes:
+            if keyframe.stamp_ns == frame.stamp_ns:
+                self.scale.observe(frame, keyframe, atlas)
 
     def _level(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Level the map by the first frame whose direction against gravity is known.

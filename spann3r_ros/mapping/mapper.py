@@ -80,6 +80,11 @@ class Mapper:
         """Return what all images of the map have in common; None before the first one."""
         return self._state.calibration
 
+    @property
+    def scale_source(self) -> str:
+        """Return where the scale of a map comes from whose poses are solved (`scale.source`)."""
+        return self._config.scale.source
+
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
         self._state.restart(reason)
@@ -194,7 +199,8 @@ class Mapper:
 
     def snapshot(self) -> VoxelSnapshot:
         """Return the voxels of all fragments; another thread may compute their cloud."""
-        return self.voxel_map.snapshot(self._state.atlas.located_stores(self.voxel_map.name))
+        atlas = self._state.atlas
+        return self.voxel_map.snapshot(atlas.located_stores(self.voxel_map.name), atlas.unit)
 
     def status(self) -> MappingStatus:
         """Return the counters."""
@@ -206,4 +212,5 @@ class Mapper:
 
     def _new_state(self, fragment_id: int) -> MappingState:
         return MappingState(KeyframeGate(self._config.keyframes), Sight(self._config.sight),
-                            Atlas(self._config, self._layers, fragment_id), BackEnd())
+                            Atlas(self._config, self._layers, fragment_id),
+                            BackEnd(self._config))

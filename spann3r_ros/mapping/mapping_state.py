@@ -77,6 +77,7 @@ class MappingState:
         self.gate.configure(config.keyframes)
         self.sight.configure(config.sight)
         self.atlas.configure(config)
+        self.back_end.configure(config)
         if self.poses is not None:
             self.poses.configure(config)
 
@@ -148,7 +149,7 @@ class MappingState:
             live_poses_failed=0 if poses is None else poses.live_failed,
             coverage=self.coverage,
             voxels=sum(map(len, atlas.stores(voxel_map.name))),
-            voxel_size=voxel_map.voxel_size,
+            voxel_size=voxel_map.voxel_size * atlas.unit,
             voxels_evicted=voxel_map.evicted,
             kept=atlas.kept(),
             memory=memory,
