@@ -85,6 +85,11 @@ class Mapper:
         """Return where the scale of a map comes from whose poses are solved (`scale.source`)."""
         return self._config.scale.source
 
+    @property
+    def voxel_size(self) -> float:
+        """Return the edge of a voxel in map units; 0 before an automatic size is known."""
+        return self.voxel_map.voxel_size * self._state.atlas.unit
+
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
         self._state.restart(reason)
