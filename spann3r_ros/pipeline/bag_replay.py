@@ -152,7 +152,8 @@ class Replay:
         return ReplaySummary(
             images=images, frames=accounts, recovered=status.memory.recoveries,
             blind=blind, poses=poses, voxels=voxels,
-            fragments=len(self._fragments), loops=0, scale=_scale(status), threads=status.memory.status.threads,
+            fragments=len(self._fragments), loops=0, scale=_scale(status),
+            threads=status.memory.status.threads,
             seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
 
     def match_soon(self) -> None:
