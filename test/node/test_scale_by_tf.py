@@ -67,7 +67,7 @@ def test_without_odometry_the_node_says_why_there_is_no_scale(
     robot.begin()
     camera.connect()
     camera.send(orbit.image(0))
-    peer.until(lambda: 'no scale from the source odometry' in mapper.log, 'a warning')
+    peer.until(lambda: 'no scale: TF has no odom -> camera_optical' in mapper.log, 'a warning')
     camera.send(orbit.image(1))
     status = peer.until_settled(2)
     assert (status.frames_dropped, status.metric) == (0, False)

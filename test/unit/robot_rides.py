@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -86,15 +87,22 @@ def ride(seconds: float, speed: Speed, turn: Speed,
     return Ride(np.array(poses))
 
 
+@lru_cache(maxsize=1000)
+def _seen(camera: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return image uint8 and depth float32 of a world_from_camera [4, 4], given as bytes."""
+    rgb, points = SCENE.render(np.frombuffer(camera).reshape(4, 4), CAMERA)
+    return rgb, points[..., 2].astype(np.float32)
+
+
 def true_keyframes(cameras: np.ndarray, unit: float) -> list[Keyframe]:
     """Return keyframes with true depth in units of so many metres, and true poses."""
     keyframes = []
     for index, camera in enumerate(cameras):
-        rgb, points = SCENE.render(camera, CAMERA)
+        rgb, metres = _seen(camera.tobytes())
         stamp_ns = 1_000_000_000 + round(index * PERIOD_SEC * 1e9)
         in_fragment = invert(cameras[0]) @ camera
         in_fragment[:3, 3] /= unit
-        depth = (points[..., 2] / unit).astype(np.float32)
+        depth = metres / np.float32(unit)
         keyframes.append(Keyframe(
             stamp_ns, 'camera', 0, rgb, CAMERA, depth, np.full(depth.shape, 0.9, np.float32),
             FragmentPose(stamp_ns, 'camera', 0, in_fragment)))

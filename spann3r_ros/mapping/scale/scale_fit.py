@@ -60,17 +60,17 @@ class Measurement(Protocol):
 
 
 One = TypeVar('One', bound=Measurement)
+Fit = Callable[[Sequence[One]], ScaleFit | None]
 
 
 class ScaleSeries(Generic[One]):
     """The measurements of one fragment's scale, in order.
 
-    `fit` returns the scale by some of them, or None. A change is looked for in the newest ones
-    that cover `recent` or more.
+    A change is looked for in the newest ones that cover `recent` or more. The methods are given a
+    function that returns the scale by some of them, or None.
     """
 
-    def __init__(self, fit: Callable[[Sequence[One]], ScaleFit | None], recent: float) -> None:
-        self._fit = fit
+    def __init__(self, recent: float) -> None:
         self._recent = recent
         self._measurements: deque[One] = deque(maxlen=MAX_MEASUREMENTS)
 
@@ -78,11 +78,11 @@ class ScaleSeries(Generic[One]):
         """Take the next measurement."""
         self._measurements.append(measurement)
 
-    def fit(self) -> ScaleFit | None:
+    def fit(self, fit: Fit[One]) -> ScaleFit | None:
         """Return the scale by all measurements; None if they do not give one."""
-        return self._fit(list(self._measurements))
+        return fit(list(self._measurements))
 
-    def change(self) -> ScaleFit | None:
+    def change(self, fit: Fit[One]) -> ScaleFit | None:
         """Return the scale by the newest measurements if it differs from that by those before."""
         measurements, covered, first = list(self._measurements), 0.0, len(self._measurements)
         while first and covered < self._recent:
@@ -90,7 +90,7 @@ class ScaleSeries(Generic[One]):
             covered += measurements[first].extent
         if sum(one.extent for one in measurements[:first]) < self._recent:
             return None
-        before, newest = self._fit(measurements[:first]), self._fit(measurements[first:])
+        before, newest = fit(measurements[:first]), fit(measurements[first:])
         if before is None or newest is None:
             return None
         difference = abs(newest.log_scale - before.log_scale)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,16 +79,16 @@ class ScaleTracker:
         if measurement is None:
             return
         self._series.add(measurement)
-        fit = self._series.fit()
+        fit = self._series.fit(self._fit)
         if fit is None:
             return
-        changed = None if self._applied is None else self._series.change()
+        changed = None if self._applied is None else self._series.change(self._fit)
         if changed is None:
             self.measured[fragment.id] = fit
             self._use(fit, fragment, atlas)
         else:
-            logger.warning('the scale of fragment %d changed by %+.0f %%: a fragment begins',
-                           fragment.id, 100.0 * math.expm1(changed.log_scale - self._applied))
+            logger.warning('the scale of fragment %d changed by a factor of %.3f: a fragment '
+                           'begins', fragment.id, math.exp(changed.log_scale - self._applied))
             self._change = replace(changed, log_scale=changed.log_scale - self._applied)
             self.restart_reason = SCALE_CHANGED
 
@@ -126,10 +126,12 @@ class ScaleTracker:
                 self._series.add((read_ratio if source == 'depth' else read_pair)(one))
 
     def _new_series(self) -> ScaleSeries:
+        return ScaleSeries(RECENT_KEYFRAMES if self._config.scale.source == 'depth' else RECENT_M)
+
+    def _fit(self, measurements: Sequence[Any]) -> ScaleFit | None:
         if self._config.scale.source == 'depth':
-            return ScaleSeries(fit_ratios, RECENT_KEYFRAMES)
-        return ScaleSeries(partial(fit_pairs,
-                                   mount_deviation=self._config.scale.mount_deviation), RECENT_M)
+            return fit_ratios(measurements)
+        return fit_pairs(measurements, self._config.scale.mount_deviation)
 
     def _enter(self, fragment: Fragment, atlas: Atlas) -> None:
         """Begin to measure another fragment, with the scale that it inherits."""
@@ -167,11 +169,10 @@ class ScaleTracker:
         """Use the measured scale of the current fragment."""
         if self._inherited is not None:
             fit = fit.combined(self._inherited)
-        if fit.variance + self._common_variance > self._config.scale.max_deviation**2:
-            return
+        is_clear = fit.variance + self._common_variance <= self._config.scale.max_deviation**2
         if fragment.scale.metric:
-            self._settle(fit, fragment, atlas)
-        else:
+            self._settle(fit, fragment, atlas, MIN_CORRECTION if is_clear else math.inf)
+        elif is_clear:
             logger.info('the map is metric: one of its units was %.4g m (%s)', math.exp(
                 fit.log_scale) / similarity_scale(fragment.map_from_fragment), self._source)
             self._applied = math.log(similarity_scale(fragment.map_from_fragment))
@@ -187,7 +188,10 @@ class ScaleTracker:
 
     def _settle(self, fit: ScaleFit, fragment: Fragment, atlas: Atlas,
                 least: float = MIN_CORRECTION) -> None:
-        """Move what the scale of the current fragment decides; record how well it is known."""
+        """Move what the scale of the current fragment decides; record how well it is known.
+
+        A change of its logarithm that is not above `least` moves nothing.
+        """
         variance = fit.variance + self._common_variance
         change = fit.log_scale - self._applied
         if abs(change) > max(least, CORRECTION_SIGMAS * math.sqrt(fit.variance) if least else 0.0):

@@ -134,12 +134,12 @@ class ScaleSync:
         self._lacking = replace(frame, rgb=np.zeros((0, 0, 3), np.uint8), mask=None)
         if not self._reported and self._source != 'auto':
             self._reported = True
-            self._report(f'no scale from the source {self._source}: {self._reason(frame)}')
+            self._report(self._reason(frame))
         return False
 
     def _reason(self, frame: Frame) -> str:
         if self.takes_depth:
-            return 'no depth image has the stamp of the image'
+            return 'no scale: no depth image has the stamp of the image'
         missing = self._tree.missing_link(self._odom_frame, frame.frame_id)
-        return (f'TF has no {self._odom_frame} -> {frame.frame_id} at the stamp of the image'
-                + (f'. {missing}' if missing else ''))
+        return (f'no scale: TF has no {self._odom_frame} -> {frame.frame_id} at the stamp of the '
+                'image' + (f'. {missing}' if missing else ''))
