@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +23,10 @@ from spann3r_ros.datasets.layouts import detect_layout, read_videos
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
-from spann3r_ros.mapping.scale.odometry_scale import OdometryPairs, fit_pairs
+from spann3r_ros.mapping.scale.odometry_scale import OdometryPairs, Pair, fit_pairs
 from spann3r_ros.mapping.scale.scale_config import ScaleConfig
-from spann3r_ros.mapping.scale.scale_fit import ScaleFit
+from spann3r_ros.mapping.scale.scale_fit import ScaleFit, ScaleSeries
+from spann3r_ros.mapping.scale.scale_tracker import RECENT_M
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
 UNIT = 0.37  # metres per unit of the network
@@ -46,14 +47,23 @@ def deviation(fit: ScaleFit) -> float:
     return math.hypot(math.sqrt(fit.variance), CONFIG.source_deviation)
 
 
-def measure(on: Ride, mount: np.ndarray, believed: np.ndarray | None = None,
-            **spoilt: object) -> ScaleFit | None:
-    """Return the scale of true keyframes by odometry; TF has the camera at `believed`."""
+def fitted(pairs: Sequence[Pair]) -> ScaleFit | None:
+    return fit_pairs(pairs, CONFIG.mount_deviation)
+
+
+def pairs_of(on: Ride, mount: np.ndarray, believed: np.ndarray | None = None,
+             **spoilt: object) -> list[Pair]:
+    """Return the pairs of true keyframes by odometry; TF has the camera at `believed`."""
     pairs = OdometryPairs()
     odometry = on.odometry(mount if believed is None else believed, **spoilt)
     found = [pairs.add(keyframe, pose) for keyframe, pose in
              zip(true_keyframes(on.cameras(mount), UNIT), odometry, strict=True)]
-    return fit_pairs([one for one in found if one is not None], CONFIG.mount_deviation)
+    return [one for one in found if one is not None]
+
+
+def measure(on: Ride, mount: np.ndarray, believed: np.ndarray | None = None,
+            **spoilt: object) -> ScaleFit | None:
+    return fitted(pairs_of(on, mount, believed, **spoilt))
 
 
 @pytest.mark.parametrize(('left_deg', 'limit'), [(45.0, 0.03), (70.0, 0.03), (0.0, 0.06),
@@ -70,8 +80,12 @@ def test_one_metre_with_slip_gives_the_scale(left_deg: float, limit: float) -> N
 
 def test_seconds_of_slip_do_not_spoil_the_scale() -> None:
     there_and_back = ride(14.0, lambda time: 0.5 if time % 8.0 < 4.0 else -0.5, lambda _: 0.0)
-    fit = measure(there_and_back, mounted(left_deg=45.0), slips=BURSTS)
-    assert abs(error(fit)) < 0.03
+    pairs = pairs_of(there_and_back, mounted(left_deg=45.0), slips=BURSTS)
+    assert abs(error(fitted(pairs))) < 0.03
+    series = ScaleSeries(RECENT_M)
+    for pair in pairs:
+        series.add(pair)
+        assert series.change(fitted) is None
 
 
 def test_a_rotation_gives_no_scale() -> None:
@@ -320,7 +334,7 @@ def test_a_real_recording_gives_its_scale(bias: float, limit: float) -> None:
             10**9 + index * 10**8, 'camera', 0, view.image, view.intrinsics,
             depth.astype(np.float32), view.valid.astype(np.float32), None), view.world_from_camera)
         pairs += [] if pair is None else [pair]
-    fits = [fit_pairs(pairs[first:first + 10], CONFIG.mount_deviation)
+    fits = [fitted(pairs[first:first + 10])
             for first in range(0, len(pairs) - 10, 5)]
     assert len(fits) > 4 and None not in fits
     assert max(abs(error(fit)) for fit in fits) < limit
