@@ -9,6 +9,9 @@ import pytest
 from harness import Camera, Mapper, Orbit, Peer, stamp_of
 from nav_msgs.msg import Odometry
 from robot import Robot
+from sensor_msgs.msg import Image
+from synthetic import SyntheticScene
+from synthetic_mapper import CAMERA
 from test_transforms import motion, until_broadcast
 
 from spann3r_ros.core.transforms import invert
@@ -72,3 +75,26 @@ def test_without_odometry_the_node_says_why_there_is_no_scale(
     status = peer.until_settled(2)
     assert (status.frames_dropped, status.metric) == (0, False)
     assert 'TF does not connect odom with camera_optical' in mapper.log
+
+
+def test_depth_images_make_the_map_metric(
+        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
+    """They are in millimetres; one of them comes after its image."""
+    start({'unit': UNIT}, mode='replay', **{'scale.source': 'depth', 'pose_timeout_sec': 20.0})
+    depths = peer.publisher(Image, 'depth')
+    camera.connect()
+    peer.until(depths.get_subscription_count, 'the mapper to listen to depth')
+    scene = SyntheticScene()
+    for index in range(8):
+        image = orbit.image(index)
+        metres = scene.render(orbit.poses[index], CAMERA)[1][..., 2]
+        depth = Image(header=image.header, height=96, width=96, encoding='16UC1', step=192,
+                      data=np.round(1000.0 * metres).astype('<u2').tobytes())
+        if index == 3:
+            camera.send(image)
+            depths.publish(depth)
+        else:
+            depths.publish(depth)
+            camera.send(image)
+    status = peer.until_settled(8)
+    assert (status.frames_processed, status.metric, status.scale_source) == (8, True, 'depth')
