@@ -22,7 +22,7 @@ class ScaleConfig:
         1.0, 'With the source number: metres per unit of the map as it began, for example a '
         'distance in metres by the same distance in the map', 1e-6, 1e6, applies=RUNNING)
     max_deviation: float = setting(
-        0.05, 'The map becomes metric when the relative standard deviation of its scale is below',
+        0.06, 'The map becomes metric when the relative standard deviation of its scale is below',
         0.001, 0.5, applies=RUNNING)
     source_deviation: float = setting(
         0.02, 'Relative standard deviation of an error that all measurements have in common, such '
