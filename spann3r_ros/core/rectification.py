@@ -35,6 +35,10 @@ class Rectifier:
         moved = cv2.remap(mask.astype(np.uint8) * 255, *self._maps, cv2.INTER_LINEAR)
         return moved == 255  # false for a pixel that is covered only in part
 
+    def move_values(self, values: np.ndarray) -> np.ndarray:
+        """Return values [h, w] that must not be mixed, such as depth; 0 outside the image."""
+        return cv2.remap(values, *self._maps, cv2.INTER_NEAREST)
+
 
 def _maps(intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
     """Return the maps of x and y for `cv2.remap`."""

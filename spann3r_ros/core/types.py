@@ -38,6 +38,9 @@ class Frame:
     row has the direction against gravity; None: a level camera at the origin.
     `world_from_camera` [4, 4] is the given pose of the camera in the map, in metres; None: the
     pose is solved. Either all frames of a map have a given pose or none.
+    `odometry` [4, 4] is the pose of the camera in the robot's odometry, in metres, and `depth`,
+    float32 [height, width], the depth in metres along the optical axis, 0 or NaN where unknown;
+    both are used for the scale only. None: not known.
     """
 
     stamp_ns: int
@@ -47,6 +50,8 @@ class Frame:
     mask: np.ndarray | None = None
     first_pose: np.ndarray | None = None
     world_from_camera: np.ndarray | None = None
+    odometry: np.ndarray | None = None
+    depth: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

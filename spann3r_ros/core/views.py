@@ -81,6 +81,12 @@ class CameraModel:
                              self._size)
         return Preprocessed(image, self._intrinsics, usable, self._coverage, window)
 
+    def fit_depth(self, depth: np.ndarray) -> np.ndarray:
+        """Return the depth [h, w] of the image in the network's input; 0 outside the image."""
+        if self._rectify is not None:
+            depth = self._rectify.move_values(depth)
+        return self._window.sample(depth, self._size)
+
     def _under(self, mask: np.ndarray) -> np.ndarray:
         """Return the usable pixels of the network's input under a mask of the image."""
         masked, usable = self._masked
@@ -129,6 +135,16 @@ def preprocess(frame: Frame, size: tuple[int, int], letterbox: bool = False,
         _check_mask(frame.mask, frame.rgb)
     model = camera_model(frame.rgb.shape[:2], frame.intrinsics, size, letterbox, exact)
     return model.fit(frame.rgb, frame.mask)
+
+
+def fit_depth(frame: Frame, size: tuple[int, int], letterbox: bool = False,
+              exact: bool = True) -> np.ndarray:
+    """Return a frame's given depth, float32 [h, w], fitted as `preprocess` fits its image.
+
+    It is 0 or NaN where it is not known.
+    """
+    model = camera_model(frame.rgb.shape[:2], frame.intrinsics, size, letterbox, exact)
+    return model.fit_depth(frame.depth)
 
 
 def _resize_exactly(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:

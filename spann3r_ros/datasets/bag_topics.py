@@ -10,6 +10,7 @@ from .rosbag2.bag_storage import BagTopic
 IMAGE, COMPRESSED_IMAGE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 COMPRESSED = '/compressed'
 MASK = '/mask'
+DEPTH = '/depth'
 DEPTH_ENCODINGS = ('16UC1', '32FC1')
 # Types of video, and the transport (the plugin of image_transport) that decodes them.
 VIDEO = {'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': 'ffmpeg',

@@ -15,6 +15,7 @@ from spann3r_ros.core.messages import LEAD_NS
 from .bag_topics import (
     COMPRESSED,
     COMPRESSED_IMAGE,
+    DEPTH,
     IMAGE,
     MASK,
     base_topic,
@@ -38,8 +39,9 @@ Message = Any  # rosbags builds its message classes at run time
 class TopicNames:
     """The topics to read; empty: the only image topic, and the topics in its namespace.
 
-    The calibration is expected in `camera_info` of the image's namespace, masks in `mask`. Masks
-    are read only with `masks`, odometry only with its topic's name.
+    The calibration is expected in `camera_info` of the image's namespace, masks in `mask`, depth
+    images in `depth`. Masks are read only with `masks`, depth images only with `depths`, odometry
+    only with its topic's name.
     """
 
     image: str = ''
@@ -47,6 +49,8 @@ class TopicNames:
     mask: str = ''
     odometry: str = ''
     masks: bool = False
+    depth: str = ''
+    depths: bool = False
 
 
 class CameraBag:
@@ -121,9 +125,9 @@ class CameraBag:
                  ) -> Iterator[tuple[str, int, Message]]:
         """Yield (role, time of recording in ns, message) in the order of `leading`.
 
-        Roles are image, camera_info, mask, tf, tf_static and odometry. For a malformed message
-        `refuse` is called with the role and the error, and the next message follows; without
-        `refuse` the error is raised.
+        Roles are image, camera_info, mask, depth, tf, tf_static and odometry. For a malformed
+        message `refuse` is called with the role and the error, and the next message follows;
+        without `refuse` the error is raised.
         """
         for topic, time_ns, data in self.leading():
             role = self.role(topic)
@@ -165,6 +169,8 @@ class CameraBag:
                   ('tf', '', TF, (TF_MESSAGE,)), ('tf_static', '', TF_STATIC, (TF_MESSAGE,))]
         if names.masks:
             wanted.append(('mask', names.mask, f'{namespace}{MASK}', (IMAGE,)))
+        if names.depths:
+            wanted.append(('depth', names.depth, f'{namespace}{DEPTH}', (IMAGE,)))
         if names.odometry:
             wanted.append(('odometry', names.odometry, names.odometry, (ODOMETRY,)))
         for role, named, expected, kinds in wanted:

@@ -17,12 +17,13 @@ from .loops.correction import Correction
 from .loops.loop_closer import LoopCloser
 from .mapper_config import MapperConfig
 from .memory_manager import MemoryManager
+from .scale.scale_tracker import ScaleTracker
 
 logger = logging.getLogger(__name__)
 
 
 class BackEnd:
-    """Levels a map whose first frame had no direction against gravity; corrects it by loops.
+    """Levels a map that began without a direction against gravity, measures its scale, closes loops.
 
     `levelled` is true once the map is level, or if given poses place it. `correction` takes loops
     and measured scales. With given poses it is not used: nothing corrects these.
@@ -30,6 +31,7 @@ class BackEnd:
 
     def __init__(self, config: MapperConfig, memory: MemoryManager) -> None:
         self.levelled = False
+        self.scale = ScaleTracker(config)
         self.loops = LoopCloser(config, memory)
         self.correction = Correction(config.loops)
 
@@ -40,16 +42,28 @@ class BackEnd:
 
     def configure(self, config: MapperConfig) -> None:
         """Use other settings from the next frame on."""
+        self.scale.configure(config)
         self.loops.configure(config)
         self.correction.configure(config.loops)
+
+    def take_restart_reason(self) -> str:
+        """Return why a new fragment has to begin, once, or an empty text."""
+        reason, self.scale.restart_reason = self.scale.restart_reason, ''
+        return reason
 
     def observe(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Use a frame whose estimate is final, and the keyframes that it completed."""
         self._level(frame, keyframes, atlas)
-        if frame.world_from_camera is None:
-            for keyframe in keyframes:
-                self.correction.add(self.loops.observe(keyframe, atlas), atlas)
-                self.correction.observe(atlas)
+        for keyframe in keyframes:
+            if keyframe.stamp_ns == frame.stamp_ns:
+                self.scale.observe(frame, keyframe, atlas)
+        if frame.world_from_camera is not None:
+            return
+        for prior in self.scale.priors(atlas):
+            self.correction.set_scale(prior, is_due=False)
+        for keyframe in keyframes:
+            self.correction.add(self.loops.observe(keyframe, atlas), atlas)
+            self.correction.observe(atlas)
 
     def finish(self, atlas: Atlas) -> None:
         """Apply what has been decided, because no frame follows."""

@@ -38,6 +38,7 @@ from .mapper_config import MapperConfig
 from .mapping_state import MappingState, Phase
 from .mapping_status import MapUpdate
 from .memory_manager import MemoryManager
+from .scale.scale_tracker import SCALE_CHANGED
 from .tracking.known_poses import KnownPoses
 from .tracking.solved_keyframes import SolvedPoses
 
@@ -133,7 +134,7 @@ class FrontEnd:
     def _has_lost_memory(self) -> bool:
         """Return whether a failure, and no user, has ended the network's sequence."""
         return self.state.restart_reason not in ('', ASKED_FOR, MAP_LOADED, TIME_JUMPED,
-                                                 AS_LONG_AS_SET)
+                                                 AS_LONG_AS_SET, SCALE_CHANGED)
 
     def _end_of_fragment(self) -> str:
         """Return why the next frame begins a fragment; '' if it does not."""
@@ -284,6 +285,9 @@ class FrontEnd:
                 state.forget_calibration()
         else:
             state.back_end.observe(admitted.frame, placed, state.atlas)
+            reason = state.back_end.take_restart_reason()
+            if reason:
+                state.restart(reason)
         if state.poses is not None and state.poses.restart_reason:
             state.restart(state.poses.restart_reason)
             state.poses.restart_reason = ''

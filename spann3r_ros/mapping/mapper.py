@@ -81,6 +81,16 @@ class Mapper:
         """Return what all images of the map have in common; None before the first one."""
         return self._state.calibration
 
+    @property
+    def scale_source(self) -> str:
+        """Return where the scale of a map comes from whose poses are solved (`scale.source`)."""
+        return self._config.scale.source
+
+    @property
+    def voxel_size(self) -> float:
+        """Return the edge of a voxel in map units; 0 before an automatic size is known."""
+        return self.voxel_map.voxel_size * self._state.atlas.unit
+
     def new_fragment(self, reason: str = ASKED_FOR) -> None:
         """Let the next frame begin a fragment: the network's memory is reset, the map is kept."""
         self._state.restart(reason)
@@ -218,7 +228,8 @@ class Mapper:
 
     def snapshot(self) -> VoxelSnapshot:
         """Return the voxels of all fragments; another thread may compute their cloud."""
-        return self.voxel_map.snapshot(self._state.atlas.located_stores(self.voxel_map.name))
+        atlas = self._state.atlas
+        return self.voxel_map.snapshot(atlas.located_stores(self.voxel_map.name), atlas.unit)
 
     def status(self) -> MappingStatus:
         """Return the counters."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 
 from spann3r_ros.core.settings import RUNNING, check_settings, setting
 
+from .scale.scale_config import ScaleConfig
+
 
 @dataclass(frozen=True)
 class KeyframeConfig:
@@ -178,6 +180,7 @@ class MapperConfig:
     pose: PoseConfig = field(default_factory=PoseConfig)
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
     loops: LoopConfig = field(default_factory=LoopConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     field_of_view: str = setting(
         'crop', 'crop: the network sees the middle of a wide image; letterbox: it sees the whole '
         'image, smaller', choices=('crop', 'letterbox'))

@@ -148,7 +148,7 @@ class MappingState:
             live_poses_failed=0 if poses is None else poses.live_failed,
             coverage=self.coverage,
             voxels=sum(map(len, atlas.stores(voxel_map.name))),
-            voxel_size=voxel_map.voxel_size,
+            voxel_size=voxel_map.voxel_size * atlas.unit,
             voxels_evicted=voxel_map.evicted,
             kept=atlas.kept(),
             memory=memory,

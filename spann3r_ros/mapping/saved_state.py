@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spann3r_ros.core.types import Frame
-from spann3r_ros.core.views import Preprocessed
+from spann3r_ros.core.views import Preprocessed, fit_depth
 
 from .admitted import Admitted
 from .layers.layer import Layer
@@ -37,7 +37,7 @@ def map_tree(state: MappingState, memory: MemoryManager, layers: Sequence[Layer]
         raise ValueError('the map has not begun')
     return {'field_of_view': config.field_of_view, 'network': memory.tree(),
             'layers': {layer.name: layer.tree() for layer in layers},
-            'state': _state_tree(state)}
+            'state': _state_tree(state, config)}
 
 
 def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
@@ -66,7 +66,7 @@ def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
     return counters
 
 
-def _state_tree(state: MappingState) -> Tree:
+def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
     frame_id, size = state.camera
     names = [name for name, kind in POSE_SOURCES.items() if isinstance(state.poses, kind)]
     return {
@@ -74,6 +74,7 @@ def _state_tree(state: MappingState) -> Tree:
         'phase': state.phase.value, 'levelled': state.back_end.levelled,
         'correction': state.back_end.correction.tree(),
         'loops': state.back_end.loops.tree(),
+        'scale': state.back_end.scale.tree(),
         'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
@@ -83,8 +84,8 @@ def _state_tree(state: MappingState) -> Tree:
         'restart_reason': state.restart_reason, 'gate': state.gate.tree(),
         'sight': state.sight.tree(),
         'pose_source': names[0], 'poses': state.poses.tree(), 'atlas': state.atlas.tree(),
-        'pending': [_admitted_tree(one) for one in state.pending.values()],
-        'replays': [_admitted_tree(one) for one in state.replays.values()]}
+        'pending': [_admitted_tree(one, config) for one in state.pending.values()],
+        'replays': [_admitted_tree(one, config) for one in state.replays.values()]}
 
 
 def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
@@ -94,6 +95,8 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     state.camera = frame_id, (camera.integer('height', 2), camera.integer('width', 2))
     state.phase = Phase(node.text('phase', [phase.value for phase in Phase]))
     state.back_end.levelled = node.flag('levelled')
+    if node.has('scale'):
+        state.back_end.scale.restore(node.node('scale'))
     state.image_ids = node.integer('image_ids')
     if node.has('intrinsics'):
         state.intrinsics = read_intrinsics(node.node('intrinsics'))
@@ -156,12 +159,16 @@ def _calibration_tree(calibration: Calibration) -> Tree:
     return {'intrinsics': None if intrinsics is None else intrinsics_tree(intrinsics)}
 
 
-def _admitted_tree(admitted: Admitted) -> Tree:
+def _admitted_tree(admitted: Admitted, config: MapperConfig) -> Tree:
     frame, view = admitted.frame, admitted.network_input
     return {
         'stamp_ns': frame.stamp_ns, 'image_id': admitted.image_id, 'image': view.image,
         'first_pose': frame.first_pose,
         'world_from_camera': frame.world_from_camera, 'usable': view.usable,
+        'odometry': frame.odometry,
+        'depth': None if frame.depth is None else fit_depth(
+            frame, view.image.shape[:2], config.field_of_view == 'letterbox',
+            config.resampling == 'exact'),
         'intrinsics': None if view.intrinsics is None else intrinsics_tree(view.intrinsics),
         'coverage': view.coverage}
 
@@ -181,7 +188,10 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str,
         frame = Frame(
             read_stamp(node), frame_id, image, None, None,
             read_rigid(node, 'first_pose') if node.has('first_pose') else None,
-            read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None)
+            read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None,
+            read_rigid(node, 'odometry') if node.has('odometry') else None,
+            node.array('depth', np.float32, image.shape[:2], finite=False)
+            if node.has('depth') else None)
         identifier = node.integer('image_id', 1)
         found[identifier] = Admitted(frame, view, identifier, calibration.size,
                                      calibration.intrinsics, is_loaded=True)

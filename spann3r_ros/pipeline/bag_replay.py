@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from spann3r_ros.core.encodings import ImageDecoder, to_mask
+from spann3r_ros.core.image_files.depth_images import to_depth
 from spann3r_ros.core.messages import set_stamp, to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.front_end import TIME_JUMPED
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
 
 from .image_clock import JUMPED, Jump
@@ -27,7 +29,7 @@ from .transform_tree import StampedTransform, TransformTree
 # While images wait for the network, transforms that are newer by up to this much arrive.
 CACHE_SEC = 600.0
 # The roles whose stamp may be the time of recording instead.
-STAMPED = ('image', 'camera_info', 'mask')
+STAMPED = ('image', 'camera_info', 'mask', 'depth')
 # Most different warnings that a summary lists.
 MAX_WARNINGS = 100
 
@@ -40,8 +42,9 @@ class ReplaySummary:
 
     `frames` counts every image of the camera by its result. `recovered` counts how often mapping
     went on after a failure, `blind` the skipped images that show nothing. `poses` counts the
-    keyframes with a pose. `loops` counts those that the map follows. `sha256` contains
-    hashes of the arrays of map and trajectory.
+    keyframes with a pose. `loops` counts those that the map follows. `scale` says
+    whether the map is in metres, from which source, and the relative standard deviation of the
+    scale (None if it is not). `sha256` contains hashes of the arrays of map and trajectory.
     """
 
     images: int
@@ -52,6 +55,7 @@ class ReplaySummary:
     voxels: int
     fragments: int
     loops: int
+    scale: dict[str, Any]
     threads: int
     seconds: float
     sha256: dict[str, str]
@@ -104,7 +108,7 @@ class Replay:
         self._intake = Intake(self._config, self._runner, self._tree, self, expected)
 
     def take(self, role: str, message: Any, recorded_ns: int) -> None:  # noqa: ANN401
-        """Process a message; its role is image, camera_info, mask, tf, tf_static or odometry.
+        """Process a message; its role is one of those of `CameraBag.messages`.
 
         `recorded_ns` is the time of recording.
         """
@@ -119,7 +123,7 @@ class Replay:
         """Count a malformed message if it is an image, and log it; its role is as in `take`."""
         if role == 'image':
             self._intake.refuse_image(FrameError(str(error)))
-        elif role == 'mask':
+        elif role in ('mask', 'depth'):
             self._intake.refuse_mask(FrameError(str(error)))
         else:
             logger.warning('message refused: %s', error)
@@ -149,6 +153,7 @@ class Replay:
             images=images, frames=accounts, recovered=status.memory.recoveries,
             blind=blind, poses=poses, voxels=voxels,
             fragments=len(self._fragments), loops=status.loops_accepted,
+            scale=_scale(status),
             threads=status.memory.status.threads,
             seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
 
@@ -221,6 +226,14 @@ class Replay:
         else:
             self._intake.take_mask(stamp_ns, partial(to_mask, message))
 
+    def _take_depth(self, message: Any) -> None:  # noqa: ANN401
+        try:
+            stamp_ns = to_nanoseconds(message.header.stamp)
+        except FrameError as error:
+            self._intake.refuse_mask(error)
+        else:
+            self._intake.take_depth(stamp_ns, partial(to_depth, message))
+
     def _take_tf(self, message: Any, static: bool = False) -> None:  # noqa: ANN401
         for transform in message.transforms:
             self._tree.take(_stamped(transform, transform.child_frame_id,
@@ -236,6 +249,12 @@ class Replay:
         self._tree.take(_stamped(message, message.child_frame_id, pose.position,
                                  pose.orientation))
         self._matches_due += self._intake.waiting > 0
+
+
+def _scale(status: MappingStatus) -> dict[str, Any]:
+    metric, source = status.scale.metric, status.scale.source
+    deviation = round(math.sqrt(status.scale.variance), 4) if metric else None
+    return {'metric': metric, 'source': source, 'deviation': deviation}
 
 
 def _stamp_ns(message: Any) -> int:  # noqa: ANN401

@@ -23,11 +23,12 @@ from .sync.map_size import SizeGate
 from .sync.mask_sync import ExactMaskSync, LatestMaskSync, MaskSync
 from .sync.outlet import Outlet
 from .sync.pose_sync import PoseSync
+from .sync.scale_sync import ScaleSync
 from .sync.time_gate import TimeGate
 from .sync.wait_clock import WaitClock
 from .transform_tree import TransformTree
 
-# Most images that wait in each of the queues: for a calibration, a mask, a pose.
+# Most images that wait in each of the queues: for a calibration, a mask, the scale, a pose.
 LIVE_ITEMS = 30
 REPLAY_ITEMS = 1000
 # Least timeout, in image time, of a replay's wait for a calibration, a mask and for transforms.
@@ -48,7 +49,7 @@ class IntakeListener(Protocol):
         """
 
     def image_waits(self) -> None:
-        """Handle that images wait for a calibration, for transforms, a mask or a pose."""
+        """Handle that images wait for a calibration, for transforms, a mask, scale or pose."""
 
     def time_jumped(self, stamp_ns: int, jump: Jump) -> None:
         """Forget the old time, and do to the map what `jump` says: the stamps jumped back."""
@@ -64,12 +65,12 @@ class IntakeListener(Protocol):
 
 
 class Intake:
-    """Builds a frame from every image and its calibration, first pose, mask and pose.
+    """Builds a frame from every image and what belongs to it.
 
     An image passes the rate limiter. Its stamp has to follow those before it, and its size has to
     be the map's. Then it waits for what the settings require: calibration and first pose, mask,
-    pose. Each image ends in the slot or is counted as skipped, dropped or failed. While `enabled`
-    is false every image is skipped. Not thread-safe.
+    odometry or depth for the scale, pose. Each image ends in the slot or is counted as skipped,
+    dropped or failed. While `enabled` is false every image is skipped. Not thread-safe.
     """
 
     def __init__(self, config: NodeConfig, runner: Runner, tree: TransformTree,
@@ -100,7 +101,11 @@ class Intake:
 
         self._poses = PoseSync(self._pose_of, bounds, config.pose_timeout_sec,
                                outlet(self._put), wait_clock, self._missing_pose)
-        pass_on = self._poses.take_frame if self._posed else self._put
+        # Given poses are in metres.
+        source = 'none' if self._posed else runner.mapper.scale_source
+        self._scales = ScaleSync(source, config.odom_frame, tree, bounds, config.pose_timeout_sec,
+                                 outlet(self._put), wait_clock, listener.input_fault)
+        pass_on = self._poses.take_frame if self._posed else self._scales.take_frame
         self._masks = self._mask_sync(outlet(pass_on), bounds)
         self._cameras = CameraSync(
             self._calibrations, self._map_calibration, self._first_pose_at, expected, replay,
@@ -112,7 +117,7 @@ class Intake:
                                self._is_alone, self._jump, bounds, outlet(self._accept))
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._times, self._sizes, self._cameras, self._masks,
-                                            self._poses) if stage is not None]
+                                            self._scales, self._poses) if stage is not None]
 
     @property
     def waiting(self) -> int:
@@ -126,7 +131,7 @@ class Intake:
         self._config = config
         self._calibrations.timeout_sec = config.camera_info_timeout_sec
         self._cameras.timeouts = self._timeouts(config.mode == 'replay')
-        self._poses.timeout_sec = config.pose_timeout_sec
+        self._poses.timeout_sec = self._scales.timeout_sec = config.pose_timeout_sec
         self._times.may_jump = config.time_jump != 'refuse'
 
     def take_image(self, stamp_ns: int, frame_id: str, decode: Callable[[], np.ndarray]) -> None:
@@ -162,7 +167,7 @@ class Intake:
         self._listener.image_failed(error)
 
     def refuse_mask(self, error: Exception) -> None:
-        """Report an unusable mask; masks are not counted in the accounts."""
+        """Report an unusable mask or depth image; these are not counted in the accounts."""
         self._listener.image_failed(error)
 
     def take_calibration(self, stamp_ns: int, convert: Callable[[], Intrinsics | None],
@@ -189,6 +194,22 @@ class Intake:
         try:
             self._masks.take_mask(stamp_ns, decode())
         # Whatever exception a malformed mask causes, only this mask is lost.
+        except Exception as error:
+            self.refuse_mask(error)
+
+    @property
+    def takes_depth(self) -> bool:
+        """Return whether depth images give the scale of the map."""
+        return self._scales.takes_depth
+
+    def take_depth(self, stamp_ns: int, decode: Callable[[], np.ndarray]) -> None:
+        """Process a depth image; `decode` returns it, float32 [height, width] in m, or raises."""
+        self._wait_clock.note_activity()
+        if not self.takes_depth:
+            return
+        try:
+            self._scales.take_depth(stamp_ns, decode())
+        # Whatever exception a malformed depth image causes, only this one is lost.
         except Exception as error:
             self.refuse_mask(error)
 
@@ -262,6 +283,7 @@ class Intake:
         self._wait_clock.begin_again(stamp_ns)
         self._calibrations.begin_again(stamp_ns)
         self._poses.begin_again()
+        self._scales.begin_again()
         if self._masks is not None:
             self._masks.begin_again(stamp_ns)
         # If the map is new, they belong to the map that was loaded, or have begun again already.

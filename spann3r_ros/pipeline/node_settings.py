@@ -104,7 +104,8 @@ class NodeConfig:
         'stamp (map_frame -> optical frame, published by a localisation of your own): mapping '
         'only, in metres, without odometry and broadcasts', choices=POSE_SOURCES)
     pose_timeout_sec: float = setting(
-        0.5, 'How long an image waits for its pose from TF; in live mode the newest 30 wait',
+        0.5, 'How long an image waits for its pose from TF, or for odometry or depth that give '
+        'the scale (scale.source); in live mode the newest 30 wait',
         0.0, 60.0, applies=RUNNING)
     max_rate: float = setting(
         0.0, 'Most images per second of image time that are used; 0: all', 0.0, 1000.0,

@@ -28,6 +28,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                         help='default: camera_info beside the image topic')
     parser.add_argument('--mask-topic', default='', help=(
         'masks to play; default: with --follow mask beside the image topic, otherwise none'))
+    parser.add_argument('--depth-topic', default='',
+                        help='depth images to play, for scale.source: depth; default: none')
     parser.add_argument('--rate', type=float, default=PlayOptions.rate, help=(
         'multiple of the recorded rate; 0: as fast as the mapper (default: %(default)s)'))
     parser.add_argument('--window', type=int, default=PlayOptions.window, help=(
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     values = parse(remove_ros_args(['bag_player', *arguments])[1:])
     names = TopicNames(values.topic, values.camera_info_topic, values.mask_topic,
-                       masks=values.follow or bool(values.mask_topic))
+                       masks=values.follow or bool(values.mask_topic),
+                       depth=values.depth_topic, depths=bool(values.depth_topic))
     try:
         options = PlayOptions(values.rate, values.window, values.follow, values.clock,
                               values.status, values.patience_sec)

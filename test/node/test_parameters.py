@@ -40,6 +40,8 @@ RUNNING_NAMES = {
     *(f'pose.{name}' for name in (
         'min_confidence', 'best_fraction', 'max_points', 'ransac_iterations', 'max_reprojection',
         'min_inlier_fraction', 'pointmap_weight', 'drift', 'gate_probability')),
+    *(f'scale.{name}' for name in ('metres_per_unit', 'max_deviation', 'source_deviation',
+                                   'mount_deviation')),
     *(f'voxel_map.{name}' for name in ('min_confidence', 'min_observations',
                                        'integrate_without_pose'))}
 

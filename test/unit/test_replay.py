@@ -85,7 +85,8 @@ def test_every_image_is_mapped_and_the_map_is_true(
         tmp_path: Path, replay: Replay, capsys: pytest.CaptureFixture[str]) -> None:
     summary = replay(robot_bag(tmp_path / 'bag', 12))
     assert list(summary) == ['images', 'frames', 'recovered', 'blind', 'poses', 'voxels',
-                             'fragments', 'loops', 'threads', 'seconds', 'sha256', 'warnings']
+                             'fragments', 'loops', 'scale', 'threads', 'seconds', 'sha256',
+                             'warnings']
     assert summary['images'] == 12
     assert summary['frames'] == {'received': 12, 'processed': 12, 'skipped': 0, 'dropped': 0,
                                  'failed': 0}

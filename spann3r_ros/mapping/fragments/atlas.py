@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.transforms import is_similarity
+from spann3r_ros.core.transforms import is_similarity, similarity_scale
 from spann3r_ros.core.types import FragmentPose, StampedPose
 from spann3r_ros.mapping.layers.layer import Layer
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -35,7 +35,8 @@ class Atlas:
     """Owns the fragments of one map; path and cloud are views of it.
 
     `revision` grows whenever a fragment moves. `moved` are the ids of the fragments that moved
-    since `take_moved`.
+    since `take_moved`. `unit` is how long the unit of a new fragment is in the map: one, until the
+    unit of the map changes.
     """
 
     def __init__(self, config: MapperConfig, layers: Sequence[Layer], first_id: int = 0) -> None:
@@ -44,6 +45,7 @@ class Atlas:
         self._min_confidence = config.voxel_map.min_confidence
         self._keyframes = KeyframeStore(config.keyframes, self._min_confidence)
         self.fragments: dict[int, Fragment] = {}
+        self.unit = 1.0
         self.current = self._new(first_id, Scale())
         self.constraints: list[Constraint] = []
         self.revision = 0
@@ -56,7 +58,10 @@ class Atlas:
         self._keyframes.configure(config.keyframes, self._min_confidence)
 
     def begin(self, scale: Scale | None = None) -> Fragment:
-        """Begin a fragment in the frame of the map, and return it; an empty one is replaced."""
+        """Begin a fragment, and return it; an empty one is replaced.
+
+        Its frame is that of the map, in its `unit`.
+        """
         former = self.current
         if not former.received:
             del self.fragments[former.id]
@@ -94,6 +99,14 @@ class Atlas:
         """Move all fragments by one similarity [4, 4], for example to level the map."""
         for fragment in self.fragments.values():
             self.move(fragment.id, new_map_from_map @ fragment.map_from_fragment)
+
+    def change_unit(self, new_map_from_map: np.ndarray) -> None:
+        """Move all fragments by one similarity [4, 4] whose scale is the unit of the map.
+
+        Fragments that begin later have the unit of those before, so that voxels have one size.
+        """
+        self.unit *= similarity_scale(new_map_from_map)
+        self.move_all(new_map_from_map)
 
     def take_moved(self) -> tuple[int, ...]:
         """Return the ids of the fragments that moved since the last call."""
@@ -182,7 +195,7 @@ class Atlas:
     def tree(self) -> dict[str, Any]:
         """Return all fragments and constraints for a saved map."""
         return {
-            'revision': self.revision, 'current': self.current.id,
+            'revision': self.revision, 'current': self.current.id, 'unit': self.unit,
             'keyframes': self._keyframes.tree(),
             'constraints': [vars_of(one) for one in self.constraints],
             'fragments': [fragment_tree(one, self._layers, self._min_confidence)
@@ -208,6 +221,8 @@ class Atlas:
             layer.check_stores([one.stores[layer.name] for one in fragments])
         self.current = self.fragments[current]
         self.revision = node.integer('revision')
+        # Maps of earlier versions have no such entry.
+        self.unit = node.number('unit', 1e-12) if node.has('unit') else 1.0
         self.constraints = [read_constraint(one) for one in node.nodes('constraints')]
         self._keyframes.restore(node.node('keyframes'), [one.keyframes for one in fragments])
         self._bound_path()
@@ -222,7 +237,9 @@ class Atlas:
 
     def _new(self, fragment_id: int, scale: Scale) -> Fragment:
         stores = {layer.name: layer.new_store() for layer in self._layers}
-        self.fragments[fragment_id] = Fragment(fragment_id, scale=scale, stores=stores)
+        self.fragments[fragment_id] = Fragment(
+            fragment_id, np.diag([self.unit, self.unit, self.unit, 1.0]), scale=scale,
+            stores=stores)
         return self.fragments[fragment_id]
 
     def _bound_path(self) -> None:

@@ -17,12 +17,12 @@ from .pose_series import PoseSeries
 class Fragment:
     """Keyframes, path and voxels in the frame of the fragment, and its place in the map.
 
-    The frame of a fragment is the frame of the map when the fragment began, or one of the same
-    axes with its origin near the camera. `map_from_fragment` [4, 4] is a similarity; it alone
-    changes when the fragment moves. `fragment_from_sequence` [4, 4], a similarity, places the
-    points of the network; it is fixed before the first keyframe. `keyframes` are by number,
-    `stores` by the name of their layer. `connected` is false if the place in the map was assumed
-    and not measured.
+    The frame of a fragment is the frame of the map when the fragment began, in the unit of the
+    first fragment, or one of the same axes with its origin near the camera. `map_from_fragment`
+    [4, 4] is a similarity; it alone changes when the fragment moves. `fragment_from_sequence`
+    [4, 4], a similarity, places the points of the network; it is fixed before the first keyframe.
+    `keyframes` are by number, `stores` by the name of their layer. `connected` is false if the
+    place in the map was assumed and not measured.
     """
 
     id: int

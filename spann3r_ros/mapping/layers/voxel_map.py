@@ -176,10 +176,14 @@ class VoxelMap:
             store.insert(fresh, self.tick)
         return len(points) - left_out
 
-    def snapshot(self, parts: Iterable[tuple[VoxelStore, np.ndarray]]) -> VoxelSnapshot:
-        """Return the present voxels of stores, each with its `map_from_fragment` [4, 4]."""
+    def snapshot(self, parts: Iterable[tuple[VoxelStore, np.ndarray]],
+                 unit: float = 1.0) -> VoxelSnapshot:
+        """Return the present voxels of stores, each with its `map_from_fragment` [4, 4].
+
+        `unit` is the length of the fragments' unit in the map.
+        """
         return VoxelSnapshot([VoxelPart(store.rows(), place) for store, place in parts],
-                             self.voxel_size, self._config.min_observations)
+                             self.voxel_size * unit, self._config.min_observations)
 
     def tree(self) -> dict[str, Any]:
         """Return the counters for a saved map."""

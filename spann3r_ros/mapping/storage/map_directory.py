@@ -78,7 +78,7 @@ def encode_map(mapper: Mapper,
             cloud, path = mapper.cloud(), mapper.trajectory
     if not len(cloud):
         raise MapEmptyError('the map is empty')
-    warning = rounding_warning(cloud.points, mapper.voxel_map.voxel_size)
+    warning = rounding_warning(cloud.points, mapper.voxel_size)
     if warning:
         logger.warning(warning)
     state = encode_tree(mapper.tree())

@@ -20,5 +20,5 @@ class QueueBounds:
 
 
 def frame_bytes(frame: Frame) -> int:
-    """Return the bytes of a frame's image and mask."""
-    return frame.rgb.nbytes + (0 if frame.mask is None else frame.mask.nbytes)
+    """Return the bytes of a frame's image, mask and depth."""
+    return sum(one.nbytes for one in (frame.rgb, frame.mask, frame.depth) if one is not None)

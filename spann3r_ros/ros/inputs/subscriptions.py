@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions that pass images, calibrations and masks to an intake."""
+"""Subscriptions that pass images, calibrations, masks and depth images to an intake."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from spann3r_ros.core.encodings import to_mask
+from spann3r_ros.core.image_files.depth_images import to_depth
 from spann3r_ros.core.messages import set_stamp, to_intrinsics, to_nanoseconds
 from spann3r_ros.core.types import FrameError
 from spann3r_ros.pipeline.intake import Intake
@@ -47,6 +48,8 @@ class InputSubscriptions:
             self.images = self._subscribe(*image_topic(node, config), self._take_image)
             if config.mask != 'none':
                 self._subscribe(Image, 'mask', self._take_mask)
+            if intake.takes_depth:
+                self._subscribe(Image, 'depth', self._take_depth)
         except Exception:
             self.destroy()  # after a wrong QoS override, those created before would remain
             raise
@@ -95,6 +98,14 @@ class InputSubscriptions:
             self._intake.refuse_mask(error)
         else:
             self._intake.take_mask(stamp_ns, partial(to_mask, message))
+
+    def _take_depth(self, message: Image) -> None:
+        try:
+            stamp_ns = to_nanoseconds(message.header.stamp)
+        except FrameError as error:
+            self._intake.refuse_mask(error)
+        else:
+            self._intake.take_depth(stamp_ns, partial(to_depth, message))
 
     def _take_image(self, message: Image | CompressedImage) -> None:
         try:

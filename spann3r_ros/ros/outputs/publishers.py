@@ -91,7 +91,7 @@ class MapPublishers:
         """Publish the results of one frame."""
         self._places = update.places
         self._roles.take_places(update.places)
-        self._voxel_size = mapper.voxel_map.voxel_size
+        self._voxel_size = mapper.voxel_size
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
         if update.live_pose is not None:
@@ -120,7 +120,7 @@ class MapPublishers:
         """Publish a new map and path, empty or loaded; the odometry does not jump."""
         self._roles.restart()
         self._pose_stamp_ns = -1
-        self._voxel_size, self._warned_of_rounding = mapper.voxel_map.voxel_size, False
+        self._voxel_size, self._warned_of_rounding = mapper.voxel_size, False
         self._views.change()
         self.refresh(mapper, force=True)
 

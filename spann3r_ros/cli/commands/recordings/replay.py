@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--mask-topic', default='', metavar='TOPIC',
                         help='masks, used if the parameter mask is not none; default: mask beside '
                              'the image topic')
+    parser.add_argument('--depth-topic', default='', metavar='TOPIC',
+                        help='depth images, used with scale.source=depth; default: depth beside '
+                             'the image topic')
     parser.add_argument('--odometry-topic', default='', metavar='TOPIC',
                         help='nav_msgs/Odometry to use as transforms, if they are not in TF')
     parser.add_argument('--params-file', type=Path, help="the node's parameters as YAML")
@@ -67,8 +70,13 @@ def run(args: argparse.Namespace) -> int:
         if args.mask_topic and settings.node.mask == 'none':
             raise ValueError('mask-topic: expected a value of the parameter mask that uses masks, '
                              "got 'none'; add --set mask=latest or mask=exact")
+        source = settings.mapper.scale.source
+        if args.depth_topic and source != 'depth':
+            raise ValueError('depth-topic: expected the value depth of the parameter scale.source,'
+                             f' got {source!r}; add --set scale.source=depth')
         bag = CameraBag(args.bag, TopicNames(args.topic, args.camera_info_topic, args.mask_topic,
-                                             args.odometry_topic, settings.node.mask != 'none'))
+                                             args.odometry_topic, settings.node.mask != 'none',
+                                             args.depth_topic, source == 'depth'))
         args.output.mkdir(parents=True, exist_ok=True)
         warnings = Warnings()
         set_up_logging(args.output / LOG, warnings)

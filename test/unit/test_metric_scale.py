@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scale of a map whose poses are solved: measured from odometry or depth, then applied."""
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from robot_rides import CAMERA, SCENE, Ride, mounted, ride, true_keyframes
+from synthetic import SyntheticNetwork, SyntheticOptions, render_frames
+
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.transforms import invert, similarity_scale
+from spann3r_ros.core.types import Frame, Pointmap
+from spann3r_ros.core.views import fit_depth
+from spann3r_ros.datasets.layouts import detect_layout, read_videos
+from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.mapping.scale.odometry_scale import OdometryPairs, Pair, fit_pairs
+from spann3r_ros.mapping.scale.scale_config import ScaleConfig
+from spann3r_ros.mapping.scale.scale_fit import ScaleFit, ScaleSeries
+from spann3r_ros.mapping.scale.scale_tracker import RECENT_M
+from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
+
+UNIT = 0.37  # metres per unit of the network
+CONFIG = ScaleConfig()
+BURSTS = [*range(20, 30), *range(90, 100)]  # each of one second
+
+WINDING = ride(8.0, lambda time: 0.25 * (1.0 - math.cos(1.5 * time)),
+               lambda time: 0.5 * math.cos(0.8 * time), start=(-1.2, -1.2, 0.1))
+
+
+def error(fit: ScaleFit) -> float:
+    """Return the error of the logarithm of a scale."""
+    return fit.log_scale - math.log(UNIT)
+
+
+def deviation(fit: ScaleFit) -> float:
+    """Return the relative standard deviation of a scale, as it is reported."""
+    return math.hypot(math.sqrt(fit.variance), CONFIG.source_deviation)
+
+
+def fitted(pairs: Sequence[Pair]) -> ScaleFit | None:
+    return fit_pairs(pairs, CONFIG.mount_deviation)
+
+
+def pairs_of(on: Ride, mount: np.ndarray, believed: np.ndarray | None = None,
+             **spoilt: object) -> list[Pair]:
+    """Return the pairs of true keyframes by odometry; TF has the camera at `believed`."""
+    pairs = OdometryPairs()
+    odometry = on.odometry(mount if believed is None else believed, **spoilt)
+    found = [pairs.add(keyframe, pose) for keyframe, pose in
+             zip(true_keyframes(on.cameras(mount), UNIT), odometry, strict=True)]
+    return [one for one in found if one is not None]
+
+
+def measure(on: Ride, mount: np.ndarray, believed: np.ndarray | None = None,
+            **spoilt: object) -> ScaleFit | None:
+    return fitted(pairs_of(on, mount, believed, **spoilt))
+
+
+@pytest.mark.parametrize(('left_deg', 'limit'), [(45.0, 0.03), (70.0, 0.03), (0.0, 0.06),
+                                                 (90.0, 0.06)])
+def test_one_metre_with_slip_gives_the_scale(left_deg: float, limit: float) -> None:
+    """A view along the motion, or of a wall across it, gives less, within what is reported."""
+    straight = ride(2.1, lambda _: 0.5, lambda _: 0.0)
+    assert straight.way < 1.01
+    for seed, slips in enumerate(((4, 13), (2, 3), (9, 18))):  # a tenth of the periods
+        fit = measure(straight, mounted(left_deg=left_deg), seed=seed, slips=slips)
+        assert abs(error(fit)) < limit
+        assert abs(error(fit)) < 3.0 * deviation(fit) < 0.2
+
+
+def test_seconds_of_slip_do_not_spoil_the_scale() -> None:
+    there_and_back = ride(14.0, lambda time: 0.5 if time % 8.0 < 4.0 else -0.5, lambda _: 0.0)
+    pairs = pairs_of(there_and_back, mounted(left_deg=45.0), slips=BURSTS)
+    assert abs(error(fitted(pairs))) < 0.03
+    series = ScaleSeries(RECENT_M)
+    for pair in pairs:
+        series.add(pair)
+        assert series.change(fitted) is None
+
+
+def test_a_rotation_gives_no_scale() -> None:
+    """Also if the camera is not where TF has it: then it moves, but not by the odometry."""
+    turning = ride(4.0, lambda _: 0.0, lambda _: 0.7, start=(-0.2, -1.2, 0.0))
+    axle = mounted(0.0)
+    assert measure(turning, axle) is None
+    assert measure(turning, mounted(0.3), axle) is None
+
+
+def test_a_camera_beside_the_axle_gives_the_scale_as_well_as_its_mount_is_known() -> None:
+    turning = ride(4.0, lambda _: 0.0, lambda _: 0.7, start=(-0.2, -1.2, 0.0))
+    fit = measure(turning, mounted(0.5))
+    assert abs(error(fit)) < 0.05
+    # 5 cm of 50 cm.
+    assert 0.08 < deviation(fit) < 0.13
+    for wrong in (-0.1, 0.1):
+        fit = measure(turning, mounted(0.5 + wrong), mounted(0.5))
+        assert 0.1 < abs(error(fit)) < 3.0 * deviation(fit)
+
+
+def test_a_way_with_straight_parts_does_not_depend_on_the_mount() -> None:
+    fit = measure(WINDING, mounted(0.4, left_deg=30.0), mounted(0.3, left_deg=30.0))
+    assert abs(error(fit)) < 0.03
+    assert abs(error(fit)) < 3.0 * deviation(fit) < 0.12
+
+
+@pytest.mark.parametrize('late_sec', [-0.05, 0.05])
+def test_late_odometry_spoils_no_scale(late_sec: float) -> None:
+    curve = ride(3.5, lambda _: 0.5, lambda _: 0.5, start=(0.0, -1.3, 0.0))
+    for one in (curve, WINDING):
+        assert abs(error(measure(one, mounted(0.4, left_deg=30.0), late_sec=late_sec))) < 0.05
+
+
+# The mapper.
+
+STRAIGHT = ride(6.0, lambda _: 0.5, lambda _: 0.0)
+ASIDE = mounted(left_deg=70.0)
+
+
+class Run:
+    """A mapper on a network whose unit is `UNIT`, and what it made of a ride."""
+
+    def __init__(self, on: Ride = STRAIGHT, source: str = 'odometry', *, changes_at: int = 10**9,
+                 change: float = 1.1, **scale: float) -> None:
+        self.cameras = list(on.cameras(ASIDE))
+        self.frames = [replace(frame, first_pose=ASIDE)
+                       for frame in render_frames(SCENE, self.cameras, CAMERA)]
+        if source in ('odometry', 'auto'):
+            self.frames = [replace(frame, odometry=pose) for frame, pose in
+                           zip(self.frames, on.odometry(ASIDE, slips=(7, 22)), strict=True)]
+        network = ChangingNetwork(SCENE, self.cameras, SyntheticOptions(unit=UNIT), CAMERA)
+        network.changes_at, network.change = changes_at, change
+        self.mapper = Mapper(network, MapperConfig(scale=ScaleConfig(source, **scale)))
+        self.updates: list[MapUpdate] = []
+
+    def __iter__(self) -> Iterator[int]:
+        """Process frame by frame; yield the index of the last one."""
+        for index, frame in enumerate(self.frames):
+            self.updates.append(self.mapper.process(frame))
+            yield index
+
+    def factor(self) -> float:
+        """Return the length of the newest part of the path by that of the truth."""
+        path = self.mapper.path().map_from_camera[-8:, :3, 3]
+        end = len(self.mapper.path().stamps_ns)
+        truth = np.array(self.cameras)[end - 8:end, :3, 3]
+        return float(np.linalg.norm(path[-1] - path[0]) / np.linalg.norm(truth[-1] - truth[0]))
+
+
+class ChangingNetwork(SyntheticNetwork):
+    """From an image on it answers in another unit, until its memory is reset.
+
+    Places up to there are as before: the map grows from there on.
+    """
+
+    changes_at = 10**9
+    change = 1.0
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        pointmap = super()._pointmap(index, origin)
+        begin = max(self.changes_at, origin)
+        if index <= begin or origin > self.changes_at:
+            return pointmap
+        to_begin = invert(self.poses[origin]) @ self.poses[begin]
+        fixed = (to_begin[:3, 3] / self.options.unit).astype(np.float32)
+        return replace(pointmap, points=fixed + np.float32(self.change) * (
+            pointmap.points - fixed))
+
+
+def test_the_map_becomes_metric_about_its_first_camera() -> None:
+    run = Run()
+    for index in run:
+        status = run.mapper.status()
+        if status.scale.metric:
+            break
+        assert (status.scale.value, status.scale.variance) == (1.0, math.inf)
+        assert index < 9 or abs(run.factor() * UNIT - 1.0) < 0.01
+    assert index * 0.05 < 1.1
+    assert abs(run.factor() - 1.0) < 0.03
+    assert (status.scale.value, status.scale.source) == (1.0, 'odometry')
+    assert 0.02 < math.sqrt(status.scale.variance) <= CONFIG.max_deviation
+    assert run.updates[-1].moved == (0,) and run.updates[-1].revision == 1
+    # The first camera stays 1.2 m above the floor.
+    assert np.allclose(run.mapper.path().map_from_camera[0], ASIDE, atol=1e-5)
+    points = run.mapper.cloud().points
+    assert abs(np.quantile(points[:, 2], 0.02)) < 0.08
+    assert np.allclose(run.mapper.snapshot().voxel_size, status.voxel_size)
+
+
+def test_without_a_source_and_without_odometry_nothing_moves() -> None:
+    for run in (Run(source='none'), Run(source='odometry')):
+        run.frames = [replace(frame, odometry=None) for frame in run.frames][:15]
+        for _ in run:
+            pass
+        assert not run.mapper.status().scale.metric and run.mapper.status().revision == 0
+
+
+def test_a_later_fragment_inherits_the_scale_and_the_size_of_voxels() -> None:
+    run = Run()
+    for index in run:
+        if index == 40:
+            before = run.mapper.status()
+            run.mapper.new_fragment()
+        if index == 45:
+            break
+    status = run.mapper.status()
+    assert (before.fragment_id, status.fragment_id) == (0, 1)
+    assert status.scale.metric and status.scale.variance > before.scale.variance
+    assert abs(run.factor() - 1.0) < 0.03
+    places = run.updates[-1].places | run.mapper._state.atlas.places((0, 1))
+    assert np.isclose(similarity_scale(places[0]), similarity_scale(places[1]), rtol=0.03)
+    assert status.voxel_size == before.voxel_size
+
+
+def test_a_change_of_the_scale_begins_a_fragment_with_the_right_one() -> None:
+    """The network's unit changes by ten per cent after two metres."""
+    there_and_back = ride(11.0, lambda time: 0.5 if time < 5.5 else -0.5, lambda _: 0.0)
+    run = Run(there_and_back, changes_at=40)
+    for index in run:
+        if run.mapper.status().fragment_id and index > 0:
+            break
+    changed_m = (index - 40) * 0.05
+    assert 0.5 < changed_m < 3.0
+    for _ in range(12):
+        index += 1
+        run.mapper.process(run.frames[index])
+    assert abs(run.factor() - 1.0) < 0.05
+    assert run.mapper.status().memory.recoveries == 0
+
+
+def test_a_steady_scale_begins_no_fragment() -> None:
+    run = Run(ride(11.0, lambda time: 0.5 if time < 5.5 else -0.5, lambda _: 0.0))
+    for _ in run:
+        pass
+    assert run.mapper.status().fragment_id == 0
+    assert abs(run.factor() - 1.0) < 0.03
+
+
+def test_given_depth_gives_the_scale() -> None:
+    run = Run(source='depth')
+    rng = np.random.default_rng(0)
+    for index, frame in enumerate(run.frames[:12]):
+        metres = SCENE.render(run.cameras[index], CAMERA)[1][..., 2].astype(np.float32)
+        metres *= 1.0 + 0.02 * rng.standard_normal(metres.shape).astype(np.float32)
+        metres[rng.random(metres.shape) < 0.3] = 0.0
+        run.mapper.process(replace(frame, depth=metres))
+    status = run.mapper.status()
+    assert status.scale.metric and status.scale.source == 'depth'
+    assert abs(run.factor() - 1.0) < 0.01
+
+
+def test_a_known_number_may_change_while_the_map_grows() -> None:
+    run = Run(source='number', metres_per_unit=1.0)
+    for frame in run.frames[:12]:
+        run.mapper.process(frame)
+    assert run.mapper.status().scale.metric
+    assert abs(run.factor() * UNIT - 1.0) < 0.01
+    run.mapper.configure(MapperConfig(scale=ScaleConfig('number', metres_per_unit=UNIT)))
+    for frame in run.frames[12:16]:
+        run.mapper.process(frame)
+    assert abs(run.factor() - 1.0) < 0.01
+    assert (run.mapper.status().scale.source, run.mapper.status().scale.variance) == (
+        'number', 0.0)
+
+
+def test_given_poses_leave_the_source_alone() -> None:
+    run = Run()
+    for frame, pose in zip(run.frames[:24], run.cameras, strict=False):
+        run.mapper.process(replace(frame, world_from_camera=pose))
+    assert run.mapper.status().scale.source == 'poses'
+    assert run.mapper.status().revision == 0
+
+
+@pytest.mark.parametrize('stop', [12, 26])
+def test_a_saved_map_goes_on_with_the_same_scale(stop: int) -> None:
+    """Before the map is metric, and after."""
+    run = Run()
+    for frame in run.frames[:stop]:
+        run.mapper.process(frame)
+    saved = encode_tree(run.mapper.tree())
+    loaded = Mapper(deepcopy(run.mapper._memory._network), run.mapper._config)
+    loaded.load(decode_tree(*saved))
+    for frame in run.frames[stop:32]:
+        run.mapper.process(frame)
+        loaded.process(frame)
+    assert run.mapper.status().scale.metric
+    assert loaded.status().scale == run.mapper.status().scale
+    assert np.array_equal(loaded.path().map_from_camera, run.mapper.path().map_from_camera)
+    assert np.array_equal(loaded.cloud().points, run.mapper.cloud().points)
+
+
+def test_an_explicit_voxel_size_is_one_of_the_map_as_it_began() -> None:
+    run = Run()
+    config = replace(run.mapper._config, voxel_map=VoxelMapConfig(voxel_size=0.1))
+    mapper = Mapper(run.mapper._memory._network, config)
+    for frame in run.frames[:30]:
+        mapper.process(frame)
+    assert mapper.status().scale.metric
+    assert math.isclose(mapper.status().voxel_size, 0.1 * UNIT, rel_tol=0.03)
+
+
+def test_a_frame_may_have_a_distorted_or_cropped_depth() -> None:
+    """It is fitted as its image."""
+    wide = replace(CAMERA, width=192, cx=95.5)
+    rgb = np.zeros((128, 192, 3), np.uint8)
+    depth = np.tile(np.arange(192, dtype=np.float32), (128, 1))
+    fitted = fit_depth(Frame(1, 'camera', rgb, wide, depth=depth), (128, 128))
+    assert np.array_equal(fitted[0], np.arange(32, 160))
+
+
+@pytest.mark.parametrize(('bias', 'limit'), [(0.0, 0.05), (0.05, 0.1)])
+def test_a_real_recording_gives_its_scale(bias: float, limit: float) -> None:
+    """Its depth is the network's, off by a smooth bias of the image; its poses are odometry."""
+    folder = os.environ.get('SPANN3R_RGBD')
+    if not folder:
+        pytest.skip('SPANN3R_RGBD: no folder of a recording with depth and poses given')
+    sequence = next(read_videos(Path(folder), detect_layout(Path(folder))))
+    rng, size = np.random.default_rng(0), (224, 224)
+    field = cv2.resize(rng.standard_normal((5, 5)), size[::-1], interpolation=cv2.INTER_CUBIC)
+    cutter, pairs = OdometryPairs(), []
+    for index in range(min(150, len(sequence.views))):
+        view = sequence.load(index, size)
+        depth = np.where(view.valid, view.points[..., 2] * (1.0 + bias * field) / UNIT, np.nan)
+        pair = cutter.add(Keyframe(
+            10**9 + index * 10**8, 'camera', 0, view.image, view.intrinsics,
+            depth.astype(np.float32), view.valid.astype(np.float32), None), view.world_from_camera)
+        pairs += [] if pair is None else [pair]
+    fits = [fitted(pairs[first:first + 10])
+            for first in range(0, len(pairs) - 10, 5)]
+    assert len(fits) > 4 and None not in fits
+    assert max(abs(error(fit)) for fit in fits) < limit
+    assert max(abs(error(fit)) / deviation(fit) for fit in fits) < 3.0
