@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class BackEnd:
-    """Levels a map that began without a direction against gravity, measures its scale, closes loops.
+    """Levels a map that began without gravity, measures its scale, and closes its loops.
 
     `levelled` is true once the map is level, or if given poses place it. `correction` takes loops
     and measured scales. With given poses it is not used: nothing corrects these.
