@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.types import Frame
 from spann3r_ros.core.views import Preprocessed
@@ -15,6 +17,8 @@ class Admitted:
 
     `size` is the height and width of the camera's images, `intrinsics` is their calibration.
     `is_loaded` is true for a frame of a loaded map, which another process has received.
+    `waypoints` are gray images [h, w] on the way from the keyframe before to this one, through
+    which corners can be tracked.
     """
 
     frame: Frame
@@ -23,3 +27,4 @@ class Admitted:
     size: tuple[int, int]
     intrinsics: Intrinsics | None
     is_loaded: bool = False
+    waypoints: tuple[np.ndarray, ...] = ()

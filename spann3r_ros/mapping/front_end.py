@@ -3,8 +3,9 @@
 
 `FrontEnd.process` takes a frame through these stages:
 
-1. decide whether the frame is to become a keyframe (`KeyframeGate`), fit its image to the
-   network's input (`preprocess`), and skip it if it shows nothing (`Sight`);
+1. fit its image to the network's input (`preprocess`), skip it if it shows nothing (`Sight`), and
+   decide whether it is to become a keyframe (`KeyframeGate`); if not, give it the pose of its
+   corners (`_passing_pose`), and that is all;
 2. run the network, which returns final estimates: of this frame, or of an earlier one if the
    network has a lag (`_advance`);
 3. clean an estimate (`_finish`), and give its camera a pose in the fragment (`PoseSource.place`):
@@ -30,13 +31,14 @@ from spann3r_ros.core.types import (
     check_confident,
     clean,
 )
-from spann3r_ros.core.views import preprocess
+from spann3r_ros.core.views import Preprocessed, preprocess
 
 from .admitted import Admitted
 from .mapper_config import MapperConfig
 from .mapping_state import MappingState, Phase
 from .mapping_status import MapUpdate
 from .memory_manager import MemoryManager
+from .selection.keyframe_gate import Verdict
 from .tracking.known_poses import KnownPoses
 from .tracking.solved_keyframes import MAX_FAILED_PLACEMENTS, Placement, SolvedPoses
 
@@ -70,11 +72,21 @@ class FrontEnd:
         """Process one frame, as `Mapper.process` describes."""
         state = self.state
         state.check(frame)
-        if state.gate.skips(frame.stamp_ns):
+        if state.gate.is_early(frame.stamp_ns) and not (
+                state.gate.compares or self._config.live_pose and state.poses is not None):
+            state.gate.skip()
             return MapUpdate(skipped=True, revision=state.atlas.revision)
         view = preprocess(frame, *self.fit(frame.rgb.shape[:2]))
         if state.sight.is_blind(view, frame.stamp_ns, may_repeat=not state.keyframes):
             return MapUpdate(skipped=True, revision=state.atlas.revision, blind=True)
+        verdict = self._judge(frame, view)
+        if verdict is not Verdict.ADMITTED:
+            pose = self._passing_pose(frame, view)
+            # The network has to place what tracked corners do not.
+            if (pose is not None or verdict is Verdict.REFUSED
+                    or not (self._config.live_pose and state.keyframes)):
+                state.gate.skip()
+                return replace(self.update(pose), skipped=True)
         admitted = state.admit(frame, view)
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
         try:
@@ -88,6 +100,25 @@ class FrontEnd:
                 state.restart(OUT_OF_MEMORY)
             state.fail(admitted, error)
         return self.update(live_pose, inference_sec)
+
+    def _judge(self, frame: Frame, view: Preprocessed) -> Verdict:
+        """Return whether a frame becomes a keyframe."""
+        state = self.state
+        waiting = state.poses.waiting if state.poses is not None else 0
+        is_second = bool(state.pending) and not (state.atlas.current.received or waiting)
+        verdict = state.gate.judge(frame.stamp_ns, view, view.intrinsics or state.intrinsics,
+                                   is_second)
+        if verdict is Verdict.SIMILAR and (state.restart_reason or state.phase is Phase.LOST):
+            return Verdict.ADMITTED
+        return verdict
+
+    def _passing_pose(self, frame: Frame, view: Preprocessed) -> FragmentPose | None:
+        """Return the pose of a frame that is no keyframe."""
+        state = self.state
+        if state.poses is None or not self._config.live_pose or state.restart_reason:
+            return None
+        return state.poses.passing_pose(frame, view, view.intrinsics or state.intrinsics,
+                                        state.atlas.current)
 
     def update(self, live_pose: FragmentPose | None = None,
                inference_sec: float = 0.0) -> MapUpdate:
@@ -204,7 +235,7 @@ class FrontEnd:
         self._settle([one for one in estimates if one not in own])
         if isinstance(poses, KnownPoses):
             self._settle(own)
-            return poses.live_pose(admitted, fragment), inference_sec
+            return poses.live_pose(frame, fragment), inference_sec
         if state.restart_reason:
             return None, inference_sec
         self._settle(own)

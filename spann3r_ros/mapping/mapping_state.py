@@ -19,11 +19,11 @@ from .layers.voxel_map import VoxelMap
 from .mapper_config import MapperConfig
 from .mapping_status import FailedFrame, MappingStatus
 from .memory_manager import MemoryReport
+from .selection.keyframe_gate import KeyframeGate
+from .selection.sight import Sight
 from .tracking.focal_length import FocalRefinement
-from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.pose_source import PoseSource
-from .tracking.sight import Sight
 
 
 class Phase(Enum):
@@ -109,10 +109,10 @@ class MappingState:
 
     def admit(self, frame: Frame, network_input: Preprocessed) -> Admitted:
         """Return a frame with the next image id."""
-        self.gate.admit(frame.stamp_ns)
+        waypoints = self.gate.admit(frame.stamp_ns, network_input)
         self.image_ids += 1
         return Admitted(frame, network_input, self.image_ids, frame.rgb.shape[:2],
-                        frame.intrinsics)
+                        frame.intrinsics, waypoints=waypoints)
 
     def take(self, admitted: Admitted) -> None:
         """Record a frame that the network has processed as pending."""

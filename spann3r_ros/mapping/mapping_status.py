@@ -19,8 +19,8 @@ from .memory_manager import MemoryReport
 class MappingStatus:
     """The mapper's counters since the last reset; those of `memory` are since the start.
 
-    `phase` is empty, tracking, lost or closed. `skipped` counts the frames that the keyframe gate
-    rejected. `blind_reason` is what the newest images lack, or empty. `fragments` counts those
+    `phase` is empty, tracking, lost or closed. `skipped` counts the frames that show
+    something and are no keyframes. `blind_reason` is what the newest images lack, or empty. `fragments` counts those
     with keyframes. `revision` grows whenever a fragment moves. `poses_failed` counts keyframes
     whose pointmap gave no pose, `poses_gated` those whose pointmap gave a pose that the filter
     rejected, and `pose_resets` how often it then followed the pointmaps after all.
@@ -66,8 +66,8 @@ class FailedFrame:
 class MapUpdate:
     """The result of processing one frame.
 
-    `skipped` is true if the keyframe gate rejected the frame, or if its image shows nothing; then
-    `blind` is true too. `keyframes` are those completed by this frame: of this one, of earlier
+    `skipped` is true if the frame is no keyframe. It may have a live pose, unless its image shows
+    nothing; then `blind` is true too. `keyframes` are those completed by this frame: of this one, of earlier
     frames, or none. `live_pose` is the pose of the newest frame (a provisional result). `failed`
     are the frames that turned out to be unusable: this one
     or earlier ones. `moved` are the ids of the fragments that moved since the update before.

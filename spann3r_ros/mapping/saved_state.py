@@ -156,7 +156,8 @@ def _admitted_tree(admitted: Admitted) -> Tree:
         'first_pose': frame.first_pose,
         'world_from_camera': frame.world_from_camera, 'usable': view.usable,
         'intrinsics': None if view.intrinsics is None else intrinsics_tree(view.intrinsics),
-        'coverage': view.coverage}
+        'coverage': view.coverage,
+        'waypoints': np.array(admitted.waypoints, np.uint8).reshape(-1, *view.image.shape[:2])}
 
 
 def _read_admitted(nodes: list[SavedNode], frame_id: str,
@@ -176,6 +177,10 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str,
             read_rigid(node, 'first_pose') if node.has('first_pose') else None,
             read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None)
         identifier = node.integer('image_id', 1)
+        # Maps of earlier versions have no such entry.
+        waypoints = (node.array('waypoints', np.uint8, (None, *image.shape[:2]))
+                     if node.has('waypoints') else ())
         found[identifier] = Admitted(frame, view, identifier, calibration.size,
-                                     calibration.intrinsics, is_loaded=True)
+                                     calibration.intrinsics, is_loaded=True,
+                                     waypoints=tuple(waypoints))
     return found

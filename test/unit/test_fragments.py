@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, failures, make_mapper, pose_errors
+from mapper_runs import CAMERA, SCENE, every_frame, failures, make_mapper, pose_errors
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.keyframe import Keyframe
@@ -19,7 +19,8 @@ from spann3r_ros.mapping.tracking.solved_keyframes import MAX_FAILED_PLACEMENTS
 
 FRAMES = 30
 INDEXED = SyntheticOptions(index_from_image=True)
-COARSE = MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.047))  # no wall on a boundary
+# No wall is on a boundary.
+COARSE = every_frame(MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.047)))
 
 
 @pytest.fixture(scope='module')
@@ -110,7 +111,7 @@ def test_fragment_that_cannot_be_placed_is_reported_and_tried_again(
         orbit: tuple[list[np.ndarray], list[Frame]], monkeypatch: pytest.MonkeyPatch) -> None:
     poses, frames = orbit
     network = SyntheticNetwork(SCENE, poses, INDEXED, CAMERA)
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     for frame in frames[:6]:
         mapper.process(frame)
     keyframes = mapper.status().keyframes
@@ -165,7 +166,7 @@ def test_blank_wall_does_not_place_the_next_fragment(
     poses, frames = orbit
     network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
     network.blank = (4, 5)
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     for index, frame in enumerate(frames[:12]):
         if index == 6:
             mapper.new_fragment()
@@ -180,7 +181,7 @@ def test_anchor_that_never_fits_places_a_fragment_with_the_last_scale(
     poses, frames = orbit
     # The unit changes before the second fragment, and not again.
     network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
-    mapper, phases = Mapper(network), []
+    mapper, phases = Mapper(network, every_frame()), []
     for index, frame in enumerate(frames[:18]):
         if index in (6, 12):
             mapper.new_fragment()

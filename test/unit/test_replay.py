@@ -70,12 +70,16 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def replay(tmp_path: Path, weights: Path) -> Replay:
-    """Return a function that replays a bag with the toy network and returns the summary."""
+    """Return a function that replays a bag with the toy network and returns the summary.
+
+    Every image becomes a keyframe.
+    """
     def run(bag: Path, *arguments: str, output: str = 'out',
             topic: str = IMAGE_TOPIC) -> dict[str, Any]:
         target = tmp_path / output
         status = main(['replay', str(bag), '--topic', topic, '--checkpoint', str(weights),
-                       '--output', str(target), '--quiet', *arguments])
+                       '--output', str(target), '--quiet', '--set', 'keyframes.selection=stride',
+                       *arguments])
         assert status == 0
         return json.loads((target / 'summary.json').read_text())
     return run
