@@ -85,7 +85,7 @@ class FrontEnd:
             # The network has to place what tracked corners do not.
             if (pose is not None or verdict is Verdict.REFUSED
                     or not (self._config.live_pose and state.keyframes)):
-                state.gate.skip()
+                state.skip(frame, view, verdict is Verdict.SIMILAR)
                 return replace(self.update(pose), skipped=True)
         admitted = state.admit(frame, view)
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
@@ -104,10 +104,8 @@ class FrontEnd:
     def _judge(self, frame: Frame, view: Preprocessed) -> Verdict:
         """Return whether a frame becomes a keyframe."""
         state = self.state
-        waiting = state.poses.waiting if state.poses is not None else 0
-        is_second = bool(state.pending) and not (state.atlas.current.received or waiting)
         verdict = state.gate.judge(frame.stamp_ns, view, view.intrinsics or state.intrinsics,
-                                   is_second)
+                                   state.needs_second)
         if verdict is Verdict.SIMILAR and (state.restart_reason or state.phase is Phase.LOST):
             return Verdict.ADMITTED
         return verdict
@@ -139,6 +137,8 @@ class FrontEnd:
             state.restart_reason = ''  # the sequence of the network is intact, and now it ends
         try:
             self._begin_last_fragment()
+            if state.spare is not None and state.needs_second and not state.restart_reason:
+                self._advance(state.admit_spare(), time.perf_counter())
             if closing:
                 state.phase = Phase.CLOSED
             self._settle(self._memory.flush())

@@ -158,7 +158,7 @@ class Mapper:
             yield MapUpdate(revision=state.atlas.revision)
             return
         memory = self._memory.snapshot()
-        shared = {id(one): one for one in (*self._layers, *frames)}
+        shared = {id(one): one for one in (*self._layers, *frames, state.spare)}
         self._front_end.state = deepcopy(state, shared)
         try:
             yield self.flush()

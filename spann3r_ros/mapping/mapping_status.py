@@ -55,12 +55,12 @@ class MappingStatus:
 class FailedFrame:
     """A frame that cannot be used, and the reason.
 
-    `is_loaded` is true for a frame of a loaded map, which another process has received.
+    `is_counted` is false for a frame that is not among the processed ones, see `Admitted`.
     """
 
     frame: Frame
     error: Exception
-    is_loaded: bool = False
+    is_counted: bool = True
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,6 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str,
         waypoints = (node.array('waypoints', np.uint8, (None, *image.shape[:2]))
                      if node.has('waypoints') else ())
         found[identifier] = Admitted(frame, view, identifier, calibration.size,
-                                     calibration.intrinsics, is_loaded=True,
+                                     calibration.intrinsics, is_counted=False,
                                      waypoints=tuple(waypoints))
     return found

@@ -201,7 +201,8 @@ def test_torch_is_imported_before_the_worker_starts(
     """A network without torch leaves its import to the resize, which runs on the worker."""
     arguments = ['replay', robot_bag(tmp_path / 'bag', 8), '--topic', IMAGE_TOPIC, '--checkpoint',
                  weights, '--output', tmp_path / 'out', '--quiet', '--set', 'pose_source=tf',
-                 '--set', 'map_frame=odom', '--set', f'resampling={resampling}']
+                 '--set', 'map_frame=odom', '--set', f'resampling={resampling}',
+                 '--set', 'keyframes.selection=stride']
     done = subprocess.run(
         [sys.executable, '-c', WATCHED_RUN, *map(str, arguments)], capture_output=True, text=True,
         timeout=300, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{TOY_PACKAGE}',

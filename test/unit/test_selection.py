@@ -144,6 +144,22 @@ def test_a_camera_that_stands_still_for_a_minute_gives_two_keyframes_at_most() -
     assert (status.keyframes, status.skipped, status.live_poses_failed) == (1, 598, 0)
 
 
+@pytest.mark.parametrize('count', [2, 3])
+def test_a_recording_that_ends_before_the_view_changes_has_a_map(count: int) -> None:
+    """The network needs two images: at the end it gets one that was skipped."""
+    rng, image = np.random.default_rng(0), draw(walk(1), SQUARE)[0]
+    images = [with_noise(image, rng) for _ in range(count)]
+    mapper, frames, network = make([walk(1)[0]] * count, images)
+    for frame in frames:
+        mapper.process(frame)
+    with mapper.ended() as update:
+        assert [one.stamp_ns for one in update.keyframes] == [
+            frames[0].stamp_ns, frames[-1].stamp_ns]
+    assert (mapper.status().keyframes, mapper.status().skipped) == (0, count - 1)
+    assert len(mapper.flush().keyframes) == 2 and mapper.status().voxels > 1000
+    assert network.used[:2] == [0, count - 1]
+
+
 def test_number_depends_little_on_speed_and_rate() -> None:
     """Every n-th image is a walk n times as fast, or a camera that takes fewer images."""
     dense_walk = draw(walk(241, 0.7))
