@@ -180,7 +180,7 @@ def test_the_same_keyframes_at_any_resolution() -> None:
         scaled = Intrinsics(480.0 * scale, 480.0 * scale, 319.5 * scale, 239.5 * scale, width,
                             width * 3 // 4)
         chosen.append(select(resized, scaled, size=(168, 224)))
-    assert len(chosen[1]) >= 10
+    assert len(chosen[1]) >= 8
     for other in (chosen[0], chosen[2]):
         same = sum(min(abs(index - one) for one in other) <= 1 for index in chosen[1])
         assert same >= 0.9 * len(chosen[1]) and abs(len(other) - len(chosen[1])) <= 1, chosen
@@ -269,8 +269,10 @@ def test_frames_between_keyframes_of_a_turn_are_tracked_from_one_to_the_next() -
     assert len(live) >= 36 and mapper.status().live_poses_failed == 0
     for pose in live:
         distance, angle = pose_errors([pose], poses, frames)
-        assert angle < 2.0
-        assert distance < 1e-3 + 3.0 * np.sqrt(np.trace(pose.covariance[:3, :3]))
+        deviations = [np.sqrt(np.trace(pose.covariance[part, part]))
+                      for part in (slice(3), slice(3, 6))]
+        assert distance < 1e-3 + 3.0 * deviations[0]
+        assert np.radians(angle) < 1e-3 + 3.0 * deviations[1]
     assert np.median([pose_errors([pose], poses, frames)[0] for pose in live]) < 0.03
 
 
