@@ -32,7 +32,9 @@ def play_once(bag: Path, mode: str, folder: Path) -> tuple[int, int]:
     """Start mapper and player at once; return how many images were sent and used."""
     given = {name: one.default for name, one in arguments(share_directory()).items()}
     plan = make_plan({**given, 'bag': str(bag), 'mode': mode}, describe_by(PLAYER))
-    words = ['--ros-args', '--params-file', plan.params_file]
+    # Every image is to be used.
+    words = ['--ros-args', '--params-file', plan.params_file,
+             '-p', 'keyframes.selection:=stride']
     for name, value in plan.parameters.items():
         words += ['-p', f'{name}:={str(value).lower() if isinstance(value, bool) else value}']
     for source, target in plan.remappings:

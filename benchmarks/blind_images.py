@@ -26,7 +26,7 @@ from spann3r_ros.core.network import Network
 from spann3r_ros.core.transforms import invert, rotation_vector
 from spann3r_ros.core.types import Frame
 from spann3r_ros.datasets.bags import CameraBag
-from spann3r_ros.evaluation.recorded_runs import in_world
+from spann3r_ros.evaluation.recorded_runs import EVERY_FRAME, in_world
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -210,8 +210,8 @@ def spoil_frames(frames: Sequence[Frame], defect: str, count: int, inserted: boo
 
 
 def map_frames(network: Network, recording: Spoilt, config: MapperConfig | None = None) -> Mapped:
-    """Map a recording with a network."""
-    mapper = Mapper(network, config)
+    """Map a recording with a network; every frame is a keyframe."""
+    mapper = Mapper(network, replace(config or MapperConfig(), keyframes=EVERY_FRAME))
     statuses = []
     updates = run_frames(mapper, recording.frames, lambda: statuses.append(mapper.status())
                          ).updates

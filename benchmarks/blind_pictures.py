@@ -31,8 +31,8 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
 )
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.mapper_config import SightConfig
-from spann3r_ros.mapping.tracking.image_content import measure_content
-from spann3r_ros.mapping.tracking.sight import Sight
+from spann3r_ros.mapping.selection.image_content import measure_content
+from spann3r_ros.mapping.selection.sight import Sight
 
 PERIOD_NS = 10**8
 INPUT_SIZE = (96, 96)  # of the bundled network

@@ -110,7 +110,8 @@ def run(cycles: int, loads: int, folder: Path) -> tuple[list[str], set[str]]:
         stack.callback(driver.destroy_node)
         child = stack.enter_context(Child(
             ['-m', 'spann3r_ros.ros.mapper_node', '--ros-args', '-p', 'autostart:=false',
-             '-p', f'image_transport:={driver.transport}', '-p', f'map_directory:={folder}'],
+             '-p', f'image_transport:={driver.transport}', '-p', f'map_directory:={folder}',
+             '-p', 'keyframes.selection:=stride'],
             folder / 'mapper.log'))
         driver.until_it_answers(child)
         driver.cycle(child)  # what is loaded once stays

@@ -85,7 +85,8 @@ def measure(case: str, profile: str, seconds: float, folder: Path) -> list[str]:
         driver = BenchNode('bench')
         stack.callback(driver.destroy_node)
         mapper = stack.enter_context(Child(
-            [str(network), '--ros-args', '-p', f'checkpoint:={options}'],
+            [str(network), '--ros-args', '-p', f'checkpoint:={options}',
+             '-p', 'keyframes.selection:=stride'],
             folder / 'mapper.log'))
         driver.wait(lambda: driver.status, mapper)
         camera = stack.enter_context(Child(

@@ -99,7 +99,8 @@ def run(size: int, frames: int, folder: Path, label: str, profile: bool) -> tupl
     report.unlink(missing_ok=True)
     options.write_text(json.dumps({'size': size, 'report': str(report), 'profile': profile}))
     network = Path(__file__).with_name('recorded_network.py')
-    command = [str(network), '--ros-args', '-p', f'checkpoint:={options}']
+    command = [str(network), '--ros-args', '-p', f'checkpoint:={options}',
+               '-p', 'keyframes.selection:=stride']
     with ExitStack() as stack:
         child = stack.enter_context(Child(command, folder / f'mapper_{size}.log'))
         driver = Driver()

@@ -133,13 +133,15 @@ def open_mapper(threads: int) -> tuple[Callable[[], None], int]:
     from spann3r_ros.core.network import Compute
     from spann3r_ros.core.types import Frame
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
+    from spann3r_ros.evaluation.recorded_runs import EVERY_FRAME
     from spann3r_ros.mapping.mapper import Mapper
+    from spann3r_ros.mapping.mapper_config import MapperConfig
     from spann3r_ros.networks.registry import open_network, resolve_checkpoint
     with CameraBag(BAG, TopicNames()) as bag:
         images = [to_rgb(message) for role, _, message in bag.messages() if role == 'image']
     images += images[-2:0:-1]
     mapper = Mapper(open_network(resolve_checkpoint(''), compute=Compute(
-        'cpu', threads=threads)))
+        'cpu', threads=threads)), MapperConfig(keyframes=EVERY_FRAME))
     index = 0
 
     def step() -> None:

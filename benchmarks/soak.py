@@ -112,6 +112,7 @@ def run(frames: int, folder: Path) -> tuple[list[Sample], Camera]:
         child = stack.enter_context(Child(
             ['-m', 'spann3r_ros.ros.mapper_node', '--ros-args',
              '-p', f'image_transport:={camera.transport}',
+             '-p', 'keyframes.selection:=stride',
              '-p', f'voxel_map.max_voxels:={MAX_VOXELS}',
              '-p', f'keyframes.max_full_bytes:={MAX_FULL_BYTES}',
              '-p', f'keyframes.max_bytes:={MAX_BYTES}',

@@ -104,7 +104,8 @@ def start(parameters: dict[str, str], folder: Path) -> Start:
     with ExitStack() as stack:
         operator = Operator()
         stack.callback(operator.destroy_node)
-        command = ['-m', 'spann3r_ros.ros.mapper_node', '--ros-args', '-p', 'autostart:=false']
+        command = ['-m', 'spann3r_ros.ros.mapper_node', '--ros-args', '-p', 'autostart:=false',
+                   '-p', 'keyframes.selection:=stride']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
         began = time.perf_counter()

@@ -89,7 +89,8 @@ def measure(name: str, seconds: float, folder: Path) -> list[str]:
     options.write_text(json.dumps({'size': SIZE, 'report': str(folder / 'report.json'),
                                    'profile': False}))
     network = Path(__file__).with_name('recorded_network.py')
-    command = [str(network), '--ros-args', '-p', f'checkpoint:={options}', *arguments]
+    command = [str(network), '--ros-args', '-p', f'checkpoint:={options}',
+               '-p', 'keyframes.selection:=stride', *arguments]
     with ExitStack() as stack:
         child = stack.enter_context(Child(command, folder / 'mapper.log'))
         robot = Robot()

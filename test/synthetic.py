@@ -22,6 +22,7 @@ from drawn_index import decode_index, encode_index
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.network import Estimate, NetworkStatus
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError, Pointmap
+from spann3r_ros.mapping.mapper_config import MapperConfig
 
 PATCH_PIXELS = 16
 MAX_CACHED_RENDERS = 130
@@ -51,6 +52,12 @@ class SyntheticOptions:
     def __post_init__(self) -> None:
         if self.fault not in FAULTS:
             raise ValueError(f'fault: expected one of {FAULTS}, got {self.fault!r}')
+
+
+def every_frame(config: MapperConfig | None = None) -> MapperConfig:
+    """Return settings with which every frame is a keyframe, or every so many if they say so."""
+    config = config or MapperConfig()
+    return replace(config, keyframes=replace(config.keyframes, selection='stride'))
 
 
 def square_camera(size: int = 96, fov_deg: float = 70.0) -> Intrinsics:

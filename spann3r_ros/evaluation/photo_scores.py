@@ -18,7 +18,7 @@ from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.pipeline.runner import run_frames
 
 from .measures import trajectories
-from .recorded_runs import MappedFrame, in_first_camera, poses_of
+from .recorded_runs import EVERY_FRAME, MappedFrame, in_first_camera, poses_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +73,13 @@ def read_frames(photographs: Photographs) -> Iterator[Frame]:
 
 def run_photographs(network: Network, photographs: Photographs, letterbox: bool = False,
                     observe: Callable[[], object] = lambda: None) -> PhotoRun:
-    """Map photographs as the node does; `observe` is called after each.
+    """Map photographs as the node does, every one as a keyframe; `observe` is called after each.
 
     ValueError names a file that cannot be used.
     """
     mapper = Mapper(network, MapperConfig(
-        field_of_view='letterbox' if letterbox else 'crop', resampling='exact', live_pose=False))
+        keyframes=EVERY_FRAME, field_of_view='letterbox' if letterbox else 'crop',
+        resampling='exact', live_pose=False))
     result = run_frames(mapper, read_frames(photographs), observe)
     for frame, error in result.failures:
         path = photographs.paths[frame.stamp_ns]

@@ -14,11 +14,18 @@ from spann3r_ros.core.network import Estimate, Network, NetworkStatus
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 from spann3r_ros.core.types import Frame, FrameError, Pointmap
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, SightConfig
+from spann3r_ros.mapping.mapper_config import (
+    FragmentConfig,
+    KeyframeConfig,
+    MapperConfig,
+    SightConfig,
+)
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.pipeline.runner import run_frames
 
 OPTICAL_FROM_MAP = invert(MAP_FROM_OPTICAL)
+# Measures of frames need all of them as keyframes.
+EVERY_FRAME = KeyframeConfig(selection='stride')
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,13 @@ def run_recording(network: Network, frames: Sequence[Frame],
                   observe: Callable[[], object] = lambda: None) -> RecordedRun:
     """Run the mapper on frames whose stamps are their numbers from 0; all are used.
 
-    Images that show nothing are used too, because the measures need every frame, and the map has
-    one fragment, because they need one sequence. `observe` is called after each frame. FrameError
-    if the network did not estimate every frame in one sequence.
+    Images that show little that is new, or nothing, are used too, because the measures need every
+    frame, and the map has one fragment, because they need one sequence. `observe` is called after
+    each frame. FrameError if the network did not estimate every frame in one sequence.
     """
     recorder = RecordingNetwork(network)
-    config = replace(config or MapperConfig(), sight=SightConfig(check=False),
+    config = replace(config or MapperConfig(), keyframes=EVERY_FRAME,
+                     sight=SightConfig(check=False),
                      fragments=FragmentConfig(max_keyframes=0, max_lost=0))
     result = run_frames(Mapper(recorder, config), frames, observe)
     references = {estimate.reference_id for estimate in recorder.estimates}

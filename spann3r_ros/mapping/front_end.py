@@ -3,8 +3,9 @@
 
 `FrontEnd.process` takes a frame through these stages:
 
-1. decide whether the frame is to become a keyframe (`KeyframeGate`), fit its image to the
-   network's input (`preprocess`), and skip it if it shows nothing (`Sight`);
+1. fit its image to the network's input (`preprocess`), skip it if it shows nothing (`Sight`), and
+   decide whether it is to become a keyframe (`KeyframeGate`); if not, give it the pose of its
+   corners (`_passing_pose`), and that is all;
 2. run the network, which returns final estimates: of this frame, or of an earlier one if the
    network has a lag (`_advance`);
 3. clean an estimate (`_finish`), and give its camera a pose in the fragment (`PoseSource.place`):
@@ -30,7 +31,7 @@ from spann3r_ros.core.types import (
     check_confident,
     clean,
 )
-from spann3r_ros.core.views import preprocess
+from spann3r_ros.core.views import Preprocessed, preprocess
 
 from .admitted import Admitted
 from .fragments.overlap import NEWEST_ID
@@ -39,6 +40,7 @@ from .mapping_state import MappingState, Phase
 from .mapping_status import MapUpdate
 from .memory_manager import MemoryManager
 from .scale.scale_tracker import SCALE_CHANGED
+from .selection.keyframe_gate import Verdict
 from .tracking.known_poses import KnownPoses
 from .tracking.solved_keyframes import SolvedPoses
 
@@ -72,11 +74,21 @@ class FrontEnd:
         """Process one frame, as `Mapper.process` describes."""
         state = self.state
         state.check(frame)
-        if state.gate.skips(frame.stamp_ns):
+        if state.gate.is_early(frame.stamp_ns) and not (
+                state.gate.compares or self._config.live_pose and state.poses is not None):
+            state.gate.skip()
             return MapUpdate(skipped=True, revision=state.atlas.revision)
         view = preprocess(frame, *self.fit(frame.rgb.shape[:2]))
         if state.sight.is_blind(view, frame.stamp_ns, may_repeat=not state.keyframes):
             return MapUpdate(skipped=True, revision=state.atlas.revision, blind=True)
+        verdict = self._judge(frame, view)
+        if verdict is not Verdict.ADMITTED:
+            pose = self._passing_pose(frame, view)
+            # The network has to place what tracked corners do not.
+            if (pose is not None or verdict is Verdict.REFUSED
+                    or not (self._config.live_pose and state.keyframes)):
+                state.skip(frame, view, verdict is Verdict.SIMILAR)
+                return replace(self.update(pose), skipped=True)
         admitted = state.admit(frame, view)
         state.restart_reason = state.restart_reason or self._end_of_fragment()
         started, live_pose, inference_sec = time.perf_counter(), None, 0.0
@@ -91,6 +103,23 @@ class FrontEnd:
                 state.restart(OUT_OF_MEMORY)
             state.fail(admitted, error)
         return self.update(live_pose, inference_sec)
+
+    def _judge(self, frame: Frame, view: Preprocessed) -> Verdict:
+        """Return whether a frame becomes a keyframe."""
+        state = self.state
+        verdict = state.gate.judge(frame.stamp_ns, view, view.intrinsics or state.intrinsics,
+                                   state.needs_second)
+        if verdict is Verdict.SIMILAR and (state.restart_reason or state.phase is Phase.LOST):
+            return Verdict.ADMITTED
+        return verdict
+
+    def _passing_pose(self, frame: Frame, view: Preprocessed) -> FragmentPose | None:
+        """Return the pose of a frame that is no keyframe."""
+        state = self.state
+        if state.poses is None or not self._config.live_pose or state.restart_reason:
+            return None
+        return state.poses.passing_pose(frame, view, view.intrinsics or state.intrinsics,
+                                        state.atlas.current)
 
     def update(self, live_pose: FragmentPose | None = None,
                inference_sec: float = 0.0) -> MapUpdate:
@@ -112,6 +141,8 @@ class FrontEnd:
         try:
             if state.replays or (state.pending and state.restart_reason):
                 self._begin_fragment()
+            if state.spare is not None and state.needs_second and not state.restart_reason:
+                self._advance(state.admit_spare(), time.perf_counter())
             if closing:
                 state.phase = Phase.CLOSED
             self._settle(self._memory.flush())
@@ -226,7 +257,7 @@ class FrontEnd:
         self._settle([one for one in estimates if one not in own])
         if isinstance(poses, KnownPoses):
             self._settle(own)
-            return poses.live_pose(admitted, fragment), inference_sec
+            return poses.live_pose(frame, fragment), inference_sec
         if state.restart_reason:
             return None, inference_sec
         self._settle(own)

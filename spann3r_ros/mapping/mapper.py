@@ -27,10 +27,10 @@ from .mapping_state import Calibration, MappingState, Phase
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
 from .saved_state import map_tree, read_map_tree
+from .selection.keyframe_gate import KeyframeGate
+from .selection.sight import Sight
 from .storage.saved_tree import SavedNode
 from .storage.saved_values import Tree
-from .tracking.keyframe_gate import KeyframeGate
-from .tracking.sight import Sight
 
 MEMORY_LOST = 'the network did not go back to its sequence after a save'
 
@@ -52,6 +52,8 @@ class Mapper:
 
     def process(self, frame: Frame) -> MapUpdate:
         """Process one frame; return the keyframes that it completed and the live pose.
+
+        A frame that shows little that is new is not given to the network; it has a live pose only.
 
         With known poses, keyframes wait until the camera has moved far enough to measure their
         scale. Raises FrameError, and changes nothing, for a frame that the map does not accept.
@@ -168,7 +170,7 @@ class Mapper:
             yield MapUpdate(revision=state.atlas.revision)
             return
         memory = self._memory.snapshot()
-        shared = {id(one): one for one in (self._memory, *self._layers, *frames)}
+        shared = {id(one): one for one in (self._memory, *self._layers, *frames, state.spare)}
         self._front_end.state = deepcopy(state, shared)
         moved: tuple[int, ...] = ()
         try:

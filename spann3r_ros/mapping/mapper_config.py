@@ -11,11 +11,29 @@ from .scale.scale_config import ScaleConfig
 
 @dataclass(frozen=True)
 class KeyframeConfig:
-    """Which frames reach the network, and what is kept of them; the others are skipped."""
+    """Which frames become keyframes, and what is kept of them.
 
-    stride: int = setting(1, 'Every how many frames one is used', 1, 10_000, applies=RUNNING)
+    The others do not reach the network. They get a pose, and count as skipped.
+    """
+
+    selection: str = setting(
+        'parallax', 'parallax: a frame becomes a keyframe when the view has changed; stride: '
+        'every so many frames one does', choices=('parallax', 'stride'), applies=RUNNING)
+    min_parallax: float = setting(
+        0.02, 'Median flow of tracked corners since the last keyframe, without that of a '
+        'rotation, that makes a keyframe, as a share of the image width', 0.001, 1.0,
+        applies=RUNNING)
+    min_overlap: float = setting(
+        0.85, 'A frame that shows less of what the last keyframe shows becomes one; share of the '
+        'view', 0.05, 0.99, applies=RUNNING)
+    max_interval_sec: float = setting(
+        5.0, 'After this time since the last keyframe any motion makes another one', 0.1, 3600.0,
+        applies=RUNNING)
+    stride: int = setting(
+        1, 'Every how many frames one becomes a keyframe, if these are selected by stride', 1,
+        10_000, applies=RUNNING)
     min_interval_sec: float = setting(
-        0.0, 'Least time between the stamps of two used frames', 0.0, 3600.0, applies=RUNNING)
+        0.0, 'Least time between the stamps of two keyframes', 0.0, 3600.0, applies=RUNNING)
     max_full_bytes: int = setting(
         64_000_000, 'Most bytes of complete keyframes; older ones keep a JPEG image and a depth '
         'in half precision', 0, 2**40, applies=RUNNING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from spann3r_ros.core.camera import Intrinsics
@@ -19,11 +19,11 @@ from .layers.voxel_map import VoxelMap
 from .mapper_config import MapperConfig
 from .mapping_status import FailedFrame, MappingStatus
 from .memory_manager import MemoryReport
+from .selection.keyframe_gate import KeyframeGate
+from .selection.sight import Sight
 from .tracking.focal_length import FocalRefinement
-from .tracking.keyframe_gate import KeyframeGate
 from .tracking.known_poses import KnownPoses
 from .tracking.pose_source import PoseSource
-from .tracking.sight import Sight
 
 
 class Phase(Enum):
@@ -59,6 +59,9 @@ class MappingState:
     poses: PoseSource | None = None  # chosen by the first frame
     pending: dict[int, Admitted] = field(default_factory=dict)  # final estimate still to come
     replays: dict[int, Admitted] = field(default_factory=dict)  # for the new fragment to process
+    # The last frame that was too similar to the only one that the network has. At the end of the
+    # recording the network gets it after all, because it needs two.
+    spare: tuple[Frame, Preprocessed] | None = None
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
     image_ids: int = 0  # the number of ids used so far
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
@@ -109,10 +112,27 @@ class MappingState:
 
     def admit(self, frame: Frame, network_input: Preprocessed) -> Admitted:
         """Return a frame with the next image id."""
-        self.gate.admit(frame.stamp_ns)
+        self.spare = None
+        waypoints = self.gate.admit(frame.stamp_ns, network_input)
         self.image_ids += 1
         return Admitted(frame, network_input, self.image_ids, frame.rgb.shape[:2],
-                        frame.intrinsics)
+                        frame.intrinsics, waypoints=waypoints)
+
+    @property
+    def needs_second(self) -> bool:
+        """Return whether the network has one image only, and needs two for an estimate."""
+        waiting = 0 if self.poses is None else self.poses.waiting
+        return bool(self.pending) and not (self.atlas.current.received or waiting)
+
+    def skip(self, frame: Frame, network_input: Preprocessed, may_serve: bool) -> None:
+        """Record a frame that is no keyframe; `may_serve`: it could be one."""
+        self.gate.skip()
+        if may_serve and self.needs_second:
+            self.spare = frame, network_input
+
+    def admit_spare(self) -> Admitted:
+        """Return the spare frame with the next image id; it stays counted as skipped."""
+        return replace(self.admit(*self.spare), is_counted=False)
 
     def take(self, admitted: Admitted) -> None:
         """Record a frame that the network has processed as pending."""
@@ -123,7 +143,7 @@ class MappingState:
 
     def fail(self, admitted: Admitted, error: Exception) -> None:
         """Record that a frame cannot be used."""
-        self.failed.append(FailedFrame(admitted.frame, error, admitted.is_loaded))
+        self.failed.append(FailedFrame(admitted.frame, error, admitted.is_counted))
 
     def restart(self, reason: str) -> None:
         """Let the next frame begin a fragment."""

@@ -19,14 +19,15 @@ from .memory_manager import MemoryReport
 class MappingStatus:
     """The mapper's counters since the last reset; those of `memory` are since the start.
 
-    `phase` is empty, tracking, lost or closed. `skipped` counts the frames that the keyframe gate
-    rejected. `blind_reason` is what the newest images lack, or empty. `fragments` counts those
-    with keyframes, `fragments_unconnected` those of them that no measurement connects with the
-    oldest one. `loops_accepted` and `loops_rejected` are what the pose graph says of the loops
-    between the fragments of the map. `revision` grows whenever a fragment moves. `poses_failed`
-    counts keyframes whose pointmap gave no pose, `poses_gated` those whose pointmap gave a pose
-    that the filter rejected, and `pose_resets` how often it then followed the pointmaps after all.
-    `keyframes_left_out` counts keyframes without a pose, whose points did not enter the map.
+    `phase` is empty, tracking, lost or closed. `skipped` counts the frames that show something
+    and are no keyframes. `blind_reason` is what the newest images lack, or empty. `fragments`
+    counts those with keyframes, `fragments_unconnected` those of them that no measurement connects
+    with the oldest one. `loops_accepted` and `loops_rejected` are what the pose graph says of the
+    loops between the fragments of the map. `revision` grows whenever a fragment moves.
+    `poses_failed` counts keyframes whose pointmap gave no pose, `poses_gated` those whose pointmap
+    gave a pose that the filter rejected, and `pose_resets` how often it then followed the
+    pointmaps after all. `keyframes_left_out` counts keyframes without a pose, whose points did not
+    enter the map.
     `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
     share of the newest image that the network sees; it is NaN before the first image.
     """
@@ -59,23 +60,23 @@ class MappingStatus:
 class FailedFrame:
     """A frame that cannot be used, and the reason.
 
-    `is_loaded` is true for a frame of a loaded map, which another process has received.
+    `is_counted` is false for a frame that is not among the processed ones, see `Admitted`.
     """
 
     frame: Frame
     error: Exception
-    is_loaded: bool = False
+    is_counted: bool = True
 
 
 @dataclass(frozen=True)
 class MapUpdate:
     """The result of processing one frame.
 
-    `skipped` is true if the keyframe gate rejected the frame, or if its image shows nothing; then
-    `blind` is true too. `keyframes` are those completed by this frame: of this one, of earlier
-    frames, or none. `live_pose` is the pose of the newest frame (a provisional result). `failed`
-    are the frames that turned out to be unusable: this one
-    or earlier ones. `moved` are the ids of the fragments that moved since the update before.
+    `skipped` is true if the frame is no keyframe. It may have a live pose, unless its image shows
+    nothing; then `blind` is true too. `keyframes` are those completed by this frame: of this one,
+    of earlier frames, or none. `live_pose` is the pose of the newest frame (a provisional result).
+    `failed` are the frames that turned out to be unusable: this one or earlier ones. `moved` are
+    the ids of the fragments that moved since the update before.
     `places` has `map_from_fragment` [4, 4] of these, of the current one and of those that
     keyframes and live pose are in.
     """

@@ -170,7 +170,8 @@ def _admitted_tree(admitted: Admitted, config: MapperConfig) -> Tree:
             frame, view.image.shape[:2], config.field_of_view == 'letterbox',
             config.resampling == 'exact'),
         'intrinsics': None if view.intrinsics is None else intrinsics_tree(view.intrinsics),
-        'coverage': view.coverage}
+        'coverage': view.coverage,
+        'waypoints': np.array(admitted.waypoints, np.uint8).reshape(-1, *view.image.shape[:2])}
 
 
 def _read_admitted(nodes: list[SavedNode], frame_id: str,
@@ -193,6 +194,10 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str,
             node.array('depth', np.float32, image.shape[:2], finite=False)
             if node.has('depth') else None)
         identifier = node.integer('image_id', 1)
+        # Maps of earlier versions have no such entry.
+        waypoints = (node.array('waypoints', np.uint8, (None, *image.shape[:2]))
+                     if node.has('waypoints') else ())
         found[identifier] = Admitted(frame, view, identifier, calibration.size,
-                                     calibration.intrinsics, is_loaded=True)
+                                     calibration.intrinsics, is_counted=False,
+                                     waypoints=tuple(waypoints))
     return found

@@ -90,7 +90,7 @@ class Worker:
         for failed in update.failed:
             self._report(self._reporter.frame_failed, failed.frame, failed.error)
         # A frame may turn out to be unusable after it has been counted.
-        self._slot.revoke(sum(failed.frame is not frame and not failed.is_loaded
+        self._slot.revoke(sum(failed.frame is not frame and failed.is_counted
                               for failed in update.failed))
 
     def _run(self) -> None:

@@ -235,7 +235,8 @@ class Session:
         self._publishers.publish(update, self._runner.mapper)
         # A refusal stays until it was in /diagnostics, also if the next frame is good.
         with self._status_lock:
-            if not update.skipped and self._shown_health is self._health:
+            used = not update.skipped or update.live_pose is not None
+            if used and self._shown_health is self._health:
                 self._health = Health()
         logger = self._node.get_logger()
         if logger.is_enabled_for(LoggingSeverity.DEBUG):

@@ -142,7 +142,7 @@ class Player(Node):
     def account(self, sent: int) -> tuple[str, bool]:
         """Return what the mapper has done with the images, and whether that is as it should be.
 
-        In live mode images may be dropped.
+        It skips images that are no keyframes. In live mode images may be dropped.
         """
         now, before = self._status, self._before
         counts = {name: getattr(now, f'frames_{name}') - getattr(before, f'frames_{name}')
@@ -157,7 +157,10 @@ class Player(Node):
             text += ' (in live mode a newer image replaces one that waits; mode replay uses all)'
         if missing['failed']:
             text += f'; last error: {now.last_error}'
-        return text, used == sent or (self._options.rate > 0.0 and not missing['failed'])
+        blind = now.frames_blind - before.frames_blind
+        lacks = [count for name, count in missing.items() if name != 'skipped' and count > 0]
+        is_whole = used > 0 and not lacks and not blind
+        return text, is_whole or (self._options.rate > 0.0 and not missing['failed'])
 
     def _send(self, messages: Iterable[tuple[BagTopic, int, bytes]],
               progress: Callable[[], object]) -> int:

@@ -113,6 +113,8 @@ class Mapper:
         parameters.setdefault('map_directory', str(directory / 'maps'))
         # The fast way needs torch, which takes seconds to load and which nothing else here needs.
         parameters.setdefault('resampling', 'exact')
+        # The images of the tests differ much: most of them would be keyframes anyway, but not all.
+        parameters.setdefault('keyframes.selection', 'stride')
         arguments = ['--ros-args', '--log-level', f'mapper:={log_level}',
                      *(word for remap in self.remaps for word in ('-r', remap))]
         for name, value in parameters.items():

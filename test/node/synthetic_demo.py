@@ -6,7 +6,9 @@ from pathlib import Path
 from spann3r_ros.cli.main import main as command_line
 from spann3r_ros.tools.demo import main as play
 
-MAPPER = (str(Path(__file__).with_name('synthetic_mapper.py')),)
+# Every image becomes a keyframe.
+MAPPER = (str(Path(__file__).with_name('synthetic_mapper.py')), '--ros-args', '-p',
+          'keyframes.selection:=stride', '--')
 
 if __name__ == '__main__':
     sys.exit(command_line(['report', str(play(mapper=MAPPER))]))

@@ -247,6 +247,14 @@ def test_what_is_missing_at_the_end_is_reported(lines: list[Line], orbit: Orbit,
         assert player.account(4)[1]
         player._before = MapperStatus(frames_processed=4, frames_failed=1, frames_dropped=1)
         assert player.account(4) == ('4 images sent, 4 used', True)
+        player._options = PlayOptions(rate=0.0, window=1)
+        player._status = MapperStatus(frames_processed=5, frames_skipped=3, frames_failed=1,
+                                      frames_dropped=1)
+        assert player.account(4) == ('4 images sent, 1 used, 3 skipped', True)
+        player._status.frames_blind = 1
+        assert not player.account(4)[1]
+        player._status.frames_blind, player._before.frames_processed = 0, 5
+        assert not player.account(3)[1]
 
 
 def test_recorded_clock_and_qos_are_not_played(

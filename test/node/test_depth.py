@@ -10,6 +10,7 @@ from synthetic import (
     SyntheticNetwork,
     SyntheticOptions,
     SyntheticScene,
+    every_frame,
     orbit_trajectory,
     render_frames,
 )
@@ -39,8 +40,9 @@ def test_back_projected_depth_agrees_with_the_points(
     if not calibrated:
         frames = [replace(frame, intrinsics=None) for frame in frames]
     seen = preprocess(frames[0], (96, 96), fit == 'letterbox')
-    mapper = Mapper(SyntheticNetwork(scene, poses, SyntheticOptions(noise=noise),
-                                           intrinsics), MapperConfig(field_of_view=fit))
+    mapper = Mapper(
+        SyntheticNetwork(scene, poses, SyntheticOptions(noise=noise), intrinsics),
+        every_frame(MapperConfig(field_of_view=fit)))
     updates = [mapper.process(frame) for frame in frames]
     keyframes = [keyframe for update in updates for keyframe in update.keyframes]
     assert len(keyframes) == 3

@@ -29,8 +29,9 @@ RUNNING_NAMES = {
     'transform_tolerance_sec', 'tf_publish_period_sec', 'odom_hold_sec',
     'map_publish_period_sec', 'max_cloud_bytes', 'map_directory', 'live_pose', 'path_max_size',
     *(f'diagnostics.{name}' for name in ('stale_after_sec', 'max_dropped_share')),
-    *(f'keyframes.{name}' for name in ('stride', 'min_interval_sec', 'max_full_bytes',
-                                       'max_bytes')),
+    *(f'keyframes.{name}' for name in (
+        'selection', 'min_parallax', 'min_overlap', 'max_interval_sec', 'stride',
+        'min_interval_sec', 'max_full_bytes', 'max_bytes')),
     *(f'fragments.{name}' for name in ('max_keyframes', 'overlap_keyframes',
                                        'min_confidence_share', 'max_lost')),
     *(f'sight.{name}' for name in ('check', 'min_detail', 'min_sharpness')),

@@ -17,6 +17,7 @@ from spann3r_ros.msg import MapperStatus
 from synthetic import (
     SyntheticNetwork,
     SyntheticScene,
+    every_frame,
     orbit_trajectory,
     render_frames,
     square_camera,
@@ -47,7 +48,7 @@ START_NS, PERIOD_NS = 100 * 10**9, 10**8
 def session(node: LifecycleNode, tmp_path: Path) -> Iterator[Session]:
     settings = Settings(NodeConfig(mode='replay', map_directory=str(tmp_path),
                                    time_jump='reset'),
-                        MapperConfig(resampling='exact'))
+                        every_frame(MapperConfig(resampling='exact')))
     network = SyntheticNetwork(SCENE, POSES, intrinsics=CAMERA)
     listening = ListeningThread(node)
     node.trigger_configure()
@@ -163,7 +164,7 @@ def make_loadable(session: Session, tmp_path: Path, fits: bool) -> None:
     mapper = session._runner.mapper
     if not fits:
         small = square_camera(64)
-        mapper = Mapper(SyntheticNetwork(SCENE, POSES, intrinsics=small))
+        mapper = Mapper(SyntheticNetwork(SCENE, POSES, intrinsics=small), every_frame())
         for frame in render_frames(SCENE, POSES[:3], small):
             mapper.process(frame)
     session._runner.call(lambda: encode_map(mapper)).write(tmp_path)

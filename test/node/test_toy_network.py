@@ -65,6 +65,7 @@ def run(*command: object) -> subprocess.CompletedProcess:
 def replayed(bag: Path, weights: Path, output: Path, *changes: str) -> dict:
     run('-m', 'spann3r_ros.cli', 'replay', bag, '--topic', IMAGE_TOPIC, '--checkpoint', weights,
         '--output', output, '--quiet', '--set', 'resampling=exact',
+        '--set', 'keyframes.selection=stride',
         *(word for change in changes for word in ('--set', change)))
     return json.loads((output / 'summary.json').read_text())
 

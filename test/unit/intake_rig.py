@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from mapper_runs import every_frame
 from synthetic import SyntheticNetwork, SyntheticScene, orbit_trajectory, square_camera
 
 from spann3r_ros.core.camera import Intrinsics
@@ -30,7 +31,7 @@ class Rig:
 
     def __init__(self, mode: str, expected: bool, **settings: object) -> None:
         poses = orbit_trajectory(60)
-        self.mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA))
+        self.mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA), every_frame())
         self.taken: list[Frame] = []
         self.errors: list[str] = []
         self.jumps: list[tuple[float, Jump]] = []

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, square_camera
+from synthetic import (
+    SyntheticNetwork,
+    SyntheticOptions,
+    SyntheticScene,
+    every_frame,
+    square_camera,
+)
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 from spann3r_ros.core.types import Frame, StampedPose
@@ -18,8 +24,10 @@ CAMERA = square_camera(96)
 
 def make_mapper(poses: list[np.ndarray], options: SyntheticOptions | None = None,
                 config: MapperConfig | None = None) -> Mapper:
+    """Return a mapper on the synthetic room; without a config every frame is a keyframe."""
     options = options or SyntheticOptions()
-    return Mapper(SyntheticNetwork(SCENE, poses, options, CAMERA), config)
+    return Mapper(SyntheticNetwork(SCENE, poses, options, CAMERA),
+                  config or every_frame())
 
 
 def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, live_in_map, located, make_mapper
+from mapper_runs import CAMERA, SCENE, every_frame, live_in_map, located, make_mapper
 from scipy.spatial.transform import Rotation
 from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
@@ -195,7 +195,7 @@ def keyframe(index: int, size: int = 8) -> Keyframe:
 
 
 def filled(count: int, **bounds: int) -> Atlas:
-    config = MapperConfig(keyframes=KeyframeConfig(**bounds), path_max_size=100)
+    config = every_frame(MapperConfig(keyframes=KeyframeConfig(**bounds), path_max_size=100))
     atlas = Atlas(config, (VoxelMap(config.voxel_map),))
     for index in range(count):
         atlas.add(keyframe(index), None)
@@ -241,8 +241,8 @@ def test_far_given_poses_are_mapped_without_loss() -> None:
     options = SyntheticOptions(index_from_image=True)
     clouds = []
     for shift in (np.eye(4), far):
-        mapper = make_mapper(POSES, options, MapperConfig(
-            voxel_map=VoxelMapConfig(voxel_size=0.05)))
+        mapper = make_mapper(POSES, options, every_frame(MapperConfig(
+            voxel_map=VoxelMapConfig(voxel_size=0.05))))
         for index, frame in enumerate(FRAMES[:10]):
             if index == 6:
                 mapper.new_fragment()
@@ -297,8 +297,9 @@ def test_an_assumed_scale_follows_the_scale_of_the_map() -> None:
 
 
 def test_a_fragment_of_which_nothing_is_left_is_removed() -> None:
-    config = MapperConfig(path_max_size=4, voxel_map=VoxelMapConfig(max_voxels=2000),
-                          keyframes=KeyframeConfig(max_full_bytes=0, max_bytes=0))
+    config = every_frame(MapperConfig(
+        path_max_size=4, voxel_map=VoxelMapConfig(max_voxels=2000),
+        keyframes=KeyframeConfig(max_full_bytes=0, max_bytes=0)))
     mapper = make_mapper(POSES, INDEXED, config)
     for index, frame in enumerate(FRAMES):
         if index and index % 3 == 0:

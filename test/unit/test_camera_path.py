@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_network import FakeNetwork
+from mapper_runs import every_frame
 from scipy.spatial.transform import Rotation
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
@@ -59,7 +60,8 @@ class GivenPointmaps(FakeNetwork):
 
 def mapped(sequence: Sequence, pointmaps: list[Pointmap], **changes: object) -> list:
     """Return the keyframes and the live poses of a mapper whose network gives these pointmaps."""
-    config = MapperConfig(pose=replace(PoseConfig(), **changes), sight=SightConfig(check=False))
+    config = every_frame(MapperConfig(pose=replace(PoseConfig(), **changes),
+                                      sight=SightConfig(check=False)))
     mapper = Mapper(GivenPointmaps(pointmaps), config)
     updates = [mapper.process(Frame(10**9 + index, 'camera', image, sequence.intrinsics))
                for index, image in enumerate(sequence.images)]

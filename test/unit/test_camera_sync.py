@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from intake_rig import CAMERA, SCENE, MakeRig, Rig
+from mapper_runs import every_frame
 from synthetic import SyntheticNetwork, orbit_trajectory
 
 from spann3r_ros.core.camera import Distortion, Intrinsics
@@ -219,7 +220,7 @@ def test_a_jump_back_begins_a_map_with_another_calibration_but_no_fragment(
 @pytest.mark.parametrize('other', [None, ZOOMED])
 def test_the_mapper_refuses_frames_of_another_calibration(other: Intrinsics | None) -> None:
     poses = orbit_trajectory(8)
-    mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA))
+    mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA), every_frame())
     frames = [Frame(index, 'camera', SCENE.render(pose, CAMERA)[0], CAMERA)
               for index, pose in enumerate(poses)]
     mapper.process(frames[0])
@@ -235,7 +236,7 @@ def test_the_gate_skips_frames_before_they_are_fitted_and_not_after_a_bad_one(
         fitted.append(frame.stamp_ns), fit(frame, *how))[1])
     poses = orbit_trajectory(14)
     mapper = Mapper(SyntheticNetwork(SCENE, poses, intrinsics=CAMERA),
-                    MapperConfig(KeyframeConfig(stride=5)))
+                    every_frame(MapperConfig(KeyframeConfig(stride=5), live_pose=False)))
     frames = [Frame(index, 'camera', SCENE.render(pose, CAMERA)[0], CAMERA)
               for index, pose in enumerate(poses)]
     frames[5] = replace(frames[5], mask=np.ones((3, 3), bool))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, pose_errors, run
+from mapper_runs import CAMERA, SCENE, every_frame, pose_errors, run
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.transforms import transform_points
@@ -36,7 +36,7 @@ def uncalibrated(noise: float, bias: float = 1.0) -> tuple[Mapper, list[float]]:
     """Return a mapper after a walk, and the focal length of each keyframe over the true one."""
     network = BiasedFirst(SCENE, POSES, SyntheticOptions(noise=noise), CAMERA)
     network.bias = bias
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     updates = run(mapper, render_frames(SCENE, POSES, CAMERA, calibrated=False))
     return mapper, [keyframe.intrinsics.fx / CAMERA.fx for update in updates
                     for keyframe in update.keyframes]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors
+from mapper_runs import CAMERA, SCENE, every_frame, make_mapper, pose_errors
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.network import Estimate
@@ -21,7 +21,8 @@ from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
 FRAMES = 30
 INDEXED = SyntheticOptions(index_from_image=True)
-COARSE = MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.047))  # no wall on a boundary
+# No wall is on a boundary.
+COARSE = every_frame(MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.047)))
 
 
 @pytest.fixture(scope='module')
@@ -134,7 +135,7 @@ def test_blank_wall_does_not_place_the_next_fragment(
     poses, frames = orbit
     network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
     network.blank = (4, 5)
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     for index, frame in enumerate(frames[:12]):
         if index == 6:
             mapper.new_fragment()
@@ -149,7 +150,7 @@ def test_a_fragment_without_a_measured_place_goes_on_where_the_last_one_ended(
     poses, frames = orbit
     # The unit changes before the second fragment, and not again.
     network = Blank(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     for index, frame in enumerate(frames[:18]):
         if index in (6, 12):
             mapper.new_fragment()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, failures, live_in_map, make_mapper, run
+from mapper_runs import CAMERA, SCENE, every_frame, failures, live_in_map, make_mapper, run
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.types import Frame, FrameError, Pointmap
@@ -119,7 +119,7 @@ def test_fragments_are_placed_by_pose(orbit: list[np.ndarray]) -> None:
 
 def test_a_network_that_lost_the_camera_begins_a_fragment(orbit: list[np.ndarray]) -> None:
     network = SyntheticNetwork(SCENE, orbit, replace(SPOILT, drift=0.0), CAMERA)
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     answer, rng = network._pointmap, np.random.default_rng(0)
 
     def lost(index: int, origin: int) -> Pointmap:
@@ -140,7 +140,7 @@ def test_a_network_that_lost_the_camera_begins_a_fragment(orbit: list[np.ndarray
 def test_an_unusable_first_frame_leaves_no_state(orbit: list[np.ndarray]) -> None:
     """Without calibration: not even its estimate of the focal length."""
     network = SyntheticNetwork(SCENE, orbit, replace(SPOILT, drift=0.0), CAMERA)
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     answer, rng = network._pointmap, np.random.default_rng(0)
     network._pointmap = lambda index, origin: answer(index, origin) if index else replace(
         answer(index, origin), points=rng.normal(0.0, 2.0, (96, 96, 3)))
@@ -194,7 +194,7 @@ def test_automatic_voxels_measure_depth_from_the_camera(orbit: list[np.ndarray])
     for shift in (np.eye(4), far):
         moved = [shift @ pose for pose in orbit]
         mapper = make_mapper(orbit, replace(SPOILT, drift=0.0),
-                             MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.0)))
+                             every_frame(MapperConfig(voxel_map=VoxelMapConfig(voxel_size=0.0))))
         frames = [replace(frame, world_from_camera=pose)
                   for frame, pose in zip(posed_frames(orbit), moved, strict=True)]
         run(mapper, frames[:8])

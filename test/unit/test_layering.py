@@ -196,8 +196,8 @@ def test_all_but_ros_and_tools_import_without_ros() -> None:
 def test_a_bag_is_mapped_without_ros(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, '-c', WITHOUT_ROS_RUN, 'replay', ROOT / 'bags' / 'demo_room', '--output',
-         tmp_path, '--quiet', '--set', 'keyframes.stride=4'], cwd=ROOT, capture_output=True,
-        text=True, timeout=300)
+         tmp_path, '--quiet', '--set', 'keyframes.selection=stride', '--set',
+         'keyframes.stride=4'], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / 'summary.json').read_text())['poses'] == 15
     assert (tmp_path / 'map' / 'map.ply').stat().st_size > 100_000

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from drawn_index import decode_index
-from mapper_runs import CAMERA, SCENE
+from mapper_runs import CAMERA, SCENE, every_frame
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.network import Estimate
@@ -124,7 +124,7 @@ def test_frame_that_a_new_fragment_refuses_costs_only_itself() -> None:
 def test_unusable_estimate_leaves_the_other_one_of_its_step(unusable: int) -> None:
     pairs = network(InPairs)
     pairs.unusable = (unusable,)
-    mapper, delivered = Mapper(pairs), []
+    mapper, delivered = Mapper(pairs, every_frame()), []
     for index, frame in enumerate(FRAMES[:12]):
         update = mapper.process(frame)
         assert [FRAMES.index(one.frame) for one in update.failed] == [unusable] * (index == 7)
@@ -138,7 +138,7 @@ def test_unusable_estimate_leaves_the_other_one_of_its_step(unusable: int) -> No
 
 def test_keyframes_of_frames_that_a_new_fragment_processes_again_are_delivered() -> None:
     pairs = network(InPairs)
-    mapper = Mapper(pairs)
+    mapper = Mapper(pairs, every_frame())
     delivered = [one.pose for frame in FRAMES[:7] for one in mapper.process(frame).keyframes]
     mapper.new_fragment()  # frame 6 is pending: it completes with the overlap
     delivered += [one.pose for one in mapper.process(FRAMES[7]).keyframes]
@@ -169,7 +169,7 @@ def test_frame_that_waits_for_a_fragment_joins_the_map_at_its_end(
 def test_a_fragment_without_a_place_keeps_the_frames_that_follow(
         monkeypatch: pytest.MonkeyPatch) -> None:
     indexed = network(SyntheticNetwork)
-    mapper, step = Mapper(indexed), indexed.step
+    mapper, step = Mapper(indexed, every_frame()), indexed.step
 
     def no_confidence(image: np.ndarray, image_id: int) -> list[Estimate]:
         return [one if one.image_id > 0 else replace(one, pointmap=replace(
@@ -195,14 +195,14 @@ def test_runner_delivers_the_keyframes_beside_a_failure(
         kind: type[InPairs], unusable: int) -> None:
     one = network(kind)
     one.unusable = (unusable,)
-    mapper = Mapper(one)
+    mapper = Mapper(one, every_frame())
     collected = run_frames(mapper, FRAMES[:8])
     delivered = [keyframe.pose for update in collected.updates for keyframe in update.keyframes]
     assert indices(delivered) == [n for n in range(8) if n != unusable]
 
 
 def test_a_fragment_asked_for_at_the_end_costs_no_frame() -> None:
-    mapper = Mapper(network(SyntheticNetwork))
+    mapper = Mapper(network(SyntheticNetwork), every_frame())
     for frame in FRAMES[:5]:
         mapper.process(frame)
     mapper.new_fragment()
@@ -212,7 +212,7 @@ def test_a_fragment_asked_for_at_the_end_costs_no_frame() -> None:
 
 def test_a_live_pose_that_raises_costs_the_live_pose_alone(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    mapper = Mapper(network(SyntheticNetwork))
+    mapper = Mapper(network(SyntheticNetwork), every_frame())
     for frame in FRAMES[:4]:
         mapper.process(frame)
     with monkeypatch.context() as patch:
@@ -233,7 +233,7 @@ def test_a_map_without_a_posed_keyframe_begins_again_in_the_axes_of_the_map() ->
                 pointmap = replace(pointmap, points=points[order].reshape(pointmap.points.shape))
             return pointmap
 
-    mapper = Mapper(network(Shuffled))
+    mapper = Mapper(network(Shuffled), every_frame())
     for frame in FRAMES[:4]:
         mapper.process(frame)
     mapper.new_fragment()
@@ -249,7 +249,7 @@ def test_a_map_without_a_posed_keyframe_begins_again_in_the_axes_of_the_map() ->
 def test_an_unusable_first_frame_leaves_the_camera_to_the_next_one() -> None:
     spoilt = SyntheticNetwork(SCENE, POSES, replace(INDEXED, fault_at=0, fault='not_finite'),
                               CAMERA)
-    mapper = Mapper(spoilt)
+    mapper = Mapper(spoilt, every_frame())
     for frame in FRAMES[:2]:
         mapper.process(frame)
     with pytest.raises(FrameError, match='frame_id'):

@@ -9,6 +9,7 @@ import pytest
 from mapper_runs import (
     CAMERA,
     SCENE,
+    every_frame,
     failures,
     live_in_map,
     located,
@@ -99,7 +100,7 @@ def test_wrong_points_of_low_confidence_do_not_move_poses(
 def test_ignoring_confidence_exceeds_the_limit_of_the_error(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit[0][:20], orbit[1][:20]
-    mapper = make_mapper(poses, CORRUPTED, MapperConfig(pose=EVERYONE_VOTES))
+    mapper = make_mapper(poses, CORRUPTED, every_frame(MapperConfig(pose=EVERYONE_VOTES)))
     run(mapper, frames)
     distance, _ = pose_errors(mapper.trajectory, poses, frames)
     assert distance > LIMIT_M
@@ -281,7 +282,7 @@ def test_skipped_frames_are_counted_and_not_processed() -> None:
     poses = orbit_trajectory(30)[:9]
     frames = render_frames(SCENE, poses, CAMERA, indexed=True)
     mapper = make_mapper(poses, SyntheticOptions(index_from_image=True),
-                         MapperConfig(keyframes=KeyframeConfig(stride=3)))
+                         every_frame(MapperConfig(keyframes=KeyframeConfig(stride=3))))
     updates = run(mapper, frames)
     assert [update.skipped for update in updates[:-1]] == [False, True, True] * 3
     assert mapper.status().skipped == 6
@@ -291,14 +292,14 @@ def test_skipped_frames_are_counted_and_not_processed() -> None:
 
 def test_live_pose_can_be_switched_off() -> None:
     poses = orbit_trajectory(30)[:3]
-    updates = run(make_mapper(poses, config=MapperConfig(live_pose=False)),
+    updates = run(make_mapper(poses, config=every_frame(MapperConfig(live_pose=False))),
                   render_frames(SCENE, poses, CAMERA))
     assert all(update.live_pose is None for update in updates)
 
 
 def test_voxels_stay_within_the_bound() -> None:
     poses = orbit_trajectory(16)
-    config = MapperConfig(voxel_map=VoxelMapConfig(max_voxels=6000))
+    config = every_frame(MapperConfig(voxel_map=VoxelMapConfig(max_voxels=6000)))
     mapper = make_mapper(poses, config=config)
     for frame in render_frames(SCENE, poses, CAMERA):
         mapper.process(frame)
@@ -309,7 +310,7 @@ def test_voxels_stay_within_the_bound() -> None:
 def test_path_is_bounded() -> None:
     poses = orbit_trajectory(30)[:6]
     frames = render_frames(SCENE, poses, CAMERA)
-    mapper = make_mapper(poses, config=MapperConfig(path_max_size=2))
+    mapper = make_mapper(poses, config=every_frame(MapperConfig(path_max_size=2)))
     run(mapper, frames)
     assert [pose.stamp_ns for pose in mapper.trajectory] == [
         frame.stamp_ns for frame in frames[-2:]]
@@ -348,7 +349,7 @@ def test_network_gets_the_image_resized_as_configured(resampling: str) -> None:
             return super().step(image, image_id)
 
     mapper = Mapper(Watching(SCENE, poses, SyntheticOptions(), CAMERA),
-                    MapperConfig(resampling=resampling))
+                    every_frame(MapperConfig(resampling=resampling)))
     mapper.process(Frame(0, 'camera', rgb))
     exact = preprocess(Frame(0, 'camera', rgb), (CAMERA.height, CAMERA.width)).image
     assert np.array_equal(seen[0], exact) == (resampling == 'exact')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from mapper_runs import CAMERA, SCENE, make_mapper, run
+from mapper_runs import CAMERA, SCENE, every_frame, make_mapper, run
 from synthetic import orbit_trajectory, render_frames
 
 from spann3r_ros.mapping.mapper import Mapper
@@ -32,7 +32,7 @@ def mapped(changed: MapperConfig, begun: MapperConfig | None = None,
 
 
 def test_gate_path_and_kept_keyframes_follow() -> None:
-    config = MapperConfig(path_max_size=3)
+    config = every_frame(MapperConfig(path_max_size=3))
     stride = mapped(replace(config, keyframes=replace(config.keyframes, stride=3)))
     assert stride.status().skipped == 4  # of the last six
     assert len(stride.trajectory) == 3
@@ -44,15 +44,15 @@ def test_gate_path_and_kept_keyframes_follow() -> None:
 @pytest.mark.parametrize('given', [False, True])
 @pytest.mark.parametrize('track_corners', [True, False])
 def test_thresholds_of_poses_follow(given: bool, track_corners: bool) -> None:
-    begun = MapperConfig(pose=PoseConfig(track_corners=track_corners))
+    begun = every_frame(MapperConfig(pose=PoseConfig(track_corners=track_corners)))
     changed = replace(begun, pose=replace(begun.pose, min_confidence=1.0))
     assert mapped(begun, begun, given).status().poses_failed == 0
     assert mapped(changed, begun, given).status().poses_failed > 0
 
 
 def test_the_filter_follows() -> None:
-    plain = mapped(MapperConfig()).trajectory
-    stiff = mapped(MapperConfig(pose=PoseConfig(pointmap_weight=1e-6))).trajectory
+    plain = mapped(every_frame()).trajectory
+    stiff = mapped(every_frame(MapperConfig(pose=PoseConfig(pointmap_weight=1e-6)))).trajectory
     same = [bool((one.world_from_camera == other.world_from_camera).all())
             for one, other in zip(plain, stiff, strict=True)]
     # The keyframe of the last frame before the change is finished after it.
@@ -60,7 +60,8 @@ def test_the_filter_follows() -> None:
 
 
 def test_map_and_its_reset_follow() -> None:
-    config = MapperConfig(voxel_map=VoxelMapConfig(min_confidence=1.0, min_observations=7))
+    config = every_frame(MapperConfig(
+        voxel_map=VoxelMapConfig(min_confidence=1.0, min_observations=7)))
     mapper = mapped(config)
     early = make_mapper(POSES)
     for frame in render_frames(SCENE, POSES, CAMERA)[:HALF]:

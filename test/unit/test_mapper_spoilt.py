@@ -9,6 +9,7 @@ import pytest
 from mapper_runs import (
     CAMERA,
     SCENE,
+    every_frame,
     failures,
     live_in_map,
     located,
@@ -51,7 +52,7 @@ def test_noise_of_a_centimetre_moves_poses_little(track: bool, limit: float) -> 
     poses = orbit_trajectory(60)[:8]
     frames = render_frames(SCENE, poses, CAMERA)
     mapper = make_mapper(poses, SyntheticOptions(noise=0.01),
-                         MapperConfig(pose=PoseConfig(track_corners=track)))
+                         every_frame(MapperConfig(pose=PoseConfig(track_corners=track))))
     updates = run(mapper, [replace(frame, intrinsics=None) for frame in frames])
     live = [live_in_map(update) for update in updates if update.live_pose]
     for found in (mapper.trajectory, live):
@@ -66,7 +67,7 @@ def test_drift_of_the_network_appears_in_the_path_without_corners() -> None:
     found = {}
     for track in (False, True):
         mapper = make_mapper(poses, SyntheticOptions(drift=0.02),
-                             MapperConfig(pose=PoseConfig(track_corners=track)))
+                             every_frame(MapperConfig(pose=PoseConfig(track_corners=track))))
         run(mapper, frames)
         found[track], _ = pose_errors(mapper.trajectory, poses, frames)
     assert found[False] == pytest.approx(4 * 0.02, abs=0.005)
@@ -80,7 +81,7 @@ def test_floaters_seen_once_can_be_hidden() -> None:
     share = {}
     for least in (1, 3):
         size = VoxelMapConfig(voxel_size=0.05, min_observations=least)
-        config = MapperConfig(sight=images, voxel_map=size)
+        config = every_frame(MapperConfig(sight=images, voxel_map=size))
         mapper = make_mapper(poses, options, config)
         run(mapper, render_frames(SCENE, poses, CAMERA))
         clean = make_mapper(poses, config=config)
@@ -117,7 +118,7 @@ def test_unusable_first_pointmap_starts_the_map_again(fault: str) -> None:
 @pytest.mark.parametrize('integrate', [False, True])
 def test_keyframe_without_a_pose_stays_out_of_the_map(integrate: bool) -> None:
     poses = orbit_trajectory(30)[:4]
-    config = MapperConfig(voxel_map=VoxelMapConfig(integrate_without_pose=integrate))
+    config = every_frame(MapperConfig(voxel_map=VoxelMapConfig(integrate_without_pose=integrate)))
     mapper = Mapper(Shuffled(SCENE, poses, SyntheticOptions(), CAMERA), config)
     updates = [mapper.process(frame) for frame in render_frames(SCENE, poses, CAMERA)]
     assert [update.keyframes[0].pose for update in updates[1:]] == [None] * 3
@@ -144,7 +145,7 @@ def relocated(wrong: dict[int, np.ndarray],
     poses = orbit_trajectory(60)[:16]
     network = Relocated(SCENE, poses, SyntheticOptions(noise=0.002), CAMERA)
     network.wrong = wrong
-    mapper = Mapper(network, MapperConfig(pose=PoseConfig(**pose)))
+    mapper = Mapper(network, every_frame(MapperConfig(pose=PoseConfig(**pose))))
     return mapper, poses, run(mapper, render_frames(SCENE, poses, CAMERA))
 
 
@@ -180,7 +181,7 @@ def test_keyframe_of_low_confidence_keeps_its_pose() -> None:
             return pointmap
 
     frames = render_frames(SCENE, poses, CAMERA)
-    mapper = Mapper(Unsure(SCENE, poses, SyntheticOptions(), CAMERA))
+    mapper = Mapper(Unsure(SCENE, poses, SyntheticOptions(), CAMERA), every_frame())
     for frame in frames[:3]:
         mapper.process(frame)
     voxels = mapper.status().voxels
@@ -204,7 +205,7 @@ def test_holes_in_a_pointmap_stay_holes() -> None:
             pointmap.confidence[10:20] = np.nan
             return pointmap
 
-    mapper = Mapper(Holed(SCENE, poses, SyntheticOptions(), CAMERA))
+    mapper = Mapper(Holed(SCENE, poses, SyntheticOptions(), CAMERA), every_frame())
     updates = [mapper.process(frame) for frame in render_frames(SCENE, poses, CAMERA)]
     keyframe, = located(updates[2])
     assert np.isnan(keyframe.pointmap.points[:20]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from spann3r_ros.core.files import write_files
 from spann3r_ros.core.types import StampedPose
+from spann3r_ros.core.views import Preprocessed
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper_config import (
     KeyframeConfig,
@@ -17,19 +19,22 @@ from spann3r_ros.mapping.mapper_config import (
     PoseConfig,
     VoxelMapConfig,
 )
+from spann3r_ros.mapping.selection.keyframe_gate import KeyframeGate
 from spann3r_ros.mapping.storage.exports import encode_ply, encode_tum, read_ply, read_tum
-from spann3r_ros.mapping.tracking.keyframe_gate import KeyframeGate
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 
 SECOND_NS = 1_000_000_000
 
 
 def admitted(config: KeyframeConfig, stamps_sec: list[float]) -> list[float]:
-    gate = KeyframeGate(config)
-    used = []
+    """Return the stamps of the frames that become keyframes by number and interval alone."""
+    gate = KeyframeGate(replace(config, selection='stride'))
+    view, used = Preprocessed(np.zeros((8, 8, 3), np.uint8), None), []
     for stamp in stamps_sec:
-        if not gate.skips(round(stamp * SECOND_NS)):
-            gate.admit(round(stamp * SECOND_NS))
+        if gate.is_early(round(stamp * SECOND_NS)):
+            gate.skip()
+        else:
+            gate.admit(round(stamp * SECOND_NS), view)
             used.append(stamp)
     return used
 

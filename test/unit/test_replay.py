@@ -70,12 +70,16 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def replay(tmp_path: Path, weights: Path) -> Replay:
-    """Return a function that replays a bag with the toy network and returns the summary."""
+    """Return a function that replays a bag with the toy network and returns the summary.
+
+    Every image becomes a keyframe.
+    """
     def run(bag: Path, *arguments: str, output: str = 'out',
             topic: str = IMAGE_TOPIC) -> dict[str, Any]:
         target = tmp_path / output
         status = main(['replay', str(bag), '--topic', topic, '--checkpoint', str(weights),
-                       '--output', str(target), '--quiet', *arguments])
+                       '--output', str(target), '--quiet', '--set', 'keyframes.selection=stride',
+                       *arguments])
         assert status == 0
         return json.loads((target / 'summary.json').read_text())
     return run
@@ -198,7 +202,8 @@ def test_torch_is_imported_before_the_worker_starts(
     """A network without torch leaves its import to the resize, which runs on the worker."""
     arguments = ['replay', robot_bag(tmp_path / 'bag', 8), '--topic', IMAGE_TOPIC, '--checkpoint',
                  weights, '--output', tmp_path / 'out', '--quiet', '--set', 'pose_source=tf',
-                 '--set', 'map_frame=odom', '--set', f'resampling={resampling}']
+                 '--set', 'map_frame=odom', '--set', f'resampling={resampling}',
+                 '--set', 'keyframes.selection=stride']
     done = subprocess.run(
         [sys.executable, '-c', WATCHED_RUN, *map(str, arguments)], capture_output=True, text=True,
         timeout=300, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{TOY_PACKAGE}',

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, pose_errors
+from mapper_runs import CAMERA, SCENE, every_frame, pose_errors
 from safetensors.numpy import load_file, save_file
 from synthetic import (
     SyntheticNetwork,
@@ -44,7 +44,7 @@ def frames(posed: bool = False) -> list[Frame]:
 
 def make(config: MapperConfig | None = None, stretch: float = 1.0) -> Mapper:
     options = SyntheticOptions(index_from_image=True, stretch=stretch, noise=0.003)
-    return Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA), config)
+    return Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA), config or every_frame())
 
 
 def mapped(posed: bool = False, config: MapperConfig | None = None, fragment_at: int = 0,
@@ -78,7 +78,7 @@ def finished(mapper: Mapper, posed: bool = False) -> dict[str, str]:
     (False, 0, 1), (False, 5, 1), (False, 5, 2), (True, 0, 1), (True, 5, 1), (True, 0, 2)])
 def test_a_continued_map_equals_one_without_an_interruption(
         tmp_path: Path, posed: bool, fragment_at: int, stride: int) -> None:
-    config = MapperConfig(keyframes=KeyframeConfig(stride=stride))
+    config = every_frame(MapperConfig(keyframes=KeyframeConfig(stride=stride)))
     before = mapped(posed, config, fragment_at)
     encode_map(before, lambda _: None).write(tmp_path)
     status = before.status()
@@ -141,7 +141,8 @@ def test_a_network_of_another_memory_continues_by_a_fragment(tmp_path: Path) -> 
         def restore(self, arrays: dict[str, np.ndarray]) -> None:
             raise ValueError('expected another number of tokens')
 
-    after = Mapper(Forgetful(SCENE, POSES, SyntheticOptions(index_from_image=True), CAMERA))
+    after = Mapper(Forgetful(SCENE, POSES, SyntheticOptions(index_from_image=True), CAMERA),
+                   every_frame())
     assert 'begins a fragment' in after.load(read_map(tmp_path))
     finished(after)
     # The frame that waited for its estimate is processed again.
@@ -187,7 +188,7 @@ def test_a_map_that_does_not_fit_is_refused_and_changes_nothing(
         tmp_path: Path, network: type[SyntheticNetwork], config: dict, reason: str) -> None:
     encode_map(mapped()).write(tmp_path)
     options = SyntheticOptions(index_from_image=True)
-    mapper = Mapper(network(SCENE, POSES, options, CAMERA), MapperConfig(**config))
+    mapper = Mapper(network(SCENE, POSES, options, CAMERA), every_frame(MapperConfig(**config)))
     refuses(mapper, tmp_path, reason)
     assert mapper.process(frames()[4]).keyframes
 
@@ -339,7 +340,8 @@ def test_a_damaged_map_of_an_earlier_version_is_refused(tmp_path: Path, damage: 
 def test_a_frame_of_a_loaded_map_that_fails_is_none_of_the_received_ones(tmp_path: Path) -> None:
     """It was counted by the process that saved the map."""
     options = SyntheticOptions(index_from_image=True, fault_at=BREAK - 1, fault='not_finite')
-    before, after = (Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA)) for _ in range(2))
+    before, after = (Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA), every_frame())
+                     for _ in range(2))
     for frame in frames()[:BREAK]:
         before.process(frame)
     encode_map(before).write(tmp_path)
@@ -361,7 +363,8 @@ def test_a_frame_of_a_loaded_map_that_fails_is_none_of_the_received_ones(tmp_pat
 def test_a_save_at_every_frame_changes_nothing() -> None:
     """An exact network leaves no room for rounding in its covariances."""
     options = SyntheticOptions(index_from_image=True)
-    plain, saved = (Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA)) for _ in range(2))
+    plain, saved = (Mapper(SyntheticNetwork(SCENE, POSES, options, CAMERA), every_frame())
+                    for _ in range(2))
     for index, frame in enumerate(frames()):
         if index == 6:
             plain.new_fragment()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mapper_runs import CAMERA, SCENE, make_mapper, pose_errors, run
+from mapper_runs import CAMERA, SCENE, every_frame, make_mapper, pose_errors, run
 from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
@@ -21,9 +21,8 @@ from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.core.views import preprocess
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig, SightConfig
-from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
-from spann3r_ros.mapping.tracking.image_content import measure_content
-from spann3r_ros.mapping.tracking.sight import (
+from spann3r_ros.mapping.selection.image_content import measure_content
+from spann3r_ros.mapping.selection.sight import (
     BLACK,
     BLANK,
     BLURRED,
@@ -33,6 +32,7 @@ from spann3r_ros.mapping.tracking.sight import (
     REPEATED,
     Sight,
 )
+from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 from spann3r_ros.networks.registry import open_network, resolve_checkpoint
 
 REASONS = {'black': BLACK, 'white': OVEREXPOSED, 'grey': BLANK, 'hand': BLANK, 'wall': BLANK,
@@ -72,7 +72,7 @@ def test_images_that_show_nothing_leave_map_and_path_as_without_them(
     spoilt = spoil_frames(frames, defect, 20, inserted=True)
     mapper = orbit_mapper(poses)
     reasons = []
-    with caplog.at_level(logging.INFO, 'spann3r_ros.mapping.tracking.sight'):
+    with caplog.at_level(logging.INFO, 'spann3r_ros.mapping.selection.sight'):
         for index, frame in enumerate(spoilt.frames):
             update = mapper.process(frame)
             blind = frame.stamp_ns in spoilt.blind
@@ -232,7 +232,7 @@ def test_a_map_of_an_earlier_version_has_no_sight() -> None:
 
 def test_the_check_can_be_switched_off() -> None:
     poses, frames = orbit_frames(6)
-    mapper = make_mapper(poses, config=MapperConfig(sight=SightConfig(check=False)))
+    mapper = make_mapper(poses, config=every_frame(MapperConfig(sight=SightConfig(check=False))))
     black = replace(frames[3], rgb=np.zeros_like(frames[3].rgb))
     assert not any(update.skipped for update in run(mapper, [*frames[:3], black]))
 
@@ -244,7 +244,7 @@ def test_the_reason_goes_when_the_check_is_switched_off_while_blind() -> None:
     for frame in (*frames[:3], black):
         mapper.process(frame)
     assert mapper.status().blind_reason == BLACK
-    mapper.configure(MapperConfig(sight=SightConfig(check=False)))
+    mapper.configure(every_frame(MapperConfig(sight=SightConfig(check=False))))
     assert not mapper.process(frames[4]).skipped
     assert mapper.status().blind_reason == ''
 

@@ -25,12 +25,14 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
 )
 from spann3r_ros.evaluation.measures import trajectories
 from spann3r_ros.evaluation.recorded_runs import (
+    EVERY_FRAME,
     RecordingNetwork,
     in_first_camera,
     poses_of,
     to_frames,
 )
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.networks.devices import resolve_device
 from spann3r_ros.networks.registry import open_network, resolve_checkpoint
 from spann3r_ros.pipeline.runner import Collector, run_frames
@@ -64,7 +66,7 @@ class Mapped:
 def map_sequence(network: Network, sequence: Sequence) -> Mapped:
     """Map a sequence by the runner of node and replay."""
     recorder = RecordingNetwork(network)
-    mapper = Mapper(recorder)
+    mapper = Mapper(recorder, MapperConfig(keyframes=EVERY_FRAME))
     last = []
 
     def observe() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from spann3r_ros.core.network import Network
 from spann3r_ros.core.types import FrameError
 from spann3r_ros.core.views import prepare_resize
-from spann3r_ros.evaluation.recorded_runs import MappedFrame, in_world
+from spann3r_ros.evaluation.recorded_runs import EVERY_FRAME, MappedFrame, in_world
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -21,7 +21,7 @@ from .true_views import Video
 
 @dataclass(frozen=True)
 class MapperRun:
-    """The result of mapping a video of `frames` frames with the default settings of the node.
+    """The result of mapping a video of `frames` frames, all of them keyframes.
 
     `keyframes` are in the map frame, `numbers` are their frames' numbers, `cloud` is the map.
     `failed` frames were refused by the network or the mapper, `recoveries` counts resets of the
@@ -57,8 +57,11 @@ class MapperRun:
 
 def run_mapper(network: Network, video: Video, calibrated: bool,
                observe: Callable[[], object] = lambda: None) -> MapperRun:
-    """Map a video as the node in replay mode does; `observe` is called after each frame."""
-    config = MapperConfig()
+    """Map a video as the node in replay mode does, but with every frame as a keyframe.
+
+    `observe` is called after each frame.
+    """
+    config = MapperConfig(keyframes=EVERY_FRAME)
     prepare_resize(config.resampling == 'exact')
     mapper = Mapper(network, config)
     result = run_frames(mapper, video.frames(calibrated), observe)

@@ -7,6 +7,7 @@ scale of the corners that reached it, which have their depth from the keyframes 
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,15 @@ from spann3r_ros.mapping.mapper_config import PoseConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 from spann3r_ros.mapping.storage.saved_values import read_covariance, read_rigid, read_stamp
 
-from .corner_tracks import MIN_TRACKS, at_pixels, find_corners, follow, rays, to_gray
+from .corner_tracks import (
+    MIN_TRACKS,
+    CornerPath,
+    Tracks,
+    at_pixels,
+    find_corners,
+    rays,
+    to_gray,
+)
 from .pnp import PoseError, fit_pose
 
 # Largest residual of a tracked corner that is an inlier, as a share of the image width.
@@ -55,11 +64,17 @@ class _Corners:
 
 
 class CornerMotion:
-    """Tracks corners from the last keyframe to later images."""
+    """Tracks corners from the last keyframe to later images.
+
+    `motion_to` is for keyframes, `passing_motion` for the frames between them.
+    """
 
     def __init__(self, config: PoseConfig) -> None:
         self._config = config
         self._corners: _Corners | None = None
+        # The way of the corners through the images since, and the stamp of the newest of these.
+        self._path: CornerPath | None = None
+        self._path_stamp_ns: int | None = None
         # The stamp of the last image that corners were tracked to, and the result.
         self._tracked: tuple[int, Motion | None, _Corners | None] | None = None
 
@@ -74,7 +89,7 @@ class CornerMotion:
         """
         self.stop()
         if self._config.track_corners:
-            self._corners = self._find(to_gray(image), depth, confidence)
+            self._begin(self._find(to_gray(image), depth, confidence))
 
     def carry(self, stamp_ns: int, depth: np.ndarray, confidence: np.ndarray) -> float:
         """Go on from a keyframe whose depth is doubtful; return the scale that its depth needs.
@@ -93,12 +108,12 @@ class CornerMotion:
             ratios = reached.depths / at_pixels(depth, reached.pixels)
         ratios = ratios[np.isfinite(ratios) & (ratios > 0.0)]
         if len(ratios) < MIN_TRACKS:
-            self._corners = reached
+            self._begin(reached)
             return 1.0
         scale = float(np.median(ratios))
         if abs(np.log(scale)) > np.log(MAX_SCALE):
             return 1.0
-        self._corners = self._find(reached.gray, scale * depth, confidence)
+        self._begin(self._find(reached.gray, scale * depth, confidence))
         return scale
 
     def _find(self, gray: np.ndarray, depth: np.ndarray, confidence: np.ndarray) -> _Corners:
@@ -121,13 +136,21 @@ class CornerMotion:
             tracked = {'stamp_ns': stamp_ns,
                        'motion': None if motion is None else vars_of(motion),
                        'reached': None if reached is None else vars_of(reached)}
+        path = None
+        if self._path is not None and self._path_stamp_ns is not None:
+            path = {**self._path.tree(), 'stamp_ns': self._path_stamp_ns}
         return {'corners': None if self._corners is None else vars_of(self._corners),
-                'tracked': tracked}
+                'path': path, 'tracked': tracked}
 
     def restore(self, node: SavedNode) -> None:
         """Take over a saved state; raise ValueError if it is wrong."""
-        self._corners = _read_corners(node.node('corners')) if node.has('corners') else None
-        self._tracked = None
+        self.stop()
+        if node.has('corners'):
+            self._begin(_read_corners(node.node('corners')))
+            # Maps of earlier versions have no such entry.
+            if node.has('path'):
+                self._path.restore(node.node('path'))
+                self._path_stamp_ns = read_stamp(node.node('path'))
         if node.has('tracked'):
             tracked, motion = node.node('tracked'), None
             if tracked.has('motion'):
@@ -139,26 +162,50 @@ class CornerMotion:
 
     def stop(self) -> None:
         """Track no corners until the next `follow`."""
-        self._corners = self._tracked = None
+        self._corners = self._path = self._path_stamp_ns = self._tracked = None
 
-    def motion_to(self, stamp_ns: int, image: np.ndarray,
-                  intrinsics: Intrinsics) -> Motion | None:
-        """Return the motion from the last keyframe to an image; None without enough corners."""
+    def motion_to(self, stamp_ns: int, image: np.ndarray, intrinsics: Intrinsics,
+                  waypoints: Sequence[np.ndarray] = ()) -> Motion | None:
+        """Return the motion from the last keyframe to an image; None without enough corners.
+
+        `waypoints` are gray images [h, w] on the way between both. They are used if no image
+        between them was passed to `passing_motion`.
+        """
         if self._tracked is None or self._tracked[0] != stamp_ns:
-            self._tracked = stamp_ns, *self._track(image, intrinsics)
+            self._tracked = stamp_ns, *self._track(stamp_ns, image, intrinsics, waypoints)
         return self._tracked[1]
 
-    def _track(self, image: np.ndarray,
-               intrinsics: Intrinsics) -> tuple[Motion | None, _Corners | None]:
+    def passing_motion(self, stamp_ns: int, image: np.ndarray,
+                       intrinsics: Intrinsics) -> Motion | None:
+        """Return the motion from the last keyframe to an image that is no keyframe."""
+        return self._track(stamp_ns, image, intrinsics)[0]
+
+    def _begin(self, corners: _Corners) -> None:
+        self._corners = corners
+        self._path, self._path_stamp_ns = CornerPath(corners.gray, corners.pixels), None
+
+    def _track(self, stamp_ns: int, image: np.ndarray, intrinsics: Intrinsics,
+               waypoints: Sequence[np.ndarray] = ()) -> tuple[Motion | None, _Corners | None]:
         if self._corners is None:
             return None, None
         first, gray = self._corners, to_gray(image)
-        tracks = follow(first.gray, gray, first.pixels.astype(np.float32)[:, None])
+        if self._path_stamp_ns is not None and stamp_ns < self._path_stamp_ns:
+            # The corners are farther on their way than this image.
+            self._begin(first)
+        if self._path_stamp_ns is None:
+            self._path.through(waypoints)
+        tracks = self._path.follow(gray)
+        self._path_stamp_ns = stamp_ns
         if len(tracks) < MIN_TRACKS:
             return None, None
+        return self._solve(tracks, gray, intrinsics)
+
+    def _solve(self, tracks: Tracks, gray: np.ndarray,
+               intrinsics: Intrinsics) -> tuple[Motion | None, _Corners | None]:
+        """Return the motion, and the corners that agree with it as they are in the image."""
         # Points lie on the rays of their pixels. Otherwise an error of the pointmap across the
         # ray, or a new estimate of the focal length, would be taken for motion.
-        points = rays(tracks.starts, intrinsics) * first.depths[tracks.corners, None]
+        points = rays(tracks.starts, intrinsics) * self._corners.depths[tracks.corners, None]
         try:
             solution = fit_pose(points.T.copy(), tracks.ends.T.copy(), intrinsics, self._config,
                                 MAX_TRACK_RESIDUAL, len(tracks) / TRACKS_PER_MEASUREMENT)

@@ -14,6 +14,7 @@ from spann3r_ros.core.keyframe import Keyframe, depth_of_points
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import invert
 from spann3r_ros.core.types import FragmentPose, Frame, FrameError
+from spann3r_ros.core.views import Preprocessed
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.mapper_config import MapperConfig, PoseConfig
@@ -133,12 +134,16 @@ class KnownPoses(PoseSource):
         self._waiting.clear()
         return placed
 
-    def live_pose(self, admitted: Admitted, fragment: Fragment) -> FragmentPose | None:
+    def live_pose(self, frame: Frame, fragment: Fragment) -> FragmentPose:
         """Return the given pose of a frame."""
-        self._set_origin(admitted.frame.world_from_camera, fragment)
-        return FragmentPose(
-            admitted.frame.stamp_ns, admitted.frame.frame_id, fragment.id,
-            invert(self._given_place) @ admitted.frame.world_from_camera)
+        self._set_origin(frame.world_from_camera, fragment)
+        return FragmentPose(frame.stamp_ns, frame.frame_id, fragment.id,
+                            invert(self._given_place) @ frame.world_from_camera)
+
+    def passing_pose(self, frame: Frame, view: Preprocessed, intrinsics: Intrinsics | None,
+                     fragment: Fragment) -> FragmentPose:
+        """Return the given pose of a frame that is no keyframe."""
+        return self.live_pose(frame, fragment)
 
     def finish(self) -> None:
         """Leave the waiting keyframes out of the map, because the recording ends."""

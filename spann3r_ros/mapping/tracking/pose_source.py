@@ -10,6 +10,8 @@ import numpy as np
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.network import Estimate
+from spann3r_ros.core.types import FragmentPose, Frame
+from spann3r_ros.core.views import Preprocessed
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.mapper_config import MapperConfig
@@ -63,6 +65,14 @@ class PoseSource(ABC):
 
         The points of the estimate are finite or NaN. Raises FrameError, without an effect on other
         frames, if the estimate cannot be used.
+        """
+
+    @abstractmethod
+    def passing_pose(self, frame: Frame, view: Preprocessed, intrinsics: Intrinsics | None,
+                     fragment: Fragment) -> FragmentPose | None:
+        """Return the pose of a frame that is no keyframe; None if there is none.
+
+        `view` is its network input, `intrinsics` are those of the view, as far as they are known.
         """
 
     @abstractmethod

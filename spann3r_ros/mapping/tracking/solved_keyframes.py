@@ -14,6 +14,7 @@ from spann3r_ros.core.keyframe import Keyframe, depth_of_points
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import invert, similarity_scale, transform_points
 from spann3r_ros.core.types import FragmentPose, Frame
+from spann3r_ros.core.views import Preprocessed
 from spann3r_ros.mapping.admitted import Admitted
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.fragments.overlap import Overlap
@@ -128,6 +129,14 @@ class SolvedPoses(PoseSource):
         self.live_failed += pose is None
         return pose
 
+    def passing_pose(self, frame: Frame, view: Preprocessed, intrinsics: Intrinsics | None,
+                     fragment: Fragment) -> FragmentPose | None:
+        """Return the prior of a frame that is no keyframe, from its corners."""
+        if intrinsics is None:
+            return None
+        motion = self._corners.passing_motion(frame.stamp_ns, view.image, intrinsics)
+        return _stamped(frame, fragment, self._filter.estimate(motion, None))
+
     def finish(self) -> None:
         """Do nothing: no keyframe waits."""
 
@@ -169,7 +178,7 @@ class SolvedPoses(PoseSource):
     def _motion_to(self, admitted: Admitted, intrinsics: Intrinsics) -> Motion | None:
         """Return the camera's motion from the last keyframe, by tracked corners."""
         return self._corners.motion_to(admitted.frame.stamp_ns, admitted.network_input.image,
-                                       intrinsics)
+                                       intrinsics, admitted.waypoints)
 
     def _measure(self, estimate: Estimate, intrinsics: Intrinsics,
                  fragment: Fragment) -> tuple[PoseSolution | None, str]:

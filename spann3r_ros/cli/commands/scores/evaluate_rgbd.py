@@ -34,8 +34,8 @@ RUN_HEADER = ('run', 'keyframes', 'failed', 'fragments', 'recovered', 'seen', 'f
 ANSWERS = {'network': 'this checkpoint', 'constant': 'constant depth',
            'mean_image': 'mean depth image'}
 NOTE = """\
-The mapper has the node's default settings and gets every frame. Without calibration it estimates
-the focal length. The network sees the middle of the image (seen); only that is scored.
+The mapper has the node's default settings, but every frame is a keyframe. Without calibration it
+estimates the focal length. The network sees the middle of the image (seen); only that is scored.
 AbsRel, <1.25: mean |depth - truth| / truth and the share within a factor of 1.25, means over the
 frames after one scale for the sequence (median ratio of all pixels) and after one for each frame.
 log corr.: of log depth, frame by frame. not > 0: pixels without depth, which count as depth 0.

@@ -63,7 +63,8 @@ def run_rows(run: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [('images in the bag', str(run['images']))]
     rows += [(f'frames {name}', str(run[name]))
              for name in ('received', 'processed', 'skipped', 'dropped', 'failed')]
-    rate = run['processed'] / run['wall_sec'] if run['wall_sec'] > 0.0 else float('nan')
+    used = run['processed'] + run['skipped']
+    rate = used / run['wall_sec'] if run['wall_sec'] > 0.0 else float('nan')
     rows.append(('frames per second', f'{rate:.1f}'))
     for label, name in (('latency', 'latencies_sec'), ('of it inference', 'inference_sec')):
         if run[name]:
