@@ -152,6 +152,7 @@ class MappingState:
             voxels_evicted=voxel_map.evicted,
             kept=atlas.kept(),
             memory=memory,
+            voxels_carved=voxel_map.carved,
         )
 
     def forget_calibration(self) -> None:

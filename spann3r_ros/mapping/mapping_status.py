@@ -27,6 +27,7 @@ class MappingStatus:
     `keyframes_left_out` counts keyframes without a pose, whose points did not enter the map.
     `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
     share of the newest image that the network sees; it is NaN before the first image.
+    `voxels_carved` counts voxels removed because later keyframes saw through them.
     """
 
     phase: str
@@ -48,6 +49,7 @@ class MappingStatus:
     voxels_evicted: int
     kept: KeptReport
     memory: MemoryReport
+    voxels_carved: int
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,8 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         scale_variance=scale.variance, scale_source=scale.source,
         keyframes=mapping.keyframes, poses_failed=mapping.poses_failed,
         poses_gated=mapping.poses_gated, pose_resets=mapping.pose_resets,
-        keyframes_left_out=mapping.keyframes_left_out)
+        keyframes_left_out=mapping.keyframes_left_out,
+        voxels_carved=mapping.voxels_carved)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

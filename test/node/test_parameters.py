@@ -35,8 +35,9 @@ RUNNING_NAMES = {
     *(f'pose.{name}' for name in (
         'min_confidence', 'best_fraction', 'max_points', 'ransac_iterations', 'max_reprojection',
         'min_inlier_fraction', 'pointmap_weight', 'drift', 'gate_probability')),
-    *(f'voxel_map.{name}' for name in ('min_confidence', 'min_observations',
-                                       'integrate_without_pose'))}
+    *(f'voxel_map.{name}' for name in ('min_confidence', 'edge_jump', 'max_depth',
+                                       'min_observations', 'integrate_without_pose')),
+    *(f'carving.{name}' for name in ('enabled', 'min_votes', 'max_hits', 'gap_sec', 'margin'))}
 
 
 def flatten(tree: dict, prefix: str = '') -> dict[str, object]:

@@ -21,7 +21,8 @@ class Fragment:
     axes with its origin near the camera. `map_from_fragment` [4, 4] is a similarity; it alone
     changes when the fragment moves. `fragment_from_sequence` [4, 4], a similarity, places the
     points of the network; it is fixed before the first keyframe. `keyframes` are by number,
-    `stores` by the name of their layer.
+    `stores` by the name of their layer. `connected` is false if the place in the map was assumed
+    and not measured.
     """
 
     id: int
@@ -33,3 +34,4 @@ class Fragment:
     stores: dict[str, Any] = field(default_factory=dict)
     # How many keyframes the fragment has received; some may have been evicted since.
     received: int = 0
+    connected: bool = True
