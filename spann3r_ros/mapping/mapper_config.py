@@ -118,10 +118,10 @@ class CarvingConfig:
         True, 'Remove voxels that the rays of later keyframes pass: what has moved away, and '
         'points beside the surfaces', applies=RUNNING)
     min_votes: int = setting(
-        2, 'A voxel is removed when this many more keyframes saw through it than saw it',
+        3, 'A voxel is removed when this many more keyframes saw through it than saw it',
         1, 100, applies=RUNNING)
     max_hits: int = setting(
-        4, 'Most votes that the keyframes that saw a voxel can add up to, so that what stood '
+        3, 'Most votes that the keyframes that saw a voxel can add up to, so that what stood '
         'still for long can be removed too', 1, 27, applies=RUNNING)
     gap_sec: float = setting(
         1.0, 'A voxel is not removed before this time without a point in it, by the stamps of '

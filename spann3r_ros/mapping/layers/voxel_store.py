@@ -156,10 +156,11 @@ class VoxelStore:
         self._own()
         sums = self._sums.take(rows, axis=0)
         sums += batch.sums.take(seen, axis=0)
+        points = mean_points(sums)
         # A row that is written as one item takes half the time.
         row = np.dtype((np.void, sums.itemsize * COLUMNS))
         self._sums.view(row)[rows] = sums.view(row)
-        self._points.set(rows, mean_points(sums))
+        self._points.set(rows, points)
         self._observations[rows] += 1
         self._observed_at[rows] = tick
         return batch.take(np.flatnonzero(~known))
