@@ -166,7 +166,9 @@ def measure_view(rounds: int) -> dict[str, float]:
 def measure_growth(keyframes: int, max_voxels: int, publish_every: int) -> dict[str, float]:
     """Return what keyframes cost the worker in a map whose bounds are exceeded."""
     config = MapperConfig(
-        voxel_map=VoxelMapConfig(voxel_size=0.02, max_voxels=max_voxels), path_max_size=5000,
+        # Random depths are flying pixels.
+        voxel_map=VoxelMapConfig(voxel_size=0.02, max_voxels=max_voxels, edge_jump=0.0),
+        path_max_size=5000,
         keyframes=KeyframeConfig(max_full_bytes=10**7, max_bytes=5 * 10**7))
     layer = VoxelMap(config.voxel_map)
     atlas, generator = Atlas(config, (layer,)), np.random.default_rng(0)

@@ -41,7 +41,7 @@ class Mapper:
     def __init__(self, network: Network, config: MapperConfig | None = None) -> None:
         self._config = config or MapperConfig()
         self._memory = MemoryManager(network)
-        self.voxel_map = VoxelMap(self._config.voxel_map)
+        self.voxel_map = VoxelMap(self._config.voxel_map, self._config.carving)
         self._layers = (self.voxel_map,)
         self._front_end = FrontEnd(self._config, self._memory, self._new_state(fragment_id=0))
 
@@ -68,7 +68,7 @@ class Mapper:
         Only settings that apply while running may differ.
         """
         self._config = config
-        self.voxel_map.configure(config.voxel_map)
+        self.voxel_map.configure(config.voxel_map, config.carving)
         self._front_end.configure(config)
 
     def check_camera(self, image_size: tuple[int, int], intrinsics: Intrinsics) -> None:

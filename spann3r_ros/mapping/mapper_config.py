@@ -136,6 +136,12 @@ class VoxelMapConfig:
         100, 50_000_000)
     min_confidence: float = setting(
         0.1, 'Points below this confidence are left out of the map', 0.0, 1.0, applies=RUNNING)
+    edge_jump: float = setting(
+        0.025, 'A point between a near and a far surface is left out if its inverse depth differs '
+        'from both by more than this share; 0.0: none is', 0.0, 1.0, applies=RUNNING)
+    max_depth: float = setting(
+        0.0, 'Points deeper than this many times the median depth of their keyframe are left out; '
+        '0.0: none are', 0.0, 1000.0, applies=RUNNING)
     min_observations: int = setting(
         1, 'Keyframes that must have seen a voxel before it is shown', 1, 1000, applies=RUNNING)
     integrate_without_pose: bool = setting(
@@ -189,6 +195,30 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class CarvingConfig:
+    """How voxels are removed that later keyframes look through."""
+
+    enabled: bool = setting(
+        True, 'Remove voxels that the rays of later keyframes pass: what has moved away, and '
+        'points beside the surfaces', applies=RUNNING)
+    min_votes: int = setting(
+        3, 'A voxel is removed when this many more keyframes saw through it than saw it',
+        1, 100, applies=RUNNING)
+    max_hits: int = setting(
+        3, 'Most votes that the keyframes that saw a voxel can add up to, so that what stood '
+        'still for long can be removed too', 1, 27, applies=RUNNING)
+    gap_sec: float = setting(
+        1.0, 'A voxel is not removed before this time without a point in it, by the stamps of '
+        'the images', 0.0, 60.0, applies=RUNNING)
+    margin: float = setting(
+        0.02, 'A ray passes a voxel if its point is farther by this share of the depth, and by '
+        'the size of the voxel', 0.0, 1.0, applies=RUNNING)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class MapperConfig:
     """All settings of the mapper."""
 
@@ -197,6 +227,7 @@ class MapperConfig:
     fragments: FragmentConfig = field(default_factory=FragmentConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
+    carving: CarvingConfig = field(default_factory=CarvingConfig)
     loops: LoopConfig = field(default_factory=LoopConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     field_of_view: str = setting(

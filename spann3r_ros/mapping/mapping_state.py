@@ -175,6 +175,7 @@ class MappingState:
             fragments_unconnected=len(atlas.unconnected()),
             loops_accepted=atlas.loops(accepted=True),
             loops_rejected=atlas.loops(accepted=False),
+            voxels_carved=voxel_map.carved,
         )
 
     def forget_calibration(self) -> None:

@@ -30,6 +30,7 @@ class MappingStatus:
     enter the map.
     `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
     share of the newest image that the network sees; it is NaN before the first image.
+    `voxels_carved` counts voxels removed because later keyframes saw through them.
     """
 
     phase: str
@@ -54,6 +55,7 @@ class MappingStatus:
     fragments_unconnected: int
     loops_accepted: int
     loops_rejected: int
+    voxels_carved: int
 
 
 @dataclass(frozen=True)

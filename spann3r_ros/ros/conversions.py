@@ -239,7 +239,8 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         poses_gated=mapping.poses_gated, pose_resets=mapping.pose_resets,
         keyframes_left_out=mapping.keyframes_left_out,
         fragments_unconnected=mapping.fragments_unconnected,
-        loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected)
+        loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected,
+        voxels_carved=mapping.voxels_carved)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

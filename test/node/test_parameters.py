@@ -43,8 +43,9 @@ RUNNING_NAMES = {
         'min_inlier_fraction', 'pointmap_weight', 'drift', 'gate_probability')),
     *(f'scale.{name}' for name in ('metres_per_unit', 'max_deviation', 'source_deviation',
                                    'mount_deviation')),
-    *(f'voxel_map.{name}' for name in ('min_confidence', 'min_observations',
-                                       'integrate_without_pose'))}
+    *(f'voxel_map.{name}' for name in ('min_confidence', 'edge_jump', 'max_depth',
+                                       'min_observations', 'integrate_without_pose')),
+    *(f'carving.{name}' for name in ('enabled', 'min_votes', 'max_hits', 'gap_sec', 'margin'))}
 
 
 def flatten(tree: dict, prefix: str = '') -> dict[str, object]:

@@ -54,7 +54,7 @@ class OneMap:
     """A mapper with one keyframe, or none."""
 
     def __init__(self) -> None:
-        self.voxel_map = self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01))
+        self.voxel_map = self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01, edge_jump=0.0))
         self._atlas = Atlas(MapperConfig(), (self._layer,))
 
     def add(self, frame: Keyframe) -> MapUpdate:

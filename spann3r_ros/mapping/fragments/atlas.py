@@ -124,7 +124,8 @@ class Atlas:
         """
         fragment = self.fragments[keyframe.fragment_id]
         for layer in self._layers if points is not None else ():
-            layer.integrate(fragment.stores[layer.name], self.stores(layer.name), keyframe, points)
+            layer.integrate(fragment.stores[layer.name], self._stores_around(fragment, layer.name),
+                            keyframe, points)
         fragment.received += 1
         if keyframe.pose is None:
             return
@@ -226,6 +227,12 @@ class Atlas:
         self.constraints = [read_constraint(one) for one in node.nodes('constraints')]
         self._keyframes.restore(node.node('keyframes'), [one.keyframes for one in fragments])
         self._bound_path()
+
+    def _stores_around(self, fragment: Fragment,
+                       layer: str) -> list[tuple[Any, np.ndarray | None]]:
+        """Return as `located_stores`; None instead of a place that is only assumed."""
+        return [(one.stores[layer], one.map_from_fragment if one is fragment or (
+            one.connected and fragment.connected) else None) for one in self.fragments.values()]
 
     def _drop_exhausted(self) -> None:
         """Remove older fragments of which nothing is left; others stay connected."""

@@ -26,11 +26,14 @@ class Layer(Protocol):
     def new_store(self) -> Sized:
         """Return the empty store of a new fragment; its length is zero while it is empty."""
 
-    def integrate(self, store: Any, stores: Sequence[Any],  # noqa: ANN401
-                  keyframe: Keyframe, points: np.ndarray) -> None:
-        """Add a keyframe to the store of its fragment; `stores` are those of all fragments.
+    def integrate(self, store: Any,  # noqa: ANN401
+                  located: Sequence[tuple[Any, np.ndarray | None]], keyframe: Keyframe,
+                  points: np.ndarray) -> None:
+        """Add a keyframe to the store of its fragment.
 
-        `points` [h, w, 3] are those of the keyframe, in the fragment; NaN where unknown.
+        `located` are the stores of all fragments, each with its `map_from_fragment` [4, 4]; None
+        for another fragment if it is not known where both are to each other. `points` [h, w, 3]
+        are those of the keyframe, in the fragment; NaN where unknown.
         """
 
     def clear(self) -> None:

@@ -22,6 +22,7 @@ def read_rows(node: SavedNode, voxel_size: float, tick: int) -> VoxelRows:
     n = len(sums)
     rows = VoxelRows(sums, node.array('observations', np.int32, (n,)),
                      node.array('observed_at', np.int32, (n,)),
+                     _balance(node, n),
                      node.array('sorted_keys', np.int64, (n,)),
                      node.array('key_rows', np.int32, (n,)))
     if not n:
@@ -49,3 +50,8 @@ def read_rows(node: SavedNode, voxel_size: float, tick: int) -> VoxelRows:
     if not (-slack <= offset.min() and offset.max() <= 1.0 + slack):
         raise node.fault('sums', 'means inside their voxels', 'others')
     return rows
+
+
+def _balance(node: SavedNode, n: int) -> np.ndarray:
+    """Return the balance of the voxels; each voxel of an earlier version was seen once."""
+    return node.array('balance', np.int8, (n,)) if node.has('balance') else np.ones(n, np.int8)

@@ -12,9 +12,12 @@ from scipy.sparse import csr_array
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.types import FrameError, finite_points
-from spann3r_ros.mapping.mapper_config import VoxelMapConfig
+from spann3r_ros.mapping.mapper_config import CarvingConfig, VoxelMapConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 
+from .carving import Carver, CarvingCounters, read_counters
+from .eviction import evict
+from .point_filters import usable_points
 from .saved_voxels import MAX_TICK, read_rows
 from .voxel_store import (
     COLUMNS,
@@ -97,6 +100,7 @@ class VoxelCounters:
     evicted: int
     out_of_reach: int
     tick: int
+    carving: CarvingCounters
 
 
 class VoxelMap:
@@ -110,30 +114,50 @@ class VoxelMap:
 
     name = 'voxels'
 
-    def __init__(self, config: VoxelMapConfig) -> None:
+    def __init__(self, config: VoxelMapConfig, carving: CarvingConfig | None = None) -> None:
         self._config = config
+        self._carver = Carver(carving or CarvingConfig(enabled=False))
         self.clear()
 
-    def configure(self, config: VoxelMapConfig) -> None:
+    def configure(self, config: VoxelMapConfig, carving: CarvingConfig) -> None:
         """Use other thresholds from the next keyframe and the next snapshot on."""
         self._config = config
+        self._carver.configure(carving)
 
     def clear(self) -> None:
         """Forget an automatic voxel size and the counters."""
         # `out_of_reach` points were too far from the origin of their fragment.
-        self.restore(VoxelCounters(self._config.voxel_size, 0, 0, 0))
+        self._carver.clear()
+        self.restore(VoxelCounters(self._config.voxel_size, 0, 0, 0, self._carver.counters()))
 
     def new_store(self) -> VoxelStore:
         """Return the empty store of a new fragment."""
         return VoxelStore()
 
-    def integrate(self, store: VoxelStore, stores: Sequence[VoxelStore], keyframe: Keyframe,
+    @property
+    def carved(self) -> int:
+        """Return how many voxels were removed because later keyframes saw through them."""
+        return self._carver.carved
+
+    def integrate(self, store: VoxelStore,
+                  located: Sequence[tuple[VoxelStore, np.ndarray | None]], keyframe: Keyframe,
                   points: np.ndarray) -> None:
-        """Merge the points [h, w, 3] of a keyframe, as `Layer.integrate` describes."""
+        """Merge the points [h, w, 3] of a keyframe, as `Layer.integrate` describes.
+
+        The keyframe first votes on the voxels in its view (`carving.Carver`).
+        """
         # The depth of a keyframe without a pose is not known.
         depth = keyframe.depth if keyframe.pose is not None else np.linalg.norm(points, axis=-1)
-        self.merge(store, stores, points.reshape(-1, 3), keyframe.image.reshape(-1, 3),
-                   keyframe.confidence.reshape(-1), depth.reshape(-1))
+        usable = np.ones(depth.shape, bool)
+        if keyframe.pose is not None:
+            usable = usable_points(depth, keyframe.confidence, self._config)
+            if usable.any():
+                known = (keyframe.confidence >= self._config.min_confidence) & (depth > 0.0)
+                self._carver.observe(
+                    keyframe, usable, known, self.tick + 1, self.voxel_size, located,
+                    next(place for one, place in located if one is store))
+        self.merge(store, [one for one, _ in located], points[usable], keyframe.image[usable],
+                   keyframe.confidence[usable], depth[usable])
 
     def merge(self, store: VoxelStore, stores: Sequence[VoxelStore], points: np.ndarray,
               colors: np.ndarray, confidence: np.ndarray, depth: np.ndarray) -> int:
@@ -168,7 +192,9 @@ class VoxelMap:
             fresh = store.update(batch, self.tick)
             room = self._config.max_voxels - sum(map(len, stores))
             if len(fresh) > room:
-                self._evict(stores, len(fresh))
+                surplus = (sum(map(len, stores)) + len(fresh)
+                           - int(EVICTION_TARGET * self._config.max_voxels))
+                self.evicted += evict(stores, surplus, self.tick)
                 room = self._config.max_voxels - sum(map(len, stores))
             if len(fresh) > room:
                 best = np.argsort(-fresh.sums[:, CONFIDENCE], kind='stable')[:room]
@@ -187,11 +213,12 @@ class VoxelMap:
 
     def tree(self) -> dict[str, Any]:
         """Return the counters for a saved map."""
-        return vars_of(self.counters())
+        return {**vars_of(self.counters()), 'carving': vars_of(self._carver.counters())}
 
     def counters(self) -> VoxelCounters:
         """Return the counters, which `restore` takes."""
-        return VoxelCounters(self.voxel_size, self.evicted, self.out_of_reach, self.tick)
+        return VoxelCounters(self.voxel_size, self.evicted, self.out_of_reach, self.tick,
+                             self._carver.counters())
 
     def read(self, node: SavedNode) -> VoxelCounters:
         """Return saved counters; raise ValueError if they do not fit the settings."""
@@ -199,12 +226,13 @@ class VoxelMap:
         if wanted not in (0.0, size):
             raise node.fault('voxel_size', f'{wanted} as configured', size)
         return VoxelCounters(size, node.integer('evicted'), node.integer('out_of_reach'),
-                             node.integer('tick', 0, MAX_TICK))
+                             node.integer('tick', 0, MAX_TICK), read_counters(node))
 
     def restore(self, counters: VoxelCounters) -> None:
         """Take over counters that `read` returned."""
         self.voxel_size, self.tick = counters.voxel_size, counters.tick
         self.evicted, self.out_of_reach = counters.evicted, counters.out_of_reach
+        self._carver.restore(counters.carving)
 
     def store_tree(self, store: VoxelStore) -> dict[str, Any]:
         """Return a store for a saved map."""
@@ -220,34 +248,6 @@ class VoxelMap:
         if voxels > self._config.max_voxels:
             raise ValueError(f'voxels: expected {self._config.max_voxels} voxels at most '
                              f'(max_voxels), got {voxels}')
-
-    def _evict(self, stores: Sequence[VoxelStore], fresh: int) -> None:
-        """Remove the least recently observed voxels, so that `fresh` new ones fill 98 %."""
-        # How many voxels each keyframe observed last, from the oldest of these keyframes on.
-        oldest = min(int(store.observed_at.min(initial=self.tick)) for store in stores)
-        newest = self.tick - oldest
-        ages = np.zeros(newest + 1, np.int64)
-        for store in stores:
-            ages += np.bincount(store.observed_at - oldest, minlength=newest + 1)
-        if not newest:
-            return
-        stale = np.cumsum(ages[:newest])  # what this keyframe observes stays
-        surplus = (sum(map(len, stores)) + fresh
-                   - int(EVICTION_TARGET * self._config.max_voxels))
-        surplus = min(surplus, int(stale[-1]))
-        if surplus <= 0:
-            return
-        last = int(np.searchsorted(stale, surplus))
-        tied = [np.flatnonzero(store.observed_at == oldest + last) for store in stores]
-        weights = [store.weights[rows] for store, rows in zip(stores, tied, strict=True)]
-        wanted = surplus - int(stale[last] - ages[last])
-        chosen = np.zeros(sum(map(len, tied)), bool)
-        chosen[np.argsort(np.concatenate(weights), kind='stable')[:wanted]] = True
-        by_store = np.split(chosen, np.cumsum([len(rows) for rows in tied])[:-1])
-        for store, rows, which in zip(stores, tied, by_store, strict=True):
-            older = np.flatnonzero(store.observed_at < oldest + last)
-            store.remove(np.sort(np.concatenate([older, rows[which]])))
-        self.evicted += surplus
 
 
 def _moved_sums(part: VoxelPart) -> np.ndarray:

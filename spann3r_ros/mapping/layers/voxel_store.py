@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
+from .point_blocks import PointBlocks
+
 # A key packs three signed 21-bit cell indices into one int64.
 KEY_BITS = 21
 KEY_REACH = 1 << (KEY_BITS - 1)
@@ -28,13 +30,15 @@ class VoxelRows:
     """The voxels of a fragment: `sums` float64 [n, 8], see COLUMNS.
 
     `observations` int32 [n] is how many keyframes observed a voxel, `observed_at` int32 [n] the
-    number of the last one. `sorted_keys` int64 [n] are the keys in ascending order, `key_rows`
-    int32 [n] the row of each of them.
+    number of the last one. `balance` int8 [n] is how many more keyframes saw it than saw through
+    it, as far as these were compared with it. `sorted_keys` int64 [n] are the keys in ascending
+    order, `key_rows` int32 [n] the row of each of them.
     """
 
     sums: np.ndarray
     observations: np.ndarray
     observed_at: np.ndarray
+    balance: np.ndarray
     sorted_keys: np.ndarray
     key_rows: np.ndarray
 
@@ -72,6 +76,8 @@ class VoxelStore:
         self._sums = np.empty((LEAST_CAPACITY, COLUMNS))
         self._observations = np.empty(LEAST_CAPACITY, np.int32)
         self._observed_at = np.empty(LEAST_CAPACITY, np.int32)
+        self._balance = np.zeros(0, np.int8)  # replaced and never changed: `rows` gives it away
+        self._points = PointBlocks()
         self._index_keys = np.zeros(0, np.int64)  # ascending
         self._index_rows = np.zeros(0, np.int32)
         self._shared = False
@@ -88,6 +94,9 @@ class VoxelStore:
         store._sums[:len(rows)] = rows.sums
         store._observations[:len(rows)] = rows.observations
         store._observed_at[:len(rows)] = rows.observed_at
+        store._balance = rows.balance.copy()
+        store._points.reserve(len(rows))
+        store._points.append(mean_points(rows.sums))
         return store
 
     def __len__(self) -> int:
@@ -104,6 +113,20 @@ class VoxelStore:
         """Return the sum of the weights of each row, float64 [n]."""
         return self._sums[:len(self), WEIGHT]
 
+    @property
+    def balance(self) -> np.ndarray:
+        """Return the balance of each row, int8 [n]; it is not to be changed."""
+        return self._balance
+
+    @property
+    def points(self) -> PointBlocks:
+        """Return the mean points of the rows."""
+        return self._points
+
+    def set_balance(self, balance: np.ndarray) -> None:
+        """Take over the balance of all rows, int8 [n]."""
+        self._balance = balance
+
     def rows(self) -> VoxelRows:
         """Return the voxels without a copy: the store copies them before it changes them."""
         size = len(self)
@@ -111,13 +134,14 @@ class VoxelStore:
             self._spare = None  # the voxels have not changed: they are those of an old fragment
         self._shared = True
         return VoxelRows(self._sums[:size], self._observations[:size], self._observed_at[:size],
-                         self._index_keys, self._index_rows)
+                         self._balance, self._index_keys, self._index_rows)
 
     def __deepcopy__(self, _: dict[int, object]) -> VoxelStore:
         """Return a copy; the rows are shared until one of both changes them."""
         other = VoxelStore()
         other._sums, other._observations, other._observed_at = self._columns
         other._index_keys, other._index_rows = self._index_keys, self._index_rows
+        other._balance, other._points = self._balance, self._points.copy()
         self._shared = other._shared = True
         return other
 
@@ -132,9 +156,11 @@ class VoxelStore:
         self._own()
         sums = self._sums.take(rows, axis=0)
         sums += batch.sums.take(seen, axis=0)
+        points = mean_points(sums)
         # A row that is written as one item takes half the time.
         row = np.dtype((np.void, sums.itemsize * COLUMNS))
         self._sums.view(row)[rows] = sums.view(row)
+        self._points.set(rows, points)
         self._observations[rows] += 1
         self._observed_at[rows] = tick
         return batch.take(np.flatnonzero(~known))
@@ -147,8 +173,13 @@ class VoxelStore:
         places = np.searchsorted(self._index_keys, batch.keys)
         keys = np.insert(self._index_keys, places, batch.keys)
         rows = np.insert(self._index_rows, places, np.arange(old, size, dtype=np.int32))
+        balance = np.concatenate([self._balance, np.ones(len(batch), np.int8)])
+        points = mean_points(batch.sums)
+        self._points.reserve(size)
         self._own()
         self._grow(size)
+        self._points.append(points)
+        self._balance = balance
         self._sums[old:size] = batch.sums
         self._observations[old:size] = 1
         self._observed_at[old:size] = tick
@@ -167,9 +198,13 @@ class VoxelStore:
         new_row[moved] = gaps
         kept = staying[self._index_rows]
         keys, rows = self._index_keys[kept], new_row[self._index_rows[kept]]
+        balance = self._balance[:left].copy()
+        balance[gaps] = self._balance[moved]
         self._own()
         for column in (self._sums, self._observations, self._observed_at):
             column[gaps] = column[moved]
+        self._points.remove(gaps, moved, left)
+        self._balance = balance
         self._index_keys, self._index_rows = keys, rows
 
     def _own(self) -> None:
@@ -250,3 +285,8 @@ def voxel_keys(points: np.ndarray, voxel_size: float) -> tuple[np.ndarray, np.nd
     # numpy is slow at many rows of three: it computes one column at a time.
     x, y, z = (cells[:, axis].astype(np.int64) + KEY_REACH for axis in range(3))
     return (x << 2 * KEY_BITS) | (y << KEY_BITS) | z, near
+
+
+def mean_points(sums: np.ndarray) -> np.ndarray:
+    """Return the mean points of sums [n, 8], float32 [3, n]."""
+    return np.stack([sums[:, axis] / sums[:, WEIGHT] for axis in range(3)]).astype(np.float32)
