@@ -80,11 +80,13 @@ class Rig:
 
     def add(self, keyframes: Iterable[Keyframe], metric: bool = True) -> None:
         for one in keyframes:
-            unit = similarity_scale(self.places[-1]) if metric else None
-            self.layer.integrate(self.stores[-1], self.stores, one, one.points, unit)
+            self.layer.integrate(self.stores[-1], self.located(), one, one.points, metric)
+
+    def located(self) -> list[tuple[OccupancyStore, np.ndarray]]:
+        return list(zip(self.stores, self.places, strict=True))
 
     def grid(self) -> Grid:
-        return self.view(self.layer.snapshot(zip(self.stores, self.places, strict=True)))
+        return self.view(self.layer.snapshot(self.located()))
 
 
 def states(grid: Grid, x: np.ndarray, y: np.ndarray) -> np.ndarray:

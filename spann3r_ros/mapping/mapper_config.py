@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 
 from spann3r_ros.core.settings import RUNNING, check_settings, setting
 
+from .occupancy.grid_config import GridConfig
+
 
 @dataclass(frozen=True)
 class KeyframeConfig:
@@ -112,6 +114,7 @@ class MapperConfig:
     sight: SightConfig = field(default_factory=SightConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
     field_of_view: str = setting(
         'crop', 'crop: the network sees the middle of a wide image; letterbox: it sees the whole '
         'image, smaller', choices=('crop', 'letterbox'))

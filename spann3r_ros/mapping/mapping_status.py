@@ -27,6 +27,7 @@ class MappingStatus:
     `keyframes_left_out` counts keyframes without a pose, whose points did not enter the map.
     `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
     share of the newest image that the network sees; it is NaN before the first image.
+    `grid_reason` is why the map has no occupancy grid, or empty.
     """
 
     phase: str
@@ -48,6 +49,7 @@ class MappingStatus:
     voxels_evicted: int
     kept: KeptReport
     memory: MemoryReport
+    grid_reason: str = ''
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ def wall_cells(grid: Grid, map_from_world: np.ndarray = SHIFT) -> np.ndarray:
     """Return which stretches of one centimetre of the walls lie in an occupied cell."""
     x = np.arange(-2.99, 3.0, 0.01)
     y = np.arange(-1.99, 2.0, 0.01)
-    points = np.concatenate([np.stack([side * np.full_like(y, 3.0), y], axis=1) for side in (-1, 1)]
-                            + [np.stack([x, side * np.full_like(x, 2.0)], axis=1)
-                               for side in (-1, 1)])
+    points = np.concatenate([
+        *(np.stack([side * np.full_like(y, 3.0), y], axis=1) for side in (-1, 1)),
+        *(np.stack([x, side * np.full_like(x, 2.0)], axis=1) for side in (-1, 1))])
     points = np.pad(points, ((0, 0), (0, 1)))
     moved = transform_points(map_from_world, points)
     return states(grid, moved[:, 0], moved[:, 1]) == OCCUPIED

@@ -118,7 +118,8 @@ class Atlas:
         """
         fragment = self.fragments[keyframe.fragment_id]
         for layer in self._layers if points is not None else ():
-            layer.integrate(fragment.stores[layer.name], self.stores(layer.name), keyframe, points)
+            layer.integrate(fragment.stores[layer.name], self.located_stores(layer.name),
+                            keyframe, points, fragment.scale.metric)
         fragment.received += 1
         if keyframe.pose is None:
             return

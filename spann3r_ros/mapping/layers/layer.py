@@ -19,6 +19,8 @@ class Layer(Protocol):
     """
 
     name: str
+    # Whether a saved map may lack the layer; its counters are None then.
+    optional: bool
 
     def counters(self) -> Any:  # noqa: ANN401
         """Return the counters, which `restore` takes."""
@@ -26,11 +28,13 @@ class Layer(Protocol):
     def new_store(self) -> Sized:
         """Return the empty store of a new fragment; its length is zero while it is empty."""
 
-    def integrate(self, store: Any, stores: Sequence[Any],  # noqa: ANN401
-                  keyframe: Keyframe, points: np.ndarray) -> None:
-        """Add a keyframe to the store of its fragment; `stores` are those of all fragments.
+    def integrate(self, store: Any, located: Sequence[tuple[Any, np.ndarray]],  # noqa: ANN401
+                  keyframe: Keyframe, points: np.ndarray, metric: bool = False) -> None:
+        """Add a keyframe to the store of its fragment.
 
-        `points` [h, w, 3] are those of the keyframe, in the fragment; NaN where unknown.
+        `located` are the stores of all fragments, each with its `map_from_fragment` [4, 4].
+        `points` [h, w, 3] are those of the keyframe, in the fragment; NaN where unknown. The map
+        is in metres if `metric`.
         """
 
     def clear(self) -> None:

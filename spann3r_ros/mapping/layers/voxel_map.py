@@ -109,6 +109,7 @@ class VoxelMap:
     """
 
     name = 'voxels'
+    optional = False
 
     def __init__(self, config: VoxelMapConfig) -> None:
         self._config = config
@@ -127,13 +128,14 @@ class VoxelMap:
         """Return the empty store of a new fragment."""
         return VoxelStore()
 
-    def integrate(self, store: VoxelStore, stores: Sequence[VoxelStore], keyframe: Keyframe,
-                  points: np.ndarray) -> None:
+    def integrate(self, store: VoxelStore, located: Sequence[tuple[VoxelStore, np.ndarray]],
+                  keyframe: Keyframe, points: np.ndarray, metric: bool = False) -> None:
         """Merge the points [h, w, 3] of a keyframe, as `Layer.integrate` describes."""
         # The depth of a keyframe without a pose is not known.
         depth = keyframe.depth if keyframe.pose is not None else np.linalg.norm(points, axis=-1)
-        self.merge(store, stores, points.reshape(-1, 3), keyframe.image.reshape(-1, 3),
-                   keyframe.confidence.reshape(-1), depth.reshape(-1))
+        self.merge(store, [one for one, _ in located], points.reshape(-1, 3),
+                   keyframe.image.reshape(-1, 3), keyframe.confidence.reshape(-1),
+                   depth.reshape(-1))
 
     def merge(self, store: VoxelStore, stores: Sequence[VoxelStore], points: np.ndarray,
               colors: np.ndarray, confidence: np.ndarray, depth: np.ndarray) -> int:

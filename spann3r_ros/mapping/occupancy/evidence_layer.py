@@ -70,6 +70,7 @@ class Occupancy:
     """
 
     name = 'occupancy'
+    optional = True
 
     def __init__(self, config: GridConfig, min_confidence: float) -> None:
         self.configure(config, min_confidence)
@@ -81,15 +82,15 @@ class Occupancy:
 
     def clear(self) -> None:
         """Begin a new map: reset the counters."""
-        self.restore(OccupancyCounters(0.0, 0, 0))
+        self.restore(None)
 
     def new_store(self) -> OccupancyStore:
         """Return the empty store of a new fragment."""
         return OccupancyStore()
 
-    def integrate(self, store: OccupancyStore, stores: Sequence[OccupancyStore],
-                  keyframe: Keyframe, points: np.ndarray,
-                  metres_per_unit: float | None = None) -> None:
+    def integrate(self, store: OccupancyStore,
+                  located: Sequence[tuple[OccupancyStore, np.ndarray]], keyframe: Keyframe,
+                  points: np.ndarray, metric: bool = False) -> None:
         """Add what a keyframe saw, as `Layer.integrate` describes.
 
         Pixels without a depth, or below the confidence of the map, add nothing. Where the keyframe
@@ -103,7 +104,9 @@ class Occupancy:
         if keyframe.pose is None or not known.any():
             return
         if not store.cell_size:
-            store.cell_size = self._cell_size(keyframe.depth[known], metres_per_unit)
+            place = next(place for one, place in located if one is store)
+            store.cell_size = (self._config.cell_size / similarity_scale(place) if metric
+                               else self._automatic_size(keyframe.depth[known]))
         cell_size = store.cell_size
         reach = np.float32(self._config.max_range / self._config.resolution * cell_size)
         keys, misses = free_cells(
@@ -124,7 +127,7 @@ class Occupancy:
         evidence[free_rows] = np.maximum(evidence[free_rows], LOWEST + loss) - loss
         evidence[hit_rows, cells] = np.minimum(
             evidence[hit_rows, cells], HIGHEST - hits) + hits
-        self._bound(stores)
+        self._bound([one for one, _ in located])
 
     def snapshot(self, parts: Iterable[tuple[OccupancyStore, np.ndarray]]) -> OccupancySnapshot:
         """Return the present evidence of stores, each with its `map_from_fragment` [4, 4]."""
@@ -135,8 +138,9 @@ class Occupancy:
         """Return the counters, which `restore` takes."""
         return OccupancyCounters(self._automatic, self.evicted, self.tick)
 
-    def restore(self, counters: OccupancyCounters) -> None:
-        """Take over counters that `read` or `counters` returned."""
+    def restore(self, counters: OccupancyCounters | None) -> None:
+        """Take over counters that `read` or `counters` returned; None: those of a new map."""
+        counters = counters or OccupancyCounters(0.0, 0, 0)
         self._automatic, self.evicted, self.tick = (counters.cell_size, counters.evicted,
                                                     counters.tick)
 
@@ -178,9 +182,7 @@ class Occupancy:
             raise node.fault('cell_size', 'a size above zero', size)
         return OccupancyStore.of(EvidenceBlocks(keys, evidence, size), observed_at)
 
-    def _cell_size(self, depths: np.ndarray, metres_per_unit: float | None) -> float:
-        if metres_per_unit is not None:
-            return self._config.cell_size / metres_per_unit
+    def _automatic_size(self, depths: np.ndarray) -> float:
         if not self._automatic:
             self._automatic = AUTOMATIC_SHARE * float(np.median(depths))
         return self._automatic
@@ -198,7 +200,7 @@ class Occupancy:
         return DepthView(keyframe.pose.fragment_from_camera, keyframe.intrinsics, limit, weight)
 
     def _bound(self, stores: Sequence[OccupancyStore]) -> None:
-        """Remove the blocks observed least recently beyond the bound, but none of this keyframe."""
+        """Remove the blocks observed least recently, beyond the bound; none of this keyframe."""
         blocks, most = sum(map(len, stores)), self._config.max_cells // CELLS
         if blocks <= most:
             return
@@ -212,11 +214,6 @@ class Occupancy:
         for store, removed in zip(stores, np.split(chosen, ends), strict=True):
             if removed.any():
                 store.keep(~removed)
-
-
-def metres_per_unit(map_from_fragment: np.ndarray, metric: bool) -> float | None:
-    """Return the metres of one unit of a fragment, if the map is in metres; None otherwise."""
-    return similarity_scale(map_from_fragment) if metric else None
 
 
 def _gathered(points: np.ndarray, confidence: np.ndarray,

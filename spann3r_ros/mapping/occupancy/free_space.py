@@ -38,7 +38,7 @@ class DepthView:
 
 
 def free_cells(view: DepthView, cell_size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the keys int64 [n], ascending, and the weights uint8 [n, 512] of blocks with free cells.
+    """Return keys int64 [n], ascending, and weights uint8 [n, 512] of the blocks with free cells.
 
     The weight of a cell is that of the pixel in which its centre is seen; 0 if it is not free.
     """

@@ -11,7 +11,7 @@ from .occupancy_store import CELLS, EDGE, EDGE_BITS, EvidenceBlocks, cells_of, p
 
 CHUNK = 128
 LAST = EDGE - 1
-# A shift by whole blocks, to this share of a block, needs no other cells.
+# A place that differs by this share from a shift by whole blocks needs no other cells.
 EXACT = 1e-6
 # The largest table of rows by block coordinates; larger fragments are searched by key.
 MOST_TABLE = 8_000_000
@@ -28,7 +28,8 @@ def moved_blocks(blocks: EvidenceBlocks, map_from_fragment: np.ndarray, cell_siz
     if not len(blocks):
         return EvidenceBlocks(blocks.keys, blocks.evidence, cell_size)
     shift = map_from_fragment[:3, 3] / (EDGE * cell_size)
-    if (np.array_equal(map_from_fragment[:3, :3], np.eye(3)) and blocks.cell_size == cell_size
+    ratio = map_from_fragment[:3, :3] * (blocks.cell_size / cell_size)
+    if (np.abs(ratio - np.eye(3)).max() < EXACT
             and np.abs(shift - np.rint(shift)).max() < EXACT):
         place = unpack(blocks.keys) + np.rint(shift).astype(np.int64)
         return EvidenceBlocks(pack(place), blocks.evidence, cell_size)

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Map and path: latched topics, whose messages are made and published on a separate thread."""
+"""Map, path and grid: latched topics, whose messages are made and published on another thread."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 
+from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import LifecyclePublisher
 from std_msgs.msg import Header
 
-from spann3r_ros.mapping.fragments.atlas import PathView
-from spann3r_ros.mapping.layers.voxel_map import VoxelSnapshot
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.occupancy.occupancy_grid import GridView, NoFloorError
 from spann3r_ros.ros import conversions
 
 # Map and path grow, and so does the time to publish them. The pause between two messages is made
@@ -19,51 +19,51 @@ from spann3r_ros.ros import conversions
 REFRESH_SHARE = 0.05
 
 
-class LatchedViews:
-    """Publishes ~/map_points and ~/path from snapshots of the map.
+# Makes a message; None if there is nothing to publish.
+Build = Callable[[], object | None]
 
-    The methods are called on the worker thread, which only takes the snapshots. A change counts as
-    published once its message was sent. `failed` is called with an exception on another thread.
+
+class LatchedTopics:
+    """Publishes views of the map, if they changed and are due, on the thread of an executor.
+
+    The methods are called on the worker thread, where `_prepare` takes the snapshots. A change
+    counts as published once its message was sent. `failed` is called with an exception on another
+    thread.
     """
 
-    def __init__(self, cloud: LifecyclePublisher, path: LifecyclePublisher, period_sec: float,
-                 max_cloud_bytes: int, failed: Callable[[Exception], None]) -> None:
-        self._cloud, self._path = cloud, path
-        self.configure(period_sec, max_cloud_bytes)
-        self._failed = failed
-        self._executor = ThreadPoolExecutor(1, 'map_views')
+    def __init__(self, publishers: Sequence[LifecyclePublisher], executor: ThreadPoolExecutor,
+                 period_sec: float, failed: Callable[[Exception], None]) -> None:
+        self._executor, self._failed = executor, failed
+        self._period_sec = self._rest_sec = period_sec
         self._running: Future | None = None
         self._version = 0  # of the map
-        self._published = {cloud: 0, path: 0}
+        self._published = dict.fromkeys(publishers, 0)
         self._ended_sec = float('-inf')
-
-    def configure(self, period_sec: float, max_cloud_bytes: int) -> None:
-        """Use another period and another size of clouds."""
-        self._period_sec = self._rest_sec = period_sec
-        self._max_cloud_bytes = max_cloud_bytes
 
     def change(self) -> None:
         """Record that the map has changed."""
         self._version += 1
 
     def refresh(self, mapper: Mapper, header: Header, force: bool = False) -> None:
-        """Publish map and path if they changed, are due and have subscribers.
+        """Publish what changed, is due and has subscribers.
 
-        With `force`, they are published if they changed, before this method returns.
+        With `force`, it is published if it changed, before this method returns.
         """
         due = self._due(force)
-        if not due:
+        builds = self._prepare(mapper, header, due) if due else {}
+        if not builds:
             return
-        snapshot = mapper.snapshot() if self._cloud in due else None
-        path = mapper.path() if self._path in due else None
-        self._running = self._executor.submit(self._publish, snapshot, path, header,
-                                              self._version)
+        self._running = self._executor.submit(self._publish, builds, self._version)
         if force:
             self._running.result()
 
-    def destroy(self) -> None:
-        """End the thread after the message in progress."""
-        self._executor.shutdown()
+    def _prepare(self, mapper: Mapper, header: Header,
+                 due: Sequence[LifecyclePublisher]) -> dict[LifecyclePublisher, Build]:
+        """Return what makes the messages of publishers, from snapshots of the map."""
+        raise NotImplementedError
+
+    def _set_period(self, period_sec: float) -> None:
+        self._period_sec = self._rest_sec = period_sec
 
     def _due(self, force: bool) -> list[LifecyclePublisher]:
         if self._running is not None and not self._running.done():
@@ -72,21 +72,18 @@ class LatchedViews:
             self._running.result()
         if not force and monotonic() - self._ended_sec < self._rest_sec:
             return []
-        return [one for one in (self._cloud, self._path)
-                if one.is_activated and self._published[one] != self._version
+        return [one for one, published in self._published.items()
+                if one.is_activated and published != self._version
                 and (force or one.get_subscription_count() > 0)]
 
-    def _publish(self, snapshot: VoxelSnapshot | None, path: PathView | None, header: Header,
-                 version: int) -> None:
+    def _publish(self, builds: dict[LifecyclePublisher, Build], version: int) -> None:
         began_sec = monotonic()
         try:
-            if snapshot is not None:
-                self._cloud.publish(conversions.map_cloud(
-                    snapshot.cloud(), header, self._max_cloud_bytes))
-                self._published[self._cloud] = version
-            if path is not None:
-                self._path.publish(conversions.serialized_path(path, header))
-                self._published[self._path] = version
+            for publisher, build in builds.items():
+                message = build()
+                if message is not None:
+                    publisher.publish(message)
+                self._published[publisher] = version
         # The map stays unpublished and is tried again; the owner reports the error.
         except Exception as error:
             self._failed(error)
@@ -94,3 +91,74 @@ class LatchedViews:
         if self._period_sec:
             took_sec = self._ended_sec - began_sec
             self._rest_sec = max(self._period_sec, took_sec / REFRESH_SHARE)
+
+
+class LatchedViews(LatchedTopics):
+    """Publishes ~/map_points and ~/path."""
+
+    def __init__(self, cloud: LifecyclePublisher, path: LifecyclePublisher, period_sec: float,
+                 max_cloud_bytes: int, failed: Callable[[Exception], None]) -> None:
+        self.executor = ThreadPoolExecutor(1, 'map_views')
+        super().__init__((cloud, path), self.executor, period_sec, failed)
+        self._cloud, self._path = cloud, path
+        self._max_cloud_bytes = max_cloud_bytes
+
+    def configure(self, period_sec: float, max_cloud_bytes: int) -> None:
+        """Use another period and another size of clouds."""
+        self._set_period(period_sec)
+        self._max_cloud_bytes = max_cloud_bytes
+
+    def destroy(self) -> None:
+        """End the thread after the message in progress."""
+        self.executor.shutdown()
+
+    def _prepare(self, mapper: Mapper, header: Header,
+                 due: Sequence[LifecyclePublisher]) -> dict[LifecyclePublisher, Build]:
+        builds: dict[LifecyclePublisher, Build] = {}
+        if self._cloud in due:
+            snapshot, most = mapper.snapshot(), self._max_cloud_bytes
+            builds[self._cloud] = lambda: conversions.map_cloud(snapshot.cloud(), header, most)
+        if self._path in due:
+            path = mapper.path()
+            builds[self._path] = lambda: conversions.serialized_path(path, header)
+        return builds
+
+
+class LatchedGrid(LatchedTopics):
+    """Publishes ~/map; `missing` is why not, or empty, and `changed` is called with it.
+
+    `changed` is called on the executor's thread or that of the worker.
+    """
+
+    def __init__(self, grid: LifecyclePublisher, executor: ThreadPoolExecutor, period_sec: float,
+                 failed: Callable[[Exception], None], changed: Callable[[str], None]) -> None:
+        super().__init__((grid,), executor, period_sec, failed)
+        self._grid, self._changed = grid, changed
+        self._view = GridView()
+        self.missing = ''
+
+    def configure(self, period_sec: float) -> None:
+        """Use another period."""
+        self._set_period(period_sec)
+
+    def _prepare(self, mapper: Mapper, header: Header,
+                 due: Sequence[LifecyclePublisher]) -> dict[LifecyclePublisher, Build]:
+        if mapper.grid_reason:
+            self._note(mapper.grid_reason)
+            return {}
+        snapshot = mapper.grid_snapshot()
+
+        def build() -> OccupancyGrid | None:
+            try:
+                grid = self._view(snapshot)
+            except NoFloorError as error:
+                self._note(str(error))
+                return None
+            self._note('')
+            return conversions.to_occupancy_grid(grid, header) if grid.values.size else None
+        return {self._grid: build}
+
+    def _note(self, missing: str) -> None:
+        if missing != self.missing:
+            self.missing = missing
+            self._changed(missing)
