@@ -117,11 +117,7 @@ class Session:
         self._tf.configure(settings.node)
         with self._status_lock:
             self._diagnostics.configure(settings.node.diagnostics)
-
-        def apply() -> None:
-            self._runner.mapper.configure(settings.mapper)
-            self._publishers.configure(settings)
-        self._runner.call(apply)
+        self._runner.configure(settings.mapper, lambda: self._publishers.configure(settings))
 
     def reset(self) -> str:
         """Begin a new map and drop the waiting frames; keep the accounts. Return a message."""

@@ -31,6 +31,9 @@ RUNNING_NAMES = {
     *(f'diagnostics.{name}' for name in ('stale_after_sec', 'max_dropped_share')),
     *(f'keyframes.{name}' for name in ('stride', 'min_interval_sec', 'max_full_bytes',
                                        'max_bytes')),
+    *(f'grid.{name}' for name in (
+        'min_height', 'max_height', 'max_range', 'floor', 'floor_height', 'min_free_share',
+        'period_sec', 'force')),
     *(f'sight.{name}' for name in ('check', 'min_detail', 'min_sharpness')),
     *(f'pose.{name}' for name in (
         'min_confidence', 'best_fraction', 'max_points', 'ransac_iterations', 'max_reprojection',

@@ -18,12 +18,13 @@ from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 
 from .free_space import DepthView, free_cells
 from .grid_config import GridConfig
-from .occupancy_store import CELLS, EDGE, EvidenceBlocks, OccupancyStore, cells_of
+from .occupancy_store import CELLS, EDGE, EvidenceBlocks, OccupancyStore, cells_of_indices
 
 # Evidence is in steps of 1 / 32 of a unit of the logarithm of odds. A point of confidence 1 adds
 # HIT, a free cell seen with confidence 1 loses MISS. The bounds are such that ten misses free a
 # cell, whatever was seen before.
 HIT, MISS = 27, 18
+GAIN_BITS = 5
 LOWEST, HIGHEST = -64, 80
 # A cell counts as free in front of a surface if it is nearer by this share of a cell and of depth.
 MARGIN_CELLS, MARGIN_SHARE = 0.5, 0.01
@@ -222,14 +223,28 @@ def _gathered(points: np.ndarray, confidence: np.ndarray,
 
     The most confident point of a cell counts. Points out of reach of the keys are left out.
     """
-    near = finite_points(points) & (
-        np.abs(points) < (KEY_REACH - 1) * EDGE * cell_size).all(axis=1)
+    near = finite_points(points)
+    for axis in range(3):
+        near &= np.abs(points[:, axis]) < (KEY_REACH - 1) * EDGE * cell_size
     if not near.all():
         points, confidence = points[near], confidence[near]
-    blocks, cells = cells_of(points, cell_size)
-    order = np.lexsort((-confidence, cells, blocks))
-    blocks, cells = blocks[order], cells[order]
-    first = np.ones(len(order), bool)
-    first[1:] = (np.diff(blocks) != 0) | (np.diff(cells) != 0)
-    gain = np.maximum(np.rint(HIT * confidence[order][first]), 1.0).astype(np.int8)
-    return blocks[first], cells[first], gain
+    if not len(points):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int8)
+    gain = np.maximum(np.rint(HIT * confidence), 1.0).astype(np.int64)
+    cells = [np.floor(points[:, axis] / cell_size).astype(np.int64) for axis in range(3)]
+    least = [one.min() for one in cells]
+    sizes = [int(one.max() - low) + 1 for one, low in zip(cells, least, strict=True)]
+    number = ((cells[0] - least[0]) * sizes[1] + cells[1] - least[1]) * sizes[2] + (
+        cells[2] - least[2])
+    # Cell and gain in one number: one sort brings the points of a cell together, the best last.
+    number = np.sort((number << GAIN_BITS) | gain)
+    cell = number >> GAIN_BITS
+    last = np.ones(len(cell), bool)
+    np.not_equal(cell[1:], cell[:-1], out=last[:-1])
+    gain = (number[last] & ((1 << GAIN_BITS) - 1)).astype(np.int8)
+    cell = cell[last]
+    blocks, inside = cells_of_indices(
+        (cell // (sizes[1] * sizes[2]) + least[0], cell // sizes[2] % sizes[1] + least[1],
+         cell % sizes[2] + least[2]))
+    order = np.argsort(blocks, kind='stable')
+    return blocks[order], inside[order], gain[order]

@@ -8,7 +8,7 @@ import numpy as np
 
 from spann3r_ros.mapping.layers.voxel_store import KEY_BITS
 
-from .occupancy_store import EDGE, EvidenceBlocks, unpack
+from .occupancy_store import EDGE, EvidenceBlocks, column_bits, unpack
 
 # The floor is sought among the lowest occupied cells of all columns, in windows of this height.
 WINDOW_M = 0.25
@@ -17,6 +17,9 @@ WINDOW_M = 0.25
 LEAST_AREA_M2, LEAST_SHARE, LEAST_PEAK = 0.5, 0.1, 0.3
 # Cells within this distance of the plane fit to it, in the first rounds and in the last.
 DISTANCES_M = (0.2, 0.15, 0.1, 0.1, 0.075, 0.075)
+# By a byte: its lowest bit that is set.
+LOWEST_BIT = np.array([np.inf, *(float((n & -n).bit_length() - 1) for n in range(1, 256))],
+                      np.float32)
 MAX_SLOPE = float(np.tan(np.radians(5.0)))
 
 
@@ -87,15 +90,12 @@ def _floor_cells(blocks: EvidenceBlocks, occupied_evidence: int,
     They are the lowest occupied cells of the columns whose free cells all lie above. Below a
     ceiling and below a table top there is free space; in a wall there is none.
     """
-    some = np.flatnonzero((blocks.evidence != 0).any(axis=1))
-    if not len(some):
+    if not len(blocks):
         return (np.zeros(0),) * 3
-    evidence = blocks.evidence[some].reshape(-1, EDGE * EDGE, EDGE)
-    keys = blocks.keys[some]
-    place = unpack(keys)
-    starts = np.flatnonzero(np.diff(keys >> KEY_BITS, prepend=-1))
-    lowest = [_lowest(cells, place, starts) for cells in (
-        evidence >= occupied_evidence, evidence <= free_evidence)]
+    place = unpack(blocks.keys)
+    starts = np.flatnonzero(np.diff(blocks.keys >> KEY_BITS, prepend=-1))
+    lowest = [_lowest(column_bits(cells), place, starts) for cells in (
+        blocks.evidence >= occupied_evidence, blocks.evidence <= free_evidence)]
     rows, columns = np.nonzero((lowest[0] < lowest[1]) & np.isfinite(lowest[1]))
     first = place[starts[rows]]
     return tuple((cells + 0.5) * blocks.cell_size for cells in (
@@ -103,7 +103,6 @@ def _floor_cells(blocks: EvidenceBlocks, occupied_evidence: int,
         lowest[0][rows, columns]))
 
 
-def _lowest(cells: np.ndarray, place: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return the levels [columns of blocks, 64] of the lowest of cells bool [n, 64, 8], or inf."""
-    level = np.where(cells.any(axis=2), place[:, 2:] * EDGE + cells.argmax(axis=2), np.inf)
-    return np.minimum.reduceat(level, starts, axis=0)
+def _lowest(bits: np.ndarray, place: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the levels [columns of blocks, 64] of the lowest cells of bits [n, 64], or inf."""
+    return np.minimum.reduceat(place[:, 2:] * EDGE + LOWEST_BIT[bits], starts, axis=0)

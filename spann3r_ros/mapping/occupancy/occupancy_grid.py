@@ -13,7 +13,7 @@ from .evidence_layer import OccupancyPart, OccupancySnapshot
 from .floor_plane import Floor, find_floor
 from .grid_config import GridConfig
 from .moved_evidence import moved_blocks
-from .occupancy_store import CELLS, EDGE, EvidenceBlocks, unpack
+from .occupancy_store import CELLS, EDGE, EvidenceBlocks, column_bits, unpack
 
 # Evidence of an occupied cell, more than one keyframe can give, and of a free cell.
 OCCUPIED_EVIDENCE, FREE_EVIDENCE = 28, -8
@@ -24,6 +24,10 @@ TILE_BLOCKS = 4
 # A free cell of the grid is seen to be free this close above `min_height`, or its floor is seen:
 # otherwise a low obstacle may be hidden there.
 LOW_M = 0.15
+# By a number n up to 8: the lowest n bits. By a byte: how many bits are set.
+BITS_BELOW = (2 ** np.arange(EDGE + 1) - 1).astype(np.uint8)
+BIT_COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(
+    axis=1, dtype=np.uint8)
 NO_FLOOR = 'no floor is seen'
 
 
@@ -96,22 +100,19 @@ def project(blocks: EvidenceBlocks, floor: Floor, config: GridConfig) -> Grid:
     A cell is occupied if the evidence of any cell between the heights is. It is free if none is,
     enough of them are free, and its floor or a free cell close above `min_height` is seen.
     """
-    size = config.cell_size
+    size, evidence = config.cell_size, blocks.evidence
     place, x, y = columns_of(blocks)
-    # z of the cells [n, 1, 8] above the floor of their columns [n, 64, 1].
-    z = (place[:, 2:, None] * EDGE + np.arange(EDGE) + 0.5) * size
-    height = (z - floor.height_at(x, y)[..., None]).astype(np.float32)  # [n, 64, 8]
-    evidence = blocks.evidence.reshape(len(blocks), EDGE * EDGE, EDGE)
-    band = (height >= config.min_height) & (height < config.max_height)
-    free = (evidence <= FREE_EVIDENCE) & band
-    lowest = config.min_height + max(LOW_M, size)
-    found = {
-        'occupied': ((evidence >= OCCUPIED_EVIDENCE) & band).any(axis=2),
-        'free': free.sum(axis=2, dtype=np.int16),
-        'low': ((free & (height < lowest))
-                | ((evidence > 0) & (np.abs(height) < config.min_height))).any(axis=2)}
+    # The floor in cells above the lowest of each column [n, 64].
+    ground = floor.height_at(x, y) / size - place[:, 2:] * EDGE
+    band = _levels(ground, config.min_height / size, config.max_height / size)
+    low = _levels(ground, config.min_height / size,
+                  (config.min_height + max(LOW_M, size)) / size)
+    on_floor = _levels(ground, -config.min_height / size, config.min_height / size)
+    free = column_bits(evidence <= FREE_EVIDENCE)
     starts = np.flatnonzero(np.diff(blocks.keys >> KEY_BITS, prepend=-1))
-    occupied, free, low = (_by_column(found[name], starts) for name in ('occupied', 'free', 'low'))
+    occupied, free, low = (_by_column(one, starts) for one in (
+        column_bits(evidence >= OCCUPIED_EVIDENCE) & band, free & band,
+        (free & low) | (column_bits(evidence > 0) & on_floor)))
     needed = config.min_free_share * (config.max_height - config.min_height) / size
     values = np.where(occupied > 0, OCCUPIED,
                       np.where((free >= needed) & (low > 0), FREE, UNKNOWN)).astype(np.int8)
@@ -127,11 +128,21 @@ def columns_of(blocks: EvidenceBlocks) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return place, x, y
 
 
-def _by_column(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return the sums over the blocks above each other of values [n, 64]."""
+def _levels(ground: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return bits uint8 [n, 64] of the cells whose centres are between two heights over ground.
+
+    All are in cells. `ground` [n, 64] is that of columns of eight cells.
+    """
+    first, end = (np.clip(np.ceil(ground + one - 0.5), 0, EDGE).astype(np.uint8)
+                  for one in (low, high))
+    return BITS_BELOW[end] & ~BITS_BELOW[first]
+
+
+def _by_column(bits: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return how many bits of uint8 [n, 64] are set in the blocks above each other."""
     if not len(starts):
         return np.zeros((0, EDGE * EDGE), np.int32)
-    return np.add.reduceat(values, starts, axis=0, dtype=np.int32)
+    return np.add.reduceat(BIT_COUNTS[bits], starts, axis=0, dtype=np.int32)
 
 
 def _placed(tiles: np.ndarray, places: np.ndarray, size: float, height: float) -> Grid:
