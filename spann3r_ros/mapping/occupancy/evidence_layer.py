@@ -201,7 +201,7 @@ class Occupancy:
         return DepthView(keyframe.pose.fragment_from_camera, keyframe.intrinsics, limit, weight)
 
     def _bound(self, stores: Sequence[OccupancyStore]) -> None:
-        """Remove the blocks observed least recently, beyond the bound; none of this keyframe."""
+        """Remove the blocks observed least recently, beyond the bound."""
         blocks, most = sum(map(len, stores)), self._config.max_cells // CELLS
         if blocks <= most:
             return
@@ -209,7 +209,6 @@ class Occupancy:
         surplus = blocks - int(EVICTION_TARGET * most)
         chosen = np.zeros(blocks, bool)
         chosen[np.argsort(ages, kind='stable')[:surplus]] = True
-        chosen &= ages < self.tick
         self.evicted += int(chosen.sum())
         ends = np.cumsum([len(store) for store in stores])[:-1]
         for store, removed in zip(stores, np.split(chosen, ends), strict=True):

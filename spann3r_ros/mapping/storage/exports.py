@@ -105,7 +105,7 @@ def encode_pgm(grid: Grid) -> bytes:
 def encode_grid_yaml(grid: Grid, image: str) -> bytes:
     """Return the description of a grid's image, as map_server of Nav2 reads it."""
     x, y, _ = grid.origin
-    return (f'image: {image}\nmode: trinary\nresolution: {np.float32(grid.resolution)}\n'
+    return (f'image: {image}\nmode: trinary\nresolution: {np.float32(grid.resolution)!s}\n'
             f'origin: [{x!r}, {y!r}, 0.0]\nnegate: 0\n'
             f'occupied_thresh: {OCCUPIED_THRESHOLD}\nfree_thresh: {FREE_THRESHOLD}\n').encode()
 
