@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bag-launch bench-bags bench-blind bench-blind-pictures bench-large-images bench-network bench-node bench-colours bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf cycles soak check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-bag-launch bench-bags bench-blind bench-blind-pictures bench-large-images bench-network bench-node bench-colours bench-grid bench-map bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf cycles soak check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -70,6 +70,9 @@ bench-blind-pictures: setup  ## how many pictures count as blind (minutes), FOLD
 
 bench-large-images: setup  ## raw images of 1080p and 4K, with and without the Fast DDS profile (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/large_images.py
+
+bench-grid: setup  ## the occupancy grid: cost of a keyframe and of a grid (one minute)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/grid_cost.py
 
 bench-map: setup  ## large maps: views of many fragments, keyframes beyond the bounds (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/map_views.py

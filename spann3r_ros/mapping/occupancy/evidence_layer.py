@@ -28,6 +28,8 @@ GAIN_BITS = 5
 LOWEST, HIGHEST = -64, 80
 # A cell counts as free in front of a surface if it is nearer by this share of a cell and of depth.
 MARGIN_CELLS, MARGIN_SHARE = 0.5, 0.01
+# The points of large images are thinned out, to this distance in cells.
+PIXEL_SHARE = 0.6
 # Without a metric scale a cell is this share of the median depth of the map's first keyframe.
 AUTOMATIC_SHARE = 0.02
 # After an eviction the evidence fills this share of the bound.
@@ -110,24 +112,15 @@ class Occupancy:
                                else self._automatic_size(keyframe.depth[known]))
         cell_size = store.cell_size
         reach = np.float32(self._config.max_range / self._config.resolution * cell_size)
-        keys, misses = free_cells(
-            self._view(keyframe, known, reach, cell_size), cell_size)
-        ends = known & (keyframe.depth <= reach)
-        blocks, cells, hits = _gathered(points[ends], confidence[ends], cell_size)
-        # A cell with a point is not free, though other pixels may see past the point.
-        places = np.minimum(np.searchsorted(keys, blocks), max(len(keys) - 1, 0))
-        if len(keys):
-            seen = keys[places] == blocks
-            misses[places[seen], cells[seen]] = 0
+        keys, misses = free_cells(self._view(keyframe, known, reach, cell_size), cell_size)
+        # At the reach the pixels that are used are apart by this share of a cell at most.
+        focal = max(keyframe.intrinsics.fx, keyframe.intrinsics.fy)
+        stride = max(1, int(PIXEL_SHARE * focal * cell_size / reach))
+        some = np.s_[::stride, ::stride]
+        ends = (known & (keyframe.depth <= reach))[some]
+        hits = _gathered(points[some][ends], confidence[some][ends], cell_size)
         self.tick += 1
-        rows = store.rows_of(np.union1d(keys, blocks))
-        free_rows, hit_rows = store.rows_of(keys), store.rows_of(blocks)
-        evidence, observed_at = store.change()
-        observed_at[rows] = self.tick
-        loss = misses.view(np.int8)
-        evidence[free_rows] = np.maximum(evidence[free_rows], LOWEST + loss) - loss
-        evidence[hit_rows, cells] = np.minimum(
-            evidence[hit_rows, cells], HIGHEST - hits) + hits
+        _add(store, keys, misses, hits, self.tick)
         self._bound([one for one, _ in located])
 
     def snapshot(self, parts: Iterable[tuple[OccupancyStore, np.ndarray]]) -> OccupancySnapshot:
@@ -214,6 +207,24 @@ class Occupancy:
         for store, removed in zip(stores, np.split(chosen, ends), strict=True):
             if removed.any():
                 store.keep(~removed)
+
+
+def _add(store: OccupancyStore, keys: np.ndarray, misses: np.ndarray,
+         hits: tuple[np.ndarray, np.ndarray, np.ndarray], tick: int) -> None:
+    """Add the misses uint8 [n, 512] of blocks with keys [n], and hits (blocks, cells, gain)."""
+    blocks, cells, gain = hits
+    if len(keys):
+        # A cell with a point is not free, though other pixels may see past the point.
+        places = np.minimum(np.searchsorted(keys, blocks), len(keys) - 1)
+        seen = keys[places] == blocks
+        misses[places[seen], cells[seen]] = 0
+    rows = store.rows_of(np.union1d(keys, blocks))
+    free_rows, hit_rows = store.rows_of(keys), store.rows_of(blocks)
+    evidence, observed_at = store.change()
+    observed_at[rows] = tick
+    loss = misses.view(np.int8)
+    evidence[free_rows] = np.maximum(evidence[free_rows], LOWEST + loss) - loss
+    evidence[hit_rows, cells] = np.minimum(evidence[hit_rows, cells], HIGHEST - gain) + gain
 
 
 def _gathered(points: np.ndarray, confidence: np.ndarray,
