@@ -21,8 +21,8 @@ from .grid_config import GridConfig
 from .occupancy_store import CELLS, EDGE, EvidenceBlocks, OccupancyStore, cells_of_indices
 
 # Evidence is in steps of 1 / 32 of a unit of the logarithm of odds. A point of confidence 1 adds
-# HIT, a free cell seen with confidence 1 loses MISS. The bounds are such that ten misses free a
-# cell, whatever was seen before.
+# HIT, a free cell seen with confidence 1 loses MISS. The bounds are such that six misses of
+# confidence 0.9 free a cell, whatever was seen before.
 HIT, MISS = 27, 18
 GAIN_BITS = 5
 LOWEST, HIGHEST = -64, 80
