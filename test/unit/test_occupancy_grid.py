@@ -2,8 +2,10 @@
 """The occupancy grid of rooms with known walls, from rays with true poses."""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,9 @@ from synthetic import SyntheticScene, look_at
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import invert_similarity, similarity_scale, transform_points
+from spann3r_ros.core.types import FragmentPose
+from spann3r_ros.datasets.layouts import detect_layout, read_videos
+from spann3r_ros.evaluation.rgbd.true_views import load_views, open_video
 from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid, NoFloorError
 
@@ -262,9 +267,10 @@ def test_newer_fragment_frees_what_has_gone() -> None:
     x, y = lattice(chair[0, :2] - 0.1, chair[1, :2] + 0.1)
     assert (states(rig.grid(), x, y) == OCCUPIED).sum() > 30
     rig.begin()
-    rig.add(keyframes(room(PILLAR), WALK[::2]))
-    assert share(states(rig.grid(), x, y), FREE) > 0.97
-    check_room(rig.grid())
+    # Few rays: what the old fragment has there must not count beside them.
+    rig.add(keyframes(room(PILLAR), WALK[::6]))
+    values = states(rig.grid(), x, y)
+    assert share(values, OCCUPIED) == 0.0 and share(values, FREE) > 0.9
 
 
 def test_confidence_weighs_hits_and_misses() -> None:
@@ -288,6 +294,40 @@ def test_confidence_weighs_hits_and_misses() -> None:
     assert run(0.3, 0.9, (2, 0)) == 0.0
     assert run(0.9, 0.15, (4, 4)) > 0.95
     assert run(0.9, 0.9, (4, 8)) == 0.0
+
+
+def test_thin_pole_is_an_obstacle() -> None:
+    pole = np.array([[0.02, 0.51, 0.0], [0.07, 0.56, 2.6]])
+    rig = Rig()
+    rig.add(keyframes(room(pole), WALK))
+    x, y = lattice(pole[0, :2], pole[1, :2], 0.01)
+    assert share(states(rig.grid(), x + 0.013, y + 0.027), OCCUPIED) > 0.9
+    check_room(rig.grid())
+
+
+def test_recorded_walk_leads_through_no_obstacle() -> None:
+    """True depth and poses of a real office: where the camera was carried there is no obstacle."""
+    folder = os.environ.get('SPANN3R_OFFICE')
+    if not folder:
+        pytest.skip('SPANN3R_OFFICE: no folder of a recorded walk with depth and poses given')
+    sequence = next(read_videos(Path(folder), detect_layout(Path(folder))))
+    fourth = sequence.select(list(range(0, len(sequence.views), 4)))
+    views = load_views(open_video(fourth, None, 10.0), (96, 144), True)
+    # The world of the recording has y up.
+    level = np.eye(4)
+    level[:3, :3] = [[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]
+    rig = Rig()
+    for n, (depth, pose) in enumerate(zip(views.depth, views.poses, strict=True)):
+        known = depth > 0.0
+        rig.add([Keyframe(n + 1, 'camera', 0, np.zeros((96, 144, 3), np.uint8), views.intrinsics,
+                          np.where(known, depth, np.nan).astype(np.float32),
+                          np.where(known, 0.9, 0.0).astype(np.float32),
+                          FragmentPose(n + 1, 'camera', 0, level @ pose))])
+    grid = rig.grid()
+    walked = np.array([(level @ pose)[:2, 3] for pose in views.poses])
+    values = states(grid, walked[:, 0], walked[:, 1])
+    assert share(values, OCCUPIED) == 0.0 and share(values, FREE) > 0.7
+    assert (grid.values == OCCUPIED).sum() > 2000
 
 
 def test_heights_apply_when_the_grid_is_made() -> None:

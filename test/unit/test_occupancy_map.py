@@ -17,10 +17,19 @@ from synthetic import SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.occupancy.evidence_layer import HIT
 from spann3r_ros.mapping.occupancy.free_space import DepthView, free_cells
 from spann3r_ros.mapping.occupancy.grid_config import GridConfig
+from spann3r_ros.mapping.occupancy.moved_evidence import moved_blocks
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid, GridView
-from spann3r_ros.mapping.occupancy.occupancy_store import CELLS, EDGE, unpack
+from spann3r_ros.mapping.occupancy.occupancy_store import (
+    CELLS,
+    EDGE,
+    EvidenceBlocks,
+    cells_of,
+    pack,
+    unpack,
+)
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, decode_tree, encode_tree
 
@@ -57,46 +66,92 @@ def occupied(grid: Grid) -> np.ndarray:
     return (np.stack([column, row], axis=1) + 0.5) * grid.resolution + grid.origin[:2]
 
 
-def brute_force(view: DepthView, keys: np.ndarray, cell_size: float) -> np.ndarray:
-    """Return the weights of all cells of blocks, one cell after another."""
-    camera, found = view.intrinsics, np.zeros((len(keys), CELLS), np.uint8)
-    inverse = np.linalg.inv(view.fragment_from_camera)
-    for row, block in enumerate(unpack(keys)):
-        for cell, inside in enumerate(np.ndindex(EDGE, EDGE, EDGE)):
-            centre = (block * EDGE + np.array(inside) + 0.5) * cell_size
-            x, y, z = inverse[:3, :3] @ centre + inverse[:3, 3]
-            if z <= cell_size:
-                continue
-            column = int(np.floor(camera.fx * x / z + camera.cx + 0.5))
-            line = int(np.floor(camera.fy * y / z + camera.cy + 0.5))
-            if (0 <= column < camera.width and 0 <= line < camera.height
-                    and z < view.limit[line, column]):
-                found[row, cell] = view.weight[line, column]
-    return found
+def in_camera(view: DepthView, blocks: np.ndarray, cell_size: float) -> np.ndarray:
+    """Return the centres [n, 512, 3] of the cells of blocks [n, 3] in the camera."""
+    inside = np.array(list(np.ndindex(EDGE, EDGE, EDGE)))
+    centres = (blocks[:, None] * EDGE + inside + 0.5) * cell_size
+    return (centres - view.fragment_from_camera[:3, 3]) @ view.fragment_from_camera[:3, :3]
 
 
-def test_free_cells_are_those_whose_centre_is_seen() -> None:
+def expected_weights(view: DepthView, blocks: np.ndarray, cell_size: float) -> np.ndarray:
+    """Return the weights of all cells of blocks [n, 3], by the definition."""
+    camera, (x, y, z) = view.intrinsics, np.moveaxis(in_camera(view, blocks, cell_size), -1, 0)
+    ahead = z > cell_size
+    z = np.where(ahead, z, 1.0)
+    column = np.floor(camera.fx * x / z + camera.cx + 0.5).astype(int)
+    row = np.floor(camera.fy * y / z + camera.cy + 0.5).astype(int)
+    ahead &= (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
+    row, column = np.where(ahead, row, 0), np.where(ahead, column, 0)
+    return np.where(ahead & (z < view.limit[row, column]), view.weight[row, column], 0)
+
+
+@pytest.mark.parametrize('rough', [True, False])
+def test_free_cells_are_those_whose_centre_is_seen(rough: bool) -> None:
     rng = np.random.default_rng(3)
-    limit = rng.uniform(0.3, 1.6, (96, 96)).astype(np.float32)
-    limit[rng.random(limit.shape) < 0.3] = 0.0
-    limit[30:40] = 2.5
+    limit = np.full((96, 96), 2.5, np.float32)
+    if rough:
+        limit = rng.uniform(0.3, 1.6, (96, 96)).astype(np.float32)
+        limit[rng.random(limit.shape) < 0.3] = 0.0
+        limit[30:40] = 2.5
     pose = walk_around()[5].copy()
     pose[:3, 3] += 1000.0  # far from the origin
     view = DepthView(pose, CAMERA, limit, rng.integers(1, 18, limit.shape, np.uint8))
     keys, weights = free_cells(view, 0.11)
     assert (np.diff(keys) > 0).all() and weights.any(axis=1).all()
-    expected = brute_force(view, keys, 0.11)
+    blocks = unpack(keys)
     # float32 may put a centre on the other side of the border of a pixel.
-    assert np.mean(weights != expected) < 1e-3
-    # No block with a free cell is missing: those beside the found ones have none.
-    around = np.unique(np.concatenate([
-        unpack(keys) + step for step in np.ndindex(3, 3, 3)]) - 1, axis=0)
-    known = {tuple(one) for one in unpack(keys)}
-    beside = np.array([one for one in around if tuple(one) not in known])
-    chosen = beside[rng.permutation(len(beside))[:60]]
-    packed = (chosen[:, 0] + (1 << 20) << 42) | (chosen[:, 1] + (1 << 20) << 21) | (
-        chosen[:, 2] + (1 << 20))
-    assert not brute_force(view, packed, 0.11).any()
+    assert np.mean(weights != expected_weights(view, blocks, 0.11)) < 1e-3
+    assert not weights[in_camera(view, blocks, 0.11)[..., 2] < 0.109].any()
+    # No block with a free cell is missing: all others around have none.
+    around = np.stack(np.meshgrid(*(np.arange(a - 2, b + 3) for a, b in zip(
+        blocks.min(axis=0), blocks.max(axis=0), strict=True))), axis=-1).reshape(-1, 3)
+    beside = around[~np.isin(pack(around), keys)]
+    assert np.count_nonzero(expected_weights(view, beside, 0.11).any(axis=1)) == 0
+
+
+def test_cell_with_a_point_is_not_free() -> None:
+    """A near edge covers a part of a cell, and a pixel beside it sees past through its centre."""
+    near = keyframe(room(), walk_around()[0])
+    near.depth[:, :40], near.depth[:, 40:] = 0.6, 3.0
+    rig = Rig()
+    rig.add([near])
+    keys, cells = cells_of(near.points[:, 39], rig.stores[0].cell_size)
+    blocks = rig.stores[0].blocks()
+    hit = round(HIT * 0.9)
+    assert (blocks.evidence[np.searchsorted(blocks.keys, keys), cells] == hit).all()
+
+
+def similarity(scale: float) -> np.ndarray:
+    place = np.eye(4)
+    place[:3, :3] = scale * Rotation.from_rotvec([0.3, -0.2, 0.9]).as_matrix()
+    place[:3, 3] = 3.1, -0.7, 0.4
+    return place
+
+
+@pytest.mark.parametrize('scale', [0.4, 1.0, 2.3])
+def test_moved_evidence_has_no_holes_and_loses_nothing_thin(scale: float) -> None:
+    """A solid ball of free cells stays solid, and single occupied cells in it stay occupied."""
+    rng, radius = np.random.default_rng(5), 1.0
+    blocks = np.stack(np.meshgrid(*[np.arange(-3, 3)] * 3), axis=-1).reshape(-1, 3)
+    blocks = blocks[np.argsort(pack(blocks))]
+    inside = np.array(list(np.ndindex(EDGE, EDGE, EDGE)))
+    centres = (blocks[:, None] * EDGE + inside + 0.5) * 0.05
+    evidence = np.where(np.linalg.norm(centres, axis=-1) < radius, -40, 0).astype(np.int8)
+    row, cell = (one[rng.permutation(len(one))[:40]] for one in np.nonzero(evidence))
+    evidence[row, cell] = 60
+    place = similarity(scale)
+    moved = moved_blocks(EvidenceBlocks(pack(blocks), evidence, 0.05), place, 0.05, 28)
+    assert (np.diff(moved.keys) > 0).all()
+    points = rng.normal(size=(5000, 3))
+    points *= rng.uniform(0.0, 0.9, (5000, 1)) / np.linalg.norm(points, axis=1)[:, None]
+    keys, cells = cells_of(points @ place[:3, :3].T + place[:3, 3], 0.05)
+    rows = np.searchsorted(moved.keys, keys)
+    assert (moved.keys[rows] == keys).all() and (moved.evidence[rows, cells] != 0).all()
+    if scale <= 1.0:
+        keys, cells = cells_of(centres[row, cell] @ place[:3, :3].T + place[:3, 3], 0.05)
+        found = moved.evidence[np.searchsorted(moved.keys, keys), cells]
+        # Of equal size, a cell may contain the centre of no cell of the map.
+        assert np.mean(found == 60) == (1.0 if scale < 1.0 else pytest.approx(0.7, abs=0.3))
 
 
 def test_grid_follows_a_fragment_that_moves() -> None:
