@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-large-images bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
+.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-large-images bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -73,6 +73,9 @@ bench-carving: setup  ## filters and carving in maps of unseen rooms (three minu
 
 bench-large-images: setup  ## raw images of 1080p and 4K, with and without the Fast DDS profile (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/large_images.py
+
+bench-grid: setup  ## the occupancy grid: cost of a keyframe and of a grid (one minute)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/grid_cost.py
 
 bench-keyframes: setup  ## keyframes by parallax: cost of a frame, map at several thresholds (a minute), BAGS= of further ones
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/keyframe_selection.py $(BAGS)

@@ -26,6 +26,7 @@ from .mapper_config import MapperConfig
 from .mapping_state import Calibration, MappingState, Phase
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
+from .occupancy.evidence_layer import Occupancy, OccupancySnapshot
 from .saved_state import map_tree, read_map_tree
 from .selection.keyframe_gate import KeyframeGate
 from .selection.sight import Sight
@@ -42,7 +43,9 @@ class Mapper:
         self._config = config or MapperConfig()
         self._memory = MemoryManager(network)
         self.voxel_map = VoxelMap(self._config.voxel_map, self._config.carving)
-        self._layers = (self.voxel_map,)
+        self.occupancy = Occupancy(self._config.grid, self._config.voxel_map.min_confidence)
+        self._layers = ((self.voxel_map, self.occupancy) if self._config.grid.enabled
+                        else (self.voxel_map,))
         self._front_end = FrontEnd(self._config, self._memory, self._new_state(fragment_id=0))
 
     @property
@@ -69,6 +72,7 @@ class Mapper:
         """
         self._config = config
         self.voxel_map.configure(config.voxel_map, config.carving)
+        self.occupancy.configure(config.grid, config.voxel_map.min_confidence)
         self._front_end.configure(config)
 
     def check_camera(self, image_size: tuple[int, int], intrinsics: Intrinsics) -> None:
@@ -233,9 +237,18 @@ class Mapper:
         atlas = self._state.atlas
         return self.voxel_map.snapshot(atlas.located_stores(self.voxel_map.name), atlas.unit)
 
+    @property
+    def grid_reason(self) -> str:
+        """Return why the map has no occupancy grid, or an empty text."""
+        return self._state.grid_reason(self._config.grid)
+
+    def grid_snapshot(self) -> OccupancySnapshot:
+        """Return the evidence of the map; another thread may compute its grid (`GridView`)."""
+        return self.occupancy.snapshot(self._state.atlas.located_stores(self.occupancy.name))
+
     def status(self) -> MappingStatus:
         """Return the counters."""
-        return self._state.status(self.voxel_map, self._memory.report())
+        return self._state.status(self.voxel_map, self._memory.report(), self._config.grid)
 
     @property
     def _state(self) -> MappingState:

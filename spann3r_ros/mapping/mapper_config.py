@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from spann3r_ros.core.settings import RUNNING, check_settings, setting
 
+from .occupancy.grid_config import GridConfig
 from .scale.scale_config import ScaleConfig
 
 
@@ -230,6 +231,7 @@ class MapperConfig:
     carving: CarvingConfig = field(default_factory=CarvingConfig)
     loops: LoopConfig = field(default_factory=LoopConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
     field_of_view: str = setting(
         'crop', 'crop: the network sees the middle of a wide image; letterbox: it sees the whole '
         'image, smaller', choices=('crop', 'letterbox'))

@@ -19,6 +19,7 @@ from .layers.voxel_map import VoxelMap
 from .mapper_config import MapperConfig
 from .mapping_status import FailedFrame, MappingStatus
 from .memory_manager import MemoryReport
+from .occupancy.grid_config import GridConfig
 from .selection.keyframe_gate import KeyframeGate
 from .selection.sight import Sight
 from .tracking.focal_length import FocalRefinement
@@ -149,7 +150,20 @@ class MappingState:
         """Let the next frame begin a fragment."""
         self.restart_reason = reason
 
-    def status(self, voxel_map: VoxelMap, memory: MemoryReport) -> MappingStatus:
+    def grid_reason(self, config: GridConfig) -> str:
+        """Return why the map has no occupancy grid, or an empty text."""
+        if not config.enabled:
+            return 'grid.enabled is false'
+        if not self.keyframes:
+            return 'the map is empty'
+        if config.force:
+            return ''
+        if not self.atlas.current.scale.metric:
+            return 'the scale of the map is not known'
+        return '' if self.back_end.levelled else 'the map is not level'
+
+    def status(self, voxel_map: VoxelMap, memory: MemoryReport,
+               grid: GridConfig) -> MappingStatus:
         """Return the counters."""
         atlas, poses = self.atlas, self.poses
         return MappingStatus(
@@ -176,6 +190,7 @@ class MappingState:
             loops_accepted=atlas.loops(accepted=True),
             loops_rejected=atlas.loops(accepted=False),
             voxels_carved=voxel_map.carved,
+            grid_reason=self.grid_reason(grid),
         )
 
     def forget_calibration(self) -> None:

@@ -31,6 +31,7 @@ class MappingStatus:
     `live_poses_failed` counts frames whose live pose could not be estimated. `coverage` is the
     share of the newest image that the network sees; it is NaN before the first image.
     `voxels_carved` counts voxels removed because later keyframes saw through them.
+    `grid_reason` is why the map has no occupancy grid, or empty.
     """
 
     phase: str
@@ -56,6 +57,7 @@ class MappingStatus:
     loops_accepted: int
     loops_rejected: int
     voxels_carved: int
+    grid_reason: str = ''
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,9 @@ def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
     if saved.has('network'):
         memory.check(saved.node('network'))
         saved.text('field_of_view', [config.field_of_view])
-    counters = {layer.name: layer.read(saved.node('layers').node(layer.name)) for layer in layers}
+    saved_layers = saved.node('layers')
+    counters = {layer.name: None if layer.optional and not saved_layers.has(layer.name)
+                else layer.read(saved_layers.node(layer.name)) for layer in layers}
     _read_state(saved.node('state'), state, config, counters)
     _check_consistent(saved.node('state'), state)
     height, width = state.camera[1]

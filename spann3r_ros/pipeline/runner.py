@@ -10,6 +10,7 @@ import numpy as np
 from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.front_end import ASKED_FOR, FIRST_ODD
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
@@ -105,6 +106,14 @@ class Runner:
             self.calibration.begin_with(calibration.size, calibration.intrinsics)
             self.size.begin_with(calibration.size)
         return message
+
+    def configure(self, config: MapperConfig, then: Callable[[], None]) -> None:
+        """Let the mapper use other settings after the waiting frame, then call `then`."""
+        def configure() -> None:
+            self.mapper.configure(config)
+            self._note_status()
+            then()
+        self.call(configure)
 
     def flush(self) -> None:
         """End the recording and deliver the last keyframes and failures.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 
 import numpy as np
 import tf_transformations
@@ -17,19 +18,20 @@ from geometry_msgs.msg import (
     TransformStamped,
     Vector3,
 )
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from sensor_msgs_py import point_cloud2
 from std_msgs.msg import Header
 
 from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.keyframe import Keyframe, ray_planes
 from spann3r_ros.core.messages import SECOND_NS
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.fragments.atlas import PathView
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapping_status import MappingStatus
+from spann3r_ros.mapping.occupancy.occupancy_grid import Grid
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.pipeline.transform_tree import StampedTransform
@@ -84,13 +86,31 @@ def keyframe_cloud(keyframe: Keyframe, map_from_fragment: np.ndarray, header: He
 
     If the message would exceed `max_bytes`, only every n-th row and column is used.
     """
+    return _image_cloud(keyframe, keyframe.points_in(map_from_fragment), header, max_bytes)
+
+
+def camera_cloud(keyframe: Keyframe, scale: float, min_confidence: float, header: Header,
+                 max_bytes: int) -> PointCloud2:
+    """Return a keyframe's points in the frame of its camera, times `scale`, as `keyframe_cloud`.
+
+    Points below `min_confidence` are NaN. The keyframe needs a pose.
+    """
+    x, y = ray_planes(keyframe.intrinsics)
+    depth = keyframe.depth * np.float32(scale)
+    depth[keyframe.confidence < min_confidence] = np.nan
+    return _image_cloud(keyframe, np.stack([x * depth, y * depth, depth], axis=-1), header,
+                        max_bytes)
+
+
+def _image_cloud(keyframe: Keyframe, points: np.ndarray, header: Header,
+                 max_bytes: int) -> PointCloud2:
+    """Return points [h, w, 3] of a keyframe, every n-th row and column if they are too many."""
     height, width = keyframe.confidence.shape
     stride, most = 1, _most_points(header, max_bytes)
     while -(-height // stride) * -(-width // stride) > most:
         stride += 1
     part = np.s_[::stride, ::stride]
-    return to_cloud(keyframe.points_in(map_from_fragment)[part], keyframe.image[part],
-                    keyframe.confidence[part], header)
+    return to_cloud(points[part], keyframe.image[part], keyframe.confidence[part], header)
 
 
 def map_cloud(cloud: VoxelCloud, header: Header, max_bytes: int) -> PointCloud2:
@@ -206,6 +226,17 @@ def to_odometry(motion: Motion, odom_frame: str) -> Odometry:
     return message
 
 
+def to_occupancy_grid(grid: Grid, header: Header) -> OccupancyGrid:
+    """Return the message of a grid that is not empty."""
+    height, width = grid.values.shape
+    x, y, z = grid.origin
+    origin = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0))
+    return OccupancyGrid(
+        header=header, data=array('b', grid.values.tobytes()),
+        info=MapMetaData(map_load_time=header.stamp, resolution=grid.resolution, width=width,
+                         height=height, origin=origin))
+
+
 def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_waiting: int,
               last_error: str, map_frame: str) -> MapperStatus:
     """Return the status message."""
@@ -240,7 +271,8 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         keyframes_left_out=mapping.keyframes_left_out,
         fragments_unconnected=mapping.fragments_unconnected,
         loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected,
-        voxels_carved=mapping.voxels_carved)
+        voxels_carved=mapping.voxels_carved,
+        grid_reason=mapping.grid_reason)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -16,7 +17,7 @@ from rclpy.logging import LoggingSeverity
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
 from spann3r_ros.mapping.front_end import TIME_JUMPED
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.image_clock import JUMPED, Jump
@@ -116,11 +117,7 @@ class Session:
         self._tf.configure(settings.node)
         with self._status_lock:
             self._diagnostics.configure(settings.node.diagnostics)
-
-        def apply() -> None:
-            self._runner.mapper.configure(settings.mapper)
-            self._publishers.configure(settings.node)
-        self._runner.call(apply)
+        self._runner.configure(settings.mapper, lambda: self._publishers.configure(settings))
 
     def reset(self) -> str:
         """Begin a new map and drop the waiting frames; keep the accounts. Return a message."""
@@ -227,7 +224,7 @@ class Session:
             health = self._health
             if self._diagnostics.has_subscribers:
                 self._diagnostics.publish(
-                    self._runner.report(), self._runner.map_status, health)
+                    self._runner.report(), self._mapping_status(), health)
             self._shown_health = health
 
     def deliver(self, update: MapUpdate) -> None:
@@ -262,9 +259,15 @@ class Session:
 
     def _status(self) -> MapperStatus:
         intake = self._intake
-        return to_status(self._runner.report(), self._runner.map_status, self._state(),
+        return to_status(self._runner.report(), self._mapping_status(), self._state(),
                          0 if intake is None else intake.waiting, self._last_error,
                          self._settings.node.map_frame)
+
+    def _mapping_status(self) -> MappingStatus:
+        """Return the status of the map; only the publisher knows whether the grid has a floor."""
+        status = self._runner.map_status
+        return status if status.grid_reason else replace(
+            status, grid_reason=self._publishers.grid_missing)
 
     def _expected(self) -> Expected:
         """Return what images wait for: calibrations and transforms that have a publisher."""

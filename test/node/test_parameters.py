@@ -34,6 +34,9 @@ RUNNING_NAMES = {
         'min_interval_sec', 'max_full_bytes', 'max_bytes')),
     *(f'fragments.{name}' for name in ('max_keyframes', 'overlap_keyframes',
                                        'min_confidence_share', 'max_lost')),
+    *(f'grid.{name}' for name in (
+        'min_height', 'max_height', 'max_range', 'floor', 'floor_height', 'min_free_share',
+        'period_sec', 'force')),
     *(f'sight.{name}' for name in ('check', 'min_detail', 'min_sharpness')),
     *(f'loops.{name}' for name in (
         'enabled', 'interval', 'min_gap', 'min_similarity', 'min_support', 'max_residual',

@@ -31,7 +31,8 @@ from spann3r_ros.ros.outputs.publishers import MapPublishers
 from spann3r_ros.ros.tf.listener import ListeningThread
 from spann3r_ros.ros.tf.tf_bridge import TfBridge
 
-MESSAGES = ('bytes', 'PointCloud2', 'Image', 'CameraInfo', 'PoseWithCovarianceStamped', 'Odometry')
+MESSAGES = ('bytes', 'PointCloud2', 'Image', 'CameraInfo', 'PoseWithCovarianceStamped', 'Odometry',
+            'OccupancyGrid')
 CONVERTERS = [name for name, function in getmembers(conversions, isfunction)
               if function.__annotations__['return'] in MESSAGES]
 
@@ -52,6 +53,8 @@ def publishers(node: LifecycleNode) -> Iterator[MapPublishers]:
 
 class OneMap:
     """A mapper with one keyframe, or none."""
+
+    grid_reason = 'the map has no grid'
 
     def __init__(self) -> None:
         self.voxel_map = self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01, edge_jump=0.0))
@@ -181,7 +184,7 @@ def test_other_settings_publish_the_map_once_more_without_an_image(
     publishers.publish(mapper.add(keyframe()), mapper)
     peer.until(lambda: publishers.refresh(mapper) or heard, 'the map')
     assert heard[0].width == 64
-    publishers.configure(NodeConfig(map_publish_period_sec=0.0, max_cloud_bytes=1000))
+    publishers.configure(Settings(NodeConfig(map_publish_period_sec=0.0, max_cloud_bytes=1000)))
     peer.until(lambda: publishers.refresh(mapper) or len(heard) == 2, 'a smaller map')
     assert 0 < heard[1].width < 64
 

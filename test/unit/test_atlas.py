@@ -23,6 +23,7 @@ from spann3r_ros.mapping.fragments.keyframe_store import CompactKeyframe
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 
 POSES = orbit_trajectory(30)[:18]
 FRAMES = render_frames(SCENE, POSES, CAMERA, indexed=True)
@@ -298,7 +299,7 @@ def test_an_assumed_scale_follows_the_scale_of_the_map() -> None:
 
 def test_a_fragment_of_which_nothing_is_left_is_removed() -> None:
     config = every_frame(MapperConfig(
-        path_max_size=4, voxel_map=VoxelMapConfig(max_voxels=2000),
+        path_max_size=4, voxel_map=VoxelMapConfig(max_voxels=2000), grid=GridConfig(enabled=False),
         keyframes=KeyframeConfig(max_full_bytes=0, max_bytes=0)))
     mapper = make_mapper(POSES, INDEXED, config)
     for index, frame in enumerate(FRAMES):

@@ -125,7 +125,7 @@ class Atlas:
         fragment = self.fragments[keyframe.fragment_id]
         for layer in self._layers if points is not None else ():
             layer.integrate(fragment.stores[layer.name], self._stores_around(fragment, layer.name),
-                            keyframe, points)
+                            keyframe, points, fragment.scale.metric)
         fragment.received += 1
         if keyframe.pose is None:
             return

@@ -52,7 +52,8 @@ def read_fragment(node: SavedNode, layers: Mapping[str, tuple[Layer, Any]],
         read_similarity(node, 'fragment_from_sequence'), read_scale(node.node('scale')),
         PoseSeries.of(*_read_poses(node.node('path'))),
         _read_keyframes(node.node('keyframes'), identifier, frame_id),
-        {name: layer.read_store(stores.node(name), counters)
+        {name: layer.new_store() if counters is None
+         else layer.read_store(stores.node(name), counters)
          for name, (layer, counters) in layers.items()},
         node.integer('received'),
         # Maps of earlier versions have no such entry.

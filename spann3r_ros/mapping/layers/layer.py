@@ -19,6 +19,8 @@ class Layer(Protocol):
     """
 
     name: str
+    # Whether a saved map may lack the layer; its counters are None then.
+    optional: bool
 
     def counters(self) -> Any:  # noqa: ANN401
         """Return the counters, which `restore` takes."""
@@ -28,12 +30,13 @@ class Layer(Protocol):
 
     def integrate(self, store: Any,  # noqa: ANN401
                   located: Sequence[tuple[Any, np.ndarray | None]], keyframe: Keyframe,
-                  points: np.ndarray) -> None:
+                  points: np.ndarray, metric: bool = False) -> None:
         """Add a keyframe to the store of its fragment.
 
         `located` are the stores of all fragments, each with its `map_from_fragment` [4, 4]; None
         for another fragment if it is not known where both are to each other. `points` [h, w, 3]
-        are those of the keyframe, in the fragment; NaN where unknown.
+        are those of the keyframe, in the fragment; NaN where unknown. The map is in metres if
+        `metric`.
         """
 
     def clear(self) -> None:

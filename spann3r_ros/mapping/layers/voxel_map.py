@@ -113,6 +113,7 @@ class VoxelMap:
     """
 
     name = 'voxels'
+    optional = False
 
     def __init__(self, config: VoxelMapConfig, carving: CarvingConfig | None = None) -> None:
         self._config = config
@@ -141,7 +142,7 @@ class VoxelMap:
 
     def integrate(self, store: VoxelStore,
                   located: Sequence[tuple[VoxelStore, np.ndarray | None]], keyframe: Keyframe,
-                  points: np.ndarray) -> None:
+                  points: np.ndarray, metric: bool = False) -> None:
         """Merge the points [h, w, 3] of a keyframe, as `Layer.integrate` describes.
 
         The keyframe first votes on the voxels in its view (`carving.Carver`).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clouds as binary PLY and trajectories as TUM text; no file is left half written."""
+"""Clouds as binary PLY, trajectories as TUM text, grids as PGM and YAML."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ import numpy as np
 from spann3r_ros.core.transforms import matrix_to_quaternion, quaternion_to_matrix
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.mapping.occupancy.occupancy_grid import FREE, OCCUPIED, Grid
 
 VERTEX = np.dtype([
     ('x', '<f4'), ('y', '<f4'), ('z', '<f4'),
@@ -18,6 +19,10 @@ VERTEX = np.dtype([
 ])
 PLY_TYPES = {'f4': 'float', 'u1': 'uchar'}
 NANOSECONDS = 1_000_000_000
+# Gray levels of the image of a grid: map_server takes 1 - gray / 255 for the probability of an
+# obstacle. Unknown cells are half way. The usual 205 is free unless the threshold is below 0.2.
+WHITE, GRAY, BLACK = 254, 127, 0
+OCCUPIED_THRESHOLD, FREE_THRESHOLD = 0.65, 0.25
 
 
 def encode_ply(cloud: VoxelCloud) -> bytes:
@@ -87,6 +92,22 @@ def read_tum(path: Path | str, frame_id: str = 'camera') -> list[StampedPose]:
             raise ValueError(f'{path}:{number}: expected 8 numbers, got {line!r}') from error
         poses.append(StampedPose(stamp_ns, frame_id, transform))
     return poses
+
+
+def encode_pgm(grid: Grid) -> bytes:
+    """Return a grid as a binary PGM image, whose first row has the largest y."""
+    gray = np.full(grid.values.shape, GRAY, np.uint8)
+    gray[grid.values == FREE], gray[grid.values == OCCUPIED] = WHITE, BLACK
+    height, width = gray.shape
+    return f'P5\n{width} {height}\n255\n'.encode() + gray[::-1].tobytes()
+
+
+def encode_grid_yaml(grid: Grid, image: str) -> bytes:
+    """Return the description of a grid's image, as map_server of Nav2 reads it."""
+    x, y, _ = grid.origin
+    return (f'image: {image}\nmode: trinary\nresolution: {np.float32(grid.resolution)!s}\n'
+            f'origin: [{x!r}, {y!r}, 0.0]\nnegate: 0\n'
+            f'occupied_thresh: {OCCUPIED_THRESHOLD}\nfree_thresh: {FREE_THRESHOLD}\n').encode()
 
 
 def _ply_header(count: int) -> bytes:

@@ -6,6 +6,7 @@ The directory `map` has these files:
     manifest.json      format, network, counts, and size and SHA-256 of the other files
     map.ply            the cloud
     trajectory.tum     the path
+    map.pgm, map.yaml  the occupancy grid, if the map has one
     state.json         what a mapper needs to continue the map, without its arrays
     state.safetensors  the arrays
 """
@@ -24,8 +25,9 @@ from spann3r_ros.core.files import replace_directory
 from spann3r_ros.core.transforms import rounding_warning
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
+from spann3r_ros.mapping.occupancy.occupancy_grid import Grid, GridView, NoFloorError
 
-from .exports import encode_ply, encode_tum
+from .exports import encode_grid_yaml, encode_pgm, encode_ply, encode_tum
 from .former_map import read_former_map
 from .saved_tree import SavedNode, decode_tree, encode_tree
 
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 NAME = 'map'
 MANIFEST, CLOUD, TRAJECTORY = 'manifest.json', 'map.ply', 'trajectory.tum'
+GRID, GRID_YAML = 'map.pgm', 'map.yaml'
 STATE, ARRAYS = 'state.json', 'state.safetensors'
 # Written by versions before the directory.
 FORMER = 'map.npz'
@@ -71,11 +74,11 @@ def encode_map(mapper: Mapper,
     """
     if at_end is None:
         with mapper.corrected():
-            cloud, path = mapper.cloud(), mapper.trajectory
+            cloud, path, grid = mapper.cloud(), mapper.trajectory, _grid(mapper)
     else:
         with mapper.ended() as update:
             at_end(update)
-            cloud, path = mapper.cloud(), mapper.trajectory
+            cloud, path, grid = mapper.cloud(), mapper.trajectory, _grid(mapper)
     if not len(cloud):
         raise MapEmptyError('the map is empty')
     warning = rounding_warning(cloud.points, mapper.voxel_size)
@@ -84,6 +87,8 @@ def encode_map(mapper: Mapper,
     state = encode_tree(mapper.tree())
     contents = {CLOUD: encode_ply(cloud), TRAJECTORY: encode_tum(path),
                 STATE: state[0], ARRAYS: state[1]}
+    if grid is not None:
+        contents |= {GRID: encode_pgm(grid), GRID_YAML: encode_grid_yaml(grid, GRID)}
     status = mapper.status()
     manifest = {
         'format': FORMAT, 'network': mapper.network_name, 'keyframes': status.keyframes,
@@ -115,6 +120,17 @@ def read_map(folder: Path) -> SavedNode:
         return decode_tree(contents[STATE], contents[ARRAYS])
     except ValueError as error:
         raise ValueError(f'{directory / STATE}: {error}') from error
+
+
+def _grid(mapper: Mapper) -> Grid | None:
+    """Return the occupancy grid; None if the map has none."""
+    if mapper.grid_reason:
+        return None
+    try:
+        grid = GridView()(mapper.grid_snapshot())
+    except NoFloorError:
+        return None
+    return grid if grid.values.size else None
 
 
 def map_hashes(mapper: Mapper) -> dict[str, str]:

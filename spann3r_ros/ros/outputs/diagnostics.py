@@ -79,7 +79,8 @@ class Diagnostics:
             self._status('map', _of_map(health, mapping), fragment=mapping.fragment_id,
                          keyframes=mapping.keyframes, blind=report.accounts.blind,
                          voxels=mapping.voxels, memory_tokens=mapping.memory.status.tokens,
-                         resets=mapping.memory.resets, metric=mapping.scale.metric)])
+                         resets=mapping.memory.resets, metric=mapping.scale.metric,
+                         grid=mapping.grid_reason or 'published')])
         message.header.stamp = now.to_msg()
         self._publisher.publish(message)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -24,11 +24,11 @@ from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.frame_roles import FrameRoles
-from spann3r_ros.pipeline.node_settings import NodeConfig, Settings
+from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.ros import conversions
 
-from .latched_views import LatchedViews
+from .latched_views import LatchedGrid, LatchedViews
 
 STREAM_DEPTH = 5
 # What `qos_overrides.` parameters may change.
@@ -54,11 +54,13 @@ class MapPublishers:
         self._map_frame = settings.node.map_frame
         self._odom_frame = settings.node.odom_frame
         self._max_cloud_bytes = settings.node.max_cloud_bytes
+        self._min_confidence = settings.mapper.voxel_map.min_confidence
         self._managed: list[LifecyclePublisher] = []
         self._points = self._stream(PointCloud2, '~/points')
         self._confidence = self._stream(Image, '~/confidence')
         self._depth = self._stream(Image, '~/depth/image_rect')
         self._depth_info = self._stream(CameraInfo, '~/depth/camera_info')
+        self._depth_points = self._stream(PointCloud2, '~/depth/points')
         # Deprecated, to be removed in the next release.
         self._former_depth = self._stream(Image, '~/depth')
         self._warned_of_former_depth = False
@@ -68,6 +70,10 @@ class MapPublishers:
             self._latched(PointCloud2, '~/map_points'), self._latched(Path, '~/path'),
             self._latched(MarkerArray, '~/graph'), settings.node.map_publish_period_sec,
             self._max_cloud_bytes, failed)
+        grid = self._latched(OccupancyGrid, '~/map')
+        self._grid_topic = grid.topic_name
+        self._grid = LatchedGrid(grid, self._views.executor, settings.mapper.grid.period_sec,
+                                 failed, self._log_grid)
         # Not managed by the lifecycle: an inactive node publishes its status too.
         self._status = node.create_publisher(
             MapperStatus, '~/status', QoSProfile(depth=10),
@@ -78,14 +84,17 @@ class MapPublishers:
         self._stamp_ns = 0
         self._pose_stamp_ns = -1
 
-    def configure(self, config: NodeConfig) -> None:
-        """Use another period of map and path, and another size of clouds.
+    def configure(self, settings: Settings) -> None:
+        """Use other periods of map, path and grid, and another size of clouds.
 
-        The map is then published once more, because its voxels may be selected otherwise.
+        Map and grid are then published once more, because their cells may be selected otherwise.
         """
+        config = settings.node
         self._max_cloud_bytes = config.max_cloud_bytes
+        self._min_confidence = settings.mapper.voxel_map.min_confidence
         self._views.configure(config.map_publish_period_sec, config.max_cloud_bytes)
-        self._views.change()
+        self._grid.configure(settings.mapper.grid.period_sec)
+        self._change()
 
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
@@ -97,11 +106,11 @@ class MapPublishers:
         if update.live_pose is not None:
             self._publish_pose(update.live_pose)
         if update.keyframes or update.moved:
-            self._views.change()
+            self._change()
             self.refresh(mapper)
 
     def refresh(self, mapper: Mapper, force: bool = False) -> None:
-        """Publish map and path if they changed, are due and have subscribers.
+        """Publish map, path and grid if they changed, are due and have subscribers.
 
         With `force`, they are published if they changed.
         """
@@ -109,7 +118,9 @@ class MapPublishers:
             self._roles.send_waiting()
         stamp_ns = self._stamp_ns or self._now_ns()
         if stamp_ns:
-            self._views.refresh(mapper, conversions.to_header(stamp_ns, self._map_frame), force)
+            header = conversions.to_header(stamp_ns, self._map_frame)
+            self._views.refresh(mapper, header, force)
+            self._grid.refresh(mapper, header, force)
 
     def pause(self, mapper: Mapper) -> None:
         """Publish the last state of the map; drop the poses that wait for TF."""
@@ -121,14 +132,19 @@ class MapPublishers:
         self._roles.restart()
         self._pose_stamp_ns = -1
         self._voxel_size, self._warned_of_rounding = mapper.voxel_size, False
-        self._views.change()
+        self._change()
         self.refresh(mapper, force=True)
 
     def follow_jump(self, stamp_ns: int) -> None:
         """Continue at a stamp to which the images have jumped: map and path get this one."""
         self._stamp_ns, self._pose_stamp_ns = stamp_ns, -1
         self._roles.follow_jump()
-        self._views.change()
+        self._change()
+
+    @property
+    def grid_missing(self) -> str:
+        """Return why the last try to publish the grid did not, or an empty text."""
+        return self._grid.missing
 
     def publish_status(self, build: Callable[[], MapperStatus]) -> None:
         """Publish the status that `build` returns, whether the node is active or not.
@@ -173,9 +189,23 @@ class MapPublishers:
             for publisher in depths:
                 publisher.publish(depth)
             self._warn_of_former_depth(self._former_depth in depths)
+        if _has_subscribers(self._depth_points):
+            self._depth_points.publish(conversions.camera_cloud(
+                keyframe, similarity_scale(place), self._min_confidence, image_header,
+                self._max_cloud_bytes))
         if _has_subscribers(self._depth_info):
             self._depth_info.publish(
                 conversions.to_camera_info(keyframe.intrinsics, image_header))
+
+    def _change(self) -> None:
+        self._views.change()
+        self._grid.change()
+
+    def _log_grid(self, missing: str) -> None:
+        if missing:
+            self._node.get_logger().info(f'{self._grid_topic} is not published: {missing}')
+        else:
+            self._node.get_logger().info(f'{self._grid_topic} is published')
 
     def _warn_of_former_depth(self, is_used: bool) -> None:
         if is_used and not self._warned_of_former_depth:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Occupancy evidence and the grid for navigation."""
