@@ -2,6 +2,8 @@
 """Mappers on the synthetic room, and how far their poses are from the truth."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from synthetic import (
     SyntheticNetwork,
@@ -15,7 +17,7 @@ from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 from spann3r_ros.core.types import Frame, StampedPose
 from spann3r_ros.evaluation.recorded_runs import MappedFrame, in_world
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
 
 SCENE = SyntheticScene()
@@ -26,8 +28,11 @@ def make_mapper(poses: list[np.ndarray], options: SyntheticOptions | None = None
                 config: MapperConfig | None = None) -> Mapper:
     """Return a mapper on the synthetic room; without a config every frame is a keyframe."""
     options = options or SyntheticOptions()
-    return Mapper(SyntheticNetwork(SCENE, poses, options, CAMERA),
-                  config or every_frame())
+    config = config or every_frame()
+    if not options.index_from_image:
+        # The network counts its steps, so that no image may be shown again.
+        config = replace(config, fragments=FragmentConfig(max_keyframes=0))
+    return Mapper(SyntheticNetwork(SCENE, poses, options, CAMERA), config)
 
 
 def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:
