@@ -583,7 +583,8 @@ def test_fault_of_the_network_is_status_one_and_leaves_the_rest(
     monkeypatch.setattr(network, 'step', faulty)
     assert kind.name == 'toy'
     status = main(['replay', str(robot_bag(tmp_path / 'bag', 8)), '--topic', IMAGE_TOPIC,
-                   '--checkpoint', str(weights), '--output', str(tmp_path / 'out'), '--quiet'])
+                   '--checkpoint', str(weights), '--output', str(tmp_path / 'out'), '--quiet',
+                   '--set', 'keyframes.selection=stride'])
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert status == 1
     assert summary['frames']['failed'] == 1 and summary['poses'] == 7
