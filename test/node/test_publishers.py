@@ -58,6 +58,7 @@ class OneMap:
 
     def __init__(self) -> None:
         self.voxel_map = self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01, edge_jump=0.0))
+        self.voxel_size = 0.01
         self._atlas = Atlas(MapperConfig(), (self._layer,))
 
     def add(self, frame: Keyframe) -> MapUpdate:
