@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ def camera_poses(walk: RobotWalk) -> np.ndarray:
     return on_floor(walk.poses) @ base_from_camera()
 
 
+@lru_cache(maxsize=1)
 def _load_bank() -> TextureBank:
     drawn = draw_textures(TEXTURES, TEXTURE_SIZE, TEXTURES_SEED)
     grey = drawn.mean(1, keepdim=True)
