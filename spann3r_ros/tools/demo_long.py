@@ -38,7 +38,7 @@ from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.pipeline.node_settings import all_settings
 from spann3r_ros.rooms.buildings.floor_plan import FloorPlan
 
-from .building_bag import BuildingRecording, write_building_bag
+from .building_bag import ODOMETRY_RATE, BuildingRecording, write_building_bag
 from .demo import MAPPER, SPIN_SEC, DemoOptions, DemoRun, Watcher, play_through, signals_noted
 from .processes import ProcessError
 from .simulated_network import SUFFIX, SimulatedSettings, write_entry_point
@@ -184,11 +184,11 @@ def judge_grid(mapped: MappedBuilding, demo: LongDemo, plan: FloorPlan) -> GridS
     if mapped.grid is None:
         return None
     cells = plan.grid(CELL_M, *GRID_HEIGHTS_M)
-    walk = demo.recording.walk(demo.recording.building())
+    poses = demo.recording.walk(demo.recording.building()).poses[::ODOMETRY_RATE]
     camera = demo.recording.network_camera
     half_angle = math.atan(camera.width / 2 / camera.fx)
     return score_grid(mapped.grid, cells, CELL_M,
-                      seen_cells(cells, CELL_M, walk.poses, half_angle, GRID_REACH_M))
+                      seen_cells(cells, CELL_M, poses, half_angle, GRID_REACH_M))
 
 
 def rows_of(demo: LongDemo, after: MappedBuilding, before: MappedBuilding | None,
