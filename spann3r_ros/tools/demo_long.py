@@ -50,7 +50,7 @@ GRID_REACH_M, GRID_HEIGHTS_M, CELL_M = 5.0, (0.15, 1.8), 0.05
 PARAMETERS: Mapping[str, Any] = {
     'fragments.max_keyframes': 40, LOOPS: True, 'scale.source': 'odometry',
     'grid.max_range': GRID_REACH_M, 'grid.min_height': GRID_HEIGHTS_M[0],
-    'grid.max_height': GRID_HEIGHTS_M[1], 'voxel_map.max_voxels': 2_000_000,
+    'grid.max_height': GRID_HEIGHTS_M[1], 'voxel_map.max_voxels': 4_000_000,
 }
 MOST_SCALE_ERROR, LEAST_IOU = 0.05, 0.8
 # The grid is published some time after the map was saved.
