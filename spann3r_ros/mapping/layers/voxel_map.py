@@ -219,6 +219,10 @@ class VoxelMap:
 
     def _evict(self, stores: Sequence[VoxelStore], fresh: int) -> None:
         """Remove the least recently observed voxels, so that `fresh` new ones fill 98 %."""
+        # Most fragments of a long path have lost all their voxels.
+        stores = [store for store in stores if len(store)]
+        if not stores:
+            return
         # How many voxels each keyframe observed last, from the oldest of these keyframes on.
         oldest = min(int(store.observed_at.min(initial=self.tick)) for store in stores)
         newest = self.tick - oldest
