@@ -39,7 +39,8 @@ from spann3r_ros.rooms.buildings.building import Building, draw_building
 from spann3r_ros.rooms.buildings.building_views import BuildingViews, camera_poses
 from spann3r_ros.rooms.buildings.floor_plan import BuildingConfig
 from spann3r_ros.rooms.buildings.robot_walk import BLOCK, drive
-from spann3r_ros.tools.simulated_network import SimulatedNetwork, SimulatedSettings, TrueViews
+from spann3r_ros.tools.recorded_views import TrueViews
+from spann3r_ros.tools.simulated_network import SimulatedNetwork, SimulatedSettings
 
 CAMERA = Intrinsics(32.0, 32.0, 31.5, 23.5, 64, 48)
 STEP_M = 0.2  # that a frame moves, on average

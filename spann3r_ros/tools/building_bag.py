@@ -25,7 +25,7 @@ from spann3r_ros.rooms.buildings.building_views import (
 from spann3r_ros.rooms.buildings.floor_plan import BuildingConfig
 from spann3r_ros.rooms.buildings.robot_walk import RobotWalk, drive
 
-from .simulated_network import TrueViews
+from .recorded_views import TrueViews
 
 START_NS = 1_700_000_000_000_000_000
 IMAGE_TOPIC, INFO_TOPIC = '/camera/image_raw/compressed', '/camera/camera_info'

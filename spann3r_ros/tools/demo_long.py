@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import sys
@@ -30,32 +29,39 @@ from std_srvs.srv import Trigger
 from spann3r_ros.core.files import write_json
 from spann3r_ros.core.transforms import quaternion_to_matrix, to_rigid
 from spann3r_ros.datasets.bag_truth import Truth, read_truth
-from spann3r_ros.evaluation.building_scores import BuildingScores, score_building
-from spann3r_ros.evaluation.measures.grids import GridScore, PlacedGrid, score_grid, seen_cells
+from spann3r_ros.evaluation.building_scores import score_building
+from spann3r_ros.evaluation.measures.grids import PlacedGrid
 from spann3r_ros.evaluation.measures.trajectories import Similarity
 from spann3r_ros.evaluation.pictures.building_picture import draw_building_map
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.pipeline.node_settings import all_settings
 from spann3r_ros.rooms.buildings.floor_plan import FloorPlan
 
-from .building_bag import ODOMETRY_RATE, BuildingRecording, write_building_bag
-from .demo import MAPPER, SPIN_SEC, DemoOptions, DemoRun, Watcher, play_through, signals_noted
+from .building_bag import BuildingRecording, write_building_bag
+from .building_report import (
+    CELL_M,
+    GRID_HEIGHTS_M,
+    GRID_REACH_M,
+    MappedBuilding,
+    find_faults,
+    judge_grid,
+    report_rows,
+)
+from .demo import MAPPER, SPIN_SEC, DemoOptions, Watcher, play_through, signals_noted
 from .processes import ProcessError
-from .simulated_network import SUFFIX, SimulatedSettings, write_entry_point
+from .recorded_views import SUFFIX
+from .simulated_network import SimulatedSettings, write_entry_point
 
 SIMULATED, BUNDLED = 'simulated', 'bundled'
 LOOPS = 'loops.enabled'
-GRID_REACH_M, GRID_HEIGHTS_M, CELL_M = 5.0, (0.15, 1.8), 0.05
 # What the demo needs; a parameter that the node does not have is reported as missing.
 PARAMETERS: Mapping[str, Any] = {
     'fragments.max_keyframes': 40, LOOPS: True, 'scale.source': 'odometry',
     'grid.max_range': GRID_REACH_M, 'grid.min_height': GRID_HEIGHTS_M[0],
     'grid.max_height': GRID_HEIGHTS_M[1], 'voxel_map.max_voxels': 4_000_000,
 }
-MOST_SCALE_ERROR, LEAST_IOU = 0.05, 0.8
 # The grid is published some time after the map was saved.
 LAST_GRID_SEC = 5.0
-MISSING = 'missing'
 
 
 @dataclass(frozen=True)
@@ -101,16 +107,6 @@ class BuildingWatcher(Watcher):
             check()
             rclpy.spin_once(self, timeout_sec=SPIN_SEC)
         return answer
-
-
-@dataclass(frozen=True)
-class MappedBuilding:
-    """A run through the node: its counts, last status and grid, and its scores."""
-
-    run: DemoRun
-    status: Mapping[str, Any]
-    grid: PlacedGrid | None
-    scores: BuildingScores
 
 
 def prepare(demo: LongDemo) -> None:
@@ -179,51 +175,6 @@ def place_grid(message: OccupancyGrid, alignment: Similarity) -> PlacedGrid:
                       info.resolution, world_from_map @ map_from_grid)
 
 
-def judge_grid(mapped: MappedBuilding, demo: LongDemo, plan: FloorPlan) -> GridScore | None:
-    """Return the score of a run's grid; None without one."""
-    if mapped.grid is None:
-        return None
-    cells = plan.grid(CELL_M, *GRID_HEIGHTS_M)
-    poses = demo.recording.walk(demo.recording.building()).poses[::ODOMETRY_RATE]
-    camera = demo.recording.network_camera
-    half_angle = math.atan(camera.width / 2 / camera.fx)
-    return score_grid(mapped.grid, cells, CELL_M,
-                      seen_cells(cells, CELL_M, poses, half_angle, GRID_REACH_M))
-
-
-def rows_of(demo: LongDemo, after: MappedBuilding, before: MappedBuilding | None,
-            grid: GridScore | None) -> list[tuple[str, str]]:
-    """Return the table."""
-    status, scores, earlier = after.status, after.scores, before and before.scores
-
-    def number(name: str) -> str:
-        return str(status.get(name, MISSING))
-
-    def both(text: Callable[[BuildingScores], str]) -> str:
-        return f'{text(earlier) if earlier else MISSING} / {text(scores)}'
-    fragments, unconnected = number('fragments'), number('fragments_unconnected')
-    accepted, rejected = number('loops_accepted'), number('loops_rejected')
-    metric = status.get('metric', False)
-    return [
-        ('network', describe_network(demo)),
-        ('images processed / skipped / failed', f'{after.run.processed} / {after.run.skipped} / '
-                                                f'{after.run.failed} of {after.run.images}'),
-        ('seconds', f'{after.run.wall_sec:.0f}'),
-        ('path', f'{scores.path_length:.1f} m'),
-        ('fragments / not connected', f'{fragments} / {unconnected}'),
-        ('loops accepted / rejected', f'{accepted} / {rejected}'),
-        ('loop constraints in the map / true', f'{len(scores.loops)} / {scores.true_loops}'),
-        ('without / with loops: ATE', both(lambda one: f'{one.trajectory_error:.2f} m')),
-        ('wall doubling, 95 % of points', both(lambda one: f'{one.walls.most:.2f} m')),
-        ('points at doubled walls', both(lambda one: f'{one.walls.doubled:.0%}')),
-        ('scale source', number('scale_source')),
-        ('scale error', f'{scores.scale_error:+.1%}' if metric else f'{MISSING}: not metric'),
-        ('grid: IoU of free cells', MISSING if grid is None else f'{grid.iou:.2f}'),
-        ('grid: walls found / obstacles true', MISSING if grid is None else
-         f'{grid.walls_found:.0%} / {grid.obstacles_true:.0%}'),
-    ]
-
-
 def describe_network(demo: LongDemo) -> str:
     """Return what the map's depth comes from."""
     if demo.network != SIMULATED:
@@ -231,25 +182,6 @@ def describe_network(demo: LongDemo) -> str:
     errors = SimulatedSettings()
     return (f'simulated: true depth with errors of {errors.depth_error:.0%} (smooth) and '
             f'{errors.noise:.1%} (noise)')
-
-
-def find_faults(after: MappedBuilding, grid: GridScore | None) -> list[str]:
-    """Return why the run has not shown what it should."""
-    found = []
-    if not after.scores.true_loops:
-        found.append('no true loop')
-    wrong = len(after.scores.loops) - after.scores.true_loops
-    if wrong:
-        found.append(f'{wrong} loop constraints are false')
-    if not after.status.get('metric', False):
-        found.append('the map is not metric')
-    elif abs(after.scores.scale_error) > MOST_SCALE_ERROR:
-        found.append(f'the scale is off by {after.scores.scale_error:+.1%}')
-    if grid is None:
-        found.append('no grid')
-    elif grid.iou < LEAST_IOU:
-        found.append(f'the IoU of the grid is {grid.iou:.2f}')
-    return found
 
 
 def draw(demo: LongDemo, plan: FloorPlan, truth: Truth, after: MappedBuilding,
@@ -277,8 +209,9 @@ def run_demo(demo: LongDemo) -> int:
     if LOOPS not in lacking:
         before = map_building(demo, 'without_loops', {LOOPS: False}, truth, plan)
     after = map_building(demo, 'with_loops', {}, truth, plan)
-    grid = judge_grid(after, demo, plan)
-    rows, found = rows_of(demo, after, before, grid), find_faults(after, grid)
+    grid = judge_grid(after.grid, demo.recording)
+    rows = report_rows(describe_network(demo), after, before, grid)
+    found = find_faults(after, grid)
     lines = [format_table(('building', ''), rows)]
     write_json(demo.output / 'report.json', {'rows': dict(rows), 'faults': found,
                                              'missing_parameters': lacking})

@@ -21,16 +21,14 @@ from spann3r_ros.evaluation.measures.grids import GridScore
 from spann3r_ros.evaluation.measures.trajectories import Similarity
 from spann3r_ros.evaluation.measures.walls import WallDoubling
 from spann3r_ros.tools.building_bag import BuildingRecording
-from spann3r_ros.tools.demo import DemoRun
-from spann3r_ros.tools.demo_long import (
-    LongDemo,
+from spann3r_ros.tools.building_report import (
     MappedBuilding,
-    declared,
     find_faults,
     judge_grid,
-    place_grid,
-    rows_of,
+    report_rows,
 )
+from spann3r_ros.tools.demo import DemoRun
+from spann3r_ros.tools.demo_long import declared, place_grid
 
 STILL = Similarity(1.0, np.eye(3), np.zeros(3))
 GOOD_GRID = GridScore(0.9, 0.95, 0.95)
@@ -79,12 +77,12 @@ def test_each_fault_is_named(spoilt: dict[str, Any], grid: GridScore | None, fau
 
 
 def test_table_names_what_the_node_lacks() -> None:
-    rows = dict(rows_of(LongDemo(), mapped(metric=False), None, None))
+    rows = dict(report_rows('none', mapped(metric=False), None, None))
     assert rows['loops accepted / rejected'] == 'missing / missing'
     assert rows['scale error'] == 'missing: not metric'
     assert rows['grid: IoU of free cells'] == 'missing'
     assert rows['without / with loops: ATE'] == 'missing / 0.10 m'
-    whole = dict(rows_of(LongDemo(), mapped(loops_accepted=4, loops_rejected=1), mapped(),
+    whole = dict(report_rows('none', mapped(loops_accepted=4, loops_rejected=1), mapped(),
                          GOOD_GRID))
     assert whole['loops accepted / rejected'] == '4 / 1'
     assert whole['scale error'] == '+1.0%'
@@ -94,9 +92,8 @@ def test_table_names_what_the_node_lacks() -> None:
 
 def test_grid_of_the_node_is_compared_where_it_lies() -> None:
     """The plan itself as a message, in a map that is turned against the building."""
-    demo = LongDemo(recording=BuildingRecording(frames=120))
-    plan = demo.recording.building().plan
-    cells = plan.grid(0.05, 0.15, 1.8)
+    recording = BuildingRecording(frames=120)
+    cells = recording.building().plan.grid(0.05, 0.15, 1.8)
     message = OccupancyGrid()
     message.info.resolution = 0.05
     message.info.height, message.info.width = cells.shape
@@ -110,7 +107,7 @@ def test_grid_of_the_node_is_compared_where_it_lies() -> None:
     alignment = Similarity(1.0, turn, -turn @ [3.0, -2.0, 0.0])
     placed = place_grid(message, alignment)
     assert np.allclose(placed.world_from_grid, np.eye(4), atol=1e-6)
-    everything = judge_grid(replace(mapped(), grid=placed), demo, plan)
+    everything = judge_grid(placed, recording)
     # Two rooms are not entered: what is free there can be known through the doors alone.
     assert 0.6 < everything.iou < 1.0 and everything.walls_found > 0.99
-    assert judge_grid(mapped(), demo, plan) is None
+    assert judge_grid(None, recording) is None

@@ -30,7 +30,8 @@ from spann3r_ros.tools.building_bag import (
     BuildingRecording,
     write_building_bag,
 )
-from spann3r_ros.tools.simulated_network import SimulatedNetwork, SimulatedSettings, TrueViews
+from spann3r_ros.tools.recorded_views import TrueViews
+from spann3r_ros.tools.simulated_network import SimulatedNetwork, SimulatedSettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import long_path
@@ -148,7 +149,7 @@ def test_short_long_path_stays_within_its_bounds() -> None:
     views, images = long_path.render(long_path.long_building(0.1 * frames), frames)
     run = long_path.measure(views, images, fragment_frames=10, max_voxels=20_000)
     assert long_path.faults(run, max_voxels=20_000) == []
-    assert run.fragments[-1] == 6 and run.constraints[-1] == 5
+    assert 4 <= run.fragments[-1] <= 6 and run.constraints[-1] == run.fragments[-1] - 1
     assert [one.frame for one in run.corrections] == list(range(5, 60, 6))
     assert run.trajectory_error_m < 0.05 * run.path_m and not run.failures
     # A bound that is exceeded is found.

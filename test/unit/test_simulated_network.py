@@ -16,10 +16,10 @@ from spann3r_ros.rooms.buildings.building import draw_building
 from spann3r_ros.rooms.buildings.building_views import BuildingViews, camera_poses
 from spann3r_ros.rooms.buildings.robot_walk import drive
 from spann3r_ros.tools.building_bag import wide_camera
+from spann3r_ros.tools.recorded_views import TrueViews
 from spann3r_ros.tools.simulated_network import (
     SimulatedNetwork,
     SimulatedSettings,
-    TrueViews,
     describe,
     write_entry_point,
 )
