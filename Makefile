@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-large-images bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
+.PHONY: help setup demo demo-long test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-large-images bench-long bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -21,6 +21,10 @@ setup:  ## environment in .venv and the built package in install; seconds when t
 
 demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into the mapper
 	@$(run) scripts/demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
+
+demo-long: setup  ## a robot in a generated building: loops, scale and grid against the truth, NETWORK=
+	@OMP_NUM_THREADS=1 $(run) python -m spann3r_ros.tools.demo_long \
+	  $(if $(NETWORK),--network '$(NETWORK)')
 
 test: setup  ## all tests except the full-size ones; JOBS= processes
 	@$(run) python -m pytest $(parallel) test/unit test/parity test/underlay test/node
@@ -73,6 +77,10 @@ bench-carving: setup  ## filters and carving in maps of unseen rooms (three minu
 
 bench-large-images: setup  ## raw images of 1080p and 4K, with and without the Fast DDS profile (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/large_images.py
+
+bench-long: setup  ## 10,000 frames over 2 km: memory, time, corrections (ten minutes), FRAMES=
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/long_path.py --frames $(or $(FRAMES),10000) \
+	  --plot docs/long_path.png
 
 bench-grid: setup  ## the occupancy grid: cost of a keyframe and of a grid (one minute)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/grid_cost.py

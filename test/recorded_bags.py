@@ -67,19 +67,20 @@ class OrbitBag(BagWriter):
 
     def mount(self) -> None:
         """Say once and for all where the camera is on the robot."""
-        self._transforms('/tf_static', stamp_of(0), 'base_link', OPTICAL_FRAME, BASE_FROM_OPTICAL)
+        self.write_transform(stamp_of(0), 'base_link', OPTICAL_FRAME, BASE_FROM_OPTICAL,
+                             static=True)
 
     def tilt(self, index: int, angle_deg: float) -> None:
         """Write where the camera is on the robot at the time of an image, on a moving mount."""
         mount = BASE_FROM_OPTICAL.copy()
         mount[:3, :3] = mount[:3, :3] @ Rotation.from_euler(
             'x', angle_deg, degrees=True).as_matrix()
-        self._transforms('/tf', stamp_of(index), 'base_link', OPTICAL_FRAME, mount)
+        self.write_transform(stamp_of(index), 'base_link', OPTICAL_FRAME, mount)
 
     def drive(self, index: int, parent: str = 'odom') -> None:
         """Say where the robot is."""
-        self._transforms('/tf', stamp_of(index), parent, 'base_link',
-                         self.poses[index] @ invert(BASE_FROM_OPTICAL))
+        self.write_transform(stamp_of(index), parent, 'base_link',
+                             self.poses[index] @ invert(BASE_FROM_OPTICAL))
 
     def odometry(self, index: int, topic: str = '/odom', variance: float = 0.0) -> None:
         """Say by an Odometry message where the robot is."""
@@ -111,23 +112,6 @@ class OrbitBag(BagWriter):
 
     def _write(self, topic: str, stamp_ns: int, *arguments: object, **values: object) -> None:
         super()._write(topic, stamp_ns + self.recorded_later_ns, *arguments, **values)
-
-    def _transforms(self, topic: str, stamp_ns: int, parent: str, child: str,
-                    matrix: np.ndarray) -> None:
-        t, q = self._parts(matrix)
-        transform = self._new(
-            'geometry_msgs/msg/TransformStamped', header=self._header(stamp_ns, parent),
-            child_frame_id=child, transform=self._new(
-                'geometry_msgs/msg/Transform',
-                translation=self._new('geometry_msgs/msg/Vector3', **t),
-                rotation=self._new('geometry_msgs/msg/Quaternion', **q)))
-        self._write(topic, stamp_ns, 'tf2_msgs/msg/TFMessage', transforms=[transform])
-
-    @staticmethod
-    def _parts(matrix: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
-        quaternion = Rotation.from_matrix(matrix[:3, :3]).as_quat().tolist()
-        return (dict(zip('xyz', matrix[:3, 3].tolist(), strict=True)),
-                dict(zip('xyzw', quaternion, strict=True)))
 
 
 def robot_bag(path: Path, count: int = 12, storage: str = 'mcap') -> Path:

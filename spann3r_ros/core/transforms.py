@@ -23,6 +23,8 @@ MAP_FROM_OPTICAL.setflags(write=False)
 MAX_STEP_SHARE = 0.1
 # Largest difference of a rotation times its transpose from the identity.
 RIGID_TOLERANCE = 1e-3
+# The same from which on rounding is removed.
+ROUNDING_TOLERANCE = 1e-12
 # Cosine of 10 degrees. A camera that looks closer to the vertical has no usable forward direction.
 STEEP = 0.985
 
@@ -50,6 +52,19 @@ def invert(transform: np.ndarray) -> np.ndarray:
     inverse[:3, :3] = rotation.T
     inverse[:3, 3] = -rotation.T @ transform[:3, 3]
     return inverse
+
+
+def without_rounding(transform: np.ndarray) -> np.ndarray:
+    """Return a rigid transform [4, 4] with the rotation that is nearest to its rounded one.
+
+    Products with inverses double the rounding, so that a long chain of them has to remove it. A
+    transform that is hardly rounded is returned as it is.
+    """
+    rotation = transform[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() < ROUNDING_TOLERANCE:
+        return transform
+    u, _, vt = np.linalg.svd(rotation)
+    return to_rigid(u @ vt, transform[:3, 3])
 
 
 def is_rigid(transform: np.ndarray) -> bool:

@@ -86,14 +86,25 @@ class BagWriter:
 
     def write_pose(self, topic: str, stamp_ns: int, world_from_camera: np.ndarray) -> None:
         """Add a PoseStamped: the optical frame [4, 4] in the world."""
-        x, y, z = world_from_camera[:3, 3].tolist()
-        quaternion = Rotation.from_matrix(world_from_camera[:3, :3]).as_quat().tolist()
-        orientation = dict(zip('xyzw', quaternion, strict=True))
+        place, turn = self._parts(world_from_camera)
         pose = self._new('geometry_msgs/msg/Pose',
-                         position=self._new('geometry_msgs/msg/Point', x=x, y=y, z=z),
-                         orientation=self._new('geometry_msgs/msg/Quaternion', **orientation))
+                         position=self._new('geometry_msgs/msg/Point', **place),
+                         orientation=self._new('geometry_msgs/msg/Quaternion', **turn))
         self._write(topic, stamp_ns, 'geometry_msgs/msg/PoseStamped',
                     header=self._header(stamp_ns, self._world_frame), pose=pose)
+
+    def write_transform(self, stamp_ns: int, parent: str, child: str,
+                        parent_from_child: np.ndarray, static: bool = False) -> None:
+        """Add a transform [4, 4] to /tf, or to /tf_static."""
+        place, turn = self._parts(parent_from_child)
+        transform = self._new('geometry_msgs/msg/Transform',
+                              translation=self._new('geometry_msgs/msg/Vector3', **place),
+                              rotation=self._new('geometry_msgs/msg/Quaternion', **turn))
+        stamped = self._new('geometry_msgs/msg/TransformStamped',
+                            header=self._header(stamp_ns, parent), child_frame_id=child,
+                            transform=transform)
+        self._write('/tf_static' if static else '/tf', stamp_ns, 'tf2_msgs/msg/TFMessage',
+                    latched=static, transforms=[stamped])
 
     def write_points(self, topic: str, stamp_ns: int, points: np.ndarray) -> None:
         """Add a latched PointCloud2 of world points [n, 3], stored as float32 x y z."""
@@ -112,6 +123,13 @@ class BagWriter:
         self._write(topic, stamp_ns, 'geometry_msgs/msg/PolygonStamped', latched=True,
                     header=self._header(stamp_ns, self._world_frame),
                     polygon=self._new('geometry_msgs/msg/Polygon', points=points))
+
+    @staticmethod
+    def _parts(transform: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+        """Return place and quaternion of a transform [4, 4] by their axes."""
+        quaternion = Rotation.from_matrix(transform[:3, :3]).as_quat().tolist()
+        return (dict(zip('xyz', transform[:3, 3].tolist(), strict=True)),
+                dict(zip('xyzw', quaternion, strict=True)))
 
     def _new(self, type_name: str, **values: object) -> Message:
         return self._types.types[type_name](**values)

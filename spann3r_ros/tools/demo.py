@@ -147,8 +147,9 @@ def wait(node: Node, condition: Callable[[], bool], patience_sec: float, complai
         rclpy.spin_once(node, timeout_sec=SPIN_SEC)
 
 
-def play_through(options: DemoOptions, stop: Event) -> DemoRun:
-    """Play a bag through a mapper and return the results.
+def play_through(options: DemoOptions, stop: Event,
+                 watch: Callable[[], Watcher] = Watcher) -> DemoRun:
+    """Play a bag through a mapper and return the results; `watch` makes the node that listens.
 
     Raises BagError for a bag or topic that cannot be played, ProcessError when a process fails,
     and KeyboardInterrupt after `stop` was set.
@@ -168,7 +169,7 @@ def play_through(options: DemoOptions, stop: Event) -> DemoRun:
         os.environ.setdefault(PROFILE, str(share_directory() / 'config' / 'fastdds.xml'))
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
-        watcher = Watcher()
+        watcher = watch()
         stack.callback(watcher.destroy_node)
         mapper = stack.enter_context(
             Child(mapper_command(options, image_topic, compressed), output / 'mapper.log'))

@@ -214,8 +214,8 @@ def test_rviz_file_shows_the_outputs_in_the_map_frame() -> None:
     assert view['Global Options']['Fixed Frame'] == Settings().node.map_frame
     shown = {one['Class'].rpartition('/')[2]: one for one in view['Displays']}
     topics = {one['Topic']['Value'] for one in view['Displays'] if 'Topic' in one}
-    assert topics == {'mapper/map_points', 'mapper/points', 'mapper/path',
-                      'mapper/confidence'}
+    assert topics == {'mapper/map_points', 'mapper/points', 'mapper/path', 'mapper/graph',
+                      'mapper/map', 'mapper/confidence'}
     assert {'PointCloud2', 'Path', 'TF', 'Image'} <= set(shown)
 
 

@@ -226,7 +226,7 @@ def test_light_and_depth_are_those_of_a_pixel_s_centre() -> None:
                          np.array((0.0, 0.0, 6.0)), Look(drawer_white(drawer), (grey,) * 3,
                                                          glow=1.0))
         place = Place(builder.build(), (), (), np.array((9.0, 9.0, 9.0)), 0.0)
-        light, depth = drawer._view(LitPlace.of(place, torch.device('cpu')), rays)
+        light, depth = LitPlace.of(place, torch.device('cpu')).view(drawer._bank, rays)
         assert torch.allclose(depth, torch.ones(1, 24, 32), atol=1e-5)
         row = light[0, 0, 12]
         # How many pixels are bright: those right of the meeting, at 16 pixels a metre.

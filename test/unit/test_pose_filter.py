@@ -274,3 +274,19 @@ def test_exact_measurements_leave_the_covariance_positive() -> None:
                            PoseSolution(pose, tiny, tiny, 1.0, 2.0))
         covariance = pose_filter._state.covariance
         assert np.linalg.eigvalsh(covariance).min() > -1e-12 * np.abs(covariance).max()
+
+
+def test_rotations_stay_rotations_over_hundreds_of_fragments() -> None:
+    """Each fragment begins at the last pose, so that rounding errors could double with it."""
+    pose_filter, place = PoseFilter(CONFIG), np.eye(4)
+    pose_filter.update(None, measured(place))
+    for _ in range(300):
+        pose_filter.begin_fragment(np.eye(4))
+        in_sequence = np.eye(4)
+        for tracked in (True, False, True):
+            in_sequence = in_sequence @ STEP
+            found = pose_filter.update(motion() if tracked else None,
+                                       measured(place @ in_sequence))
+        place = found.fragment_from_camera
+    rotation = place[:3, :3]
+    assert np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-10

@@ -194,3 +194,21 @@ def test_a_snapshot_stays_as_it_was_and_its_memory_is_used_again_when_it_is_gone
         seen.add(rows.sums.__array_interface__['data'][0])
         del rows
     assert len(seen) <= 3
+
+
+def test_a_fragment_that_loses_its_voxels_gives_their_memory_back() -> None:
+    voxels = make(max_voxels=20_000)
+    old = voxels.store
+    integrate(voxels, line(0, 15_000))
+    snapshot = voxels.snapshot([(old, np.eye(4))])
+    new = voxels.new_store()
+    for start in (0, 12_000, 24_000):
+        points = line(start, 12_000)
+        voxels.merge(new, [old, new], points, np.full((12_000, 3), 9, np.uint8),
+                     np.full(12_000, 0.5, np.float32), points[:, 0])
+    assert len(old) == 0 and len(new) <= 20_000
+    assert sum(column.nbytes for column in old._columns) < 10_000
+    # Who has looked at it before, and who adds to it later, sees all of it.
+    assert len(snapshot.cloud()) == 15_000
+    integrate(voxels, line(0, 100))
+    np.testing.assert_allclose(voxels.arrays().points, line(0, 100))

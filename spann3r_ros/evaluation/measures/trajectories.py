@@ -141,6 +141,16 @@ def path_errors(estimate: np.ndarray, truth: np.ndarray) -> PathErrors:
         float(np.sqrt((steps.rotation_deg ** 2).mean())))
 
 
+def scale_error(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """Return by what share a path [n, 4, 4] is too long (above zero) or too short.
+
+    ValueError for fewer than two poses, or a camera that does not move.
+    """
+    estimate, truth = check_pose_pairs(estimate, truth)
+    # The inverse fit: noise of the estimate must not look as if the path were too long.
+    return fit_similarity(truth[:, :3, 3], estimate[:, :3, 3]).scale - 1.0
+
+
 def normalised_errors_squared(estimate: np.ndarray, covariances: np.ndarray, truth: np.ndarray,
                               scale: float) -> np.ndarray:
     """Return the NEES of poses [n, 4, 4] with covariances [n, 6, 6], divided by six [n].

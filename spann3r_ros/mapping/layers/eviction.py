@@ -15,6 +15,10 @@ def evict(stores: Sequence[VoxelStore], surplus: int, tick: int) -> int:
     Of voxels of the same age, those with the least weight go. Voxels that keyframe number `tick`
     observed stay.
     """
+    # Most fragments of a long path have lost all their voxels.
+    stores = [store for store in stores if len(store)]
+    if not stores:
+        return 0
     # How many voxels each keyframe observed last, from the oldest of these keyframes on.
     oldest = min(int(store.observed_at.min(initial=tick)) for store in stores)
     newest = tick - oldest

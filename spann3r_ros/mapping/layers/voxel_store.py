@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ COLUMNS = 8
 WEIGHT, CONFIDENCE = 6, 7
 GROWTH = 1.5
 LEAST_CAPACITY = 64
+# Memory is given back when so many times less suffices.
+SHRINKING = 2
 # References to an array in a list that `sys.getrefcount` counts: the list's and its own.
 UNSEEN_REFERENCES = 2
 
@@ -206,6 +209,7 @@ class VoxelStore:
         self._points.remove(gaps, moved, left)
         self._balance = balance
         self._index_keys, self._index_rows = keys, rows
+        self._shrink()
 
     def _own(self) -> None:
         """Copy the rows if `rows` gave them away."""
@@ -221,6 +225,14 @@ class VoxelStore:
         if size > len(self._sums):
             self._take(self._empty(max(size, int(GROWTH * len(self._sums)))))
             self._spare = None
+
+    def _shrink(self) -> None:
+        """Give memory back if much less suffices: a fragment may lose all its voxels."""
+        capacity = max(LEAST_CAPACITY, int(GROWTH * len(self)))
+        if SHRINKING * capacity < len(self._sums):
+            with suppress(MemoryError):  # the store is whole in the larger memory, too
+                self._take(self._empty(capacity))
+                self._spare = None
 
     @property
     def _columns(self) -> list[np.ndarray]:

@@ -52,6 +52,7 @@ from spann3r_ros.core.transforms import (
     shift_jacobian,
     similarity_scale,
     to_rigid,
+    without_rounding,
 )
 from spann3r_ros.mapping.mapper_config import PoseConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
@@ -141,7 +142,9 @@ class PoseFilter:
         `motion` is that from the last keyframe. A keyframe with neither has no pose, and the next
         one needs a measurement.
         """
-        self._state, filtered = self._advance(motion, measured)
+        state, filtered = self._advance(motion, measured)
+        self._state = state and replace(state, camera=without_rounding(state.camera),
+                                        in_network=without_rounding(state.in_network))
         if measured is not None and not filtered.gated:
             self._mean_gain = filtered.mean_gain
         return filtered

@@ -93,6 +93,30 @@ class LitPlace:
         """Return the linear colours [P, 3] of what samples hit."""
         return shade(self.table, bank, samples, self.lighting)
 
+    def view(self, bank: TextureBank, rays: Rays) -> tuple[Tensor, Tensor]:
+        """Return the light [N, 3, H, W] and the depth [N, H, W] of pixels.
+
+        The depth is that of a pixel's centre. Its light is that of the centre too, unless a corner
+        sees another triangle: then it is a mean of the centre, twice, and of two opposite corners.
+        Within a triangle the textures are smoothed already.
+        """
+        centre = self.caster.first_hits(rays)
+        corners = Rays(rays.origin, rays.rotation, _half_a_pixel_on(rays.columns),
+                       _half_a_pixel_on(rays.rows))
+        after = self.caster.first_hits(corners)
+        differs_after = after != centre
+        differs_before = _previous(after, centre) != centre
+        wanted = differs_after.clone()
+        wanted[:, :-1, :-1] |= differs_before[:, 1:, 1:]
+        samples = Samples.of(rays, centre)
+        light = self.shade(bank, samples).view(*centre.shape, 3)
+        other = torch.zeros_like(light)
+        other[wanted] = self.shade(bank, Samples.of(corners, after).select(wanted.flatten()))
+        mixed = (2 * light + torch.where(differs_after[..., None], other, light)
+                 + torch.where(differs_before[..., None], _previous(other, light), light)) / 4
+        return (mixed.movedim(3, 1).contiguous(),
+                sample_depth(self.table, samples).view(centre.shape))
+
 
 class PlaceGenerator:
     """A source of batches; sequence n depends on the seed and n alone.
@@ -146,7 +170,7 @@ class PlaceGenerator:
         rng = np.random.default_rng((self._seed, 1, number))
         walk = draw_walk(lit.place, frames, motion, rng)
         rays, intrinsics = self._rays(walk.origin, walk.heading, size, rng)
-        light, depth = self._view(lit, rays)
+        light, depth = lit.view(self._bank, rays)
         effects = CameraEffects.draw(rng)
         self._draw.generator.manual_seed(int(rng.integers(1 << 62)))
         settings = self._sensor.settings(1, frames, *size)
@@ -161,30 +185,6 @@ class PlaceGenerator:
         if self._last is None or self._last[0] != number:
             self._last = number, LitPlace.of(self._drawings.get(number), self.device)
         return self._last[1]
-
-    def _view(self, lit: LitPlace, rays: Rays) -> tuple[Tensor, Tensor]:
-        """Return the light [N, 3, H, W] and the depth [N, H, W] of pixels.
-
-        The depth is that of a pixel's centre. Its light is that of the centre too, unless a corner
-        sees another triangle: then it is a mean of the centre, twice, and of two opposite corners.
-        Within a triangle the textures are smoothed already.
-        """
-        centre = lit.caster.first_hits(rays)
-        corners = Rays(rays.origin, rays.rotation, _half_a_pixel_on(rays.columns),
-                       _half_a_pixel_on(rays.rows))
-        after = lit.caster.first_hits(corners)
-        differs_after = after != centre
-        differs_before = _previous(after, centre) != centre
-        wanted = differs_after.clone()
-        wanted[:, :-1, :-1] |= differs_before[:, 1:, 1:]
-        samples = Samples.of(rays, centre)
-        light = lit.shade(self._bank, samples).view(*centre.shape, 3)
-        other = torch.zeros_like(light)
-        other[wanted] = lit.shade(self._bank, Samples.of(corners, after).select(wanted.flatten()))
-        mixed = (2 * light + torch.where(differs_after[..., None], other, light)
-                 + torch.where(differs_before[..., None], _previous(other, light), light)) / 4
-        return (mixed.movedim(3, 1).contiguous(),
-                sample_depth(lit.table, samples).view(centre.shape))
 
     def _rays(self, origin: np.ndarray, heading: np.ndarray, size: tuple[int, int],
               rng: np.random.Generator) -> tuple[Rays, Tensor]:
