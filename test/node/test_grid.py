@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import pytest
 from grid_rooms import FREE, OCCUPIED, UNKNOWN, lattice, share, states
-from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, stamp_of, to_ns
+from harness import OPTICAL_FRAME, Camera, Mapper, Orbit, Peer, running, stamp_of, to_ns
+from movable_mapper import TOPIC as MOVES
 from nav_msgs.msg import OccupancyGrid
 from robot import Robot
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Float64MultiArray
 from synthetic import SyntheticScene
 from synthetic_mapper import FRAMES
+from test_moved_fragment import MovableMapper
 
 from spann3r_ros.core.transforms import transform_points
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid
@@ -133,9 +138,24 @@ def test_late_joiner_gets_the_grid_of_a_metric_map(
                                                         1.0]), atol=1e-5)
 
 
+def occupied(message: OccupancyGrid) -> np.ndarray:
+    """Return the centres [n, 2] of the occupied cells."""
+    grid = grid_of(message)
+    row, column = np.nonzero(grid.values == OCCUPIED)
+    return (np.stack([column, row], axis=1) + 0.5) * grid.resolution + grid.origin[:2]
+
+
+@pytest.fixture
+def movable(tmp_path: Path) -> Iterator[Mapper]:
+    with running(MovableMapper(tmp_path, {'index_from_image': True}, mode='replay',
+                               **{'grid.period_sec': 0.0})) as mapper:
+        yield mapper
+
+
 def test_grid_is_silent_until_the_map_is_metric_or_it_is_forced(
-        peer: Peer, camera: Camera, orbit: Orbit, start: Start) -> None:
-    mapper = start(mode='replay', **{'grid.period_sec': 0.0})
+        peer: Peer, camera: Camera, orbit: Orbit, movable: Mapper) -> None:
+    mapper = movable
+    move = peer.publisher(Float64MultiArray, MOVES)
     grids = peer.listen(OccupancyGrid, TOPIC, latched=True)
     peer.statuses()
     camera.send(*(orbit.image(index) for index in range(20)))
@@ -151,3 +171,16 @@ def test_grid_is_silent_until_the_map_is_metric_or_it_is_forced(
     assert abs(grid.origin[2] + 1.2) < 0.05
     assert (grid.values == FREE).sum() > 500
     peer.until(lambda: peer.statuses()[-1].grid_reason == '', 'the status')
+
+    # It follows the map: a fragment that becomes half as large and is elsewhere.
+    before, count = occupied(grids[-1]), len(grids)
+    place = np.diag([0.5, 0.5, 0.5, 1.0])
+    place[:3, 3] = 3.03, -1.01, 0.4
+    peer.until(move.get_subscription_count, 'the mapper to listen')
+    move.publish(Float64MultiArray(data=[0.0, *place.ravel()]))
+    peer.until(lambda: len(grids) > count, 'the moved grid')
+    after = occupied(grids[-1])
+    distance = np.abs(0.5 * before[:, None] + place[:2, 3] - after).max(axis=2).min(axis=1)
+    # Some cells of half the size are beyond the heights now.
+    assert len(before) > 200 and np.mean(distance < 0.06) > 0.6
+    assert after[:, 0].min() > before[:, 0].min() + 2.0

@@ -26,9 +26,9 @@ CAMERA = square_camera(96)
 
 def make_mapper(poses: list[np.ndarray], options: SyntheticOptions | None = None,
                 config: MapperConfig | None = None) -> Mapper:
-    """Return a mapper on the synthetic room; without a config every frame is a keyframe."""
+    """Return a mapper on the synthetic room for which every frame is a keyframe."""
     options = options or SyntheticOptions()
-    config = config or every_frame()
+    config = every_frame(config)
     if not options.index_from_image:
         # The network counts its steps, so that no image may be shown again.
         config = replace(config, fragments=FragmentConfig(max_keyframes=0))

@@ -182,7 +182,7 @@ def test_a_fragment_ends_after_as_many_keyframes_as_set(
     poses, frames = orbit
     limits = FragmentConfig(max_keyframes=6, overlap_keyframes=shared)
     network = SyntheticNetwork(SCENE, poses, replace(INDEXED, stretch=0.8), CAMERA)
-    mapper, steps, step = Mapper(network, MapperConfig(fragments=limits)), [], network.step
+    mapper, steps, step = Mapper(network, every_frame(MapperConfig(fragments=limits))), [], network.step
 
     def counted(image: np.ndarray, image_id: int) -> list[Estimate]:
         steps.append(image_id)
@@ -210,7 +210,7 @@ def test_a_fragment_begins_without_an_overlap_after_the_camera_was_lost(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit
     network = Scattered(SCENE, poses, INDEXED, CAMERA)
-    mapper = Mapper(network, MapperConfig(fragments=FragmentConfig(max_lost=3)))
+    mapper = Mapper(network, every_frame(MapperConfig(fragments=FragmentConfig(max_lost=3))))
     ids = []
     for frame in [*frames[:6], *frames[20:28]]:
         mapper.process(frame)
@@ -250,7 +250,7 @@ def test_six_fragments_of_different_scales_keep_the_path(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit
     network = Rescaled(SCENE, poses, replace(INDEXED, noise=0.01), CAMERA)
-    mapper = Mapper(network, MapperConfig(fragments=FragmentConfig(max_keyframes=5)))
+    mapper = Mapper(network, every_frame(MapperConfig(fragments=FragmentConfig(max_keyframes=5))))
     for frame in frames:
         mapper.process(frame)
     mapper.flush()
@@ -308,7 +308,7 @@ def test_a_fragment_that_got_no_keyframe_leaves_no_constraint(
         orbit: tuple[list[np.ndarray], list[Frame]]) -> None:
     poses, frames = orbit
     network = RefusingAtOnce(SCENE, poses, replace(INDEXED, stretch=1.7), CAMERA)
-    mapper = Mapper(network)
+    mapper = Mapper(network, every_frame())
     for index, frame in enumerate(frames[:9]):
         if index in (5, 6):
             mapper.new_fragment()
@@ -356,7 +356,8 @@ def test_a_fragment_begins_when_the_confidence_falls(
     poses, frames = orbit
     for share, fragments in ((0.0, 1), (0.7, 3)):
         limits = FragmentConfig(min_confidence_share=share)
-        mapper = Mapper(Fading(SCENE, poses, INDEXED, CAMERA), MapperConfig(fragments=limits))
+        mapper = Mapper(Fading(SCENE, poses, INDEXED, CAMERA),
+                        every_frame(MapperConfig(fragments=limits)))
         for frame in frames:
             mapper.process(frame)
         mapper.flush()

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from oracle import RoomsNetwork, TwinRooms, twin_walk
-from synthetic import square_camera
+from synthetic import every_frame, square_camera
 
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.similarity import error_vectors
@@ -51,7 +51,8 @@ def network(returns: bool, kind: type[RoomsNetwork] = RoomsNetwork) -> RoomsNetw
 
 def mapped(answering: RoomsNetwork, loops: LoopConfig, count: int | None = None,
            config: MapperConfig | None = None) -> Mapper:
-    mapper = Mapper(answering, replace(config or MapperConfig(live_pose=False), loops=loops))
+    mapper = Mapper(answering, replace(config or every_frame(MapperConfig(live_pose=False)),
+                                       loops=loops))
     for index, frame in enumerate(frames(answering)[:count]):
         step(mapper, index, frame)
     return mapper
@@ -162,7 +163,7 @@ def test_a_pair_without_memory_is_refused() -> None:
 
 def test_evicted_keyframes_close_no_loops() -> None:
     small = replace(MapperConfig(live_pose=False), keyframes=KeyframeConfig(
-        max_full_bytes=0, max_bytes=800_000))
+        selection='stride', max_full_bytes=0, max_bytes=800_000))
     mapper = mapped(network(returns=True), LOOPS, config=small)
     kept = mapper.status().kept
     assert kept.evicted > 0 and len(closer(mapper)._places) <= kept.keyframes + 1
@@ -174,7 +175,8 @@ def test_a_map_of_a_version_without_loops_is_continued() -> None:
     del tree['state']['loops']
     for fragment in tree['state']['atlas']['fragments']:
         del fragment['keyframes']['descriptors']
-    mapper = Mapper(network(returns=True), MapperConfig(loops=LOOPS, live_pose=False))
+    mapper = Mapper(network(returns=True), every_frame(MapperConfig(
+        loops=LOOPS, live_pose=False)))
     mapper.load(decode_tree(*encode_tree(tree)))
     for index, frame in list(enumerate(frames(answering)))[20:]:
         step(mapper, index, frame)

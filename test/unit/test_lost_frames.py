@@ -80,7 +80,7 @@ def indices(poses: list[StampedPose] | list[FragmentPose]) -> list[int]:
 
 
 # Steps are counted in some tests: one image begins a fragment.
-ONE_SHARED = MapperConfig(fragments=FragmentConfig(overlap_keyframes=1))
+ONE_SHARED = every_frame(MapperConfig(fragments=FragmentConfig(overlap_keyframes=1)))
 
 
 def network(kind: type[SyntheticNetwork]) -> SyntheticNetwork:

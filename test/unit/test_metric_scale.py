@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from robot_rides import CAMERA, SCENE, Ride, mounted, ride, true_keyframes
-from synthetic import SyntheticNetwork, SyntheticOptions, render_frames
+from synthetic import SyntheticNetwork, SyntheticOptions, every_frame, render_frames
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import invert, similarity_scale
@@ -139,7 +139,7 @@ class Run:
                            zip(self.frames, on.odometry(ASIDE, slips=(7, 22)), strict=True)]
         network = ChangingNetwork(SCENE, self.cameras, SyntheticOptions(unit=UNIT), CAMERA)
         network.changes_at, network.change = changes_at, change
-        self.mapper = Mapper(network, MapperConfig(scale=ScaleConfig(source, **scale)))
+        self.mapper = Mapper(network, every_frame(MapperConfig(scale=ScaleConfig(source, **scale))))
         self.updates: list[MapUpdate] = []
 
     def __iter__(self) -> Iterator[int]:
@@ -264,7 +264,8 @@ def test_a_known_number_may_change_while_the_map_grows() -> None:
         run.mapper.process(frame)
     assert run.mapper.status().scale.metric
     assert abs(run.factor() * UNIT - 1.0) < 0.01
-    run.mapper.configure(MapperConfig(scale=ScaleConfig('number', metres_per_unit=UNIT)))
+    run.mapper.configure(every_frame(MapperConfig(scale=ScaleConfig(
+        'number', metres_per_unit=UNIT))))
     for frame in run.frames[12:16]:
         run.mapper.process(frame)
     assert abs(run.factor() - 1.0) < 0.01

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from office_walk import OfficeErrors, OfficeWalk, office_walk
 from oracle import PairingOffice, overlap
+from synthetic import every_frame
 
 from spann3r_ros import share_directory
 from spann3r_ros.core.similarity import error_vectors
@@ -55,7 +56,7 @@ def walked() -> Walked:
         with torch.inference_mode():
             return mean_feature(encoder.dust3r.encode(to_input(square, torch.device('cpu'))))
     network = PairingOffice(walk, describe, OfficeErrors(warp=0.05))
-    mapper = Mapper(network, replace(MapperConfig(live_pose=False), loops=LoopConfig(
+    mapper = Mapper(network, replace(every_frame(MapperConfig(live_pose=False)), loops=LoopConfig(
         enabled=True, interval=1, min_gap=GAP)))
     out, back = list(range(0, IMAGES, 2)), list(range(IMAGES - 1, 0, -2))
     frames = walk.frames(out) + walk.frames(back, gain=0.6,

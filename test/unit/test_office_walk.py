@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from office_walk import OfficeErrors, OfficeNetwork, OfficeWalk, office_walk
+from synthetic import every_frame
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, similarity_scale
 from spann3r_ros.core.types import FrameError
@@ -19,7 +20,8 @@ def walked(walk: OfficeWalk, errors: OfficeErrors,
            max_keyframes: int) -> tuple[Mapper, np.ndarray]:
     """Return the mapper after the walk, and the errors of its path in metres [n, 3]."""
     network = OfficeNetwork(walk, errors)
-    mapper = Mapper(network, MapperConfig(fragments=FragmentConfig(max_keyframes=max_keyframes)))
+    mapper = Mapper(network, every_frame(MapperConfig(
+        fragments=FragmentConfig(max_keyframes=max_keyframes))))
     frames = walk.frames()
     for frame in frames:
         mapper.process(frame)

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from recorded_bags import CAMERA, FRAMES, IMAGE_TOPIC, OrbitBag
-from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, orbit_trajectory
+from synthetic import (
+    SyntheticNetwork,
+    SyntheticOptions,
+    SyntheticScene,
+    every_frame,
+    orbit_trajectory,
+)
 
 from spann3r_ros.core.image_files.depth_images import to_depth
 from spann3r_ros.core.types import Frame, FrameError
@@ -213,7 +219,7 @@ def replayed(path: Path, source: str, **names: Any) -> tuple[dict[str, Any], flo
     """Replay a bag; return the summary and the factor of the path."""
     network = SyntheticNetwork(SyntheticScene(), orbit_trajectory(FRAMES),
                                SyntheticOptions(index_from_image=True, unit=UNIT), CAMERA)
-    mapper = Mapper(network, MapperConfig(scale=ScaleConfig(source)))
+    mapper = Mapper(network, every_frame(MapperConfig(scale=ScaleConfig(source))))
     replay = Replay(mapper, NodeConfig(), Expected(lambda: True, lambda: True))
     try:
         with CameraBag(path, TopicNames(IMAGE_TOPIC, **names)) as bag:

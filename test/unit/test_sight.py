@@ -290,4 +290,5 @@ def test_the_bundled_network_goes_on_after_black_images(inserted: bool) -> None:
     assert outcome.skipped == outcome.spoilt
     assert 1 <= outcome.resumed <= 3
     assert outcome.largest < (1e-9 if inserted else 0.03)
-    assert outcome.voxels > (0.999 if inserted else 0.8)
+    # Voxels are carved by the time since they were seen, which the black images make longer.
+    assert outcome.voxels > (0.99 if inserted else 0.8)

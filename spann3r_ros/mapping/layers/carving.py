@@ -12,8 +12,8 @@ from spann3r_ros.core.transforms import invert, invert_similarity, similarity_sc
 from spann3r_ros.mapping.mapper_config import CarvingConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
-from .free_space import View
 from .point_blocks import BLOCK, BLOCK_BITS
+from .ray_votes import View
 from .voxel_store import VoxelStore
 
 # A keyframe votes on about this many voxels at most: on every second, third ... block in view.
