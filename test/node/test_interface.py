@@ -48,7 +48,7 @@ def test_document_lists_topics_and_services_of_the_node(
     expected = table(head)
     assert len(expected) >= 3
     nodes = ['mapper', 'mapper_tf_listener'] if head == 'input' else ['mapper']
-    start(mask='latest')
+    start(mask='latest', **{'scale.source': 'depth'})
     peer.until(lambda: peer.state() == 'active', 'the node to be active')
     peer.until(lambda: graph(peer.endpoints(ask, *nodes)) == expected,
                f'{expected}, the {head}s of docs/interface.md')
