@@ -182,7 +182,8 @@ def test_a_fragment_ends_after_as_many_keyframes_as_set(
     poses, frames = orbit
     limits = FragmentConfig(max_keyframes=6, overlap_keyframes=shared)
     network = SyntheticNetwork(SCENE, poses, replace(INDEXED, stretch=0.8), CAMERA)
-    mapper, steps, step = Mapper(network, every_frame(MapperConfig(fragments=limits))), [], network.step
+    mapper = Mapper(network, every_frame(MapperConfig(fragments=limits)))
+    steps, step = [], network.step
 
     def counted(image: np.ndarray, image_id: int) -> list[Estimate]:
         steps.append(image_id)

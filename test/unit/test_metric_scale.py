@@ -21,7 +21,7 @@ from spann3r_ros.core.types import Frame, Pointmap
 from spann3r_ros.core.views import fit_depth
 from spann3r_ros.datasets.layouts import detect_layout, read_videos
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapper_config import MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.scale.odometry_scale import OdometryPairs, Pair, fit_pairs
 from spann3r_ros.mapping.scale.scale_config import ScaleConfig
@@ -139,7 +139,8 @@ class Run:
                            zip(self.frames, on.odometry(ASIDE, slips=(7, 22)), strict=True)]
         network = ChangingNetwork(SCENE, self.cameras, SyntheticOptions(unit=UNIT), CAMERA)
         network.changes_at, network.change = changes_at, change
-        self.mapper = Mapper(network, every_frame(MapperConfig(scale=ScaleConfig(source, **scale))))
+        self.mapper = Mapper(network, every_frame(MapperConfig(
+            scale=ScaleConfig(source, **scale), fragments=FragmentConfig(max_keyframes=0))))
         self.updates: list[MapUpdate] = []
 
     def __iter__(self) -> Iterator[int]:
@@ -264,8 +265,9 @@ def test_a_known_number_may_change_while_the_map_grows() -> None:
         run.mapper.process(frame)
     assert run.mapper.status().scale.metric
     assert abs(run.factor() * UNIT - 1.0) < 0.01
-    run.mapper.configure(every_frame(MapperConfig(scale=ScaleConfig(
-        'number', metres_per_unit=UNIT))))
+    run.mapper.configure(every_frame(MapperConfig(
+        scale=ScaleConfig('number', metres_per_unit=UNIT),
+        fragments=FragmentConfig(max_keyframes=0))))
     for frame in run.frames[12:16]:
         run.mapper.process(frame)
     assert abs(run.factor() - 1.0) < 0.01
