@@ -29,6 +29,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.taken: list[np.ndarray] = []
+        self.takes_depth = False
 
     def take_image(self, stamp_ns: int, frame_id: str, decode: Callable[[], np.ndarray]) -> None:
         self.taken.append(decode())
