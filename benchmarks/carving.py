@@ -23,7 +23,7 @@ from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.evaluation.held_out import held_out_rooms
 from spann3r_ros.evaluation.held_out.held_out_rooms import HeldOutConfig, Turn
 from spann3r_ros.evaluation.measures.trajectories import Similarity, fit_similarity
-from spann3r_ros.evaluation.recorded_runs import to_frames
+from spann3r_ros.evaluation.recorded_runs import EVERY_FRAME, to_frames
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
@@ -111,7 +111,7 @@ def main() -> None:
         network.reset()
         frames = [replace(frame, stamp_ns=PERIOD_NS * (1 + index))
                   for index, frame in enumerate(to_frames(room.images, room.intrinsics))]
-        updates = run_frames(Mapper(network, PLAIN), frames).updates
+        updates = run_frames(Mapper(network, replace(PLAIN, keyframes=EVERY_FRAME)), frames).updates
         keyframes = [one for update in updates for one in update.keyframes if one.pose]
         truth = room.points.reshape(len(frames), -1, 3)
         alignment = fit(keyframes, truth)

@@ -26,7 +26,12 @@ from spann3r_ros.evaluation.held_out.held_out_rooms import (
     unseen_rooms,
 )
 from spann3r_ros.evaluation.measures import trajectories
-from spann3r_ros.evaluation.recorded_runs import in_first_camera, poses_of, to_frames
+from spann3r_ros.evaluation.recorded_runs import (
+    EVERY_FRAME,
+    in_first_camera,
+    poses_of,
+    to_frames,
+)
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.fragments import overlap
 from spann3r_ros.mapping.fragments.sequence_alignment import Alignment, SharedView
@@ -67,7 +72,7 @@ class Choice:
 
 def measure(network: Network, sequence: Sequence, choice: Choice) -> list[float]:
     """Return the numbers of a row for one walk."""
-    config = MapperConfig(sight=SightConfig(check=False), live_pose=False,
+    config = MapperConfig(keyframes=EVERY_FRAME, sight=SightConfig(check=False), live_pose=False,
                           fragments=FragmentConfig(**asdict(choice)))
     mapper, started = Mapper(network, config), time.perf_counter()
     result = run_frames(mapper, to_frames(sequence.images, sequence.intrinsics))
