@@ -111,7 +111,8 @@ def main() -> None:
         network.reset()
         frames = [replace(frame, stamp_ns=PERIOD_NS * (1 + index))
                   for index, frame in enumerate(to_frames(room.images, room.intrinsics))]
-        updates = run_frames(Mapper(network, replace(PLAIN, keyframes=EVERY_FRAME)), frames).updates
+        every = replace(PLAIN, keyframes=EVERY_FRAME)
+        updates = run_frames(Mapper(network, every), frames).updates
         keyframes = [one for update in updates for one in update.keyframes if one.pose]
         truth = room.points.reshape(len(frames), -1, 3)
         alignment = fit(keyframes, truth)

@@ -196,7 +196,7 @@ class Mapper:
         if state.back_end.is_pending:
             frames = [*state.pending.values(), *state.replays.values()]
             self._front_end.state = deepcopy(state, {
-                id(one): one for one in (*self._layers, *frames)})
+                id(one): one for one in (self._memory, *self._layers, *frames, state.spare)})
             self._state.back_end.finish(self._state.atlas)
         try:
             yield
@@ -244,7 +244,8 @@ class Mapper:
 
     def grid_snapshot(self) -> OccupancySnapshot:
         """Return the evidence of the map; another thread may compute its grid (`GridView`)."""
-        return self.occupancy.snapshot(self._state.atlas.located_stores(self.occupancy.name))
+        return self.occupancy.snapshot(self._state.atlas.located_stores(
+            self.occupancy.name, assumed_first=True))
 
     def status(self) -> MappingStatus:
         """Return the counters."""

@@ -2,6 +2,8 @@
 """A fragment that moves takes its path, cloud and later keyframes with it."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from spann3r_ros.core.transforms import (
 )
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.fragments.atlas import Atlas
+from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.mapping.fragments.keyframe_store import CompactKeyframe
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.mapper import Mapper
@@ -328,3 +331,28 @@ def test_keyframes_of_a_loaded_map_are_evicted_as_before() -> None:
             store.add(keyframe(index), owner)
         kept.append(list(owner))
     assert kept[0] == kept[1]
+
+
+def test_only_fragments_that_measurements_connect_carve_each_other() -> None:
+    config = MapperConfig()
+    layer = VoxelMap(config.voxel_map, config.carving)
+    atlas = Atlas(config, (layer,))
+    first = atlas.current
+    for connected in (False, True):
+        # Something is kept of each, so that it is not removed.
+        atlas.current.received, atlas.current.keyframes = 1, {atlas.current.id: None}
+        atlas.begin().connected = connected
+    atlas.current.received = 1
+    atlas.constraints.append(Constraint('overlap', 1, 2, np.eye(4)))
+
+    def carved() -> list[int]:
+        around = atlas._stores_around(atlas.current, layer.name)
+        return [number for number, (_, place) in zip(atlas.fragments, around, strict=True)
+                if place is not None]
+    assert atlas.unconnected() == {1, 2} and carved() == [2]
+    ordered = [one for one, _ in atlas.located_stores(layer.name, assumed_first=True)]
+    assert ordered[-1] is first.stores[layer.name]
+    loop = Constraint('loop', 0, 2, np.eye(4))
+    for accepted, expected in ((None, [2]), (False, [2]), (True, [0, 1, 2])):
+        atlas.constraints[1:] = [replace(loop, accepted=accepted)]
+        assert carved() == expected

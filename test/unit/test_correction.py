@@ -12,7 +12,7 @@ from threading import Event
 import numpy as np
 import pytest
 from mapper_runs import CAMERA, SCENE, make_mapper
-from synthetic import SyntheticOptions, orbit_trajectory, render_frames
+from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.transforms import invert, similarity_scale
 from spann3r_ros.mapping.fragments.constraint import Constraint
@@ -300,3 +300,15 @@ def test_constraints_that_are_no_loops_of_the_map_are_refused() -> None:
         with pytest.raises(ValueError, match='constraint: expected a loop between two of the'):
             add(mapper, wrong)
     assert not mapper._state.back_end.is_pending
+
+
+def test_a_map_that_is_saved_before_a_correction_is_applied_shares_the_network(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    mapper = go_on(make_mapper(POSES, DRIFTING), 0, LOOP_AT)
+    add(mapper, true_loop(mapper, 0, 6))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError('the network is copied')
+    monkeypatch.setattr(SyntheticNetwork, '__deepcopy__', refuse, raising=False)
+    assert mapper._state.back_end.is_pending
+    encode_map(mapper)

@@ -2,8 +2,13 @@
 """Retrieval of places by the descriptors of keyframes."""
 from __future__ import annotations
 
-import numpy as np
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
+from spann3r_ros.mapping.fragments.atlas import PathView
+from spann3r_ros.mapping.loops.path_prior import PathLengths
 from spann3r_ros.mapping.loops.places import Places
 
 NUMBERS = 32
@@ -100,3 +105,13 @@ def test_equal_descriptors_are_no_fault() -> None:
     # Another network's descriptors have another length.
     places.add(41, 0, np.ones(NUMBERS + 1, np.float32))
     assert len(places) == 1
+
+
+def test_lengths_of_a_path_whose_stamps_jumped_back() -> None:
+    stamps = np.array([*range(100, 110), *range(50, 60)]) * 10**9
+    places = np.tile(np.eye(4), (20, 1, 1))
+    places[:, 0, 3] = np.arange(20)
+    atlas = SimpleNamespace(path=lambda: PathView(stamps, places))
+    lengths = PathLengths(atlas, [])
+    assert lengths.between(101 * 10**9, 58 * 10**9) == pytest.approx(17.0)
+    assert lengths.between(105 * 10**9, 51 * 10**9) == pytest.approx(6.0)

@@ -20,6 +20,7 @@ from spann3r_ros.core.transforms import invert, similarity_scale
 from spann3r_ros.core.types import Frame, Pointmap
 from spann3r_ros.core.views import fit_depth
 from spann3r_ros.datasets.layouts import detect_layout, read_videos
+from spann3r_ros.mapping.front_end import LOST
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, VoxelMapConfig
 from spann3r_ros.mapping.mapping_status import MapUpdate
@@ -342,3 +343,35 @@ def test_a_real_recording_gives_its_scale(bias: float, limit: float) -> None:
     assert len(fits) > 4 and None not in fits
     assert max(abs(error(fit)) for fit in fits) < limit
     assert max(abs(error(fit)) / deviation(fit) for fit in fits) < 3.0
+
+
+def test_depth_without_an_error_costs_no_frame() -> None:
+    run = Run(source='depth')
+    for frame, camera in zip(run.frames[:10], run.cameras, strict=False):
+        metres = SCENE.render(camera, CAMERA)[1][..., 2].astype(np.float32)
+        assert not run.mapper.process(replace(frame, depth=metres)).failed
+    assert run.mapper.status().scale.metric
+
+
+def test_a_fragment_at_an_assumed_place_measures_its_own_scale() -> None:
+    run = Run()
+    network = SyntheticNetwork(SCENE, run.cameras, SyntheticOptions(unit=UNIT, stretch=1 / 1.6),
+                               CAMERA)
+    mapper, deviations = Mapper(network, run.mapper._config), []
+    for index, frame in enumerate(run.frames[:58]):
+        mapper.process(frame)
+        deviations.append(math.sqrt(mapper.status().scale.variance))
+        if index == 25:
+            # Nothing connects the next fragment, whose unit is another one.
+            state = mapper._state
+            state.restart(LOST)
+            state.poses._corners.stop()
+            state.poses._filter.forget()
+    fragment = mapper._state.atlas.current
+    assert not fragment.connected and fragment.scale.metric
+    assert deviations[25] < 0.06 and max(deviations[26:]) > 0.3
+    numbers = [[one.stamp_ns for one in run.frames].index(stamp) for stamp in fragment.path.stamps]
+    true = np.array(run.cameras)[numbers, :3, 3]
+    found = (fragment.map_from_fragment @ fragment.path.transforms)[:, :3, 3]
+    length = np.linalg.norm(found[-1] - found[0]) / np.linalg.norm(true[-1] - true[0])
+    assert abs(length - 1.0) < 0.06

@@ -142,9 +142,16 @@ class Atlas:
 
         A fragment whose place was assumed may be connected by a loop, or by another fragment.
         """
+        return {one.id for one in self.fragments.values() if one.received} - self._reached()
+
+    def _reached(self) -> set[int]:
+        """Return the fragments that measurements connect with the oldest one.
+
+        A loop counts once the pose graph has accepted it, and the fragments are placed by it.
+        """
         if all(one.connected for one in self.fragments.values()):
-            return set()
-        believed = [one for one in self.constraints if one.accepted is not False]
+            return set(self.fragments)
+        believed = [one for one in self.constraints if one.kind == 'overlap' or one.accepted]
         joined = {one.second for one in believed if one.kind == 'overlap'}
         # Given poses, or fragments that were removed, have placed those that are not joined.
         reached = {one.id for one in self.fragments.values()
@@ -156,7 +163,7 @@ class Atlas:
             for one in believed:
                 if {one.first, one.second} & reached:
                     reached |= {one.first, one.second}
-        return {one.id for one in self.fragments.values() if one.received} - reached
+        return reached
 
     def places(self, fragment_ids: Iterable[int]) -> Mapping[int, np.ndarray]:
         """Return `map_from_fragment` [4, 4] of some fragments by their ids."""
@@ -184,10 +191,17 @@ class Atlas:
         """Return the stores of all fragments for a layer, by its name."""
         return [fragment.stores[layer] for fragment in self.fragments.values()]
 
-    def located_stores(self, layer: str) -> list[tuple[Any, np.ndarray]]:
-        """Return as `stores`, each with its fragment's `map_from_fragment` [4, 4]."""
-        return [(fragment.stores[layer], fragment.map_from_fragment)
-                for fragment in self.fragments.values()]
+    def located_stores(self, layer: str,
+                       assumed_first: bool = False) -> list[tuple[Any, np.ndarray]]:
+        """Return as `stores`, each with its fragment's `map_from_fragment` [4, 4].
+
+        `assumed_first`: those whose place is only assumed come before all others.
+        """
+        fragments = list(self.fragments.values())
+        if assumed_first:
+            assumed = self.unconnected()
+            fragments.sort(key=lambda one: one.id not in assumed)
+        return [(one.stores[layer], one.map_from_fragment) for one in fragments]
 
     def kept(self) -> KeptReport:
         """Return what is kept of the keyframes."""
@@ -231,8 +245,9 @@ class Atlas:
     def _stores_around(self, fragment: Fragment,
                        layer: str) -> list[tuple[Any, np.ndarray | None]]:
         """Return as `located_stores`; None instead of a place that is only assumed."""
+        reached = self._reached()
         return [(one.stores[layer], one.map_from_fragment if one is fragment or (
-            one.connected and fragment.connected) else None) for one in self.fragments.values()]
+            {one.id, fragment.id} <= reached) else None) for one in self.fragments.values()]
 
     def _drop_exhausted(self) -> None:
         """Remove older fragments of which nothing is left; others stay connected."""

@@ -76,8 +76,10 @@ class PathLengths:
     def between(self, first_ns: int, second_ns: int) -> float:
         """Return the length of the shortest way between two stamps, in units of the map."""
         stamps = [first_ns, second_ns, *(one for pair in self._shortcuts for one in pair)]
-        along = self._along[np.clip(np.searchsorted(self._stamps, stamps), 0,
-                                    len(self._along) - 1)]
+        # Stamps may have jumped back, or a map was continued with older ones.
+        by_stamp = np.argsort(self._stamps, kind='stable')
+        along = self._along[by_stamp[np.clip(np.searchsorted(
+            self._stamps, stamps, sorter=by_stamp), 0, len(self._along) - 1)]]
         order = np.argsort(along, kind='stable')
         ends = np.arange(2, len(stamps))
         lengths = np.concatenate([np.diff(along[order]), np.zeros(len(ends) // 2)])

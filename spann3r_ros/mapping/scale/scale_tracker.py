@@ -27,6 +27,8 @@ from .scale_fit import ScaleFit, ScaleSeries, read_fit
 
 # What one fragment that is placed by another adds to the relative standard deviation.
 JOIN_DEVIATION = 0.02
+# What one adds whose scale was assumed: another sequence of the network may have another unit.
+ASSUMED_DEVIATION = 0.5
 # A fragment moves when its scale differs by more than this, and by half a standard deviation.
 MIN_CORRECTION = 0.005
 CORRECTION_SIGMAS = 0.5
@@ -73,9 +75,6 @@ class ScaleTracker:
         fragment = atlas.fragments[keyframe.fragment_id]
         if fragment.id != self._fragment_id:
             self._enter(fragment, atlas)
-        if fragment.scale.metric:
-            # The pose graph may have moved the fragment.
-            self._applied = math.log(similarity_scale(fragment.map_from_fragment))
         if source == 'number':
             self._use_number(atlas)
             return
@@ -98,7 +97,8 @@ class ScaleTracker:
 
     def priors(self, atlas: Atlas) -> list[ScalePrior]:
         """Return the measured scales of fragments; none before the map is metric."""
-        return [ScalePrior(one, fit.log_scale, fit.variance) for one, fit in self.measured.items()
+        return [ScalePrior(one, fit.log_scale, max(fit.variance, MIN_CORRECTION**2))
+                for one, fit in self.measured.items()
                 if one in atlas.fragments and atlas.fragments[one].scale.metric]
 
     def tree(self) -> dict[str, Any]:
@@ -153,12 +153,16 @@ class ScaleTracker:
         if not fragment.scale.metric:
             return
         self._applied = math.log(similarity_scale(fragment.map_from_fragment))
-        variance = max(0.0, fragment.scale.variance - self._common_variance) + JOIN_DEVIATION**2
+        added = JOIN_DEVIATION if fragment.connected else ASSUMED_DEVIATION
+        variance = max(0.0, fragment.scale.variance - self._common_variance) + added**2
         self._inherited = ScaleFit(self._applied, variance)
+        if not fragment.connected:
+            self._change = None
         if self._change is not None:
             # The depth by which the fragment was placed was in the unit after the change.
             self._inherited = ScaleFit(self._applied + self._change.log_scale,
                                        self._change.variance + JOIN_DEVIATION**2)
+            _rescale_join(atlas, fragment, self._change.log_scale)
             self._change = None
         self._settle(self._inherited, fragment, atlas)
 
@@ -229,6 +233,15 @@ class ScaleTracker:
     def _source(self) -> str:
         source = self._config.scale.source
         return 'odometry' if source == 'auto' else source
+
+
+def _rescale_join(atlas: Atlas, fragment: Fragment, change: float) -> None:
+    """Multiply the measured scale of a fragment in the one before, about its first camera."""
+    scaling = _scaling(math.exp(change), fragment.fragment_from_sequence[:3, 3])
+    atlas.constraints = [
+        replace(one, first_from_second=one.first_from_second @ scaling)
+        if one.kind == 'overlap' and one.second == fragment.id else one
+        for one in atlas.constraints]
 
 
 def _scaling(factor: float, fixed: np.ndarray) -> np.ndarray:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 
+import numpy as np
 from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import LifecyclePublisher
 from std_msgs.msg import Header
 
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.occupancy.occupancy_grid import GridView, NoFloorError
+from spann3r_ros.mapping.occupancy.occupancy_grid import UNKNOWN, Grid, GridView, NoFloorError
 from spann3r_ros.ros import conversions
 
 from .graph_markers import graph_markers
@@ -131,9 +132,11 @@ class LatchedViews(LatchedTopics):
 
 
 class LatchedGrid(LatchedTopics):
-    """Publishes ~/map; `missing` is why not, or empty, and `changed` is called with it.
+    """Publishes ~/map; `changed` is called with the reason why not, or with an empty text.
 
-    `changed` is called on the executor's thread or that of the worker.
+    `missing` is what only a try to compute the grid finds, or empty. A grid that was sent is
+    replaced by one unknown cell when the map has none any more. `changed` is called on the
+    executor's thread or that of the worker.
     """
 
     def __init__(self, grid: LifecyclePublisher, executor: ThreadPoolExecutor, period_sec: float,
@@ -141,7 +144,8 @@ class LatchedGrid(LatchedTopics):
         super().__init__((grid,), executor, period_sec, failed)
         self._grid, self._changed = grid, changed
         self._view = GridView()
-        self.missing = ''
+        self.missing = self._noted = ''
+        self._is_sent = False
 
     def configure(self, period_sec: float) -> None:
         """Use another period."""
@@ -151,20 +155,27 @@ class LatchedGrid(LatchedTopics):
                  due: Sequence[LifecyclePublisher]) -> dict[LifecyclePublisher, Build]:
         if mapper.grid_reason:
             self._note(mapper.grid_reason)
-            return {}
+            if not self._is_sent:
+                return {}
+            self._is_sent = False
+            blank = Grid(np.full((1, 1), UNKNOWN, np.int8),
+                         mapper.grid_snapshot().config.cell_size, (0.0, 0.0, 0.0))
+            return {self._grid: lambda: conversions.to_occupancy_grid(blank, header)}
         snapshot = mapper.grid_snapshot()
 
         def build() -> OccupancyGrid | None:
             try:
                 grid = self._view(snapshot)
             except NoFloorError as error:
-                self._note(str(error))
+                self._note(str(error), str(error))
                 return None
             self._note('')
+            self._is_sent |= bool(grid.values.size)
             return conversions.to_occupancy_grid(grid, header) if grid.values.size else None
         return {self._grid: build}
 
-    def _note(self, missing: str) -> None:
-        if missing != self.missing:
-            self.missing = missing
-            self._changed(missing)
+    def _note(self, reason: str, missing: str = '') -> None:
+        self.missing = missing
+        if reason != self._noted:
+            self._noted = reason
+            self._changed(reason)
