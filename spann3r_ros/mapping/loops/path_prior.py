@@ -83,7 +83,9 @@ class PathLengths:
         order = np.argsort(along, kind='stable')
         ends = np.arange(2, len(stamps))
         lengths = np.concatenate([np.diff(along[order]), np.zeros(len(ends) // 2)])
-        edges = (np.concatenate([order[:-1], ends[::2]]), np.concatenate([order[1:], ends[1::2]]))
+        # SciPy before 1.13 follows indices of 32 bits only.
+        edges = (np.concatenate([order[:-1], ends[::2]]).astype(np.int32),
+                 np.concatenate([order[1:], ends[1::2]]).astype(np.int32))
         graph = coo_array((np.maximum(lengths, NO_LENGTH), edges), (len(stamps), len(stamps)))
         return float(dijkstra(graph.tocsr(), directed=False, indices=0)[1])
 
