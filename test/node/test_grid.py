@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +16,17 @@ from movable_mapper import TOPIC as MOVES
 from nav_msgs.msg import OccupancyGrid
 from robot import Robot
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, Header
 from synthetic import SyntheticScene
 from synthetic_mapper import FRAMES
 from test_moved_fragment import MovableMapper
 
 from spann3r_ros.core.transforms import transform_points
+from spann3r_ros.mapping.occupancy.evidence_layer import OccupancySnapshot
+from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid
 from spann3r_ros.ros.conversions import POINT
+from spann3r_ros.ros.outputs.latched_views import LatchedGrid
 
 Start = Callable[..., Mapper]
 SCENE = SyntheticScene()
@@ -184,3 +189,41 @@ def test_grid_is_silent_until_the_map_is_metric_or_it_is_forced(
     # Some cells of half the size are beyond the heights now.
     assert len(before) > 200 and np.mean(distance < 0.06) > 0.6
     assert after[:, 0].min() > before[:, 0].min() + 2.0
+
+
+class Listened:
+    """Has the place of the publisher of ~/map."""
+
+    is_activated = True
+
+    def __init__(self) -> None:
+        self.listeners = 0
+        self.sizes: list[tuple[int, int]] = []
+
+    def get_subscription_count(self) -> int:
+        return self.listeners
+
+    def publish(self, message: OccupancyGrid) -> None:
+        self.sizes.append((message.info.width, message.info.height))
+
+
+def test_a_map_without_a_grid_replaces_the_grid_of_the_map_before() -> None:
+    mapper = SimpleNamespace(grid_reason='the map is empty',
+                             grid_snapshot=lambda: OccupancySnapshot([], GridConfig()))
+    publisher, reasons, errors = Listened(), [], []
+    with ThreadPoolExecutor(1) as executor:
+        topic = LatchedGrid(publisher, executor, 0.0, errors.append, reasons.append)
+        topic._view = lambda _: Grid(np.zeros((8, 8), np.int8), 0.05, (0.0, 0.0, 0.0))
+
+        def refresh() -> None:
+            topic.change()
+            topic.refresh(mapper, Header(), force=True)
+        refresh()
+        assert (publisher.sizes, reasons, topic.missing) == ([], ['the map is empty'], '')
+        mapper.grid_reason, publisher.listeners = '', 1
+        refresh()
+        mapper.grid_reason = 'the map is empty'
+        refresh()
+        refresh()
+    assert publisher.sizes == [(8, 8), (1, 1)] and not errors
+    assert reasons == ['the map is empty', '', 'the map is empty']

@@ -98,7 +98,7 @@ def test_rooms_that_look_alike_are_not_welded() -> None:
     assert len(far) >= 30
     assert (loops.accepted, loops.rejected) == (len(found(mapper)), len(records)
                                                 - len(found(mapper)))
-    # The images and the geometry do not tell the rooms apart: with a path that may have drifted
+    # Images and geometry of the rooms do not differ: with a path that may have drifted
     # by any distance, they are welded.
     welded = mapped(network(returns=False), replace(LOOPS, drift=10.0))
     assert sum(first < FIRST_ROOM and second > FIRST_ROOM + WAY

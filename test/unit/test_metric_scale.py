@@ -237,6 +237,13 @@ def test_a_change_of_the_scale_begins_a_fragment_with_the_right_one() -> None:
         run.mapper.process(run.frames[index])
     assert abs(run.factor() - 1.0) < 0.05
     assert run.mapper.status().memory.recoveries == 0
+    # The join agrees with the places, so that a pose graph would leave the fragments there.
+    atlas = run.mapper._state.atlas
+    join = next(one for one in atlas.constraints if one.second == 1)
+    scales = [similarity_scale(atlas.fragments[one].map_from_fragment) for one in (0, 1)]
+    assert similarity_scale(join.first_from_second) == pytest.approx(scales[1] / scales[0],
+                                                                     rel=0.02)
+    assert abs(math.log(scales[1] / scales[0])) > 0.05
 
 
 def test_a_steady_scale_begins_no_fragment() -> None:

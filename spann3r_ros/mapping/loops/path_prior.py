@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a path can have drifted between two keyframes: the prior of a loop.
 
-Two rooms that look alike cannot be told apart by their images. What tells them apart is the path:
+The images of two rooms that look alike do not differ. Their places on the path differ:
 a loop that joins them claims that the whole way between both is an error. With the length l of the
 path between the keyframes, the depth d that the second one sees, and `loops.drift` g, the standard
 deviations of the prior are

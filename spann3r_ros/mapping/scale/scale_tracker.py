@@ -60,7 +60,7 @@ class ScaleTracker:
         # The scale that the current fragment inherits, and the one that its place has.
         self._inherited: ScaleFit | None = None
         self._applied: float | None = None
-        # The logarithm of metres per metre that the next fragment seems to have, by its anchor.
+        # The logarithm of the factor by which the scale has changed at the end of a fragment.
         self._change: ScaleFit | None = None
 
     def configure(self, config: MapperConfig) -> None:
