@@ -56,7 +56,7 @@ class CameraModel:
         if intrinsics is not None and intrinsics.distortion is not None:
             self._rectify = Rectifier(intrinsics)
             intrinsics = self._rectify.intrinsics
-        self._window = (_letterbox if letterbox else _crop)(image_size, intrinsics, input_size)
+        self._window = window_of(image_size, intrinsics, input_size, letterbox)
         self._resize = _resize_exactly if exact else _resize_fast
         self._intrinsics = (None if intrinsics is None
                             else self._window.follow(intrinsics, input_size))
@@ -219,6 +219,18 @@ class Window:
             cy=(intrinsics.cy - top + 0.5) * y - 0.5 - self.corner[0],
             width=size[1], height=size[0])
 
+    def undo(self, intrinsics: Intrinsics, size: tuple[int, int]) -> Intrinsics:
+        """Return the intrinsics of the whole image, of `size` (height, width), for the result's.
+
+        It is the inverse of `follow`.
+        """
+        (y, x), (top, left) = self.factors, (self.rows.start, self.columns.start)
+        return replace(
+            intrinsics, fx=intrinsics.fx / x, fy=intrinsics.fy / y,
+            cx=(intrinsics.cx + self.corner[1] + 0.5) / x - 0.5 + left,
+            cy=(intrinsics.cy + self.corner[0] + 0.5) / y - 0.5 + top,
+            width=size[1], height=size[0])
+
     @property
     def factors(self) -> tuple[float, float]:
         """Return the scale factors (y, x) of the resize."""
@@ -229,6 +241,15 @@ class Window:
         """Return the share of an image of size `whole` that the result shows."""
         shown = [min(size[axis], self.resized[axis]) / self.factors[axis] for axis in (0, 1)]
         return shown[0] * shown[1] / (whole[0] * whole[1])
+
+
+def window_of(image_size: tuple[int, int], intrinsics: Intrinsics | None,
+              input_size: tuple[int, int], letterbox: bool) -> Window:
+    """Return the part of an image of a size (height, width) that a network's input shows.
+
+    `intrinsics` are those of the image, without distortion; None: not known.
+    """
+    return (_letterbox if letterbox else _crop)(image_size, intrinsics, input_size)
 
 
 def _crop(whole: tuple[int, int], intrinsics: Intrinsics | None,

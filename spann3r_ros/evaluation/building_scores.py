@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from spann3r_ros.core.types import StampedPose
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.mapping.storage.map_directory import CLOUD, NAME, TRAJECTORY, read_map
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 from spann3r_ros.mapping.storage.saved_values import read_similarity

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -223,6 +223,11 @@ class Mapper:
     def path(self) -> PathView:
         """Return the same poses as arrays."""
         return self._state.atlas.path()
+
+    def places(self) -> Mapping[int, np.ndarray]:
+        """Return `map_from_fragment` [4, 4] of all fragments by their ids."""
+        atlas = self._state.atlas
+        return atlas.places(atlas.fragments)
 
     def graph(self) -> GraphView:
         """Return keyframes, fragments and constraints in the map."""

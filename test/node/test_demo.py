@@ -16,7 +16,8 @@ from broken_bags import damage, storage_file
 from harness import DEADLINE_SEC, Orbit
 
 from bags import compressed_bag, raw_bag
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.tools.demo import DemoOptions, mapper_command, player_command
 
 SCRIPT = Path(__file__).with_name('synthetic_demo.py')

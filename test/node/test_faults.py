@@ -15,7 +15,7 @@ import pytest
 from harness import Camera, Mapper, Orbit, Peer, stamp_of, to_ns
 from sensor_msgs.msg import PointCloud2
 
-from spann3r_ros.mapping.storage.exports import read_ply
+from spann3r_ros.mapping.exports.ply_files import read_ply
 
 Start = Callable[..., Mapper]
 Trouble = Callable[[Mapper], AbstractContextManager[None]]

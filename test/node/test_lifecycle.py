@@ -18,7 +18,7 @@ from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from spann3r_ros.mapping.storage.exports import read_ply
+from spann3r_ros.mapping.exports.ply_files import read_ply
 from spann3r_ros.ros import mapper_node
 from spann3r_ros.ros.stopping import REPEAT_SEC
 

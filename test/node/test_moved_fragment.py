@@ -17,7 +17,8 @@ from std_msgs.msg import Float64MultiArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from spann3r_ros.core.transforms import quaternion_to_matrix, to_rigid
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.ros import conversions
 
 SCALE, ALL = 2.5, 9

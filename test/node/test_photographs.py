@@ -18,8 +18,9 @@ import pytest
 
 from spann3r_ros.cli.commands.recordings.photos_to_bag import find_photos
 from spann3r_ros.cli.main import main as command_line
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.mapping.mapper_config import VoxelMapConfig
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.networks.spann3r.checkpoint import save_model
 from spann3r_ros.networks.spann3r.checks.recipe import build_model
 from spann3r_ros.networks.spann3r.config import MemoryConfig, Spann3RConfig

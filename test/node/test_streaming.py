@@ -24,7 +24,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_points
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.ros.conversions import POINT
 
 Start = Callable[..., Mapper]

@@ -17,7 +17,8 @@ from recorded_bags import IMAGE_TOPIC, OrbitBag, robot_bag, stamp_of
 from synthetic import SyntheticScene
 
 from spann3r_ros.core.transforms import invert, transform_points
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 
 ROOT = Path(__file__).parents[2]
 TOY_PACKAGE = ROOT / 'test' / 'toy_package'

@@ -15,11 +15,11 @@ from mapper_runs import CAMERA, SCENE, make_mapper
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.transforms import invert, similarity_scale
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.mapping.fragments.constraint import Constraint
 from spann3r_ros.mapping.loops import correction as correction_module
 from spann3r_ros.mapping.loops.pose_graph import ScalePrior
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.storage.exports import read_tum
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes, read_map
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 

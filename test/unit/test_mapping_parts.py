@@ -12,6 +12,8 @@ import pytest
 from spann3r_ros.core.files import write_files
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.core.views import Preprocessed
+from spann3r_ros.mapping.exports.ply_files import encode_ply, read_ply
+from spann3r_ros.mapping.exports.trajectory_files import encode_tum, read_tum
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper_config import (
     KeyframeConfig,
@@ -20,7 +22,6 @@ from spann3r_ros.mapping.mapper_config import (
     VoxelMapConfig,
 )
 from spann3r_ros.mapping.selection.keyframe_gate import KeyframeGate
-from spann3r_ros.mapping.storage.exports import encode_ply, encode_tum, read_ply, read_tum
 from spann3r_ros.networks.spann3r.config import MemoryConfig
 
 SECOND_NS = 1_000_000_000

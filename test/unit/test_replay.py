@@ -30,7 +30,8 @@ from synthetic import SyntheticScene
 from spann3r_ros.cli.main import main
 from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.datasets.bag_writer import LATCHED
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.networks.registry import network_kinds
 
 ROOT = Path(__file__).parents[2]

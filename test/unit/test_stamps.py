@@ -13,7 +13,7 @@ from intake_rig import SECOND_NS, MakeRig, Rig
 from recorded_bags import IMAGE_TOPIC, PERIOD_NS, START_NS, OrbitBag, stamp_of
 from test_replay import Replay, replay, toy, weights  # noqa: F401
 
-from spann3r_ros.mapping.storage.exports import read_tum
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.pipeline.image_clock import Jump
 from spann3r_ros.pipeline.node_settings import NodeConfig
 

@@ -23,11 +23,13 @@ import numpy as np
 
 from spann3r_ros.core.files import replace_directory
 from spann3r_ros.core.transforms import rounding_warning
+from spann3r_ros.mapping.exports.grid_files import encode_grid_yaml, encode_pgm
+from spann3r_ros.mapping.exports.ply_files import encode_ply
+from spann3r_ros.mapping.exports.trajectory_files import encode_tum
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid, GridView, NoFloorError
 
-from .exports import encode_grid_yaml, encode_pgm, encode_ply, encode_tum
 from .former_map import read_former_map
 from .saved_tree import SavedNode, decode_tree, encode_tree
 
@@ -72,13 +74,11 @@ def encode_map(mapper: Mapper,
     that still wait for their estimate. `at_end` is called with the update that completes them,
     while the map is complete. Afterwards the mapper is as before.
     """
-    if at_end is None:
-        with mapper.corrected():
-            cloud, path, grid = mapper.cloud(), mapper.trajectory, _grid(mapper)
-    else:
-        with mapper.ended() as update:
+    with mapper.corrected() if at_end is None else mapper.ended() as update:
+        if at_end is not None:
             at_end(update)
-            cloud, path, grid = mapper.cloud(), mapper.trajectory, _grid(mapper)
+        cloud, path, grid = mapper.cloud(), mapper.trajectory, _grid(mapper)
+        places = mapper.places()
     if not len(cloud):
         raise MapEmptyError('the map is empty')
     warning = rounding_warning(cloud.points, mapper.voxel_size)
@@ -93,6 +93,8 @@ def encode_map(mapper: Mapper,
     manifest = {
         'format': FORMAT, 'network': mapper.network_name, 'keyframes': status.keyframes,
         'voxels': status.voxels, 'fragments': status.fragments, 'points': len(cloud),
+        # The state may not have the corrections yet that cloud and path have.
+        'map_from_fragment': {str(one): place.tolist() for one, place in places.items()},
         'files': {name: {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
                   for name, content in contents.items()}}
     return MapFiles({**contents,
@@ -108,6 +110,11 @@ def read_map(folder: Path) -> SavedNode:
     directory = folder / NAME
     if not (directory / MANIFEST).exists() and (folder / FORMER).exists():
         return read_former_map(folder / FORMER)
+    return read_directory(directory)
+
+
+def read_directory(directory: Path) -> SavedNode:
+    """Return the saved state of a map's directory, whatever its name; raise as `read_map`."""
     files = _read_manifest(directory / MANIFEST)
     contents = {}
     for name in (STATE, ARRAYS):

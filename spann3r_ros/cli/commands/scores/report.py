@@ -41,7 +41,8 @@ def map_rows(output: Path, bag: Path) -> tuple[list[tuple[str, str]], int]:
     from spann3r_ros.datasets.bag_truth import read_truth
     from spann3r_ros.evaluation.bag_comparison import AlignmentError, compare
     from spann3r_ros.evaluation.pictures.map_picture import draw_map
-    from spann3r_ros.mapping.storage.exports import read_ply, read_tum
+    from spann3r_ros.mapping.exports.ply_files import read_ply
+    from spann3r_ros.mapping.exports.trajectory_files import read_tum
     cloud = read_ply(output / 'map' / 'map.ply')
     trajectory = read_tum(output / 'map' / 'trajectory.tum')
     truth = read_truth(bag)

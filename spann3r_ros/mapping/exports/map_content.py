@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The content of a saved map that other programs can use: cloud, path, and keyframes as views."""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.transforms import is_similarity, similarity_scale
+from spann3r_ros.core.types import StampedPose
+from spann3r_ros.core.views import Window, window_of
+from spann3r_ros.mapping.fragments.keyframe_store import CompactKeyframe
+from spann3r_ros.mapping.fragments.saved_fragments import read_fragment
+from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.mapping.scale.map_scale import Scale
+from spann3r_ros.mapping.storage.map_directory import (
+    CLOUD,
+    MANIFEST,
+    NAME,
+    TRAJECTORY,
+    read_directory,
+)
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_values import read_intrinsics, read_scale
+
+from .ply_files import read_ply
+from .trajectory_files import read_tum
+
+MAP_FRAME = 'map'
+
+
+@dataclass(frozen=True)
+class SavedView:
+    """A kept keyframe as a view of the map.
+
+    `map_from_camera` [4, 4] is rigid; the camera is the optical frame (x right, y down, z ahead).
+    `intrinsics` are those of the whole, rectified camera image, those of `kept` belong to the part
+    that the network saw. `depth_scale` is the unit of the kept depth in units of the map. `name`
+    is that of the image's file, which has the stamp in nanoseconds unless another is given.
+    """
+
+    number: int
+    kept: CompactKeyframe
+    map_from_camera: np.ndarray
+    intrinsics: Intrinsics
+    depth_scale: float
+    name: str
+
+    @property
+    def stamp_ns(self) -> int:
+        """Return the stamp of the image."""
+        return self.kept.stamp_ns
+
+    def depth(self) -> np.ndarray:
+        """Return the depth of the network's image in map units, float32 [h, w]; NaN: unknown."""
+        return self.kept.depth.astype(np.float32) * np.float32(self.depth_scale)
+
+
+@dataclass(frozen=True)
+class MapContent:
+    """A saved map: its cloud, its path and the keyframes that it keeps, oldest first.
+
+    `image_size` is the height and width of the camera's images, `calibration` what was known of
+    them, with the distortion; None: not calibrated. `letterbox`: the network saw whole images.
+    `voxel_size` is in map units.
+    """
+
+    cloud: VoxelCloud
+    path: Sequence[StampedPose]
+    views: Sequence[SavedView]
+    voxel_size: float
+    scale: Scale
+    image_size: tuple[int, int]
+    calibration: Intrinsics | None
+    letterbox: bool
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what files say about a map: frame, axes, whether it is metric, its unit."""
+        return {'frame': MAP_FRAME, 'axes': 'right-handed, z up', 'metric': self.scale.metric,
+                'metres_per_unit': self.scale.value if self.scale.metric else None,
+                'scale_source': self.scale.source}
+
+    @property
+    def notes(self) -> list[str]:
+        """Return the facts as lines of text."""
+        return [f'{name}: {"unknown" if value is None else str(value).lower()}'
+                for name, value in self.facts.items()]
+
+
+def read_content(directory: Path) -> MapContent:
+    """Return the content of a map's directory, or of the folder that has it as `map`.
+
+    Raises ValueError with the file and its fault, and OSError when a file cannot be read.
+    """
+    directory = find_directory(directory)
+    saved = read_directory(directory)
+    state = saved.node('state')
+    size = state.node('camera').integer('height', 2), state.node('camera').integer('width', 2)
+    calibration = None
+    if state.has('calibration') and state.node('calibration').has('intrinsics'):
+        calibration = read_intrinsics(state.node('calibration').node('intrinsics'))
+    letterbox = saved.text('field_of_view') == 'letterbox'
+    atlas, frame_id = state.node('atlas'), state.node('camera').text('frame_id')
+    places = _read_places(directory / MANIFEST)
+    views = []
+    for node in atlas.nodes('fragments'):
+        fragment = read_fragment(node, {}, frame_id)
+        place = places.get(fragment.id, fragment.map_from_fragment)
+        views += [_view(number, kept, place, _window(size, calibration, kept, letterbox), size)
+                  for number, kept in fragment.keyframes.items()]
+    unit = atlas.number('unit', 1e-12) if atlas.has('unit') else 1.0
+    return MapContent(
+        read_ply(directory / CLOUD), read_tum(directory / TRAJECTORY, frame_id), _named(views),
+        saved.node('layers').node('voxels').number('voxel_size', 0.0) * unit,
+        _scale(atlas), size, calibration, letterbox)
+
+
+def find_directory(folder: Path) -> Path:
+    """Return the directory of a map: the folder, or `map` in it; ValueError if neither is one."""
+    for directory in (folder, folder / NAME):
+        if (directory / MANIFEST).is_file():
+            return directory
+    raise ValueError(f'{folder}: expected the directory of a saved map, with {MANIFEST}, or a '
+                     f'folder with such a directory {NAME!r}')
+
+
+def _scale(atlas: SavedNode) -> Scale:
+    """Return the scale of the newest fragment, as the status of the mapper does."""
+    current = atlas.integer('current')
+    for node in atlas.nodes('fragments'):
+        if node.integer('id') == current:
+            return read_scale(node.node('scale'))
+    raise atlas.fault('current', 'the id of a fragment', current)
+
+
+def _window(size: tuple[int, int], calibration: Intrinsics | None, kept: CompactKeyframe,
+            letterbox: bool) -> Window:
+    return window_of(size, calibration, kept.depth.shape, letterbox)
+
+
+def _view(number: int, kept: CompactKeyframe, map_from_fragment: np.ndarray, window: Window,
+          size: tuple[int, int]) -> SavedView:
+    return SavedView(number, kept, kept.pose.in_map(map_from_fragment).world_from_camera,
+                     window.undo(kept.intrinsics, size), similarity_scale(map_from_fragment), '')
+
+
+def _named(views: Sequence[SavedView]) -> list[SavedView]:
+    """Return views with names of files; stamps that occur twice are followed by the number."""
+    stamps = [view.stamp_ns for view in views]
+    once = len(set(stamps)) == len(stamps)
+    return [replace(view, name=f'{view.stamp_ns}.png' if once
+                    else f'{view.stamp_ns}_{view.number}.png') for view in views]
+
+
+def _read_places(manifest: Path) -> dict[int, np.ndarray]:
+    """Return `map_from_fragment` [4, 4] by the fragment; earlier versions did not write them."""
+    saved = json.loads(manifest.read_bytes()).get('map_from_fragment', {})
+    try:
+        places = {int(one): np.array(place, float) for one, place in saved.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f'{manifest}: expected map_from_fragment as matrices by the ids of '
+                         f'fragments: {error}') from error
+    for one, place in places.items():
+        if place.shape != (4, 4) or not is_similarity(place):
+            raise ValueError(f'{manifest}: expected map_from_fragment of fragment {one} to be a '
+                             f'similarity [4, 4], got {place.tolist()}')
+    return places
