@@ -18,7 +18,7 @@ from spann3r_ros.core.transforms import transform_points
 from .map_content import MapContent, SavedView
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = b'glTF', 2, b'JSON', b'BIN\0'
-FLOAT, UNSIGNED_SHORT = 5126, 5123
+FLOAT32 = 5126
 POINTS, LINES = 0, 1
 # A turn by -90 degrees about x: z up becomes y up, as glTF has it.
 Y_UP_FROM_Z_UP = [-float(np.sqrt(0.5)), 0.0, 0.0, float(np.sqrt(0.5))]
@@ -44,8 +44,8 @@ def encode_glb(content: MapContent) -> bytes:
     meshes = [one for one in meshes if len(one[2])]
     buffer, header = _Buffer(), _header(content, [name for name, *_ in meshes])
     for name, mode, points, colors in meshes:
-        attributes = {'POSITION': buffer.add(points.astype('<f4'), FLOAT, 'VEC3', bounded=True),
-                      'COLOR_0': buffer.add(_linear(colors), UNSIGNED_SHORT, 'VEC4')}
+        attributes = {'POSITION': buffer.add(points, bounded=True),
+                      'COLOR_0': buffer.add(_linear(colors))}
         header['meshes'].append({'name': name, 'primitives': [
             {'attributes': attributes, 'mode': mode, 'material': 0}]})
     data = b''.join(buffer.parts)
@@ -90,17 +90,16 @@ class _Buffer:
         self.accessors: list[dict[str, Any]] = []
         self._length = 0
 
-    def add(self, values: np.ndarray, kind: int, shape: str, bounded: bool = False) -> int:
-        """Add an array whose rows have a multiple of four bytes; return its accessor."""
-        data = values.tobytes()
+    def add(self, vectors: np.ndarray, bounded: bool = False) -> int:
+        """Add vectors [n, 3], with their bounds if asked for; return their accessor."""
+        vectors = vectors.astype('<f4')
+        data = vectors.tobytes()
         self.views.append({'buffer': 0, 'byteOffset': self._length, 'byteLength': len(data)})
-        self.accessors.append({'bufferView': len(self.views) - 1, 'componentType': kind,
-                               'count': len(values), 'type': shape})
+        self.accessors.append({'bufferView': len(self.views) - 1, 'componentType': FLOAT32,
+                               'count': len(vectors), 'type': 'VEC3'})
         if bounded:
-            self.accessors[-1] |= {'min': values.min(axis=0).tolist(),
-                                   'max': values.max(axis=0).tolist()}
-        else:
-            self.accessors[-1]['normalized'] = True
+            self.accessors[-1] |= {'min': vectors.min(axis=0).tolist(),
+                                   'max': vectors.max(axis=0).tolist()}
         self.parts.append(data)
         self._length += len(data)
         return len(self.accessors) - 1
@@ -118,12 +117,13 @@ def _header(content: MapContent, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _linear(colors: np.ndarray) -> np.ndarray:
-    """Return sRGB colours uint8 [n, 3] as linear ones with alpha, uint16 [n, 4]."""
+    """Return sRGB colours uint8 [n, 3] as linear ones from 0 to 1.
+
+    They are floats: 8 bits have too few steps for dark linear colours, and trimesh 5 takes the
+    lower byte of 16 bits.
+    """
     table = np.arange(256) / 255.0
-    table = np.where(table <= 0.04045, table / 12.92, ((table + 0.055) / 1.055) ** 2.4)
-    linear = np.full((len(colors), 4), 65535, '<u2')
-    linear[:, :3] = np.rint(table * 65535.0).astype('<u2')[colors]
-    return linear
+    return np.where(table <= 0.04045, table / 12.92, ((table + 0.055) / 1.055) ** 2.4)[colors]
 
 
 def _filled(color: tuple[int, int, int], count: int) -> np.ndarray:
