@@ -62,7 +62,10 @@ def write_images(content: MapContent, source: Path, topic: str, folder: Path,
         view = content.views[index]
         if rectify is not None:
             picture = _Picture(rectify(picture.rgb))
-        named = Path(name or view.name).stem.replace(' ', '_') + picture.suffix
+        # COLMAP's text ends a name at a space.
+        named = name.replace(' ', '_') or view.name
+        if picture.file is None or not name:
+            named = Path(named).stem + picture.suffix
         if any(one.name == named for one in views.values()):
             named = Path(view.name).stem + picture.suffix
         data = _png(picture.rgb) if picture.file is None else picture.file
