@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-long test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-large-images bench-long bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
+.PHONY: help setup demo demo-long test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-exports bench-large-images bench-long bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -74,6 +74,9 @@ bench-blind-pictures: setup  ## how many pictures count as blind (minutes), FOLD
 
 bench-carving: setup  ## filters and carving in maps of unseen rooms (three minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/carving.py
+
+bench-exports: setup  ## export of a map of a million points (a minute)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/exports.py
 
 bench-large-images: setup  ## raw images of 1080p and 4K, with and without the Fast DDS profile (two minutes)
 	@OMP_NUM_THREADS=1 $(run) python benchmarks/large_images.py

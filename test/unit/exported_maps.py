@@ -65,13 +65,16 @@ def distorted_image(index: int) -> np.ndarray:
 
 
 def make_map(folder: Path, posed: bool = True, calibration: Intrinsics | None = WHOLE,
-             distorted: bool = False, config: MapperConfig | None = None) -> Mapper:
+             distorted: bool = False, config: MapperConfig | None = None,
+             noise: float = 0.0) -> Mapper:
     """Map the images of `POSES` and save the map; return the mapper.
 
-    With given poses (`posed`) the map is the world of the scene.
+    With given poses (`posed`) the map is the world of the scene. `noise` is the standard
+    deviation of the points in metres.
     """
     config = replace(every_frame(config), fragments=FragmentConfig(max_keyframes=0))
-    mapper = Mapper(SyntheticNetwork(SCENE, POSES, SyntheticOptions(), seen_by_network()), config)
+    mapper = Mapper(SyntheticNetwork(SCENE, POSES, SyntheticOptions(noise=noise),
+                                     seen_by_network()), config)
     for index, pose in enumerate(POSES):
         rgb = distorted_image(index) if distorted else image(index)
         mapper.process(Frame(stamp_of(index), 'camera', rgb, calibration,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 from exported_maps import (
@@ -230,8 +231,16 @@ def test_reprojection_on_synthetic_truth(pycolmap: ModuleType, name: str, tmp_pa
     assert model.compute_mean_reprojection_error() == pytest.approx(written, abs=1e-6)
     assert written <= MOST_REPROJECTION_PX
     assert min(len(one.track.elements) for one in model.points3D.values()) >= 2
-    # The observations are not the projections: they come from the images.
-    assert written > 1e-3
+
+
+def test_a_wrong_pose_shows_in_the_reprojection(posed: MapContent) -> None:
+    # The observations come from the images: they do not follow the pose, here a turn of 3 px.
+    turned = posed.views[2].map_from_camera.copy()
+    turned[:3, :3] = turned[:3, :3] @ cv2.Rodrigues(np.array([0.0, 0.012, 0.0]))[0]
+    views = [replace(view, map_from_camera=turned) if index == 2 else view
+             for index, view in enumerate(posed.views)]
+    assert find_tracks(posed.views).mean_found < 0.6
+    assert find_tracks(views).mean_found > 1.0
 
 
 @pytest.mark.parametrize('name', ['posed', 'solved'])
