@@ -66,11 +66,11 @@ def distorted_image(index: int) -> np.ndarray:
 
 def make_map(folder: Path, posed: bool = True, calibration: Intrinsics | None = WHOLE,
              distorted: bool = False, config: MapperConfig | None = None,
-             noise: float = 0.0) -> Mapper:
+             noise: float = 0.0, ended: bool = True) -> Mapper:
     """Map the images of `POSES` and save the map; return the mapper.
 
     With given poses (`posed`) the map is the world of the scene. `noise` is the standard
-    deviation of the points in metres.
+    deviation of the points in metres. If not `ended`, the map is saved while images stream.
     """
     config = replace(every_frame(config), fragments=FragmentConfig(max_keyframes=0))
     mapper = Mapper(SyntheticNetwork(SCENE, POSES, SyntheticOptions(noise=noise),
@@ -79,8 +79,9 @@ def make_map(folder: Path, posed: bool = True, calibration: Intrinsics | None = 
         rgb = distorted_image(index) if distorted else image(index)
         mapper.process(Frame(stamp_of(index), 'camera', rgb, calibration,
                              world_from_camera=pose if posed else None))
-    mapper.flush()
-    encode_map(mapper).write(folder)
+    if ended:
+        mapper.flush()
+    encode_map(mapper, None if ended else lambda _: None).write(folder)
     return mapper
 
 

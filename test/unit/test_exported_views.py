@@ -273,6 +273,18 @@ def test_views_of_a_moved_fragment_follow_it(tmp_path: Path) -> None:
         np.testing.assert_allclose(other.depth(), 2.0 * one.depth())
 
 
+def test_a_map_saved_while_images_stream_has_the_cloud_that_was_saved(tmp_path: Path) -> None:
+    mapper = make_map(tmp_path, ended=False)
+    content = read_content(tmp_path)
+    # The newest frame waits for its final estimate: it is in cloud and path, and is no view yet.
+    assert len(content.path) == len(POSES) == len(content.views) + 1
+    with mapper.ended():
+        np.testing.assert_array_equal(content.cloud.points, mapper.cloud().points)
+        for view in content.views:
+            np.testing.assert_allclose(view.map_from_camera, mapper.trajectory[
+                index_of(view.stamp_ns)].world_from_camera, atol=1e-12)
+
+
 def test_without_calibration_the_centre_is_that_of_the_image(tmp_path: Path) -> None:
     make_map(tmp_path, posed=False, calibration=None)
     content = read_content(tmp_path)

@@ -13,7 +13,7 @@ import numpy as np
 from .colmap_files import Model, build_model, encode_binary, encode_text
 from .glb_files import encode_glb
 from .image_tracks import Tracks, find_tracks
-from .map_content import MapContent
+from .map_content import MapContent, Progress, silent
 from .nerfstudio_files import encode_transforms
 from .normals import find_normals
 from .pcd_files import encode_pcd
@@ -30,14 +30,15 @@ class _Export:
     """A map and what several formats need of it, each computed once."""
 
     content: MapContent
+    progress: Progress
 
     @cached_property
     def normals(self) -> np.ndarray:
-        return find_normals(self.content)
+        return find_normals(self.content, self.progress)
 
     @cached_property
     def tracks(self) -> Tracks:
-        return find_tracks(self.content.views)
+        return find_tracks(self.content.views, self.progress)
 
     @cached_property
     def model(self) -> Model:
@@ -50,7 +51,6 @@ class _Export:
         return {'points.pcd': encode_pcd(self.content.cloud, self.normals, self.content.notes)}
 
     def mesh(self) -> Files:
-        load_open3d()
         surface = find_surface(self.content, self.normals)
         return {'mesh.ply': encode_mesh(surface.points, surface.normals, surface.colors,
                                         surface.faces, self.content.notes)}
@@ -95,7 +95,9 @@ def read_formats(text: str) -> list[str]:
 
 
 def check_formats(content: MapContent, formats: Sequence[str]) -> None:
-    """Raise ValueError for a format that needs what a map does not have."""
+    """Raise ValueError for a format that needs what a map or this computer does not have."""
+    if 'mesh' in formats:
+        load_open3d()
     needs = (('points', NEED_POINTS, len(content.cloud)),
              ('poses', NEED_POSES, len(content.path)),
              ('keyframes that are kept, with image and depth', NEED_VIEWS, len(content.views)))
@@ -106,13 +108,13 @@ def check_formats(content: MapContent, formats: Sequence[str]) -> None:
                              'this one has none')
 
 
-def export(content: MapContent, formats: Sequence[str]) -> Files:
+def export(content: MapContent, formats: Sequence[str], progress: Progress = silent) -> Files:
     """Return the files of formats, by their path in the output folder; `export.json` is one.
 
     Raises ValueError for a map that lacks what a format needs, and for a mesh without Open3D.
     """
     check_formats(content, formats)
-    whole, files = _Export(content), {}
+    whole, files = _Export(content, progress), {}
     for name in formats:
         files |= FORMATS[name](whole)
     return {**files, ABOUT: (json.dumps(_about(whole, formats), indent=1) + '\n').encode()}

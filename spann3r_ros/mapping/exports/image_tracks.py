@@ -16,11 +16,13 @@ import numpy as np
 
 from spann3r_ros.core.transforms import invert, transform_points
 
-from .map_content import SavedView
+from .map_content import Progress, SavedView, silent
 
 MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE = 400, 0.01, 5
 # Each keyframe's corners are looked for in so many others, those that see most of its points.
 MAX_PARTNERS, LEAST_SHARED = 8, 0.25
+# Of so many, those whose image has most of the points in it, the depth is compared.
+MAX_CANDIDATES = 32
 # Points in each direction by which it is found what two keyframes share.
 SHARED_GRID = 12
 # Two depths of one point differ by this share at most.
@@ -138,11 +140,12 @@ class _Picture:
             return pixels, np.abs(own - depth) <= SAME_DEPTH * depth
 
 
-def find_tracks(views: Sequence[SavedView]) -> Tracks:
+def find_tracks(views: Sequence[SavedView], progress: Progress = silent) -> Tracks:
     """Return the tracks of views; the same views give the same tracks."""
     pictures = [_Picture(view) for view in views]
     seen, colors, count = [], [], 0
-    for index, picture in enumerate(pictures):
+    for index in progress(range(len(views)), 'tracks'):
+        picture = pictures[index]
         corners = picture.corners()
         places = picture.places(corners)
         corners, places = (one[np.isfinite(places).all(axis=1)] for one in (corners, places))
@@ -174,10 +177,27 @@ def _partners(pictures: Sequence[_Picture], index: int) -> list[int]:
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         return []
-    shares = np.array([other.shows(points)[1].mean() for other in pictures])
-    shares[index] = 0.0
+    inside = _shares_inside(pictures, points)
+    inside[index] = 0.0
+    near = np.argsort(-inside, kind='stable')[:MAX_CANDIDATES]
+    near = near[inside[near] >= LEAST_SHARED]
+    shares = np.array([pictures[other].shows(points)[1].mean() for other in near])
     best = np.argsort(-shares, kind='stable')[:MAX_PARTNERS]
-    return sorted(best[shares[best] >= LEAST_SHARED].tolist())
+    return sorted(near[best[shares[best] >= LEAST_SHARED]].tolist())
+
+
+def _shares_inside(pictures: Sequence[_Picture], points: np.ndarray) -> np.ndarray:
+    """Return which share of points [n, 3] lies in the image of each view, hidden or not [k]."""
+    poses = np.stack([one.camera_from_map for one in pictures])
+    x, y, z = np.moveaxis(points @ poses[:, :3, :3].transpose(0, 2, 1)
+                          + poses[:, None, :3, 3], -1, 0)  # each [k, n]
+    fx, fy, cx, cy, width, height = (
+        np.array([getattr(one.camera, name) for one in pictures])[:, None]
+        for name in ('fx', 'fy', 'cx', 'cy', 'width', 'height'))
+    with np.errstate(divide='ignore', invalid='ignore'):
+        column, row = x / z * fx + cx, y / z * fy + cy
+        inside = (z > 0.0) & (column >= 0.0) & (column < width) & (row >= 0.0) & (row < height)
+    return inside.mean(axis=1)
 
 
 def _search(pictures: Sequence[_Picture], index: int, other: int, corners: np.ndarray,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,13 @@ from .ply_files import read_ply
 from .trajectory_files import read_tum
 
 MAP_FRAME = 'map'
+# Returns the numbers of a range, and shows how far they have come; the text says of what.
+Progress = Callable[[range, str], Iterable[int]]
+
+
+def silent(numbers: range, _: str) -> Iterable[int]:
+    """Return the numbers of a range, and show nothing."""
+    return numbers
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from scipy.spatial import cKDTree
 
 from spann3r_ros.core.transforms import invert, transform_points
 
-from .map_content import MapContent, SavedView
+from .map_content import MapContent, Progress, SavedView, silent
 
 NEIGHBOURS = 16
 # Points whose neighbours are looked for at once.
-CHUNK = 100_000
+CHUNK = 50_000
 # A view saw a point if its depth there differs by this share at most.
 SAME_DEPTH = 0.05
 # Edge of the blocks by which views are compared with points, in voxels.
 BLOCK_VOXELS = 32
 
 
-def find_normals(content: MapContent) -> np.ndarray:
+def find_normals(content: MapContent, progress: Progress = silent) -> np.ndarray:
     """Return the unit normals of the cloud, float32 [n, 3].
 
     A normal is the direction in which the nearest points vary least. It points to the oldest of
@@ -31,7 +31,7 @@ def find_normals(content: MapContent) -> np.ndarray:
     # Neighbours in the array are neighbours in space then, which makes the search faster.
     blocks, order, starts = _blocks(cloud, BLOCK_VOXELS * content.voxel_size)
     points = cloud[order]
-    normals = _least_directions(points)
+    normals = _least_directions(points, progress)
     towards = _towards_cameras(points, blocks, starts, content)
     normals[np.einsum('ij,ij->i', normals, towards) < 0.0] *= -1.0
     placed = np.empty((len(cloud), 3), np.float32)
@@ -53,11 +53,11 @@ def _blocks(points: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray, np
     return spheres, order, starts
 
 
-def _least_directions(points: np.ndarray) -> np.ndarray:
+def _least_directions(points: np.ndarray, progress: Progress) -> np.ndarray:
     """Return the direction of the least variance about each point, float64 [n, 3]."""
     count = min(NEIGHBOURS, len(points))
     tree, normals = cKDTree(points), np.empty((len(points), 3))
-    for start in range(0, len(points), CHUNK):
+    for start in progress(range(0, len(points), CHUNK), 'normals'):
         part = slice(start, start + CHUNK)
         _, nearest = tree.query(points[part], k=count)
         nearby = points[nearest.reshape(-1, count)] - points[part, None]

@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the files and print their names."""
     from dataclasses import replace
 
+    from tqdm import tqdm
+
     from spann3r_ros.core.files import replace_directory, write_files
     from spann3r_ros.mapping.exports.export_map import (
         IMAGES,
@@ -54,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         from .keyframe_images import write_images
         content = replace(content, views=write_images(content, args.images, args.topic,
                                                       output / IMAGES, args.quiet))
-    files = export(content, formats)
+    files = export(content, formats, lambda numbers, what: tqdm(
+        numbers, what, disable=args.quiet))
     output.mkdir(parents=True, exist_ok=True)
     model = {Path(name).name: data for name, data in files.items() if name.startswith(MODEL)}
     if model:

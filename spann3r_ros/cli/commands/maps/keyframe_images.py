@@ -100,11 +100,11 @@ def _in_bag(content: MapContent, source: Path, topic: str,
                 continue
             bar.update()
             for stamp_ns in (to_nanoseconds(message.header.stamp), recorded_ns):
-                if wanted.get(stamp_ns):
+                indices = wanted.pop(stamp_ns, [])
+                if indices:
                     picture = _recorded(message)
                     _check_size(content, picture.rgb, f'the image of stamp {stamp_ns} ns')
-                    yield wanted[stamp_ns].pop(0), '', picture
-                    break
+                    yield from ((index, '', picture) for index in indices)
 
 
 def _recorded(message: object) -> _Picture:
@@ -135,21 +135,13 @@ def _in_folder(content: MapContent, folder: Path,
         raise ValueError(f'images: expected images of {width}x{height} pixels as those of the map '
                          f'in {folder}, got {len(files)} of other sizes')
     found = np.stack([thumbnail for _, _, thumbnail in rows])
-    differences = np.stack([np.sqrt(((found - one) ** 2).mean(axis=1)) for one in kept])
-    used: set[Path] = set()
-    matched: dict[int, tuple[Path, bool]] = {}
-    for place in np.argsort(differences, axis=None, kind='stable'):
-        index, row = divmod(int(place), len(rows))
-        if differences[index, row] > MAX_DIFFERENCE:
-            break
-        path, turned, _ = rows[row]
-        if index not in matched and path not in used:
-            matched[index] = path, turned
-            used.add(path)
-    for index, (path, turned) in sorted(matched.items()):
-        data = path.read_bytes()
-        picture = _Picture(_upright(data)) if turned else _of_file(data, decode_file(data, ''))
-        yield index, path.name, picture
+    for index, one in enumerate(kept):
+        differences = np.sqrt(((found - one) ** 2).mean(axis=1))
+        path, turned, _ = rows[best := int(differences.argmin())]
+        if differences[best] <= MAX_DIFFERENCE:
+            data = path.read_bytes()
+            yield index, path.name, (_Picture(_upright(data)) if turned
+                                     else _of_file(data, decode_file(data, '')))
 
 
 def _thumbnails(content: MapContent, path: Path) -> Iterator[tuple[bool, np.ndarray]]:
