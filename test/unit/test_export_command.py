@@ -26,7 +26,6 @@ from PIL import Image
 from spann3r_ros.cli.main import main
 from spann3r_ros.datasets.bag_writer import BagWriter
 from spann3r_ros.mapping.exports import export_map, map_content
-from spann3r_ros.mapping.exports.ply_files import encode_ply
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig
 
@@ -257,17 +256,19 @@ def test_a_map_whose_keyframes_have_no_views_has_clouds_only(
     assert main(['export', str(saved), '--to', 'ply,pcd,glb,tum,kitti', *output]) == 0
 
 
-def test_an_empty_map_is_refused(saved: Path, tmp_path: Path,
-                                 capsys: pytest.CaptureFixture) -> None:
-    shutil.copytree(saved / 'map', tmp_path / 'map')
+def test_an_empty_map_is_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    read = map_content.read_content
     nothing = VoxelCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8),
                          np.zeros(0, np.float32))
-    (tmp_path / 'map' / 'map.ply').write_bytes(encode_ply(nothing))
-    (tmp_path / 'map' / 'trajectory.tum').write_text('# nothing\n')
+    monkeypatch.setattr(map_content, 'read_content',
+                        lambda folder: replace(read(folder), cloud=nothing, path=[]))
+    output = '--output', tmp_path / 'out'
     assert 'to: expected a map with points for ply, glb, this one has none' in refused(
-        [tmp_path, '--to', 'tum,ply,glb'], capsys)
+        [saved, '--to', 'tum,ply,glb', *output], capsys)
     assert 'to: expected a map with poses for tum' in refused(
-        [tmp_path, '--to', 'tum'], capsys)
+        [saved, '--to', 'tum', *output], capsys)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_keyframes_that_were_removed_are_left_out(tmp_path: Path) -> None:

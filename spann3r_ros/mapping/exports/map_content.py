@@ -13,17 +13,23 @@ import numpy as np
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.transforms import is_similarity, similarity_scale
 from spann3r_ros.core.types import StampedPose
-from spann3r_ros.core.views import Window, window_of
-from spann3r_ros.mapping.fragments.keyframe_store import CompactKeyframe
+from spann3r_ros.core.views import window_of
+from spann3r_ros.mapping.fragments.keyframe_store import (
+    CompactKeyframe,
+    KeptKeyframe,
+    compacted,
+)
 from spann3r_ros.mapping.fragments.saved_fragments import read_fragment
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.mapping.mapper_config import VoxelMapConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.map_directory import (
     CLOUD,
     MANIFEST,
     NAME,
     TRAJECTORY,
-    read_directory,
+    map_in,
+    read_map,
 )
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 from spann3r_ros.mapping.storage.saved_values import read_intrinsics, read_scale
@@ -106,7 +112,7 @@ def read_content(directory: Path) -> MapContent:
     Raises ValueError with the file and its fault, and OSError when a file cannot be read.
     """
     directory = find_directory(directory)
-    saved = read_directory(directory)
+    saved = read_map(directory)
     state = saved.node('state')
     size = state.node('camera').integer('height', 2), state.node('camera').integer('width', 2)
     calibration = None
@@ -119,8 +125,12 @@ def read_content(directory: Path) -> MapContent:
     for node in atlas.nodes('fragments'):
         fragment = read_fragment(node, {}, frame_id)
         place = places.get(fragment.id, fragment.map_from_fragment)
-        views += [_view(number, kept, place, _window(size, calibration, kept, letterbox), size)
-                  for number, kept in fragment.keyframes.items()]
+        for number, one in fragment.keyframes.items():
+            kept = _compact(one)
+            window = window_of(size, calibration, kept.depth.shape, letterbox)
+            views.append(SavedView(
+                number, kept, kept.pose.in_map(place).world_from_camera,
+                window.undo(kept.intrinsics, size), similarity_scale(place), ''))
     unit = atlas.number('unit', 1e-12) if atlas.has('unit') else 1.0
     return MapContent(
         read_ply(directory / CLOUD), read_tum(directory / TRAJECTORY, frame_id), _named(views),
@@ -130,11 +140,11 @@ def read_content(directory: Path) -> MapContent:
 
 def find_directory(folder: Path) -> Path:
     """Return the directory of a map: the folder, or `map` in it; ValueError if neither is one."""
-    for directory in (folder, folder / NAME):
-        if (directory / MANIFEST).is_file():
-            return directory
-    raise ValueError(f'{folder}: expected the directory of a saved map, with {MANIFEST}, or a '
-                     f'folder with such a directory {NAME!r}')
+    directory = map_in(folder)
+    if not (directory / MANIFEST).is_file():
+        raise ValueError(f'{folder}: expected the directory of a saved map, with {MANIFEST}, or a '
+                         f'folder with such a directory {NAME!r}')
+    return directory
 
 
 def _scale(atlas: SavedNode) -> Scale:
@@ -146,15 +156,10 @@ def _scale(atlas: SavedNode) -> Scale:
     raise atlas.fault('current', 'the id of a fragment', current)
 
 
-def _window(size: tuple[int, int], calibration: Intrinsics | None, kept: CompactKeyframe,
-            letterbox: bool) -> Window:
-    return window_of(size, calibration, kept.depth.shape, letterbox)
-
-
-def _view(number: int, kept: CompactKeyframe, map_from_fragment: np.ndarray, window: Window,
-          size: tuple[int, int]) -> SavedView:
-    return SavedView(number, kept, kept.pose.in_map(map_from_fragment).world_from_camera,
-                     window.undo(kept.intrinsics, size), similarity_scale(map_from_fragment), '')
+def _compact(kept: KeptKeyframe) -> CompactKeyframe:
+    if isinstance(kept, CompactKeyframe):
+        return kept
+    return compacted(kept, VoxelMapConfig().min_confidence)
 
 
 def _named(views: Sequence[SavedView]) -> list[SavedView]:

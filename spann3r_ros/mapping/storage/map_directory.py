@@ -102,19 +102,14 @@ def encode_map(mapper: Mapper,
 
 
 def read_map(folder: Path) -> SavedNode:
-    """Return the saved state of the map in a folder.
+    """Return the saved state of the map in a folder, or of the map that the folder is.
 
     A `map.npz` of an earlier version is read if there is no directory. Raises ValueError with the
     file and its fault, and OSError when a file cannot be read.
     """
-    directory = folder / NAME
+    directory = map_in(folder)
     if not (directory / MANIFEST).exists() and (folder / FORMER).exists():
         return read_former_map(folder / FORMER)
-    return read_directory(directory)
-
-
-def read_directory(directory: Path) -> SavedNode:
-    """Return the saved state of a map's directory, whatever its name; raise as `read_map`."""
     files = _read_manifest(directory / MANIFEST)
     contents = {}
     for name in (STATE, ARRAYS):
@@ -127,6 +122,11 @@ def read_directory(directory: Path) -> SavedNode:
         return decode_tree(contents[STATE], contents[ARRAYS])
     except ValueError as error:
         raise ValueError(f'{directory / STATE}: {error}') from error
+
+
+def map_in(folder: Path) -> Path:
+    """Return the directory of the map in a folder, or the folder if it is one itself."""
+    return folder if (folder / MANIFEST).exists() else folder / NAME
 
 
 def _grid(mapper: Mapper) -> Grid | None:
