@@ -140,6 +140,18 @@ def test_intrinsics_follow_the_pixels_for_every_shape(
     assert (weight * rows).sum() / weight.sum() == pytest.approx(moved.fy * y + moved.cy, abs=0.1)
 
 
+@pytest.mark.parametrize('letterbox', [False, True])
+@pytest.mark.parametrize('size', [(480, 640), (640, 480), (301, 517)])
+def test_intrinsics_of_the_whole_image_come_back(size: tuple[int, int], letterbox: bool) -> None:
+    height, width = size
+    camera = Intrinsics(0.9 * width, 0.8 * width, 0.46 * width, 0.55 * height, width, height)
+    window = views.window_of(size, camera, (224, 288), letterbox)
+    back = window.undo(window.follow(camera, (224, 288)), size)
+    assert (back.width, back.height) == (width, height)
+    assert [back.fx, back.fy, back.cx, back.cy] == pytest.approx(
+        [camera.fx, camera.fy, camera.cx, camera.cy], abs=1e-9)
+
+
 def test_mask_is_fitted_as_its_pixels() -> None:
     rgb = np.full((120, 160, 3), 255, np.uint8)
     rgb[30:90, 40:100] = 0

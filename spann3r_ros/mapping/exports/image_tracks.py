@@ -86,13 +86,17 @@ class _Picture:
         self.view, self.camera = view, view.kept.intrinsics
         self.rgb = view.kept.rgb()
         self.gray = cv2.cvtColor(self.rgb, cv2.COLOR_RGB2GRAY)
-        self.inverse_depth = 1.0 / view.depth()
+        depth = view.depth()
+        with np.errstate(divide='ignore'):
+            self.inverse_depth = np.where(depth > 0.0, 1.0 / depth, np.float32(np.nan))
         self.camera_from_map = invert(view.map_from_camera)
         self.free = np.full(self.gray.shape, 255, np.uint8)
 
     def corners(self) -> np.ndarray:
-        """Return the corners [n, 2] with a depth, and away from those of tracks so far."""
-        usable = np.isfinite(cv2.erode(self.inverse_depth, np.ones((3, 3), np.uint8)))
+        """Return the corners [n, 2] on one surface, and away from those of tracks so far."""
+        known = np.nan_to_num(self.inverse_depth)  # 0 where it is not known
+        around = np.ones((3, 3), np.uint8)
+        usable = cv2.erode(known, around) > (1.0 - SAME_DEPTH) * cv2.dilate(known, around)
         found = cv2.goodFeaturesToTrack(self.gray, MAX_CORNERS, CORNER_QUALITY, CORNER_DISTANCE,
                                         mask=np.where(usable, self.free, 0).astype(np.uint8))
         return np.zeros((0, 2), np.float32) if found is None else found.reshape(-1, 2)

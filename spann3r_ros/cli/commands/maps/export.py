@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     write_files({output / name: data for name, data in files.items()
                  if not name.startswith(MODEL)})
     for name, data in files.items():
-        print(f'{output / name}: {len(data) / 1e6:.1f} MB')
+        print(f'{output / name}: {len(data) / 1e6:.2f} MB')
     if set(formats) & set(NEED_VIEWS):
         print(f'{len(content.views)} images in {output / IMAGES}' if args.images else
               'the images are not written; name their folder or bag by --images')
