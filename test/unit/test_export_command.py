@@ -194,18 +194,29 @@ def test_images_of_a_lens_with_distortion_are_rectified(source: str, saved_disto
         assert error < 0.5 * np.abs(images[index].astype(int) - image(index))[inner].mean()
 
 
-def test_images_that_are_missing_or_of_another_size_are_refused(
-        saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_keyframes_without_an_image_are_left_out(saved: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture) -> None:
     few = photographs(tmp_path / 'few', [image(index) for index in range(4)])
+    output = tmp_path / 'out'
+    assert main(['export', str(saved), '--to', 'nerfstudio,colmap-text', '--images', str(few),
+                 '--output', str(output), '--quiet']) == 0
+    assert (f'2 of 6 keyframes are left out: their images are not in {few}, the first of stamp '
+            f'{stamp_of(4)} ns') in capsys.readouterr().out
+    assert len(transforms(output)['frames']) == len(list((output / 'images').iterdir())) == 4
+    assert json.loads((output / 'export.json').read_text())['keyframes'] == 4
+
+
+def test_images_of_others_and_of_another_size_are_refused(
+        saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    others = photographs(tmp_path / 'others', [image(0)[::-1], image(1)[::-1]])
     output = '--output', tmp_path / 'out'
-    assert ('images: expected the images of all 6 keyframes' in (text := refused(
-        [saved, '--to', 'colmap', '--images', few, *output], capsys)))
-    assert f'2 are not there, the first of stamp {stamp_of(4)} ns' in text
+    assert f'images: expected images of the 6 keyframes in {others}, found none' in refused(
+        [saved, '--to', 'colmap', '--images', others, *output], capsys)
     small = photographs(tmp_path / 'small', [image(0)[:200, :300]])
     assert 'expected images of 320x220 pixels' in refused(
         [saved, '--to', 'colmap', '--images', small, *output], capsys)
     assert 'images: expected one of the formats nerfstudio' in refused(
-        [saved, '--to', 'ply', '--images', few, *output], capsys)
+        [saved, '--to', 'ply', '--images', others, *output], capsys)
     with BagWriter(tmp_path / 'bag', 'mcap') as bag:
         bag.write_image('/camera/image_raw/compressed', stamp_of(0), jpeg(image(0)[:100]))
     assert 'images: expected 320x220 pixels as those of the map' in refused(

@@ -54,8 +54,14 @@ def run(args: argparse.Namespace) -> int:
     check_formats(content, formats)
     if args.images:
         from .keyframe_images import write_images
-        content = replace(content, views=write_images(content, args.images, args.topic,
-                                                      output / IMAGES, args.quiet))
+        found = write_images(content, args.images, args.topic, output / IMAGES, args.quiet)
+        lost = {view.number: view.stamp_ns for view in content.views}
+        for view in found:
+            del lost[view.number]
+        if lost:
+            print(f'{len(lost)} of {len(content.views)} keyframes are left out: their images are '
+                  f'not in {args.images}, the first of stamp {min(lost.values())} ns')
+        content = replace(content, views=found)
     files = export(content, formats, lambda numbers, what: tqdm(
         numbers, what, disable=args.quiet))
     output.mkdir(parents=True, exist_ok=True)
