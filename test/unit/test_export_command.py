@@ -2,6 +2,7 @@
 """`spann3r export`: its files, the images of the keyframes, and input that it refuses."""
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -252,6 +253,21 @@ def test_damaged_maps_are_refused(saved: Path, tmp_path: Path,
     manifest.write_text(json.dumps(content))
     assert 'expected map_from_fragment of fragment 0 to be a similarity' in refused(
         [tmp_path, '--to', 'ply'], capsys)
+
+
+def test_maps_without_the_calibration_of_their_images_are_refused(
+        saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(saved / 'map', tmp_path / 'map')
+    state, manifest = tmp_path / 'map' / 'state.json', tmp_path / 'map' / 'manifest.json'
+    content = json.loads(state.read_text())
+    del content['state']['calibration']
+    state.write_text(json.dumps(content))
+    entries = json.loads(manifest.read_text())
+    entries['files']['state.json'] = {'bytes': state.stat().st_size, 'sha256': hashlib.sha256(
+        state.read_bytes()).hexdigest()}
+    manifest.write_text(json.dumps(entries))
+    assert 'state.calibration: expected that of the images' in refused(
+        [tmp_path, '--to', 'colmap'], capsys)
 
 
 def test_a_map_whose_keyframes_have_no_views_has_clouds_only(

@@ -161,8 +161,8 @@ def test_normals_of_a_few_points_are_finite(points: np.ndarray, content: MapCont
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-5)
 
 
-def test_scene_has_points_path_and_views_where_glTF_expects_them(content: MapContent,  # noqa: N802
-                                                                 tmp_path: Path) -> None:
+def test_scene_has_points_path_and_views_as_gltf_has_them(content: MapContent,
+                                                          tmp_path: Path) -> None:
     trimesh = pytest.importorskip('trimesh', reason='trimesh is not installed')
     scene = trimesh.load(written(content, 'glb', tmp_path))
     found = {}

@@ -27,7 +27,12 @@ from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert, transform_poin
 from spann3r_ros.mapping.exports.colmap_files import build_model, encode_binary, encode_text
 from spann3r_ros.mapping.exports.export_map import export
 from spann3r_ros.mapping.exports.image_tracks import find_tracks
-from spann3r_ros.mapping.exports.map_content import MapContent, SavedView, read_content
+from spann3r_ros.mapping.exports.map_content import (
+    MapContent,
+    SavedView,
+    _named,
+    read_content,
+)
 from spann3r_ros.mapping.exports.nerfstudio_files import encode_transforms
 
 MOST_REPROJECTION_PX = 0.5
@@ -302,6 +307,5 @@ def test_images_keep_their_stamps_in_their_names(posed: MapContent, tmp_path: Pa
         f'{FIRST_NS + index * 100_000_000}.png' for index in range(len(POSES))]
     again = [posed.views[0], posed.views[0]]
     # A bag that is played twice has its stamps twice.
-    from spann3r_ros.mapping.exports.map_content import _named
     assert len({view.name for view in _named([replace(view, number=number)
                                               for number, view in enumerate(again)])}) == 2

@@ -115,9 +115,7 @@ def read_content(directory: Path) -> MapContent:
     saved = read_map(directory)
     state = saved.node('state')
     size = state.node('camera').integer('height', 2), state.node('camera').integer('width', 2)
-    calibration = None
-    if state.has('calibration') and state.node('calibration').has('intrinsics'):
-        calibration = read_intrinsics(state.node('calibration').node('intrinsics'))
+    calibration = _calibration(state)
     letterbox = saved.text('field_of_view') == 'letterbox'
     atlas, frame_id = state.node('atlas'), state.node('camera').text('frame_id')
     places = _read_places(directory / MANIFEST)
@@ -154,6 +152,16 @@ def _scale(atlas: SavedNode) -> Scale:
         if node.integer('id') == current:
             return read_scale(node.node('scale'))
     raise atlas.fault('current', 'the id of a fragment', current)
+
+
+def _calibration(state: SavedNode) -> Intrinsics | None:
+    """Return the intrinsics of the recorded images; None if they were not known."""
+    if not state.has('calibration'):
+        raise state.fault('calibration', 'that of the images, to undo their crop',
+                          'a map of an earlier version; load it, map an image and save it')
+    calibration = state.node('calibration')
+    return (read_intrinsics(calibration.node('intrinsics')) if calibration.has('intrinsics')
+            else None)
 
 
 def _compact(kept: KeptKeyframe) -> CompactKeyframe:

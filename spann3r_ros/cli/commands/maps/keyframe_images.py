@@ -27,8 +27,8 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.avif', '.jxl')
 # Formats that all programs read, and their suffixes.
 COMMON = {'JPEG': '.jpg', 'PNG': '.png'}
 ORIENTATION, UPRIGHT = 0x0112, 1
-# Images are compared at this height and width. The JPEG of the kept one changes it by about one gray
-# level; images of neighbouring keyframes differ by more than ten.
+# Images are compared at this height and width. The JPEG of the kept one changes it by about one
+# gray level; images of neighbouring keyframes differ by more than ten.
 COMPARED_SIZE, MAX_DIFFERENCE = 64, 2.0
 
 
