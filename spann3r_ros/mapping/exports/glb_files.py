@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A map as binary glTF: its points, the camera's path, and the pyramids of the keyframes' views.
 
-It is written here because the format of these three is simple, and because trimesh, which also
-writes it, takes vertex colours for linear that are not.
+It is written here because the format of these three is simple. trimesh, which also writes it,
+would be one more dependency, and it writes sRGB colours where glTF has linear ones.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spann3r_ros.core.transforms import transform_points
 from .map_content import MapContent, SavedView
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = b'glTF', 2, b'JSON', b'BIN\0'
-FLOAT32 = 5126
+FLOAT32, ARRAY_BUFFER = 5126, 34962
 POINTS, LINES = 0, 1
 # A turn by -90 degrees about x: z up becomes y up, as glTF has it.
 Y_UP_FROM_Z_UP = [-float(np.sqrt(0.5)), 0.0, 0.0, float(np.sqrt(0.5))]
@@ -94,7 +94,8 @@ class _Buffer:
         """Add vectors [n, 3], with their bounds if asked for; return their accessor."""
         vectors = vectors.astype('<f4')
         data = vectors.tobytes()
-        self.views.append({'buffer': 0, 'byteOffset': self._length, 'byteLength': len(data)})
+        self.views.append({'buffer': 0, 'byteOffset': self._length, 'byteLength': len(data),
+                           'target': ARRAY_BUFFER})
         self.accessors.append({'bufferView': len(self.views) - 1, 'componentType': FLOAT32,
                                'count': len(vectors), 'type': 'VEC3'})
         if bounded:
