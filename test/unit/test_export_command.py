@@ -28,6 +28,7 @@ from spann3r_ros.cli.main import main
 from spann3r_ros.datasets.bag_writer import BagWriter
 from spann3r_ros.mapping.exports import export_map, map_content
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig
 
 DISTORTED = replace(WHOLE, distortion=LENS)
@@ -242,16 +243,14 @@ def test_folders_without_a_map_are_refused(tmp_path: Path,
     assert f'{tmp_path}: expected the directory of a saved map' in text
 
 
-def test_damaged_maps_are_refused(saved: Path, tmp_path: Path,
-                                  capsys: pytest.CaptureFixture) -> None:
+def test_damaged_maps_are_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(saved / 'map', tmp_path / 'map')
     (tmp_path / 'map' / 'map.ply').write_bytes((tmp_path / 'map' / 'map.ply').read_bytes()[:-9])
     assert 'map.ply: expected' in refused([tmp_path, '--to', 'ply'], capsys)
-    manifest = tmp_path / 'map' / 'manifest.json'
-    content = json.loads(manifest.read_text())
-    content['map_from_fragment'] = {'0': np.zeros((4, 4)).tolist()}
-    manifest.write_text(json.dumps(content))
-    assert 'expected map_from_fragment of fragment 0 to be a similarity' in refused(
+    monkeypatch.setattr(Mapper, 'places', lambda _: {0: np.zeros((4, 4))})
+    make_map(tmp_path)
+    assert 'places.map_from_fragment: expected similarities' in refused(
         [tmp_path, '--to', 'ply'], capsys)
 
 

@@ -2,7 +2,6 @@
 """The content of a saved map that other programs can use: cloud, path, and keyframes as views."""
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +117,7 @@ def read_content(directory: Path) -> MapContent:
     calibration = _calibration(state)
     letterbox = saved.text('field_of_view') == 'letterbox'
     atlas, frame_id = state.node('atlas'), state.node('camera').text('frame_id')
-    places = _read_places(directory / MANIFEST)
+    places = _read_places(saved)
     views = []
     for node in atlas.nodes('fragments'):
         fragment = read_fragment(node, {}, frame_id)
@@ -178,16 +177,13 @@ def _named(views: Sequence[SavedView]) -> list[SavedView]:
                     else f'{view.stamp_ns}_{view.number}.png') for view in views]
 
 
-def _read_places(manifest: Path) -> dict[int, np.ndarray]:
+def _read_places(saved: SavedNode) -> dict[int, np.ndarray]:
     """Return `map_from_fragment` [4, 4] by the fragment; earlier versions did not write them."""
-    saved = json.loads(manifest.read_bytes()).get('map_from_fragment', {})
-    try:
-        places = {int(one): np.array(place, float) for one, place in saved.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f'{manifest}: expected map_from_fragment as matrices by the ids of '
-                         f'fragments: {error}') from error
-    for one, place in places.items():
-        if place.shape != (4, 4) or not is_similarity(place):
-            raise ValueError(f'{manifest}: expected map_from_fragment of fragment {one} to be a '
-                             f'similarity [4, 4], got {place.tolist()}')
-    return places
+    if not saved.has('places'):
+        return {}
+    node = saved.node('places')
+    numbers = node.array('fragments', np.int64, (None,)).tolist()
+    places = node.array('map_from_fragment', np.float64, (len(numbers), 4, 4))
+    if not all(map(is_similarity, places)):
+        raise node.fault('map_from_fragment', 'similarities', places.tolist())
+    return dict(zip(numbers, places, strict=True))

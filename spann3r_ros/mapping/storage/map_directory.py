@@ -84,7 +84,10 @@ def encode_map(mapper: Mapper,
     warning = rounding_warning(cloud.points, mapper.voxel_size)
     if warning:
         logger.warning(warning)
-    state = encode_tree(mapper.tree())
+    # The state may not have the corrections yet that cloud and path have.
+    state = encode_tree({**mapper.tree(), 'places': {
+        'fragments': np.array(list(places), np.int64),
+        'map_from_fragment': np.array(list(places.values()))}})
     contents = {CLOUD: encode_ply(cloud), TRAJECTORY: encode_tum(path),
                 STATE: state[0], ARRAYS: state[1]}
     if grid is not None:
@@ -93,8 +96,6 @@ def encode_map(mapper: Mapper,
     manifest = {
         'format': FORMAT, 'network': mapper.network_name, 'keyframes': status.keyframes,
         'voxels': status.voxels, 'fragments': status.fragments, 'points': len(cloud),
-        # The state may not have the corrections yet that cloud and path have.
-        'map_from_fragment': {str(one): place.tolist() for one, place in places.items()},
         'files': {name: {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
                   for name, content in contents.items()}}
     return MapFiles({**contents,
