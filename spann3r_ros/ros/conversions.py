@@ -272,7 +272,7 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         fragments_unconnected=mapping.fragments_unconnected,
         loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected,
         voxels_carved=mapping.voxels_carved,
-        grid_reason=mapping.grid_reason)
+        grid_reason=mapping.grid_reason, confidence=mapping.confidence)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

@@ -64,6 +64,11 @@ def test_demo_with_truth_makes_map_path_and_picture(orbit: Orbit, tmp_path: Path
     # The last frame is flushed into the map before it is saved.
     assert len(read_tum(output / 'map' / 'trajectory.tum')) == 24
     assert (output / 'map.png').stat().st_size > 10_000
+    report = (output / 'report.html').read_text()
+    # The newest keyframe is in cloud and path, but not in the saved state yet.
+    assert report.count('data-keyframe=') == 23
+    assert '24' in report[report.index('frames processed'):][:40]
+    assert len(run['samples']['confidence']) == 24
     rows = {line[:25].strip(): line[25:].split() for line in out.splitlines()}
     assert float(rows['ATE (RMS of positions)'][0]) < 0.02
     assert float(rows['accuracy mean / median'][0]) < 0.05
