@@ -71,7 +71,9 @@ def room_report(count: int = 60_000) -> Report:
 
 def hostile_report() -> Report:
     """Return a report whose texts would run a program if they were not escaped."""
+    report = room_report(300)
+    thumbnails = [replace(one, label=HOSTILE) for one in report.scene.thumbnails]
     return replace(
-        room_report(300), title=HOSTILE, counts=[(HOSTILE, HOSTILE)], warnings=[HOSTILE],
-        network=[('weights', HOSTILE)],
+        report, title=HOSTILE, counts=[(HOSTILE, HOSTILE)], warnings=[HOSTILE],
+        network=[('weights', HOSTILE)], scene=replace(report.scene, thumbnails=thumbnails),
         settings=from_values({'map_frame': 'map<script>window.hacked=1</script>'}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from .transform_tree import StampedTransform, TransformTree
 from .worker import WorkerReport
 
 Result = TypeVar('Result')
+Observer = Callable[[WorkerReport, MappingStatus], object]
 
 # While images wait for the network, transforms that are newer by up to this much arrive.
 CACHE_SEC = 600.0
@@ -96,15 +97,15 @@ class Replay:
     """Passes the messages of a recording to a runner; no image is dropped for lack of time.
 
     Messages have the fields of the ROS types. `expected` describes what the recording contains.
-    The methods are called on one thread, those of a `Reporter` and `observe` on the worker's;
-    `observe` is called after each frame.
+    The methods are called on one thread, those of a `Reporter` on the worker's, and there
+    `updated` with each update and the `observers` after each frame.
     """
 
     def __init__(self, mapper: Mapper, config: NodeConfig, expected: Expected,
-                 observe: Callable[[WorkerReport, MappingStatus], object] = lambda *_: None,
-                 ) -> None:
+                 observers: Sequence[Observer] = (),
+                 updated: Callable[[MapUpdate], object] = lambda _: None) -> None:
         self._mapper = mapper
-        self._observe = observe
+        self._observers, self._updated = observers, updated
         self._config = replace(config, mode='replay')
         self._tree = TransformTree(CACHE_SEC)
         self._fragments: set[int] = set()
@@ -148,6 +149,10 @@ class Replay:
     def read(self, function: Callable[[Mapper], Result]) -> Result:
         """Return what a function returns of the mapper; it runs on the worker's thread."""
         return self._runner.call(lambda: function(self._mapper))
+
+    def observe_end(self, observe: Observer) -> None:
+        """Call an observer once more, after `finish`."""
+        self._runner.call(lambda: observe(self._runner.report(), self._runner.map_status))
 
     def close(self) -> None:
         """End the worker."""
@@ -200,12 +205,14 @@ class Replay:
         self.image_failed(error)
 
     def deliver(self, update: MapUpdate) -> None:
-        """Record the fragments of the keyframes."""
+        """Record the fragments of the keyframes; pass the update on."""
         self._fragments.update(keyframe.fragment_id for keyframe in update.keyframes)
+        self._updated(update)
 
     def frame_settled(self) -> None:
-        """Call the observer."""
-        self._observe(self._runner.report(), self._runner.map_status)
+        """Call the observers."""
+        for observe in self._observers:
+            observe(self._runner.report(), self._runner.map_status)
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
         """Log a frame that the mapper could not use; anything but a FrameError is a defect."""

@@ -39,6 +39,7 @@ from .player import settled
 from .processes import Child, ProcessError, private_domain
 
 MAPPER = ('-m', 'spann3r_ros.ros.mapper_node')
+LIVE_VIEW = ('-m', 'spann3r_ros.ros.live_view')
 PLAYER = ('-m', 'spann3r_ros.tools.bag_player')
 PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 SPIN_SEC = 0.05
@@ -61,6 +62,8 @@ class DemoOptions:
     output: Path = Path('output')
     parameters: Path | None = None
     patience_sec: float = 120.0
+    view: bool = False
+    view_port: int = 8090
     mapper: tuple[str, ...] = MAPPER
 
 
@@ -189,6 +192,12 @@ def play_through(options: DemoOptions, stop: Event,
         mapper = stack.enter_context(
             Child(mapper_command(options, image_topic, compressed), output / 'mapper.log'))
         children = [mapper]
+        if options.view:
+            children.append(stack.enter_context(
+                Child(view_command(options, image_topic), output / 'live_view.log')))
+            where = (f'http://127.0.0.1:{options.view_port}/' if options.view_port
+                     else f'see {output / "live_view.log"}')
+            sys.stderr.write(f'live view: {where}\n')
 
         def check() -> None:
             if stop.is_set():
@@ -274,6 +283,12 @@ def mapper_command(options: DemoOptions, topic: str, compressed: bool) -> list[s
             *(word for remap in remaps for word in ('-r', remap))]
 
 
+def view_command(options: DemoOptions, topic: str) -> list[str]:
+    """Return the arguments of the interpreter that run the live view."""
+    return [*LIVE_VIEW, '--ros-args', '-p', f'port:={options.view_port}',
+            '-r', f'image:={base_topic(topic)}']
+
+
 def player_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
     """Return the arguments of the interpreter that run the bag player."""
     command = [*PLAYER, '--bag', str(options.bag), '--topic', topic, '--rate', '0',
@@ -314,13 +329,16 @@ def parse(arguments: Sequence[str] | None) -> DemoOptions:
     parser.add_argument('--output', type=Path, default=Path('output'),
                         help='folder of the results (default: %(default)s)')
     parser.add_argument('--params-file', type=Path, help="the mapper's parameters as YAML")
+    parser.add_argument('--view', action='store_true',
+                        help='show the growing map in a browser of this machine')
+    parser.add_argument('--view-port', type=int, default=8090, help='(default: %(default)s)')
     parser.add_argument('--patience-sec', type=float, default=120.0, help=(
         'fail after so many seconds without progress (default: %(default)s)'))
     args = parser.parse_args(arguments)
     bag = args.bag or share_directory() / 'bags' / 'demo_room'
     checkpoint = str(Path(args.checkpoint).resolve()) if args.checkpoint else ''
     return DemoOptions(bag, args.topic, checkpoint, args.device, args.output, args.params_file,
-                       args.patience_sec)
+                       args.patience_sec, args.view, args.view_port)
 
 
 @contextmanager

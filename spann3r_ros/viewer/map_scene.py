@@ -37,12 +37,16 @@ NANOSECONDS = 10**9
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A keyframe to look at: its stamp, its pose, and its image as JPEG."""
+    """A keyframe to look at: its stamp, its pose, and its image as JPEG.
+
+    `label` is what the page calls it; empty: by its time.
+    """
 
     stamp_ns: int
     intrinsics: Intrinsics
     map_from_camera: np.ndarray
     jpeg: bytes
+    label: str = ''
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,21 @@ def saved_scene(folder: Path, metres: float = math.nan) -> MapScene:
                   metres)
 
 
+def small_jpeg(rgb: np.ndarray, longest_px: int = THUMBNAIL_PX) -> bytes:
+    """Return an image uint8 [h, w, 3] as JPEG whose longer side has at most `longest_px`."""
+    factor = longest_px / max(rgb.shape[:2])
+    if factor < 1.0:
+        rgb = cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
+                           [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])
+    return jpeg.tobytes()
+
+
+def data_url(jpeg: bytes) -> str:
+    """Return a JPEG image as the address that a page shows it by."""
+    return 'data:image/jpeg;base64,' + base64.b64encode(jpeg).decode()
+
+
 def spread(count: int, most: int) -> np.ndarray:
     """Return at most `most` of the indices below `count`, evenly, the first and the last too."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
@@ -138,20 +157,15 @@ def _scene(cloud: VoxelCloud, positions: np.ndarray, graph: GraphView,
 
 
 def _thumbnail(keyframe: KeptKeyframe, pose: StampedPose) -> Thumbnail:
-    image = keyframe.rgb()
-    factor = THUMBNAIL_PX / max(image.shape[:2])
-    if factor < 1.0:
-        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-                           [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])
     return Thumbnail(keyframe.stamp_ns, keyframe.intrinsics, pose.world_from_camera,
-                     jpeg.tobytes())
+                     small_jpeg(keyframe.rgb()))
 
 
 def _keyframe_entry(one: Thumbnail, first_ns: int) -> dict[str, Any]:
     camera = one.intrinsics
-    return {'stamp': f'{one.stamp_ns // NANOSECONDS}.{one.stamp_ns % NANOSECONDS:09d}',
-            'after': f'{(one.stamp_ns - first_ns) / NANOSECONDS:.2f} s',
+    stamp = f'{one.stamp_ns // NANOSECONDS}.{one.stamp_ns % NANOSECONDS:09d}'
+    return {'stamp': one.label or stamp,
+            'after': one.label or f'{(one.stamp_ns - first_ns) / NANOSECONDS:.2f} s',
             'pose': np.round(one.map_from_camera[:3], 5).tolist(),
             'half': [camera.width / (2 * camera.fx), camera.height / (2 * camera.fy)],
-            'image': 'data:image/jpeg;base64,' + base64.b64encode(one.jpeg).decode()}
+            'image': data_url(one.jpeg)}

@@ -76,7 +76,9 @@ def spacing(points: np.ndarray) -> float:
     if len(points) < 2:
         return 1.0
     sample = points[::math.ceil(len(points) / SPACING_POINTS)]
-    distances, _ = cKDTree(points).query(sample, k=2)
+    # Built three times as fast, for a few queries.
+    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    distances, _ = tree.query(sample, k=2)
     return float(np.quantile(distances[:, 1], SPACING_SHARE))
 
 

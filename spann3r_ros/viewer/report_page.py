@@ -59,7 +59,7 @@ def encode_report(report: Report, written: datetime) -> str:
         f'<header><h1>{escape(report.title)}</h1>'
         f'<p>{escape(_headline(report, scene))} · written {written:%Y-%m-%d %H:%M} UTC</p>'
         '</header><main>',
-        _warnings(report.warnings), VIEWER, _strip(scene['keyframes']), VIEWS,
+        _warnings(report.warnings), '<h2>Map</h2>', VIEWER, _strip(scene['keyframes']), VIEWS,
         _plots(report.record), '<section class="tables">',
         _table('Counts', report.counts), _table('Network', report.network),
         _table('Drawing', _drawing(report.scene, scene)), '</section>',
@@ -90,7 +90,7 @@ def page(title: str, body: str, programs: Sequence[str], data: dict[str, Any],
 
 
 VIEWER = """
-<section aria-labelledby="map-title"><h2 id="map-title">Map</h2>
+<section aria-label="Map">
 <div class="viewer">
 <canvas id="cloud" tabindex="0" role="img"
 aria-label="The coloured points of the map. Drag to orbit, shift and drag to move, turn the wheel

@@ -78,8 +78,9 @@ def test_demo_with_truth_makes_map_path_and_picture(orbit: Orbit, tmp_path: Path
 def test_demo_of_a_plain_bag_needs_no_truth(orbit: Orbit, tmp_path: Path) -> None:
     bag = raw_bag(tmp_path / 'bag', orbit, 6, '/robot/front')
     status, out, err = run_demo(tmp_path, bag, {'fault_at': 3, 'fault': 'frame_error'},
-                                '--topic', '/robot/front')
+                                '--topic', '/robot/front', '--view', '--view-port', '0')
     assert status == 0, err
+    assert 'live view: http://127.0.0.1:' in (tmp_path / 'output/live_view.log').read_text()
     run = json.loads((tmp_path / 'output/run.json').read_text())
     # A failed frame is counted.
     assert (run['received'], run['processed'], run['failed']) == (6, 5, 1)

@@ -31,7 +31,7 @@ BELOW = {
     'training': {'core', 'networks', 'datasets', 'rooms'},
     'viewer': {'core', 'mapping', 'pipeline'},
     'evaluation': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'viewer'},
-    'ros': {'core', 'networks', 'mapping', 'pipeline', 'msg'},
+    'ros': {'core', 'networks', 'mapping', 'pipeline', 'viewer', 'msg'},
     'cli': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',
             'evaluation', 'viewer'},
     'tools': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',

@@ -190,6 +190,7 @@ def test_replay_writes_a_report_of_its_map(tmp_path: Path) -> None:
     assert 'keyframes.stride' in html[:html.index('All settings')]
     assert summary['sha256']['map'] in html
     assert html.count('<figure class="plot">') == 7
+    assert re.search('Confidence over time. mean of a keyframe: 0[.][0-9]+ to 0[.][0-9]+', html)
     # The saved map gives the same scene.
     saved = saved_scene(tmp_path).entry()
     assert saved['points'] == scene['points']
