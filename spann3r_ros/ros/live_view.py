@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node that shows the mapper's topics in a browser: map, path, camera and image as they grow.
 
-It is a process of its own. It keeps the newest message of each topic, and looks at them twice a
-second while a page is open.
+It is a process of its own. While a page is open, it keeps the newest message of each topic, and
+looks at them twice a second. Without a page it has no subscription.
 """
 from __future__ import annotations
 
@@ -47,16 +47,12 @@ class LiveViewNode(Node):
         self.declare_parameter('port', PORT)
         self._newest: dict[str, Any] = {}
         self._shown: dict[str, Any] = {}
-        self._image: Subscription | None = None
+        self._followed: dict[str, Subscription] = {}
         try:
             self.server = LiveServer(self.get_parameter('port').value)
         except ValueError:
             self.destroy_node()
             raise
-        for kind, name, profile in (
-                (PointCloud2, 'map_points', LATCHED), (Path, 'path', LATCHED),
-                (PoseWithCovarianceStamped, 'pose', NEWEST), (MapperStatus, 'status', NEWEST)):
-            self._keep(kind, name, f'mapper/{name}', profile)
         self.create_timer(PERIOD_SEC, self._look)
         self.get_logger().info(f'live view: {self.server.url}')
 
@@ -67,15 +63,29 @@ class LiveViewNode(Node):
             self.server.close()
         super().destroy_node()
 
-    def _keep(self, kind: type, name: str, topic: str, profile: QoSProfile) -> Subscription:
-        return self.create_subscription(
+    def _keep(self, kind: type, name: str, topic: str, profile: QoSProfile) -> None:
+        self._followed[name] = self.create_subscription(
             kind, topic, lambda message: self._newest.update({name: message}), profile)
 
+    def _follow(self) -> None:
+        """Subscribe to what the page shows; to the images once another node publishes them."""
+        if not self._followed:
+            for kind, name, profile in (
+                    (PointCloud2, 'map_points', LATCHED), (Path, 'path', LATCHED),
+                    (PoseWithCovarianceStamped, 'pose', NEWEST), (MapperStatus, 'status', NEWEST)):
+                self._keep(kind, name, f'mapper/{name}', profile)
+        topic = self.resolve_topic_name('image').removesuffix(COMPRESSED)
+        for kind, name in ((CompressedImage, topic + COMPRESSED), (Image, topic)):
+            if 'image' not in self._followed and self.count_publishers(name):
+                self._keep(kind, 'image', name, NEWEST)
+
     def _look(self) -> None:
-        if self._image is None:
-            self._find_image()
         if not self.server.is_watched:
+            for one in self._followed.values():
+                self.destroy_subscription(one)
+            self._followed.clear()
             return
+        self._follow()
         for names, show in ((('map_points', 'path'), self._show_map),
                             (('image', 'pose'), self._show_camera),
                             (('status',), self._show_status)):
@@ -84,14 +94,6 @@ class LiveViewNode(Node):
                    for one, name in zip(found, names, strict=True)):
                 self._shown.update(zip(names, found, strict=True))
                 show(*found)
-
-    def _find_image(self) -> None:
-        """Subscribe to the images once another node publishes them, compressed or raw."""
-        topic = self.resolve_topic_name('image').removesuffix(COMPRESSED)
-        for kind, name in ((CompressedImage, topic + COMPRESSED), (Image, topic)):
-            if self.count_publishers(name):
-                self._image = self._keep(kind, 'image', name, NEWEST)
-                return
 
     def _show_map(self, cloud: PointCloud2 | None, path: Path | None) -> None:
         points = VoxelCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,11 @@ def saved_scene(folder: Path, metres: float = math.nan) -> MapScene:
     positions = np.array([one.world_from_camera[:3, 3] for one in path]).reshape(-1, 3)
     # The path may have poses that the state does not have yet: those of frames in the network.
     graph = view_graph(atlas)
-    more = len(positions) - len(graph.fragment_ids)
-    graph = GraphView(positions, np.pad(graph.fragment_ids, (0, max(more, 0)), 'edge'),
-                      graph.connected, graph.edges)
+    known = graph.fragment_ids
+    newest = known[-1] if len(known) else 0
+    more = np.full(max(len(positions) - len(known), 0), newest)
+    graph = replace(graph, fragment_ids=np.concatenate([known, more])[
+        max(len(known) - len(positions), 0):])
     return _scene(read_ply(folder / 'map' / CLOUD), positions, graph, atlas.kept_keyframes(),
                   metres)
 

@@ -74,9 +74,10 @@ def page(title: str, body: str, programs: Sequence[str], data: dict[str, Any],
     The page may load nothing else and run nothing else; `connect` is what its programs may ask
     for: a source of the Content Security Policy, or empty.
     """
-    program = '\n'.join((FOLDER / name).read_text() for name in programs)
+    program = '\n'.join((FOLDER / name).read_text('utf-8') for name in programs)
     digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
-    policy = (f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+    style = (FOLDER / 'page.css').read_text('utf-8')
+    policy = (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
               f"script-src 'sha256-{digest}'")
     policy += f'; connect-src {connect}' if connect else ''
     blocks = ''.join(f'<script type="application/json" id="{name}">{_json(value)}</script>'
@@ -85,7 +86,7 @@ def page(title: str, body: str, programs: Sequence[str], data: dict[str, Any],
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-            f'<title>{escape(title)}</title><style>{(FOLDER / "page.css").read_text()}</style>'
+            f'<title>{escape(title)}</title><style>{style}</style>'
             f'</head><body>{body}{blocks}<script>{program}</script></body></html>\n')
 
 

@@ -72,6 +72,9 @@ def test_page_gets_the_newest_messages(peer: Peer) -> None:
         ('image/compressed', jpeg_message(), 1)]
     publishers = [(peer.node.create_publisher(type(one), topic, profile), one)
                   for topic, one, profile in messages]
+    node._look()
+    # Nobody has opened the page.
+    assert peer.node.count_subscribers('/mapper/map_points') == 0
     state, deadline_sec = {}, time.monotonic() + DEADLINE_SEC
     try:
         while not (state.get('version') and state['image'] and state['camera']
@@ -82,6 +85,7 @@ def test_page_gets_the_newest_messages(peer: Peer) -> None:
             executor.spin_once(timeout_sec=0.05)
             state = ask(node, 'state?have=0')
         scene = ask(node, 'map')
+        assert peer.node.count_subscribers('/mapper/map_points') == 1
     finally:
         executor.shutdown()
         node.destroy_node()

@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.output / SUMMARY_FILE, asdict(summary))
         replay.save(args.output)
         write_report(args.output, Report(
-            f'Replay of {args.bag.name}', count_rows(summary), summary.warnings,
+            f'Replay of {args.bag.resolve().name}', count_rows(summary), summary.warnings,
             [('network', mapper.network_name), ('weights', str(weights)),
              ('device', settings.node.device), ('CPU threads', str(summary.threads))],
             replay.read(scene_of), record, settings))
