@@ -26,7 +26,7 @@ from spann3r_ros.core.types import FrameError
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.viewer.live_feed import to_camera
-from spann3r_ros.viewer.live_server import PORT, LiveServer
+from spann3r_ros.viewer.live_server import PORT, LiveServer, PortError
 from spann3r_ros.viewer.map_scene import MapScene
 
 from . import conversions
@@ -42,7 +42,7 @@ class LiveViewNode(Node):
     """Passes the newest messages of a mapper to a page; topics are relative to the namespace."""
 
     def __init__(self, **options: object) -> None:
-        """Take the options of a node; raise ValueError for a port that cannot be used."""
+        """Take the options of a node; raise PortError for a port that cannot be used."""
         super().__init__('live_view', **options)
         self.declare_parameter('port', PORT)
         self._newest: dict[str, Any] = {}
@@ -50,7 +50,7 @@ class LiveViewNode(Node):
         self._followed: dict[str, Subscription] = {}
         try:
             self.server = LiveServer(self.get_parameter('port').value)
-        except ValueError:
+        except PortError:
             self.destroy_node()
             raise
         self.create_timer(PERIOD_SEC, self._look)
@@ -150,7 +150,7 @@ def main(args: Sequence[str] | None = None) -> int:
             rclpy.spin(node)
         finally:
             node.destroy_node()
-    except ValueError as error:
+    except PortError as error:
         sys.stderr.write(f'live_view: {error}\n')
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):

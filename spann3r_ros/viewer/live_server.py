@@ -33,6 +33,10 @@ BODY = f"""
 <main>{VIEWER}</main>"""
 
 
+class PortError(ValueError):
+    """A port that the live view cannot use."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """The newest camera: its pose [4, 4] in the map, its image as JPEG, both None if not known.
@@ -49,7 +53,7 @@ class LiveServer:
     """Keeps the newest map, path and camera for the pages that ask for them.
 
     Its methods may be called from any thread; `show_map` encodes the points on the caller's.
-    Only the newest of everything is kept. Raises ValueError for a port that cannot be used; port 0
+    Only the newest of everything is kept. Raises PortError for a port that cannot be used; port 0
     is any free one.
     """
 
@@ -57,8 +61,8 @@ class LiveServer:
         try:
             self._server = ThreadingHTTPServer((HOST, port), _handler(self))
         except (OSError, OverflowError) as error:
-            raise ValueError(f'port {port} of {HOST} cannot be used for the live view: '
-                             f'{error}; choose another one') from error
+            raise PortError(f'port {port} of {HOST} cannot be used for the live view: '
+                            f'{error}; choose another one') from error
         self._server.daemon_threads = True
         self._lock = Lock()
         self._asked_sec = -np.inf
