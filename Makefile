@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-long test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-exports bench-large-images bench-long bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-rendering bench-shared bench-startup bench-tf soak cycles check-cuda clean
+.PHONY: help setup demo demo-long test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-exports bench-large-images bench-long bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-report bench-rendering bench-shared bench-startup bench-tf bench-view soak cycles check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -19,15 +19,16 @@ help:  ## list the targets
 setup:  ## environment in .venv and the built package in install; seconds when they stand
 	@scripts/bootstrap.sh
 
-demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into the mapper
-	@$(run) scripts/demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
+demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into the mapper; VIEW=1: watch it
+	@$(run) scripts/demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)') \
+	  $(if $(VIEW),--view)
 
 demo-long: setup  ## a robot in a generated building: loops, scale and grid against the truth, NETWORK=
 	@OMP_NUM_THREADS=1 $(run) python -m spann3r_ros.tools.demo_long \
 	  $(if $(NETWORK),--network '$(NETWORK)')
 
 test: setup  ## all tests except the full-size ones; JOBS= processes
-	@$(run) python -m pytest $(parallel) test/unit test/parity test/underlay test/node
+	@$(run) python -m pytest $(parallel) test/unit test/parity test/underlay test/browser test/node
 
 test-noble:  ## unit and parity tests with the library versions of Ubuntu 24.04, without ROS
 	@scripts/noble.sh python -m pytest test/unit test/parity
@@ -109,6 +110,9 @@ bench-memory: setup  ## what the network's memory costs as it grows (minutes, 10
 bench-packages: setup  ## ROS packages beside the node's own conversions (a minute)
 	@$(run) python benchmarks/ros_packages.py
 
+bench-report: setup  ## size of report.html and the time to write it (seconds)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/report_cost.py
+
 bench-rendering: setup  ## how fast training images are drawn, beside a training step (a minute, 340 MB the first time)
 	@$(run) python benchmarks/rendering.py
 
@@ -120,6 +124,9 @@ bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB
 
 bench-tf: setup  ## what the transforms of a robot cost the node (two minutes)
 	@$(run) python benchmarks/tf_cost.py
+
+bench-view: setup  ## the live view: large maps, and what it costs a replay (two minutes)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/live_view.py
 
 soak: setup  ## 10,000 frames through the live node (a quarter of an hour), FRAMES=
 	@$(run) python benchmarks/soak.py --frames $(or $(FRAMES),10000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the mapper on a camera or a bag, optionally with RViz and recording.
+"""Starts the mapper on a camera or a bag, optionally with RViz, a page and recording.
 
 ros2 launch spann3r_ros mapper.launch.py image_topic:=/camera/image_raw
 ros2 launch spann3r_ros mapper.launch.py bag:=/data/walk
@@ -44,6 +44,11 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                             arguments=['-d', plan.rviz_config],
                             parameters=[{'use_sim_time': plan.use_sim_time}],
                             additional_env=environment))
+    if given['view'] == 'true':
+        actions.append(Node(package='spann3r_ros', executable='live_view',
+                            namespace=plan.namespace, output='screen', emulate_tty=True,
+                            parameters=[{'port': int(given['view_port'])}],
+                            remappings=plan.remappings[:1], additional_env=environment))
     if plan.recorder is not None:
         actions.append(ExecuteProcess(cmd=['ros2', 'bag', 'record', *plan.recorder],
                                       output='screen', additional_env=environment))

@@ -329,6 +329,7 @@ class FrontEnd:
         state.atlas.add(keyframe, None if left_out else keyframe.points)
         state.keyframes_left_out += left_out
         state.keyframes += 1
+        state.confidence = float(keyframe.confidence.mean())
         state.undelivered.append(keyframe)
         if state.phase is not Phase.CLOSED:
             state.phase = Phase.LOST if keyframe.pose is None else Phase.TRACKING

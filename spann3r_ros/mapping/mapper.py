@@ -20,6 +20,7 @@ from spann3r_ros.core.views import camera_model
 from .back_end import BackEnd
 from .fragments.atlas import Atlas, PathView
 from .fragments.graph_view import GraphView, view_graph
+from .fragments.keyframe_store import KeptKeyframe
 from .front_end import ASKED_FOR, MAP_LOADED, FrontEnd
 from .layers.voxel_map import VoxelCloud, VoxelMap, VoxelSnapshot
 from .mapper_config import MapperConfig
@@ -232,6 +233,10 @@ class Mapper:
     def graph(self) -> GraphView:
         """Return keyframes, fragments and constraints in the map."""
         return view_graph(self._state.atlas)
+
+    def kept_keyframes(self) -> list[tuple[KeptKeyframe, StampedPose]]:
+        """Return the keyframes that are kept, oldest first, each with its pose in the map."""
+        return self._state.atlas.kept_keyframes()
 
     def cloud(self) -> VoxelCloud:
         """Return the voxels of all fragments as points in the map."""

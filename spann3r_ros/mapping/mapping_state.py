@@ -72,6 +72,7 @@ class MappingState:
     focal: FocalRefinement = field(default_factory=FocalRefinement)
     keyframes: int = 0
     keyframes_left_out: int = 0
+    confidence: float = math.nan  # mean of the newest keyframe
     undelivered: list[Keyframe] = field(default_factory=list)
     failed: list[FailedFrame] = field(default_factory=list)  # not reported yet
 
@@ -191,6 +192,7 @@ class MappingState:
             loops_rejected=atlas.loops(accepted=False),
             voxels_carved=voxel_map.carved,
             grid_reason=self.grid_reason(grid),
+            confidence=self.confidence,
         )
 
     def forget_calibration(self) -> None:

@@ -2,6 +2,7 @@
 """The mapper's results and counters."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ class MappingStatus:
     share of the newest image that the network sees; it is NaN before the first image.
     `voxels_carved` counts voxels removed because later keyframes saw through them.
     `grid_reason` is why the map has no occupancy grid, or empty.
+    `confidence` is the mean of the newest keyframe's pixels; NaN before the first one.
     """
 
     phase: str
@@ -58,6 +60,7 @@ class MappingStatus:
     loops_rejected: int
     voxels_carved: int
     grid_reason: str = ''
+    confidence: float = math.nan
 
 
 @dataclass(frozen=True)

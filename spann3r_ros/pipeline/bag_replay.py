@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spann3r_ros.core.encodings import ImageDecoder, to_mask
 from spann3r_ros.core.image_files.depth_images import to_depth
@@ -25,6 +26,10 @@ from .node_settings import NodeConfig
 from .runner import Runner
 from .sync.camera_sync import Expected
 from .transform_tree import StampedTransform, TransformTree
+from .worker import WorkerReport
+
+Result = TypeVar('Result')
+Observer = Callable[[WorkerReport, MappingStatus], object]
 
 # While images wait for the network, transforms that are newer by up to this much arrive.
 CACHE_SEC = 600.0
@@ -92,11 +97,15 @@ class Replay:
     """Passes the messages of a recording to a runner; no image is dropped for lack of time.
 
     Messages have the fields of the ROS types. `expected` describes what the recording contains.
-    The methods are called on one thread, those of a `Reporter` on the worker's.
+    The methods are called on one thread, those of a `Reporter` on the worker's, and there
+    `updated` with each update and the `observers` after each frame.
     """
 
-    def __init__(self, mapper: Mapper, config: NodeConfig, expected: Expected) -> None:
+    def __init__(self, mapper: Mapper, config: NodeConfig, expected: Expected,
+                 observers: Sequence[Observer] = (),
+                 updated: Callable[[MapUpdate], object] = lambda _: None) -> None:
         self._mapper = mapper
+        self._observers, self._updated = observers, updated
         self._config = replace(config, mode='replay')
         self._tree = TransformTree(CACHE_SEC)
         self._fragments: set[int] = set()
@@ -136,6 +145,14 @@ class Replay:
     def save(self, folder: Path) -> None:
         """Write the map into a folder; raises as `encode_map` and `MapFiles.write`."""
         self._runner.call(lambda: encode_map(self._mapper)).write(folder)
+
+    def read(self, function: Callable[[Mapper], Result]) -> Result:
+        """Return what a function returns of the mapper; it runs on the worker's thread."""
+        return self._runner.call(lambda: function(self._mapper))
+
+    def observe_end(self, observe: Observer) -> None:
+        """Call an observer once more, after `finish`."""
+        self._runner.call(lambda: observe(self._runner.report(), self._runner.map_status))
 
     def close(self) -> None:
         """End the worker."""
@@ -188,11 +205,14 @@ class Replay:
         self.image_failed(error)
 
     def deliver(self, update: MapUpdate) -> None:
-        """Record the fragments of the keyframes."""
+        """Record the fragments of the keyframes; pass the update on."""
         self._fragments.update(keyframe.fragment_id for keyframe in update.keyframes)
+        self._updated(update)
 
     def frame_settled(self) -> None:
-        """Do nothing: a replay publishes no status."""
+        """Call the observers."""
+        for observe in self._observers:
+            observe(self._runner.report(), self._runner.map_status)
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
         """Log a frame that the mapper could not use; anything but a FrameError is a defect."""

@@ -208,9 +208,12 @@ class Settings:
     networks: Mapping[str, Any] = field(default_factory=default_networks)
 
 
-def all_settings() -> list[Setting]:
-    """Return every setting with its default, in the order of the dataclasses."""
-    settings = Settings()
+def all_settings(settings: Settings | None = None) -> list[Setting]:
+    """Return every setting with its default, in the order of the dataclasses.
+
+    With `settings`, the value is theirs instead of the default.
+    """
+    settings = settings or Settings()
     found = [*list_settings(settings.node), *list_settings(settings.mapper)]
     for name, config in settings.networks.items():
         found += list_settings(config, f'{name}.')

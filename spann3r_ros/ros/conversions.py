@@ -143,6 +143,14 @@ def to_cloud(points: np.ndarray, colors: np.ndarray, confidence: np.ndarray,
     return message
 
 
+def from_cloud(message: PointCloud2) -> VoxelCloud:
+    """Return the finite points of a cloud as `to_cloud` makes it."""
+    points = point_cloud2.read_points(message, skip_nans=True)
+    packed = np.ascontiguousarray(points['rgb']).view(np.uint8).reshape(-1, 4)
+    return VoxelCloud(np.stack([points[name] for name in 'xyz'], axis=1), packed[:, 2::-1],
+                      np.array(points['confidence']))
+
+
 def to_pose(transform: np.ndarray) -> Pose:
     """Return a rigid transform [4, 4] as a pose."""
     x, y, z = (float(value) for value in transform[:3, 3])
@@ -272,7 +280,7 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         fragments_unconnected=mapping.fragments_unconnected,
         loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected,
         voxels_carved=mapping.voxels_carved,
-        grid_reason=mapping.grid_reason)
+        grid_reason=mapping.grid_reason, confidence=mapping.confidence)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

@@ -2,7 +2,7 @@
 """Runs the mapper and the bag player, each in its own process, and records counts and times.
 
 The processes use a DDS domain of their own, on this machine only. The results are in the output
-folder: the directory map, run.json, and a log of each process.
+folder: the directory map, run.json, and a log of each process. `spann3r report` reads them.
 """
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from time import monotonic
+from typing import Any
 
 import rclpy
 from lifecycle_msgs.srv import GetState
@@ -28,13 +29,17 @@ from tqdm import tqdm
 
 from spann3r_ros import share_directory
 from spann3r_ros.core.files import write_json
+from spann3r_ros.core.messages import to_nanoseconds
 from spann3r_ros.datasets.bags import COMPRESSED, CameraBag, TopicNames, base_topic, info_topic
 from spann3r_ros.msg import MapperStatus
+from spann3r_ros.pipeline.node_settings import read_yaml
+from spann3r_ros.viewer.run_record import RunRecord, Sample, metric_scale
 
 from .player import settled
 from .processes import Child, ProcessError, private_domain
 
 MAPPER = ('-m', 'spann3r_ros.ros.mapper_node')
+LIVE_VIEW = ('-m', 'spann3r_ros.ros.live_view')
 PLAYER = ('-m', 'spann3r_ros.tools.bag_player')
 PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 SPIN_SEC = 0.05
@@ -42,7 +47,8 @@ ASK_SEC = 2.0
 LAST_STATUS_SEC = 2.0
 STATUS_DEPTH = 100
 # Files of an earlier run are removed first, so that they are not taken for results of this one.
-PRODUCTS = ('map/manifest.json', 'map/map.ply', 'map/trajectory.tum', 'run.json', 'map.png')
+PRODUCTS = ('map/manifest.json', 'map/map.ply', 'map/trajectory.tum', 'run.json', 'map.png',
+            'report.html')
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,18 @@ class DemoOptions:
     output: Path = Path('output')
     parameters: Path | None = None
     patience_sec: float = 120.0
+    view: bool = False
+    view_port: int = 8090
     mapper: tuple[str, ...] = MAPPER
 
 
 @dataclass(frozen=True)
 class DemoRun:
-    """The results of a run: final counts, times, and the response to ~/save_map."""
+    """The results of a run: final counts, times, and the response to ~/save_map.
+
+    `samples` are the columns of a `RunRecord`. `settings` are the parameters that were given to
+    the mapper. `metres` is the length of a map unit; None if the map is not metric.
+    """
 
     bag: str
     images: int
@@ -79,6 +91,10 @@ class DemoRun:
     inference_sec: list[float]
     saved: bool
     message: str
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    network: str = ''
+    metres: float | None = None
 
 
 class Watcher(Node):
@@ -89,6 +105,7 @@ class Watcher(Node):
         self.last: MapperStatus | None = None
         self.latencies_sec: list[float] = []
         self.inference_sec: list[float] = []
+        self.record = RunRecord()
         self.first_sec = self.last_sec = 0.0
         self.create_subscription(MapperStatus, '/mapper/status', self._take, STATUS_DEPTH)
         # Endpoints are discovered in the order of their creation: once the mapper answers the
@@ -107,6 +124,7 @@ class Watcher(Node):
         if status.frames_processed > (before.frames_processed if before else 0):
             self.latencies_sec.append(status.latency_last_sec)
             self.inference_sec.append(status.inference_last_sec)
+            self.record.add(to_sample(status))
 
     def state(self, check: Callable[[], None], patience_sec: float) -> str:
         """Return the mapper's lifecycle state; it responds after its automatic start.
@@ -174,6 +192,12 @@ def play_through(options: DemoOptions, stop: Event,
         mapper = stack.enter_context(
             Child(mapper_command(options, image_topic, compressed), output / 'mapper.log'))
         children = [mapper]
+        if options.view:
+            children.append(stack.enter_context(
+                Child(view_command(options, image_topic), output / 'live_view.log')))
+            where = (f'http://127.0.0.1:{options.view_port}/' if options.view_port
+                     else f'see {output / "live_view.log"}')
+            sys.stderr.write(f'live view: {where}\n')
 
         def check() -> None:
             if stop.is_set():
@@ -197,7 +221,7 @@ def play_through(options: DemoOptions, stop: Event,
         if settled(watcher.last) < images:
             images = count_readable(options.bag, image_topic)
         answer = watcher.save(check, options.patience_sec)
-        return to_run(watcher, options, images, answer)
+        return to_run(watcher, options, images, compressed, answer)
 
 
 def follow(watcher: Watcher, images: int, player: Child, check: Callable[[], None],
@@ -231,19 +255,38 @@ def count_readable(path: Path, topic: str) -> int:
         return bag.count
 
 
+def to_sample(status: MapperStatus) -> Sample:
+    """Return the sample of the newest processed frame."""
+    return Sample(
+        to_nanoseconds(status.header.stamp), status.latency_last_sec, status.inference_last_sec,
+        status.confidence, status.memory_tokens, status.memory_capacity_tokens,
+        status.device_bytes, status.keyframe_bytes, status.voxels, status.fragments,
+        status.loops_accepted, status.loops_rejected,
+        *metric_scale(status.metric, status.scale, status.scale_variance))
+
+
+def parameters_of(options: DemoOptions, compressed: bool) -> dict[str, str]:
+    """Return the parameters that the demo gives to the mapper."""
+    return {'mode': 'replay', 'device': options.device, 'checkpoint': options.checkpoint,
+            'map_directory': str(options.output.resolve()),
+            'image_transport': 'compressed' if compressed else 'raw'}
+
+
 def mapper_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
     """Return the arguments of the interpreter that run the mapper."""
-    parameters = {
-        'mode': 'replay', 'device': options.device, 'checkpoint': options.checkpoint,
-        'map_directory': str(options.output.resolve()),
-        'image_transport': 'compressed' if compressed else 'raw',
-    }
-    settings = [f'{name}:={json.dumps(text)}' for name, text in parameters.items()]
+    settings = [f'{name}:={json.dumps(text)}'
+                for name, text in parameters_of(options, compressed).items()]
     remaps = [f'image:={base_topic(topic)}', f'camera_info:={info_topic(topic)}']
     file = ['--params-file', str(options.parameters)] if options.parameters else []
     return [*options.mapper, '--ros-args', *file,
             *(word for setting in settings for word in ('-p', setting)),
             *(word for remap in remaps for word in ('-r', remap))]
+
+
+def view_command(options: DemoOptions, topic: str) -> list[str]:
+    """Return the arguments of the interpreter that run the live view."""
+    return [*LIVE_VIEW, '--ros-args', '-p', f'port:={options.view_port}',
+            '-r', f'image:={base_topic(topic)}']
 
 
 def player_command(options: DemoOptions, topic: str, compressed: bool) -> list[str]:
@@ -256,10 +299,11 @@ def player_command(options: DemoOptions, topic: str, compressed: bool) -> list[s
     return command
 
 
-def to_run(watcher: Watcher, options: DemoOptions, images: int,
+def to_run(watcher: Watcher, options: DemoOptions, images: int, compressed: bool,
            answer: Trigger.Response) -> DemoRun:
     """Return the results of the run; the voxels are those of the saved map."""
     last, voxels = watcher.last, 0
+    settings = read_yaml(options.parameters) if options.parameters else {}
     if answer.success:
         voxels = json.loads((options.output / 'map' / 'manifest.json').read_text())['points']
     return DemoRun(
@@ -269,7 +313,9 @@ def to_run(watcher: Watcher, options: DemoOptions, images: int,
         working_frames=last.working_frames, long_term_tokens=last.long_term_tokens,
         device_bytes=last.device_bytes, wall_sec=watcher.last_sec - watcher.first_sec,
         latencies_sec=watcher.latencies_sec, inference_sec=watcher.inference_sec,
-        saved=answer.success, message=answer.message)
+        saved=answer.success, message=answer.message, samples=watcher.record.columns(),
+        settings=settings | parameters_of(options, compressed), network=last.network,
+        metres=last.scale if last.metric else None)
 
 
 def parse(arguments: Sequence[str] | None) -> DemoOptions:
@@ -283,13 +329,16 @@ def parse(arguments: Sequence[str] | None) -> DemoOptions:
     parser.add_argument('--output', type=Path, default=Path('output'),
                         help='folder of the results (default: %(default)s)')
     parser.add_argument('--params-file', type=Path, help="the mapper's parameters as YAML")
+    parser.add_argument('--view', action='store_true',
+                        help='show the growing map in a browser of this machine')
+    parser.add_argument('--view-port', type=int, default=8090, help='(default: %(default)s)')
     parser.add_argument('--patience-sec', type=float, default=120.0, help=(
         'fail after so many seconds without progress (default: %(default)s)'))
     args = parser.parse_args(arguments)
     bag = args.bag or share_directory() / 'bags' / 'demo_room'
     checkpoint = str(Path(args.checkpoint).resolve()) if args.checkpoint else ''
     return DemoOptions(bag, args.topic, checkpoint, args.device, args.output, args.params_file,
-                       args.patience_sec)
+                       args.patience_sec, args.view, args.view_port)
 
 
 @contextmanager

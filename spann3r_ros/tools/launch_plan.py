@@ -78,6 +78,9 @@ def arguments(share: Path) -> dict[str, Argument]:
         'log_level': Argument('info', 'least severity that the node logs', LOG_LEVELS),
         'rviz': Argument('false', 'open RViz', BOOLEANS),
         'rviz_config': Argument(str(share / 'rviz' / 'mapper.rviz'), 'layout of RViz'),
+        'view': Argument('false', 'show the growing map in a browser of this machine',
+                         BOOLEANS),
+        'view_port': Argument('8090', 'port of that page on 127.0.0.1'),
         'bag': Argument('', 'bag to play, once the node is active; empty: none'),
         'recording': Argument('', 'bag to record the outputs to; empty: none'),
     }
@@ -136,6 +139,9 @@ def make_plan(given: Mapping[str, str], describe: DescribeBag) -> Plan:
     ValueError for a file or a bag that does not exist or cannot be used.
     """
     _check_files(given)
+    if not (given['view_port'].isdigit() and int(given['view_port']) < 2**16):
+        raise ValueError('view_port: expected a number from 0 to 65535, '
+                         f'got {given["view_port"]!r}')
     namespace = given['namespace'].strip('/')
     node = f'/{namespace}/mapper' if namespace else '/mapper'
     topic, transport = given['image_topic'] or 'image', given['image_transport']

@@ -65,6 +65,11 @@ def test_demo_with_truth_makes_map_path_and_picture(orbit: Orbit, tmp_path: Path
     # The last frame is flushed into the map before it is saved.
     assert len(read_tum(output / 'map' / 'trajectory.tum')) == 24
     assert (output / 'map.png').stat().st_size > 10_000
+    report = (output / 'report.html').read_text()
+    # The newest keyframe is in cloud and path, but not in the saved state yet.
+    assert report.count('data-keyframe=') == 23
+    assert '24' in report[report.index('frames processed'):][:40]
+    assert len(run['samples']['confidence']) == 24
     rows = {line[:25].strip(): line[25:].split() for line in out.splitlines()}
     assert float(rows['ATE (RMS of positions)'][0]) < 0.02
     assert float(rows['accuracy mean / median'][0]) < 0.05
@@ -74,8 +79,9 @@ def test_demo_with_truth_makes_map_path_and_picture(orbit: Orbit, tmp_path: Path
 def test_demo_of_a_plain_bag_needs_no_truth(orbit: Orbit, tmp_path: Path) -> None:
     bag = raw_bag(tmp_path / 'bag', orbit, 6, '/robot/front')
     status, out, err = run_demo(tmp_path, bag, {'fault_at': 3, 'fault': 'frame_error'},
-                                '--topic', '/robot/front')
+                                '--topic', '/robot/front', '--view', '--view-port', '0')
     assert status == 0, err
+    assert 'live view: http://127.0.0.1:' in (tmp_path / 'output/live_view.log').read_text()
     run = json.loads((tmp_path / 'output/run.json').read_text())
     # A failed frame is counted.
     assert (run['received'], run['processed'], run['failed']) == (6, 5, 1)

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / 'spann3r_ros'
-FOLDERS = 'core', 'networks', 'mapping', 'pipeline', 'datasets', 'ros', 'tools'
+FOLDERS = 'core', 'networks', 'mapping', 'pipeline', 'datasets', 'ros', 'tools', 'viewer'
 # Training and the checks of a device have their own users and documents.
 LEFT_OUT = ('datasets/folders', 'datasets/layouts', 'datasets/rgbd', 'networks/spann3r/checks')
 # An argument of these calls is shown to the user, the last one of LAST, the first one of others.
 # PoseError and its like are missing: their texts follow `a keyframe has no pose`.
 LAST = {'Health', 'UnsupportedImageError'}
-CALLS = {*LAST, 'FrameError', 'SilenceError', 'BagError', 'CheckpointError', 'DeviceMemoryError',
+CALLS = {*LAST, 'FrameError', 'SilenceError', 'BagError', 'PortError',
+         'CheckpointError', 'DeviceMemoryError',
          'MapEmptyError', 'TransitionFailedError', 'warning', 'error', 'exception', 'fatal',
          '_warn', 'refuse', '_drop_first', 'input_fault'}
 # The texts that these functions return, also in lists and tuples, are shown to the user.

@@ -29,12 +29,13 @@ BELOW = {
     'datasets': {'core'},
     'rooms': {'core'},
     'training': {'core', 'networks', 'datasets', 'rooms'},
-    'evaluation': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms'},
-    'ros': {'core', 'networks', 'mapping', 'pipeline', 'msg'},
+    'viewer': {'core', 'mapping', 'pipeline'},
+    'evaluation': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'viewer'},
+    'ros': {'core', 'networks', 'mapping', 'pipeline', 'viewer', 'msg'},
     'cli': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',
-            'evaluation'},
+            'evaluation', 'viewer'},
     'tools': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',
-              'evaluation', 'ros', 'cli', 'msg'},
+              'evaluation', 'viewer', 'ros', 'cli', 'msg'},
     # Former home of the network; goes with the next release.
     'model': {'networks'},
 }

@@ -12,14 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.spatial import cKDTree
 
 from spann3r_ros.core.files import write_files
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.datasets.bag_truth import Truth
 from spann3r_ros.evaluation.bag_comparison import Comparison, move_poses
-from spann3r_ros.evaluation.measures.metrics import subsample
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.viewer.map_scene import ceiling
+from spann3r_ros.viewer.point_buffer import spacing
 
 from .splat import View, orbit_view, splat, top_view
 
@@ -28,9 +28,6 @@ TEXT, FAINT = '#e8eaf0', '#8a90a0'
 PATH, TRUE_PATH = '#ffb000', '#38e0c0'
 PANEL_WIDTH, PANEL_HEIGHT, HEADER_HEIGHT = 900, 740, 100  # pixels
 DOTS_PER_INCH = 100
-# Points above this many times the camera's height over the floor are not drawn.
-CUT = 1.35
-SPACING_POINTS, SPACING_SHARE = 2000, 0.9
 TITLE_SIZE, LABEL_SIZE = 15, 11
 
 
@@ -117,14 +114,6 @@ def below_cut(points: np.ndarray, path: np.ndarray) -> np.ndarray:
     return points[:, 2] < ceiling(points, path)
 
 
-def ceiling(points: np.ndarray, path: np.ndarray) -> float:
-    """Return the height above which points are not drawn; infinity without a path."""
-    if not len(path):
-        return math.inf
-    floor, camera = np.quantile(points[:, 2], 0.02), np.median(path[:, 2])
-    return float(floor + CUT * max(camera - floor, 0.0) + 1e-9)
-
-
 def bounds(content: Content) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest corner [3] of the content, without outliers."""
     low, high = np.quantile(content.points, [0.01, 0.99], axis=0)
@@ -154,12 +143,6 @@ def draw_orbit(axes: Axes, content: Content, azimuth_deg: float = -60.0,
     view = orbit_view(middle, 0.5 * np.linalg.norm(extent), azimuth_deg, elevation_deg,
                       PANEL_WIDTH, PANEL_HEIGHT)
     show(axes, view, content, shaded=True)
-
-
-def spacing(points: np.ndarray) -> float:
-    """Return a distance that most points of a cloud [n, 3] have to their nearest neighbour."""
-    distances, _ = cKDTree(points).query(subsample(points, SPACING_POINTS), k=2)
-    return float(np.quantile(distances[:, 1], SPACING_SHARE))
 
 
 def show(axes: Axes, view: View, content: Content, shaded: bool) -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from spann3r_ros.evaluation.measures.metrics import subsample
 from spann3r_ros.evaluation.rgbd.depth_scores import median_scale
 from spann3r_ros.evaluation.rgbd.rgbd_scores import VideoResult
+from spann3r_ros.viewer.map_scene import ceiling
 
 from .map_picture import (
     BACKGROUND,
@@ -23,7 +24,6 @@ from .map_picture import (
     TITLE_SIZE,
     Content,
     bounds,
-    ceiling,
     inches,
     show,
     write_figure,

@@ -18,7 +18,7 @@ from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 
 from .constraint import Constraint, read_constraint, without_fragment
 from .fragment import Fragment
-from .keyframe_store import KeptReport, KeyframeStore
+from .keyframe_store import KeptKeyframe, KeptReport, KeyframeStore
 from .overlap import Join
 from .saved_fragments import fragment_tree, read_fragment
 
@@ -186,6 +186,12 @@ class Atlas:
                                     None if np.isnan(covariance).any() else covariance)
                 found.append(pose.in_map(fragment.map_from_fragment))
         return found
+
+    def kept_keyframes(self) -> list[tuple[KeptKeyframe, StampedPose]]:
+        """Return the keyframes that are kept, oldest first, each with its pose in the map."""
+        return [(keyframe, keyframe.pose.in_map(fragment.map_from_fragment))
+                for fragment in self.fragments.values()
+                for keyframe in fragment.keyframes.values()]
 
     def stores(self, layer: str) -> list[Any]:
         """Return the stores of all fragments for a layer, by its name."""

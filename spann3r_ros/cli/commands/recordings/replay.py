@@ -19,7 +19,7 @@ SUMMARY = 'map a recorded bag without ROS: every image is used, none is dropped'
 BAD_INPUT, FAULT = 2, 1
 LOG, SUMMARY_FILE = 'replay.log', 'summary.json'
 EPILOG = """\
-Writes the directory map, replay.log and summary.json. Exit status: 0 with a map, 2
+Writes the directory map, report.html, replay.log and summary.json. Exit status: 0 with a map, 2
 for bad input, 1 for a fault or an empty map. The same bag and settings give the same map, bit by
 bit, on the same machine with the same number of threads; the node in replay mode gives that map
 too."""
@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', help='auto, cpu, cuda or cuda:N; default: the parameter')
     parser.add_argument('--output', type=Path, default=Path('output'),
                         help='folder of the results (default: %(default)s)')
+    parser.add_argument('--view', action='store_true',
+                        help='show the growing map in a browser of this machine')
+    parser.add_argument('--view-port', type=int, default=8090, metavar='PORT',
+                        help='of the page; 0: any free one (default: %(default)s)')
     parser.add_argument('--quiet', action='store_true', help='show no progress')
 
 
@@ -65,6 +69,12 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.networks.registry import open_network, resolve_checkpoint
     from spann3r_ros.pipeline.bag_replay import Replay, Warnings
     from spann3r_ros.pipeline.sync.camera_sync import Expected
+    from spann3r_ros.viewer.live_feed import LiveFeed
+    from spann3r_ros.viewer.live_server import LiveServer
+    from spann3r_ros.viewer.map_scene import scene_of
+    from spann3r_ros.viewer.report_page import Report, write_report
+    from spann3r_ros.viewer.run_record import RunRecord
+    server: LiveServer | None = None
     try:
         settings = read_settings(args)
         if args.mask_topic and settings.node.mask == 'none':
@@ -80,22 +90,40 @@ def run(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         warnings = Warnings()
         set_up_logging(args.output / LOG, warnings)
-        mapper = Mapper(open_network(resolve_checkpoint(settings.node.checkpoint),
-                                     settings.networks, settings.node.compute), settings.mapper)
+        if args.view:
+            server = LiveServer(args.view_port)
+            print(f'live view: {server.url}', file=sys.stderr)
+        weights = resolve_checkpoint(settings.node.checkpoint)
+        mapper = Mapper(open_network(weights, settings.networks, settings.node.compute),
+                        settings.mapper)
     except (ValueError, OSError) as error:
+        if server is not None:
+            server.close()
         print(f'spann3r replay: {error}', file=sys.stderr)
         return BAD_INPUT
     prepare_resize(settings.mapper.resampling == 'exact')
+    live = None if server is None else LiveFeed(server, mapper)
+    record = RunRecord()
     replay = Replay(mapper, settings.node, Expected(
-        lambda: bag.has('camera_info'), lambda: bag.has('tf', 'tf_static', 'odometry')))
+        lambda: bag.has('camera_info'), lambda: bag.has('tf', 'tf_static', 'odometry')),
+        [record.observe, *([live.observe] if live else [])],
+        live.deliver if live else lambda _: None)
     started = time.perf_counter()
     try:
         with bag:
             feed(replay, bag, args.quiet)
         replay.finish()
-        summary = replay.summary(bag.count, time.perf_counter() - started, warnings.texts())
+        seconds = time.perf_counter() - started
+        if live is not None:
+            replay.observe_end(live.finish)
+        summary = replay.summary(bag.count, seconds, warnings.texts())
         write_json(args.output / SUMMARY_FILE, asdict(summary))
         replay.save(args.output)
+        write_report(args.output, Report(
+            f'Replay of {args.bag.resolve().name}', count_rows(summary), summary.warnings,
+            [('network', mapper.network_name), ('weights', str(weights)),
+             ('device', settings.node.device), ('CPU threads', str(summary.threads))],
+            replay.read(scene_of), record, settings))
     except (MapEmptyError, OSError) as error:
         why = warnings.most_frequent() if isinstance(error, MapEmptyError) else ''
         print(f'spann3r replay: {error}; {why and why + "; "}see {args.output / LOG}',
@@ -103,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
         return FAULT
     finally:
         replay.close()
+        if live is not None:
+            live.close()
     print(conclusion(summary, args.output))
     if replay.defects:
         print(f'spann3r replay: {len(replay.defects)} frames failed by a defect; see '
@@ -151,6 +181,22 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
     for text in bag.warnings:
         if text not in known:
             logger.warning('%s', text)
+
+
+def count_rows(summary: ReplaySummary) -> list[tuple[str, str]]:
+    """Return the rows of the report's table of counts."""
+    scale = summary.scale
+    return [
+        ('images in the bag', str(summary.images)),
+        *((f'frames {name}', str(count)) for name, count in summary.frames.items()),
+        ('of the skipped, blind', str(summary.blind)),
+        ('recoveries after a failure', str(summary.recovered)),
+        ('poses', str(summary.poses)), ('voxels', str(summary.voxels)),
+        ('fragments', str(summary.fragments)), ('loops accepted', str(summary.loops)),
+        ('scale', f'metric, by {scale["source"]}, ± {100 * scale["deviation"]:.2g} %'
+         if scale['metric'] else 'not known'),
+        ('seconds', f'{summary.seconds:.1f}'),
+        *((f'SHA-256 of the {name}', digest) for name, digest in summary.sha256.items())]
 
 
 def conclusion(summary: ReplaySummary, output: Path) -> str:

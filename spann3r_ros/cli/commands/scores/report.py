@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spann3r report`: prints the table of a finished run and draws its map."""
+"""`spann3r report`: prints the table of a finished run, draws its map and writes its report."""
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spann3r_ros.evaluation.bag_comparison import Comparison
 
-SUMMARY = 'print the table of a finished demo run and draw its map; fails if frames are missing'
-FILES = ('map/map.ply', 'map/trajectory.tum', 'map.png')
+SUMMARY = ('print the table of a finished demo run, draw its map and write report.html; fails if '
+           'frames are missing')
+FILES = ('map/map.ply', 'map/trajectory.tum', 'map.png', 'report.html')
+# A line of the mapper's log, as rclpy writes it.
+LOGGED = re.compile(r'\[(?:WARN|ERROR|FATAL)\] \[[\d.]+\] \[[^\]]*\]: (.*)')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if run['saved']:
         more, voxels = map_rows(args.output, Path(run['bag']))
         rows += more
+        write_demo_report(args.output, run, rows)
     print(format_table((Path(run['bag']).name, ''), rows))
     if run['saved']:
         print('wrote ' + ', '.join(str(args.output / name) for name in FILES))
@@ -34,6 +41,28 @@ def run(args: argparse.Namespace) -> int:
     for fault in faults:
         print(f'FAILED: {fault}')
     return 1 if faults else 0
+
+
+def write_demo_report(output: Path, run: dict[str, Any], rows: list[tuple[str, str]]) -> None:
+    """Write the report of a run whose map was saved."""
+    from spann3r_ros.networks.registry import resolve_checkpoint
+    from spann3r_ros.pipeline.node_settings import from_values
+    from spann3r_ros.viewer.map_scene import saved_scene
+    from spann3r_ros.viewer.report_page import Report, write_report
+    from spann3r_ros.viewer.run_record import RunRecord
+    settings = from_values(run['settings'])
+    write_report(output, Report(
+        f'Demo with {Path(run["bag"]).name}', rows, logged_warnings(output / 'mapper.log'),
+        [('network', run['network']), ('weights', str(resolve_checkpoint(
+            settings.node.checkpoint))), ('device', settings.node.device)],
+        saved_scene(output, math.nan if run['metres'] is None else run['metres']),
+        RunRecord.of(run['samples']), settings))
+
+
+def logged_warnings(log: Path) -> list[str]:
+    """Return each warning and error in the mapper's log once, with its number of occurrences."""
+    counts = Counter(LOGGED.findall(log.read_text(errors='replace')) if log.exists() else [])
+    return [text if count == 1 else f'{text} ({count} times)' for text, count in counts.items()]
 
 
 def map_rows(output: Path, bag: Path) -> tuple[list[tuple[str, str]], int]:
