@@ -14,13 +14,14 @@ import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.types import StampedPose
+from spann3r_ros.mapping.exports.ply_files import read_ply
+from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.fragments.graph_view import ACCEPTED, GraphView, view_graph
 from spann3r_ros.mapping.fragments.keyframe_store import KeptKeyframe
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
-from spann3r_ros.mapping.storage.exports import read_ply, read_tum
 from spann3r_ros.mapping.storage.map_directory import CLOUD, TRAJECTORY, read_map
 
 from .point_buffer import buffer_points, spacing

@@ -24,8 +24,8 @@ from report_values import (
 
 from spann3r_ros.cli.commands.scores.report import logged_warnings
 from spann3r_ros.cli.main import main
+from spann3r_ros.mapping.exports.ply_files import read_ply
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
-from spann3r_ros.mapping.storage.exports import read_ply
 from spann3r_ros.viewer.map_scene import MOST_POINTS, saved_scene, spread
 from spann3r_ros.viewer.plots import Line, Plot, draw_plot, nice_ticks
 from spann3r_ros.viewer.point_buffer import buffer_points
