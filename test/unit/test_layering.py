@@ -41,7 +41,7 @@ BELOW = {
 WITH_ROS = {'ros', 'tools'}
 # The modules of `networks` that are of no network; outside the folder only these are imported.
 OF_NO_NETWORK = {'registry', 'kind', 'devices', 'checkpoint_files', 'blocks', 'trainable',
-                 'checkable', 'stopwatch', 'threads'}
+                 'checkable', 'stopwatch', 'threads', 'arrangement'}
 # Folders that may name a network: their own, and the former home of one.
 NAME_NETWORKS = {'networks', 'model'}
 MOST_FILES = 12
