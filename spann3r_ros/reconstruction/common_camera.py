@@ -43,7 +43,7 @@ class CommonCamera:
 
     def fits(self, size: tuple[int, int], focal_mm: float | None) -> bool:
         """Return whether a photograph is used as it is."""
-        return size == self.size and abs(self._scale(size, focal_mm) - 1.0) <= MAX_CHANGE
+        return size == self.size and abs(self.scale(size, focal_mm) - 1.0) <= MAX_CHANGE
 
     def fit(self, photo: PhotoFile) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the image [h, w, 3] and which pixels it fills, bool [h, w]; None: all.
@@ -53,7 +53,7 @@ class CommonCamera:
         size = photo.rgb.shape[:2]
         if self.fits(size, photo.focal_mm):
             return photo.rgb, None
-        scale, (height, width) = self._scale(size, photo.focal_mm), self.size
+        scale, (height, width) = self.scale(size, photo.focal_mm), self.size
         # Both middles coincide; pixel centres lie at integer coordinates.
         matrix = np.array([[scale, 0.0, 0.5 * (width - 1) - scale * 0.5 * (size[1] - 1)],
                            [0.0, scale, 0.5 * (height - 1) - scale * 0.5 * (size[0] - 1)]])
@@ -72,7 +72,8 @@ class CommonCamera:
         image = cv2.warpAffine(rgb, matrix, (width, height), flags=cv2.INTER_LINEAR)
         return image, None if filled.all() else filled
 
-    def _scale(self, size: tuple[int, int], focal_mm: float | None) -> float:
+    def scale(self, size: tuple[int, int], focal_mm: float | None) -> float:
+        """Return how many pixels of the common camera one of a photograph is."""
         if focal_mm is None or self.focal_mm is None:
             return float(np.hypot(*self.size) / np.hypot(*size))
         return focal_pixels(self.focal_mm, *self.size) / focal_pixels(focal_mm, *size)

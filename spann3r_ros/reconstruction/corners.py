@@ -52,14 +52,19 @@ def find_corners(small: np.ndarray) -> Corners:
     return Corners(np.float32([one.pt for one in keypoints]), descriptors.astype(np.uint8))
 
 
-def count_shared(first: Corners, second: Corners) -> int:
-    """Return how many corners two images share; 0 unless they are enough to be no chance."""
+def shared_corners(first: Corners, second: Corners) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels float32 [n, 2] of the corners that two images share, in each of them.
+
+    None are shared unless they are enough to be no chance.
+    """
     one, other = _matches(first, second)
     if len(one) < LEAST_SHARED:
-        return 0
+        return one[:0], other[:0]
     _, inliers = cv2.findFundamentalMat(one, other, cv2.FM_RANSAC, REACH_PX, CERTAINTY, ROUNDS)
-    shared = 0 if inliers is None else int(inliers.sum())
-    return shared if shared >= max(LEAST_SHARED, LEAST_SHARE * len(one)) else 0
+    good = np.zeros(len(one), bool) if inliers is None else inliers.ravel() > 0
+    if good.sum() < max(LEAST_SHARED, LEAST_SHARE * len(one)):
+        good[:] = False
+    return one[good], other[good]
 
 
 def _matches(first: Corners, second: Corners) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.types import Frame, FrameError, StampedPose
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapper import Mapper
@@ -35,12 +36,15 @@ class Named:
 class PhotoRun:
     """Passes images to a runner, and records which of them have a place in the map.
 
+    `observe` gets the name and the keyframe of each image with a pose, on the worker's thread.
     `registered` are the names and stamps of those with a pose, in the order of the map;
     `left_out` the names and the reasons of others. Images that show nothing new are in neither.
     The methods are called on one thread, those of a `Reporter` on the worker's.
     """
 
-    def __init__(self, mapper: Mapper) -> None:
+    def __init__(self, mapper: Mapper,
+                 observe: Callable[[str, Keyframe], object] = lambda *_: None) -> None:
+        self._observe = observe
         self.registered: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
         self.defects: list[Exception] = []
@@ -64,10 +68,14 @@ class PhotoRun:
                 done(1)
             self._again()
         except KeyboardInterrupt:
-            return False
-        finally:
-            self._runner.flush()
-        return True
+            ended = False
+        except BaseException:
+            self.close()
+            raise
+        else:
+            ended = True
+        self._runner.flush()
+        return ended
 
     def save(self, folder: Path) -> None:
         """Write the map into a folder; raises as `encode_map` and `MapFiles.write`."""
@@ -96,6 +104,7 @@ class PhotoRun:
                 self.left_out.setdefault(name, NO_POSE)
             else:
                 self.registered.setdefault(name, keyframe.stamp_ns)
+                self._observe(name, keyframe)
                 self.left_out.pop(name, None)
 
     def frame_settled(self) -> None:

@@ -27,20 +27,23 @@ from spann3r_ros.mapping.tracking.focal_length import estimate_intrinsics
 from spann3r_ros.mapping.tracking.measured_pose import measure_pose
 from spann3r_ros.networks.arrangement import pair_confidence
 
-from .corners import Corners, count_shared
+from .corners import Corners, shared_corners
 
 
 @dataclass(frozen=True)
 class Input:
     """What a network gets of a photograph: an image uint8 [h, w, 3], and its intrinsics if known.
 
-    `usable` bool [h, w] are the pixels that show something; None: all.
+    `usable` bool [h, w] are the pixels that show something; None: all. A pixel p of `corners` is
+    `zoom` (p - `middle`) from the middle of the image.
     """
 
     image: np.ndarray
     intrinsics: Intrinsics | None
     usable: np.ndarray | None
     corners: Corners
+    middle: tuple[float, float]
+    zoom: float
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,13 @@ class Support:
     """The pairs of photographs that support each other.
 
     `confidence` [n, n] is the network's in each order, NaN for other pairs. `place` [n] numbers
-    the sets of photographs that are connected; 0 is the largest. `compared` counts pairs in one
-    order.
+    the sets of photographs that are connected; 0 is the largest. `shared` are the pixels [m, 2] of
+    the corners in both photographs of a pair. `compared` counts pairs in one order.
     """
 
     confidence: np.ndarray
     place: np.ndarray
+    shared: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
     compared: int
 
     def in_place(self) -> np.ndarray:
@@ -68,7 +72,7 @@ def find_support(arrangement: Arrangement, inputs: Sequence[Input],
     """Compare pairs of photographs in both orders; `progress` gets how many were compared."""
     count = len(inputs)
     confidence = np.full((count, count), np.nan)
-    weight = np.zeros((count, count))
+    weight, shared = np.zeros((count, count)), {}
     for first, second in pairs:
         try:
             forward, backward = arrangement.pair(first, second), arrangement.pair(second, first)
@@ -78,13 +82,14 @@ def find_support(arrangement: Arrangement, inputs: Sequence[Input],
         except FrameError:
             progress(2)
             continue
-        shared = count_shared(inputs[first].corners, inputs[second].corners)
-        if shared or _agree(forward, backward, inputs[first], inputs[second], config):
+        pixels = shared_corners(inputs[first].corners, inputs[second].corners)
+        if len(pixels[0]) or _agree(forward, backward, inputs[first], inputs[second], config):
             confidence[first, second] = pair_confidence(forward)
             confidence[second, first] = pair_confidence(backward)
-            weight[first, second] = 1.0 + shared
+            weight[first, second] = 1.0 + len(pixels[0])
+            shared[first, second] = pixels
         progress(2)
-    return Support(confidence, _places(weight), 2 * len(pairs))
+    return Support(confidence, _places(weight), shared, 2 * len(pairs))
 
 
 def _places(weight: np.ndarray) -> np.ndarray:
@@ -107,7 +112,7 @@ def _agree(forward: tuple[Estimate, Estimate], backward: tuple[Estimate, Estimat
                  _turn_of(backward, second, first, config)]
     except FrameError:
         return False
-    if None in turns:
+    if any(turn is None for turn in turns):
         return False
     cosine = 0.5 * (float(np.trace(turns[0] @ turns[1])) - 1.0)
     return math.degrees(math.acos(min(max(cosine, -1.0), 1.0))) <= MAX_TURN_DEG

@@ -107,9 +107,10 @@ def _without_duplicates(photos: list[Surveyed],
         if original is None:
             kept.append(index)
         else:
-            exact = photos[original].digest == photos[index].digest
-            left_out.append(LeftOut(photos[index].path, f'{"the same" if exact else "nearly the same"}'
-                                    f' picture as {photos[original].path.name}'))
+            same = ('the same' if photos[original].digest == photos[index].digest
+                    else 'nearly the same')
+            left_out.append(LeftOut(photos[index].path,
+                                    f'{same} picture as {photos[original].path.name}'))
     return [photos[index] for index in sorted(kept)], left_out
 
 

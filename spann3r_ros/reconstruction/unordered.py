@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,9 @@ from spann3r_ros.datasets.photos.photo_files import read_photo
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.networks.arrangement import arrange, choose_order
 
+from .agreement import CornerLink
 from .common_camera import CommonCamera, choose_camera
+from .corners import SIDE
 from .neighbours import NEIGHBOURS, choose_pairs
 from .support import Input, Support, find_support
 from .survey import LeftOut, Surveyed
@@ -25,6 +28,8 @@ FRAME_ID = 'camera'
 # Stamps of photographs in the order of their mapping: farther apart than any interval of the
 # mapper, because nothing moved between them.
 APART_NS = 10 * 10**9
+# Photographs of another place that a reason names.
+MOST_NAMED = 3
 ALONE = 'shares nothing with another photograph'
 ELSEWHERE = 'shows another place: it shares nothing with those that are mapped, but with {others}'
 
@@ -40,10 +45,11 @@ class Progress(Protocol):
 class Ordered:
     """Photographs in the order in which they are mapped, and what the choice did.
 
-    `left_out` are those that cannot be read, or belong to no other, or to another place. `compared`
-    counts pairs in one order, `possible` all of them, `weighed` the images that were weighed by
-    the memory, `fitted` the photographs of another camera than the common one. `interrupted`: the
-    photographs that were not reached are missing.
+    `left_out` are those that cannot be read, or belong to no other, or to another place.
+    `compared` counts pairs in one order, `possible` all of them, `weighed` the images that were
+    weighed by the memory, `fitted` the photographs of another camera than the common one.
+    `interrupted`: the photographs that were not reached are missing. `links` are the corners that
+    photographs share.
     """
 
     photos: list[Surveyed]
@@ -54,6 +60,7 @@ class Ordered:
     weighed: int = 0
     fitted: int = 0
     interrupted: bool = False
+    links: tuple[CornerLink, ...] = ()
 
 
 def mapping_settings(config: MapperConfig) -> MapperConfig:
@@ -106,16 +113,23 @@ def order_photos(photos: Sequence[Surveyed], network: Network, config: MapperCon
         order, interrupted = _order(arrangement, support.in_place(),
                                     (neighbours or NEIGHBOURS) if is_sparse else None, progress)
     return Ordered([used[index] for index in order], camera, left_out, support.compared,
-                   count * (count - 1), arrangement.weighed, fitted, interrupted)
+                   count * (count - 1), arrangement.weighed, fitted, interrupted,
+                   tuple(_links(used, inputs, support)))
 
 
-def read_frames(ordered: Ordered, use_focal: bool) -> Iterator[tuple[Surveyed, Frame]]:
+def read_frames(ordered: Ordered, use_focal: bool,
+                refuse: Callable[[Path, str], object]) -> Iterator[tuple[Path, Frame]]:
     """Yield the photographs as frames, stamped in their order.
 
-    Raises FrameError for a file that has changed since.
+    `refuse` gets path and reason of a file that has gone since.
     """
     for number, photo in enumerate(ordered.photos):
-        yield photo, _frame(photo, ordered.camera, use_focal, number * APART_NS)
+        try:
+            frame = _frame(photo, ordered.camera, use_focal, number * APART_NS)
+        except FrameError as error:
+            refuse(photo.path, str(error))
+        else:
+            yield photo.path, frame
 
 
 def _frame(photo: Surveyed, camera: CommonCamera, use_focal: bool, stamp_ns: int) -> Frame:
@@ -131,7 +145,20 @@ def _input(photo: Surveyed, camera: CommonCamera, network: Network, config: Mapp
     height, width = frame.rgb.shape[:2]
     view = preprocess(frame, network.input_size(width / height),
                       config.field_of_view == 'letterbox', config.resampling == 'exact')
-    return Input(view.image, view.intrinsics, view.usable, photo.corners)
+    reduction = min(1.0, SIDE / max(photo.size))
+    middle = tuple(0.5 * (reduction * side - 1.0) for side in photo.size[::-1])
+    zoom = (view.window.factors[1] / reduction
+            * camera.scale(photo.size, photo.focal_mm if use_focal else None))
+    return Input(view.image, view.intrinsics, view.usable, photo.corners, middle, zoom)
+
+
+def _links(photos: Sequence[Surveyed], inputs: Sequence[Input],
+           support: Support) -> Iterator[CornerLink]:
+    """Yield the corners that photographs share, about the middles of the network's images."""
+    for pair, pixels in support.shared.items():
+        yield CornerLink(*(photos[index].path for index in pair), *(
+            inputs[index].zoom * (own - inputs[index].middle)
+            for index, own in zip(pair, pixels, strict=True)))
 
 
 class Counted:
@@ -169,7 +196,8 @@ def _left_out(photos: Sequence[Surveyed], support: Support) -> Iterator[LeftOut]
             continue
         beside = sorted(photos[other].path.name
                         for other in np.flatnonzero(support.place == place) if other != index)
-        others = ', '.join(beside[:3]) + (f' and {len(beside) - 3} more' if len(beside) > 3 else '')
+        more = len(beside) - MOST_NAMED
+        others = ', '.join(beside[:MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
         yield LeftOut(photos[index].path, ELSEWHERE.format(others=others) if beside else ALONE)
 
 

@@ -30,11 +30,12 @@ BELOW = {
     'rooms': {'core'},
     'training': {'core', 'networks', 'datasets', 'rooms'},
     'evaluation': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms'},
+    'reconstruction': {'core', 'networks', 'mapping', 'pipeline', 'datasets'},
     'ros': {'core', 'networks', 'mapping', 'pipeline', 'msg'},
     'cli': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',
-            'evaluation'},
+            'evaluation', 'reconstruction'},
     'tools': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',
-              'evaluation', 'ros', 'cli', 'msg'},
+              'evaluation', 'reconstruction', 'ros', 'cli', 'msg'},
     # Former home of the network; goes with the next release.
     'model': {'networks'},
 }

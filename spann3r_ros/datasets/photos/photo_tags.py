@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -31,9 +32,12 @@ class PhotoTags:
 def read_tags(data: bytes) -> PhotoTags:
     """Return the tags of an image file; those that are missing or damaged have their defaults."""
     try:
-        with Image.open(BytesIO(data)) as image:
-            tags = image.getexif()
-            orientation, focal = tags.get(ORIENTATION), tags.get_ifd(EXIF_BLOCK).get(FOCAL_35MM)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Pillow's, about damaged blocks
+            with Image.open(BytesIO(data)) as image:
+                tags = image.getexif()
+                orientation = tags.get(ORIENTATION)
+                focal = tags.get_ifd(EXIF_BLOCK).get(FOCAL_35MM)
     # Pillow raises any of these for a damaged block; the pixels may be good.
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error,
             Image.DecompressionBombError):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from .replay import BAD_INPUT, FAULT, SUMMARY_FILE, read_settings, set_up_loggin
 if TYPE_CHECKING:
     from spann3r_ros.core.network import Network
     from spann3r_ros.datasets.photos.photo_files import FoundPhotos
+    from spann3r_ros.datasets.photos.video_file import VideoFile
     from spann3r_ros.pipeline.node_settings import Settings
+    from spann3r_ros.reconstruction.agreement import Placed
     from spann3r_ros.reconstruction.photo_run import PhotoRun
 
 SUMMARY = 'map a folder of photographs, photographs or a video without ROS'
@@ -24,6 +27,9 @@ LOG, PICTURE = 'reconstruct.log', 'map.png'
 INTERRUPTED = 130
 # Images that are not registered and are named on the screen; all are in the summary.
 MOST_NAMED = 20
+DOUBTFUL = ('poses and points do not agree with the corners that the photographs share: the '
+            'median distance is %.0f %% of the image width; the weights do not suit these '
+            'photographs')
 EPILOG = """\
 Writes the directory map, map.png, reconstruct.log and summary.json. Exit status: 0 with a map, 2
 for bad input, 1 for a fault or an empty map, 130 after Ctrl-C, with a map of the images so far.
@@ -73,8 +79,10 @@ class Outcome:
 
 def run(args: argparse.Namespace) -> int:
     """Map the input and write the results; return the exit status."""
+    from spann3r_ros.core.types import FrameError
     from spann3r_ros.core.views import prepare_resize
     from spann3r_ros.datasets.photos.photo_files import find_photos, is_video
+    from spann3r_ros.datasets.photos.video_file import VideoFile
     from spann3r_ros.networks.registry import open_network, resolve_checkpoint
     from spann3r_ros.pipeline.bag_replay import Warnings
     try:
@@ -82,26 +90,39 @@ def run(args: argparse.Namespace) -> int:
         if args.neighbours is not None and args.neighbours < 0:
             raise ValueError(f'neighbours: expected 0 (all) or more, got {args.neighbours}')
         found = find_photos(args.input)
-        has_video = len(args.input) == 1 and is_video(args.input[0])
-        if has_video and args.order == 'unordered':
-            raise ValueError('order: expected ordered or auto for a video, got unordered')
+        video = None
+        if len(args.input) == 1 and is_video(args.input[0]):
+            if args.order == 'unordered':
+                raise ValueError('order: expected ordered or auto for a video, got unordered')
+            video = VideoFile(args.input[0], args.fps)
         network = open_network(resolve_checkpoint(settings.node.checkpoint), settings.networks,
                                settings.node.compute)
         args.output.mkdir(parents=True, exist_ok=True)
         warnings = Warnings()
         set_up_logging(args.output / LOG, warnings)
-        prepare_resize(settings.mapper.resampling == 'exact')
-        started, progress = time.perf_counter(), Bars(args.quiet)
-        if has_video:
-            outcome, photo_run = map_video(args, settings, network, progress)
+    except (ValueError, OSError) as error:
+        return bad_input(error)
+    prepare_resize(settings.mapper.resampling == 'exact')
+    started, progress = time.perf_counter(), Bars(args.quiet)
+    try:
+        if video is not None:
+            outcome, photo_run = map_video(args, video, settings, network, progress)
         elif chosen_order(args.order, found) == 'ordered':
             outcome, photo_run = map_in_order(args, found, settings, network, progress)
         else:
             outcome, photo_run = map_unordered(args, found, settings, network, progress)
-    except (ValueError, OSError) as error:
-        print(f'spann3r reconstruct: {error}', file=sys.stderr)
-        return BAD_INPUT
+    except FrameError as error:
+        return bad_input(error)
+    except KeyboardInterrupt:
+        print('spann3r reconstruct: interrupted before an image was mapped', file=sys.stderr)
+        return INTERRUPTED
     return finish(args, found, outcome, photo_run, warnings, started)
+
+
+def bad_input(error: Exception) -> int:
+    """Print the error as one line; return the exit status."""
+    print(f'spann3r reconstruct: {error}', file=sys.stderr)
+    return BAD_INPUT
 
 
 def chosen_order(wanted: str, found: FoundPhotos) -> str:
@@ -114,14 +135,13 @@ def chosen_order(wanted: str, found: FoundPhotos) -> str:
     return 'ordered' if are_consecutive(found.paths) else 'unordered'
 
 
-def map_video(args: argparse.Namespace, settings: Settings, network: Network,
+def map_video(args: argparse.Namespace, video: VideoFile, settings: Settings, network: Network,
               progress: Bars) -> tuple[Outcome, PhotoRun]:
     """Map a video."""
-    from spann3r_ros.datasets.photos.video_file import VideoFile
     from spann3r_ros.mapping.mapper import Mapper
     from spann3r_ros.reconstruction.ordered import video_frames
     from spann3r_ros.reconstruction.photo_run import PhotoRun
-    video, path = VideoFile(args.input[0], args.fps), args.input[0]
+    path = args.input[0]
     print(f'{path.name}: a video, in its order')
     photo_run = PhotoRun(Mapper(network, settings.mapper))
     every = max(1.0, video.rate / args.fps) if args.fps else 1.0
@@ -165,6 +185,7 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
     """Map photographs in the order that the network finds."""
     from spann3r_ros.core.types import FrameError
     from spann3r_ros.mapping.mapper import Mapper
+    from spann3r_ros.reconstruction.agreement import MOST_ERROR, Placed, corner_error
     from spann3r_ros.reconstruction.photo_run import Named, PhotoRun
     from spann3r_ros.reconstruction.survey import select, survey
     from spann3r_ros.reconstruction.unordered import mapping_settings, order_photos, read_frames
@@ -183,10 +204,18 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
     outcome.left_out = {names[one.path]: one.reason for one in (*left_out, *ordered.left_out)}
     outcome.values = {'fitted': ordered.fitted, 'pairs': {
         'possible': ordered.possible, 'compared': ordered.compared, 'weighed': ordered.weighed}}
-    photo_run = PhotoRun(Mapper(network, config))
-    images = (Named(names[photo.path], frame) for photo, frame in read_frames(ordered, use_focal))
+    paths = {name: path for path, name in names.items()}
+    placed: dict[Path, Placed] = {}
+    photo_run = PhotoRun(Mapper(network, config), lambda name, keyframe: placed.setdefault(
+        paths[name], Placed.of(keyframe)))
+    images = (Named(names[path], frame) for path, frame in read_frames(
+        ordered, use_focal, lambda path, reason: outcome.left_out.update({names[path]: reason})))
     with progress('mapping', len(ordered.photos)) as advance:
         outcome.interrupted |= not photo_run.take(images, advance)
+    error = corner_error(ordered.links, placed)
+    outcome.values['corner_error'] = None if error is None else round(error, 4)
+    if error is not None and error > MOST_ERROR:
+        getLogger(__name__).warning(DOUBTFUL, 100 * error)
     return outcome, photo_run
 
 
@@ -196,6 +225,7 @@ def finish(args: argparse.Namespace, found: FoundPhotos, outcome: Outcome, photo
     from spann3r_ros.core.files import write_json
     from spann3r_ros.evaluation.pictures.cloud_picture import draw_cloud
     from spann3r_ros.mapping.storage.map_directory import MapEmptyError
+    from spann3r_ros.reconstruction.agreement import MOST_ERROR
     left_out = {**outcome.left_out, **photo_run.left_out}
     try:
         summary = photo_run.summary(time.perf_counter() - started, warnings.texts())
@@ -217,6 +247,10 @@ def finish(args: argparse.Namespace, found: FoundPhotos, outcome: Outcome, photo
         photo_run.close()
     print(f'{len(photo_run.registered)} of {outcome.images} images have a pose, '
           f'{summary.voxels} voxels, in {summary.seconds:.1f} s; wrote {args.output}')
+    error = outcome.values.get('corner_error')
+    if error is not None:
+        print(f'corners that photographs share are {error:.1%} of the image width apart (median)'
+              + (': the map is not to be trusted' if error > MOST_ERROR else ''))
     if photo_run.defects:
         print(f'spann3r reconstruct: {len(photo_run.defects)} images failed by a defect; see '
               f'{args.output / LOG}', file=sys.stderr)
