@@ -11,6 +11,8 @@ from itertools import combinations
 import numpy as np
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+from spann3r_ros.mapping.loops.places import Places
+
 ALL_UP_TO = 20
 NEIGHBOURS = 8
 
@@ -38,7 +40,15 @@ def choose_pairs(descriptors: np.ndarray | None, count: int,
 
 
 def similarities(descriptors: np.ndarray) -> np.ndarray:
-    """Return the cosines [n, n] of descriptors [n, d] about their mean."""
-    centred = descriptors.astype(float) - descriptors.mean(0, dtype=float)
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    return centred @ centred.T
+    """Return the cosines [n, n] of descriptors [n, d], whitened as those of a map are.
+
+    Too few for statistics are taken about their mean only.
+    """
+    places = Places()
+    for number, descriptor in enumerate(descriptors):
+        places.add(number, 0, descriptor)
+    directions = places.whitened().astype(float)
+    if not len(directions):
+        directions = descriptors.astype(float) - descriptors.mean(0, dtype=float)
+        directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    return directions @ directions.T

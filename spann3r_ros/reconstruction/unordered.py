@@ -30,8 +30,6 @@ FRAME_ID = 'camera'
 APART_NS = 10 * 10**9
 # Photographs of another place that a reason names.
 MOST_NAMED = 3
-ALONE = 'shares nothing with another photograph'
-ELSEWHERE = 'shows another place: it shares nothing with those that are mapped, but with {others}'
 
 
 class Progress(Protocol):
@@ -196,9 +194,13 @@ def _left_out(photos: Sequence[Surveyed], support: Support) -> Iterator[LeftOut]
             continue
         beside = sorted(photos[other].path.name
                         for other in np.flatnonzero(support.place == place) if other != index)
+        if not beside:
+            yield LeftOut(photos[index].path, 'shares nothing with another photograph')
+            continue
         more = len(beside) - MOST_NAMED
         others = ', '.join(beside[:MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
-        yield LeftOut(photos[index].path, ELSEWHERE.format(others=others) if beside else ALONE)
+        yield LeftOut(photos[index].path, f'shows another place: it shares nothing with those '
+                                          f'that are mapped, but with {others}')
 
 
 def _order(arrangement: Arrangement, confidence: np.ndarray, most: int | None,

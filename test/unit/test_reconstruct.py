@@ -31,7 +31,7 @@ from spann3r_ros.networks.arrangement import PairArrangement
 from spann3r_ros.tools.simulated_network import SimulatedNetwork, write_entry_point
 
 TOY_PACKAGE = Path(__file__).parents[1] / 'toy_package'
-FOX = Path(os.environ.get('SPANN3R_FOX', Path(__file__).parents[3] / 'shared/data/fox'))
+FOX = Path(os.environ.get('SPANN3R_FOX', 'missing'))
 Reconstruct = Callable[..., 'Result']
 
 
@@ -332,7 +332,8 @@ def test_what_is_mapped_is_kept_after_an_interrupt(
         assert 'interrupted before an image was mapped' in result.text
 
 
-@pytest.mark.skipif(not (FOX / 'images').is_dir(), reason='needs the photographs of the fox')
+@pytest.mark.skipif(not (FOX / 'images').is_dir(),
+                    reason='SPANN3R_FOX does not name real photographs of one place')
 def test_real_photographs_of_one_place_belong_together(reconstruct: Reconstruct,
                                                        rooms: RoomPhotos, tmp_path: Path) -> None:
     folder = tmp_path / 'photos'
