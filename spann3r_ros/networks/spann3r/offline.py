@@ -2,7 +2,7 @@
 """Reconstruction of unordered images: the next image is the one of highest confidence."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -40,14 +40,16 @@ class _Candidate:
 
 
 class OfflineSequence:
-    """Unordered images [n, 3, height, width] in [-1, 1], and a sequence of them by their indices.
+    """Unordered images [3, height, width] in [-1, 1], and a sequence of them by their indices.
 
-    Every image is encoded once. `refined` are the final predictions of the sequence so far.
+    Every image is encoded once, and not kept. `refined` are the final predictions of the sequence
+    so far.
     """
 
-    def __init__(self, model: Spann3R, images: Tensor, memory: MemoryConfig) -> None:
+    def __init__(self, model: Spann3R, images: Iterable[Tensor], size: tuple[int, int],
+                 memory: MemoryConfig) -> None:
         self._model = model
-        self._state = model.start(*images.shape[-2:], memory)
+        self._state = model.start(*size, memory)
         with torch.no_grad(), model.arithmetic():
             self.features = [model.dust3r.encode(image[None]) for image in images]
         self.refined: list[DensePrediction] = []
@@ -131,7 +133,7 @@ def reconstruct_offline(model: Spann3R, images: Tensor,
     if images.ndim != 4 or images.shape[0] < 2 or images.shape[1] != 3:
         raise ValueError('images: expected two or more [n, 3, height, width], '
                          f'got shape {tuple(images.shape)}')
-    sequence, count = OfflineSequence(model, images, memory), len(images)
+    sequence, count = OfflineSequence(model, images, images.shape[-2:], memory), len(images)
     confidence = torch.zeros(count, count)
     for first, second in permutations(range(count), 2):
         confidence[first, second] = sequence.pair(first, second)[0]

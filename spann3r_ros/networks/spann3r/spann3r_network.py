@@ -246,8 +246,9 @@ class Spann3RArrangement:
                  memory: MemoryConfig) -> None:
         self._device = model.norm_k.weight.device
         with out_of_memory_reported(self._device):
-            self._sequence = OfflineSequence(model, torch.cat([
-                to_input(image, self._device) for image in images]), memory)
+            self._sequence = OfflineSequence(
+                model, (to_input(image, self._device)[0] for image in images),
+                images[0].shape[:2], memory)
 
     def descriptor(self, index: int) -> np.ndarray:
         """Return the mean feature of an image."""
