@@ -77,13 +77,14 @@ def all_pairs(arrangement: Arrangement, count: int) -> np.ndarray:
 
 
 def choose_order(arrangement: Arrangement, confidence: np.ndarray,
-                 most: int | None = None) -> Iterator[int]:
+                 strength: np.ndarray | None = None, most: int = 0) -> Iterator[int]:
     """Yield indices of images: a start pair, then each time the image of highest confidence.
 
     `confidence` [n, n] is that of the ordered pairs, NaN for those that are not connected. The
-    start pair has the highest one. The next image is connected with one that came before; with
-    `most`, no more images are weighed each time, those of the most confident pairs. Of equal
-    images the first one comes next. Images that are not connected do not come.
+    start pair has the highest one. The next image is connected with one that came before. With
+    `strength` [n, n] of the connections, symmetric, only `most` images are weighed each time,
+    those of the strongest ones. Of equal images the first one comes next. Images that are not
+    connected do not come.
     Raises ValueError if no pair is connected.
     """
     if np.isnan(confidence).all():
@@ -91,12 +92,14 @@ def choose_order(arrangement: Arrangement, confidence: np.ndarray,
     first, second = divmod(int(np.nanargmax(confidence)), len(confidence))
     arrangement.begin(first, second)
     links = np.fmax(confidence, confidence.T)
-    # Of each image that is left, the most confident pair with one that came before.
+    if strength is not None:
+        links = np.where(np.isnan(links), np.nan, strength)
+    # Of each image that is left, the strongest connection with one that came before.
     best, left = np.fmax(links[first], links[second]), np.ones(len(links), bool)
     left[[first, second]] = False
     yield from (first, second)
     while (candidates := np.flatnonzero(left & ~np.isnan(best))).size:
-        if most is not None:
+        if strength is not None:
             ranked = np.argsort(-best[candidates], kind='stable')[:most]
             candidates = np.sort(candidates[ranked])
         chosen = int(candidates[np.argmax(arrangement.confidences(candidates.tolist()))])

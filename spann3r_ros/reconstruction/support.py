@@ -50,12 +50,14 @@ class Input:
 class Support:
     """The pairs of photographs that support each other.
 
-    `confidence` [n, n] is the network's in each order, NaN for other pairs. `place` [n] numbers
-    the sets of photographs that are connected; 0 is the largest. `shared` are the pixels [m, 2] of
-    the corners in both photographs of a pair. `compared` counts pairs in one order.
+    `confidence` [n, n] is the network's in each order, NaN for other pairs; `strength` [n, n],
+    symmetric, counts the corners they share, and one. `place` [n] numbers the sets of photographs
+    that are connected; 0 is the largest. `shared` are the pixels [m, 2] of the corners in both
+    photographs of a pair. `compared` counts pairs in one order.
     """
 
     confidence: np.ndarray
+    strength: np.ndarray
     place: np.ndarray
     shared: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
     compared: int
@@ -89,7 +91,7 @@ def find_support(arrangement: Arrangement, inputs: Sequence[Input],
             weight[first, second] = 1.0 + len(pixels[0])
             shared[first, second] = pixels
         progress(2)
-    return Support(confidence, _places(weight), shared, 2 * len(pairs))
+    return Support(confidence, weight + weight.T, _places(weight), shared, 2 * len(pairs))
 
 
 def _places(weight: np.ndarray) -> np.ndarray:

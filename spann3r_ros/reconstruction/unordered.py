@@ -20,7 +20,7 @@ from spann3r_ros.networks.arrangement import arrange, choose_order
 from .agreement import CornerLink
 from .common_camera import CommonCamera, choose_camera
 from .corners import SIDE
-from .neighbours import NEIGHBOURS, choose_pairs
+from .neighbours import choose_pairs
 from .support import Input, Support, find_support
 from .survey import LeftOut, Surveyed
 
@@ -28,6 +28,8 @@ FRAME_ID = 'camera'
 # Stamps of photographs in the order of their mapping: farther apart than any interval of the
 # mapper, because nothing moved between them.
 APART_NS = 10 * 10**9
+# With a sparse graph the memory weighs so many photographs for the next place in the order.
+MOST_WEIGHED = 3
 # Photographs of another place that a reason names.
 MOST_NAMED = 3
 
@@ -108,8 +110,7 @@ def order_photos(photos: Sequence[Surveyed], network: Network, config: MapperCon
     order, interrupted = [0], False
     if (support.place == 0).sum() > 1:
         is_sparse = 2 * len(pairs) < count * (count - 1)
-        order, interrupted = _order(arrangement, support.in_place(),
-                                    (neighbours or NEIGHBOURS) if is_sparse else None, progress)
+        order, interrupted = _order(arrangement, support, is_sparse, progress)
     return Ordered([used[index] for index in order], camera, left_out, support.compared,
                    count * (count - 1), arrangement.weighed, fitted, interrupted,
                    tuple(_links(used, inputs, support)))
@@ -203,13 +204,14 @@ def _left_out(photos: Sequence[Surveyed], support: Support) -> Iterator[LeftOut]
                                           f'that are mapped, but with {others}')
 
 
-def _order(arrangement: Arrangement, confidence: np.ndarray, most: int | None,
+def _order(arrangement: Arrangement, support: Support, is_sparse: bool,
            progress: Progress) -> tuple[list[int], bool]:
     """Return the order of the connected photographs, and whether the user ended the choice."""
     order: list[int] = []
-    with progress('choosing the order', int((~np.isnan(confidence)).any(1).sum())) as advance:
+    strength = support.strength if is_sparse else None
+    with progress('choosing the order', int((support.place == 0).sum())) as advance:
         try:
-            for index in choose_order(arrangement, confidence, most):
+            for index in choose_order(arrangement, support.in_place(), strength, MOST_WEIGHED):
                 order.append(index)
                 advance(1)
         except KeyboardInterrupt:

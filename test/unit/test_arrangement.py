@@ -91,7 +91,8 @@ def test_sparse_graph_weighs_few_and_leaves_out_what_is_not_connected() -> None:
     order, weighed = [], []
     arrangement.confidences = lambda indices: (
         weighed.append(len(indices)) or PairArrangement.confidences(arrangement, indices))
-    order = list(choose_order(arrangement, confidence, most=2))
+    strength = np.nan_to_num(np.fmax(confidence, confidence.T))
+    order = list(choose_order(arrangement, confidence, strength, most=2))
     assert sorted(order) == list(range(28))
     assert max(weighed) == 2
     with pytest.raises(ValueError, match='confidence: expected a connected pair'):
