@@ -27,6 +27,7 @@ COMMANDS = {
     'make-demo-bag': 'recordings.make_demo_bag',
     'photos-to-bag': 'recordings.photos_to_bag',
     'replay': 'recordings.replay',
+    'reconstruct': 'recordings.reconstruct',
     'report': 'scores.report',
     'export': 'maps.export',
 }

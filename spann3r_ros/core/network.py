@@ -2,6 +2,7 @@
 """The protocol of a streaming network: images in, pointmaps out, numpy at both ends."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -115,14 +116,37 @@ class Network(Protocol):
         """Return the counters."""
 
 
+class Arrangement(Protocol):
+    """Unordered images, by their indices, and a sequence of them that is chosen one by one.
+
+    The sequence is not that of `Network.step`, which is neither read nor changed.
+    """
+
+    def descriptor(self, index: int) -> np.ndarray | None:
+        """Return what describes the place of an image, as `Estimate.descriptor`."""
+
+    def pair(self, first: int, second: int) -> tuple[Estimate, Estimate]:
+        """Return the estimates of two images alone, as `Network.pair` does."""
+
+    def begin(self, first: int, second: int) -> None:
+        """Begin the sequence with two images."""
+
+    def confidences(self, indices: Sequence[int]) -> list[float]:
+        """Return for each image how confident the network is if it comes next, in [0, 2).
+
+        It is the sum of the mean confidences of the image and of the one before it.
+        """
+
+    def take(self, index: int) -> None:
+        """Let an image come next."""
+
+
 @runtime_checkable
 class ArrangingNetwork(Protocol):
-    """A network that can also take images in any order and choose one."""
+    """A network that weighs by its memory which of several images is to come next.
 
-    def arrange(self, images: np.ndarray) -> list[Estimate]:
-        """Return the estimates of images uint8 [n, height, width, 3] in the order chosen.
+    `networks.arrangement.arrange` does that for other networks by their `pair`.
+    """
 
-        `image_id` is the index of an image in `images`. All estimates are in the frame of the
-        first image chosen. The sequence is neither read nor changed. Raises ValueError for fewer
-        than two images.
-        """
+    def arrange(self, images: Sequence[np.ndarray]) -> Arrangement:
+        """Return an arrangement of images, each of the size that `input_size` returned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -160,19 +160,7 @@ class Replay:
 
     def summary(self, images: int, seconds: float, warnings: list[str]) -> ReplaySummary:
         """Return the summary after `finish`."""
-        accounts = asdict(self._runner.report().accounts)
-        del accounts['waiting']
-        blind = accounts.pop('blind')
-        status = self._runner.map_status
-        poses, voxels, hashes = self._runner.call(lambda: (
-            len(self._mapper.trajectory), len(self._mapper.cloud()), map_hashes(self._mapper)))
-        return ReplaySummary(
-            images=images, frames=accounts, recovered=status.memory.recoveries,
-            blind=blind, poses=poses, voxels=voxels,
-            fragments=len(self._fragments), loops=status.loops_accepted,
-            scale=_scale(status),
-            threads=status.memory.status.threads,
-            seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
+        return summarise(self._runner, self._fragments, images, seconds, warnings)
 
     def match_soon(self) -> None:
         """Have the intake check its waiting images after this message."""
@@ -269,6 +257,24 @@ class Replay:
         self._tree.take(_stamped(message, message.child_frame_id, pose.position,
                                  pose.orientation))
         self._matches_due += self._intake.waiting > 0
+
+
+def summarise(runner: Runner, fragments: Collection[int], images: int, seconds: float,
+              warnings: list[str]) -> ReplaySummary:
+    """Return the summary of a recording that has ended; `fragments` are those with keyframes."""
+    accounts = asdict(runner.report().accounts)
+    del accounts['waiting']
+    blind = accounts.pop('blind')
+    status, mapper = runner.map_status, runner.mapper
+    poses, voxels, hashes = runner.call(lambda: (
+        len(mapper.trajectory), len(mapper.cloud()), map_hashes(mapper)))
+    return ReplaySummary(
+        images=images, frames=accounts, recovered=status.memory.recoveries,
+        blind=blind, poses=poses, voxels=voxels,
+        fragments=len(fragments), loops=status.loops_accepted,
+        scale=_scale(status),
+        threads=status.memory.status.threads,
+        seconds=round(seconds, 3), sha256=hashes, warnings=warnings)
 
 
 def _scale(status: MappingStatus) -> dict[str, Any]:

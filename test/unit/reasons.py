@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / 'spann3r_ros'
-FOLDERS = 'core', 'networks', 'mapping', 'pipeline', 'datasets', 'ros', 'tools', 'viewer'
+FOLDERS = ('core', 'networks', 'mapping', 'pipeline', 'datasets', 'reconstruction', 'ros', 'tools',
+           'viewer')
 # Training and the checks of a device have their own users and documents.
 LEFT_OUT = ('datasets/folders', 'datasets/layouts', 'datasets/rgbd', 'networks/spann3r/checks')
 # An argument of these calls is shown to the user, the last one of LAST, the first one of others.
 # PoseError and its like are missing: their texts follow `a keyframe has no pose`.
-LAST = {'Health', 'UnsupportedImageError'}
+LAST = {'Health', 'UnsupportedImageError', 'LeftOut'}
 CALLS = {*LAST, 'FrameError', 'SilenceError', 'BagError', 'PortError',
          'CheckpointError', 'DeviceMemoryError',
          'MapEmptyError', 'TransitionFailedError', 'warning', 'error', 'exception', 'fatal',
          '_warn', 'refuse', '_drop_first', 'input_fault'}
 # The texts that these functions return, also in lists and tuples, are shown to the user.
 RETURNING = {'rounding_warning', 'find', '_fault', '_unread', '_assumptions', 'find_files',
-             'warnings', 'missing_link', '_reason', '_why_silent'}
+             'warnings', 'missing_link', '_reason', '_why_silent', 'fault_of'}
 # The texts in these dictionaries are shown to the user.
 TABLES = {'JUMPED'}
 LEAST_LETTERS = 9

@@ -31,18 +31,19 @@ BELOW = {
     'training': {'core', 'networks', 'datasets', 'rooms'},
     'viewer': {'core', 'mapping', 'pipeline'},
     'evaluation': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'viewer'},
+    'reconstruction': {'core', 'networks', 'mapping', 'pipeline', 'datasets'},
     'ros': {'core', 'networks', 'mapping', 'pipeline', 'viewer', 'msg'},
     'cli': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',
-            'evaluation', 'viewer'},
+            'evaluation', 'reconstruction', 'viewer'},
     'tools': {'core', 'networks', 'mapping', 'pipeline', 'datasets', 'rooms', 'training',
-              'evaluation', 'viewer', 'ros', 'cli', 'msg'},
+              'evaluation', 'reconstruction', 'viewer', 'ros', 'cli', 'msg'},
     # Former home of the network; goes with the next release.
     'model': {'networks'},
 }
 WITH_ROS = {'ros', 'tools'}
 # The modules of `networks` that are of no network; outside the folder only these are imported.
 OF_NO_NETWORK = {'registry', 'kind', 'devices', 'checkpoint_files', 'blocks', 'trainable',
-                 'checkable', 'stopwatch', 'threads'}
+                 'checkable', 'stopwatch', 'threads', 'arrangement'}
 # Folders that may name a network: their own, and the former home of one.
 NAME_NETWORKS = {'networks', 'model'}
 MOST_FILES = 12

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spann3r_ros.core.network import ArrangingNetwork, Network
+from spann3r_ros.core.network import Network
 from spann3r_ros.core.transforms import invert, transform_points
 from spann3r_ros.core.types import FrameError, Pointmap
 from spann3r_ros.datasets.rgbd import DatasetError, PosedView, RgbdSequence
@@ -23,6 +23,7 @@ from spann3r_ros.evaluation.measures.clouds import CloudScores, register, score_
 from spann3r_ros.evaluation.measures.solved_poses import solve_poses
 from spann3r_ros.evaluation.measures.trajectories import PathErrors
 from spann3r_ros.mapping.memory_manager import MemoryManager
+from spann3r_ros.networks.arrangement import all_pairs, arrange, choose_order
 
 # Pairs of points farther apart are left out of the registration: 10 cm.
 REGISTRATION_REACH_M = 0.1
@@ -112,21 +113,18 @@ def load_views(sequence: RgbdSequence, size: tuple[int, int]) -> list[PosedView]
 def predict(network: Network, views: Sequence[PosedView], offline: bool = False) -> Prediction:
     """Run the network on views in their order or, with `offline`, in the order that it chooses.
 
-    Every pointmap is used, also those that a mapper would reject. ValueError for a network that
-    cannot choose an order, FrameError if it did not estimate all views.
+    Every pointmap is used, also those that a mapper would reject. FrameError if the network did
+    not estimate all views.
     """
     images = np.stack([view.image for view in views])
-    if offline and not isinstance(network, ArrangingNetwork):
-        raise ValueError(f'offline: expected a network that can choose an order, '
-                         f'got {network.name!r}')
     memory = MemoryManager(network)
     started = time.perf_counter()
+    order = range(len(views))
     if offline:
-        estimates = network.arrange(images)
-    else:
-        estimates = [estimate for index, image in enumerate(images)
-                     for estimate in memory.step(image, index)]
-        estimates += memory.flush()
+        arrangement = arrange(network, images)
+        order = list(choose_order(arrangement, all_pairs(arrangement, len(views))))
+    estimates = [estimate for index in order for estimate in memory.step(images[index], index)]
+    estimates += memory.flush()
     seconds = time.perf_counter() - started
     if len(estimates) != len(views):
         raise FrameError(f'network: expected {len(views)} pointmaps, got {len(estimates)}')

@@ -98,19 +98,13 @@ class Sight:
 
     def _reason(self, content: ImageContent, stamp_ns: int, repeats: bool) -> str:
         """Return why an image shows nothing, or an empty text."""
-        if content.usable < MIN_USABLE:
-            return MASKED
-        if content.dark > MAX_CLIPPED:
-            return BLACK
-        if content.bright > MAX_CLIPPED:
-            return OVEREXPOSED
-        if content.detail < self._config.min_detail:
-            return BLANK
+        if fault := fault_of(content, self._config):
+            return fault
         recent = [values for other_ns, *values in self._recent
                   if abs(stamp_ns - other_ns) <= RECENT_NS]
         if len(recent) >= LEAST_RECENT:
             sharpness, flat = np.median(recent, axis=0)
-            if content.sharpness < min(SHARP, self._config.min_sharpness * sharpness):
+            if is_blurred(content, sharpness, self._config):
                 return BLURRED
             if content.flat > max(MAX_FLAT, FLAT_GROWTH * flat):
                 return FLAT
@@ -131,3 +125,19 @@ class Sight:
         if not self._reported:
             logger.warning('%s: such images are skipped until the camera shows something', reason)
         self._reported = reason
+
+
+def fault_of(content: ImageContent, config: SightConfig) -> str:
+    """Return why an image shows nothing, whatever others show; or an empty text."""
+    if content.usable < MIN_USABLE:
+        return MASKED
+    if content.dark > MAX_CLIPPED:
+        return BLACK
+    if content.bright > MAX_CLIPPED:
+        return OVEREXPOSED
+    return BLANK if content.detail < config.min_detail else ''
+
+
+def is_blurred(content: ImageContent, typical: float, config: SightConfig) -> bool:
+    """Return whether an image is blurred beside others, of which `typical` is the sharpness."""
+    return content.sharpness < min(SHARP, config.min_sharpness * typical)

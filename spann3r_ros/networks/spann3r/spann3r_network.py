@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from .checkpoint import load_model
 from .config import MemoryConfig, scale_memory_budget
 from .fast import inference
 from .fast.graph import GraphedStream
-from .offline import reconstruct_offline
+from .offline import OfflineSequence
 from .spann3r import NotFiniteError, Spann3R
-from .streams import PlainStream, Stream, to_input
+from .streams import PlainStream, Stream, mean_feature, to_input
 
 PRECISIONS = ('auto', *inference.PRECISIONS)
 # The counters in the status that only this network has.
@@ -145,17 +146,15 @@ class Spann3RNetwork:
             packed = [item.packed().float().cpu().numpy() for item in predictions]
         return Estimate(0, 0, _to_pointmap(packed[0])), Estimate(1, 0, _to_pointmap(packed[1]))
 
-    def arrange(self, images: np.ndarray) -> list[Estimate]:
-        """Return the estimates of unordered images, in order of confidence (paper, 3.4)."""
+    def arrange(self, images: Sequence[np.ndarray]) -> Spann3RArrangement:
+        """Return the arrangement of unordered images (paper, 3.4)."""
+        if not len(images):
+            raise ValueError('images: expected at least one, got none')
+        self._check_image(images[0], self.model.config.sizes)
         for image in images:
-            self._check_image(image, self.model.config.sizes)
-        memory = scale_memory_budget(self._budget, self._tokens(images.shape[1:3]))
-        with out_of_memory_reported(self._device):
-            result = reconstruct_offline(self.model, torch.cat([
-                to_input(image, self._device) for image in images]), memory)
-            packed = [item.packed().float().cpu().numpy() for item in result.predictions]
-        return [Estimate(index, result.order[0], _to_pointmap(item))
-                for index, item in zip(result.order, packed, strict=True)]
+            self._check_image(image, (images[0].shape[:2],))
+        return Spann3RArrangement(self.model, images, scale_memory_budget(
+            self._budget, self._tokens(images[0].shape[:2])))
 
     def flush(self) -> list[Estimate]:
         """Return the newest image's estimate by the target head; nothing before two images."""
@@ -238,6 +237,44 @@ class Spann3RNetwork:
         first, newest = self._ids
         return Estimate(newest, first, _to_pointmap(packed), final,
                         descriptor=self._stream.descriptor() if final else None)
+
+
+class Spann3RArrangement:
+    """Unordered images and a sequence of them, numpy at both ends; see `core.network`."""
+
+    def __init__(self, model: Spann3R, images: Sequence[np.ndarray],
+                 memory: MemoryConfig) -> None:
+        self._device = model.norm_k.weight.device
+        with out_of_memory_reported(self._device):
+            self._sequence = OfflineSequence(
+                model, (to_input(image, self._device)[0] for image in images),
+                images[0].shape[:2], memory)
+
+    def descriptor(self, index: int) -> np.ndarray:
+        """Return the mean feature of an image."""
+        return mean_feature(self._sequence.features[index])
+
+    def pair(self, first: int, second: int) -> tuple[Estimate, Estimate]:
+        """Return the estimates of two images alone."""
+        with out_of_memory_reported(self._device):
+            _, *predictions = self._sequence.pair(first, second)
+            packed = [item.packed().float().cpu().numpy() for item in predictions]
+        return Estimate(0, 0, _to_pointmap(packed[0])), Estimate(1, 0, _to_pointmap(packed[1]))
+
+    def begin(self, first: int, second: int) -> None:
+        """Begin the sequence with two images."""
+        with out_of_memory_reported(self._device):
+            self._sequence.begin(first, second)
+
+    def confidences(self, indices: Sequence[int]) -> list[float]:
+        """Return the confidence of each image if it comes next."""
+        with out_of_memory_reported(self._device):
+            return self._sequence.weigh(indices)
+
+    def take(self, index: int) -> None:
+        """Let an image come next."""
+        with out_of_memory_reported(self._device):
+            self._sequence.take(index)
 
 
 def _graphed(model: Spann3R, height: int, width: int, memory: MemoryConfig) -> Stream:
