@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spann3r_ros.core.keyframe import Keyframe
-from spann3r_ros.core.types import Frame, FrameError, StampedPose
-from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
+from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.selection.sight import REPEATED
 from spann3r_ros.mapping.storage.map_directory import encode_map
-from spann3r_ros.pipeline.bag_replay import ReplaySummary, summarise
+from spann3r_ros.pipeline.bag_replay import Observer, ReplaySummary, Result, summarise
 from spann3r_ros.pipeline.runner import Runner
 
 NO_POSE = 'its points give no pose'
@@ -39,12 +38,14 @@ class PhotoRun:
     `observe` gets the name and the keyframe of each image with a pose, on the worker's thread.
     `registered` are the names and stamps of those with a pose, in the order of the map;
     `left_out` the names and the reasons of others. Images that show nothing new are in neither.
-    The methods are called on one thread, those of a `Reporter` on the worker's.
+    The `observers` are called after each image.
+    The methods are called on one thread, those of a `Reporter` and the observers on the worker's.
     """
 
     def __init__(self, mapper: Mapper,
-                 observe: Callable[[str, Keyframe], object] = lambda *_: None) -> None:
-        self._observe = observe
+                 observe: Callable[[str, Keyframe], object] = lambda *_: None,
+                 observers: Sequence[Observer] = ()) -> None:
+        self._observe, self._observers = observe, observers
         self.registered: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
         self.defects: list[Exception] = []
@@ -85,10 +86,9 @@ class PhotoRun:
         """Return the summary after `take`."""
         return summarise(self._runner, self._fragments, self.images, seconds, warnings)
 
-    def cloud_and_path(self) -> tuple[VoxelCloud, list[StampedPose]]:
-        """Return the map's points and the poses of its keyframes."""
-        mapper = self._runner.mapper
-        return self._runner.call(lambda: (mapper.cloud(), mapper.trajectory))
+    def read(self, function: Callable[[Mapper], Result]) -> Result:
+        """Return what a function returns of the mapper; it runs on the worker's thread."""
+        return self._runner.call(lambda: function(self._runner.mapper))
 
     def close(self) -> None:
         """End the worker."""
@@ -113,6 +113,8 @@ class PhotoRun:
         if self._blind:
             self.left_out[name] = self._runner.map_status.blind_reason or REPEATED
         self._blind = False
+        for observe in self._observers:
+            observe(self._runner.report(), self._runner.map_status)
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
         """Record an image that the mapper could not use; anything but a FrameError is a defect."""

@@ -218,8 +218,9 @@ def test_bundled_weights_leave_out_the_other_room(rooms: RoomPhotos, reconstruct
                            for one in result.summary['warnings'])
 
 
-def test_one_photograph_gives_a_cloud_and_a_picture(rooms: RoomPhotos, oracle: tuple[str, ...],
-                                      reconstruct: Reconstruct, tmp_path: Path) -> None:
+def test_one_photograph_gives_cloud_picture_and_report(rooms: RoomPhotos, oracle: tuple[str, ...],
+                                                       reconstruct: Reconstruct,
+                                                       tmp_path: Path) -> None:
     write_photo(tmp_path / 'one.jpg', rooms.images[0], 24)
     for arguments, output in ((oracle, 'oracle'), ((), 'bundled')):
         result = reconstruct(tmp_path / 'one.jpg', *arguments, output=output)
@@ -227,6 +228,7 @@ def test_one_photograph_gives_a_cloud_and_a_picture(rooms: RoomPhotos, oracle: t
         assert [*result.poses()] == ['one.jpg'] and result.summary['files'] == 1
         assert len(read_ply(result.folder / 'map/map.ply').points) > 100
     assert cv2.imread(str(result.folder / 'map.png')).std() > 5.0
+    assert 'Reconstruction of one.jpg' in (result.folder / 'report.html').read_text()
 
 
 @pytest.mark.parametrize(('content', 'message'), [

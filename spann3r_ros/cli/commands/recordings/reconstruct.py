@@ -12,15 +12,17 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .replay import BAD_INPUT, FAULT, SUMMARY_FILE, read_settings, set_up_logging
+from .replay import BAD_INPUT, FAULT, SUMMARY_FILE, count_rows, read_settings, set_up_logging
 
 if TYPE_CHECKING:
     from spann3r_ros.core.network import Network
     from spann3r_ros.datasets.photos.photo_files import FoundPhotos
     from spann3r_ros.datasets.photos.video_file import VideoFile
+    from spann3r_ros.pipeline.bag_replay import ReplaySummary
     from spann3r_ros.pipeline.node_settings import Settings
     from spann3r_ros.reconstruction.agreement import Placed
     from spann3r_ros.reconstruction.photo_run import PhotoRun
+    from spann3r_ros.viewer.run_record import RunRecord
 
 SUMMARY = 'map a folder of photographs, photographs or a video without ROS'
 LOG, PICTURE = 'reconstruct.log', 'map.png'
@@ -31,8 +33,9 @@ DOUBTFUL = ('poses and points do not agree with the corners that the photographs
             'median distance is %.0f %% of the image width; the weights do not suit these '
             'photographs')
 EPILOG = """\
-Writes the directory map, map.png, reconstruct.log and summary.json. Exit status: 0 with a map, 2
-for bad input, 1 for a fault or an empty map, 130 after Ctrl-C, with a map of the images so far.
+Writes the directory map, map.png, report.html, reconstruct.log and summary.json. Exit status: 0
+with a map, 2 for bad input, 1 for a fault or an empty map, 130 after Ctrl-C, with a map of the
+images so far.
 The order of the files changes nothing unless they are mapped in it."""
 
 
@@ -68,10 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Outcome:
-    """What the run did beside the map: values for the summary."""
+    """What the run did beside the map: values for summary and report."""
 
     order: str
     images: int
+    record: RunRecord
     left_out: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
@@ -116,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print('spann3r reconstruct: interrupted before an image was mapped', file=sys.stderr)
         return INTERRUPTED
-    return finish(args, found, outcome, photo_run, warnings, started)
+    return finish(args, settings, found, outcome, photo_run, warnings, started)
 
 
 def bad_input(error: Exception) -> int:
@@ -141,14 +145,16 @@ def map_video(args: argparse.Namespace, video: VideoFile, settings: Settings, ne
     from spann3r_ros.mapping.mapper import Mapper
     from spann3r_ros.reconstruction.ordered import video_frames
     from spann3r_ros.reconstruction.photo_run import PhotoRun
+    from spann3r_ros.viewer.run_record import RunRecord
     path = args.input[0]
     print(f'{path.name}: a video, in its order')
-    photo_run = PhotoRun(Mapper(network, settings.mapper))
+    outcome = Outcome('ordered', 0, RunRecord())
+    photo_run = PhotoRun(Mapper(network, settings.mapper), observers=[outcome.record.observe])
     every = max(1.0, video.rate / args.fps) if args.fps else 1.0
     with progress('mapping', round(video.frames / every)) as advance:
         ended = photo_run.take(video_frames(video, path.name), advance)
     video.close()
-    outcome = Outcome('ordered', photo_run.images, interrupted=not ended)
+    outcome.images, outcome.interrupted = photo_run.images, not ended
     if ended and video.is_cut:
         outcome.values['video_cut'] = (f'{video.decoded} of {video.frames} frames could be '
                                        'decoded')
@@ -162,13 +168,14 @@ def map_in_order(args: argparse.Namespace, found: FoundPhotos, settings: Setting
     from spann3r_ros.mapping.mapper import Mapper
     from spann3r_ros.reconstruction.ordered import camera_of_files, file_frames
     from spann3r_ros.reconstruction.photo_run import PhotoRun
+    from spann3r_ros.viewer.run_record import RunRecord
     print(f'{len(found.paths)} files, in the order of their names'
           + ('' if args.order == 'ordered' else ', which are numbered; --order unordered finds '
              'another'))
     use_focal = not args.ignore_exif
-    outcome = Outcome('ordered', len(found.paths))
+    outcome = Outcome('ordered', len(found.paths), RunRecord())
     camera, outcome.values['fitted'] = camera_of_files(found.paths, use_focal)
-    photo_run = PhotoRun(Mapper(network, settings.mapper))
+    photo_run = PhotoRun(Mapper(network, settings.mapper), observers=[outcome.record.observe])
 
     def refuse(name: str, reason: str) -> None:
         outcome.left_out[name] = reason
@@ -189,6 +196,7 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
     from spann3r_ros.reconstruction.photo_run import Named, PhotoRun
     from spann3r_ros.reconstruction.survey import select, survey
     from spann3r_ros.reconstruction.unordered import mapping_settings, order_photos, read_frames
+    from spann3r_ros.viewer.run_record import RunRecord
     print(f'{len(found.paths)} files, in no order' if len(found.paths) > 1 else '1 file')
     config, use_focal = mapping_settings(settings.mapper), not args.ignore_exif
     names = dict(zip(found.paths, labels(found.paths), strict=True))
@@ -200,14 +208,15 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
         raise FrameError(f'input: expected photographs, got none that can be used: '
                          f'{left_out[0].path.name}: {left_out[0].reason}')
     ordered = order_photos(photos, network, config, use_focal, args.neighbours, progress)
-    outcome = Outcome('unordered', len(found.paths), interrupted=ordered.interrupted)
+    outcome = Outcome('unordered', len(found.paths), RunRecord(),
+                      interrupted=ordered.interrupted)
     outcome.left_out = {names[one.path]: one.reason for one in (*left_out, *ordered.left_out)}
     outcome.values = {'fitted': ordered.fitted, 'pairs': {
         'possible': ordered.possible, 'compared': ordered.compared, 'weighed': ordered.weighed}}
     paths = {name: path for path, name in names.items()}
     placed: dict[Path, Placed] = {}
     photo_run = PhotoRun(Mapper(network, config), lambda name, keyframe: placed.setdefault(
-        paths[name], Placed.of(keyframe)))
+        paths[name], Placed.of(keyframe)), [outcome.record.observe])
     images = (Named(names[path], frame) for path, frame in read_frames(
         ordered, use_focal, lambda path, reason: outcome.left_out.update({names[path]: reason})))
     with progress('mapping', len(ordered.photos)) as advance:
@@ -219,13 +228,18 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
     return outcome, photo_run
 
 
-def finish(args: argparse.Namespace, found: FoundPhotos, outcome: Outcome, photo_run: PhotoRun,
-           warnings: Any, started: float) -> int:  # noqa: ANN401
-    """Write map, picture and summary, print what became of the images; return the exit status."""
+def finish(args: argparse.Namespace, settings: Settings, found: FoundPhotos, outcome: Outcome,
+           photo_run: PhotoRun, warnings: Any, started: float) -> int:  # noqa: ANN401
+    """Write map, picture, report and summary; print what became of the images.
+
+    Returns the exit status.
+    """
     from spann3r_ros.core.files import write_json
     from spann3r_ros.evaluation.pictures.cloud_picture import draw_cloud
     from spann3r_ros.mapping.storage.map_directory import MapEmptyError
     from spann3r_ros.reconstruction.agreement import MOST_ERROR
+    from spann3r_ros.viewer.map_scene import scene_of
+    from spann3r_ros.viewer.report_page import Report, write_report
     left_out = {**outcome.left_out, **photo_run.left_out}
     try:
         summary = photo_run.summary(time.perf_counter() - started, warnings.texts())
@@ -238,8 +252,16 @@ def finish(args: argparse.Namespace, found: FoundPhotos, outcome: Outcome, photo
                                for name in sorted(left_out)], **outcome.values})
         print_left_out(left_out)
         photo_run.save(args.output)
-        draw_cloud(args.output / PICTURE, *photo_run.cloud_and_path(),
+        draw_cloud(args.output / PICTURE,
+                   *photo_run.read(lambda mapper: (mapper.cloud(), mapper.trajectory)),
                    follows_path=outcome.order == 'ordered')
+        write_report(args.output, Report(
+            f'Reconstruction of {labels(tuple(args.input))[0]}',
+            report_rows(summary, outcome, len(left_out)),
+            [*summary.warnings, *(f'{name}: {left_out[name]}' for name in sorted(left_out))],
+            [('network', photo_run.read(lambda mapper: mapper.network_name)),
+             ('device', settings.node.device), ('CPU threads', str(summary.threads))],
+            photo_run.read(scene_of), outcome.record, settings))
     except (MapEmptyError, OSError) as error:
         print(f'spann3r reconstruct: {error}; see {args.output / LOG}', file=sys.stderr)
         return FAULT
@@ -256,6 +278,16 @@ def finish(args: argparse.Namespace, found: FoundPhotos, outcome: Outcome, photo
               f'{args.output / LOG}', file=sys.stderr)
         return FAULT
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def report_rows(summary: ReplaySummary, outcome: Outcome, left_out: int) -> list[tuple[str, str]]:
+    """Return the rows of the report's table of counts."""
+    error = outcome.values.get('corner_error')
+    return [('files', str(outcome.images)), ('order', outcome.order),
+            ('not registered', str(left_out)),
+            *([] if error is None else [('shared corners apart (median)',
+                                         f'{error:.1%} of the image width')]),
+            *count_rows(summary, 'images mapped')]
 
 
 def print_left_out(left_out: dict[str, str]) -> None:

@@ -120,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.output / SUMMARY_FILE, asdict(summary))
         replay.save(args.output)
         write_report(args.output, Report(
-            f'Replay of {args.bag.resolve().name}', count_rows(summary), summary.warnings,
+            f'Replay of {args.bag.resolve().name}', count_rows(summary, 'images in the bag'),
+            summary.warnings,
             [('network', mapper.network_name), ('weights', str(weights)),
              ('device', settings.node.device), ('CPU threads', str(summary.threads))],
             replay.read(scene_of), record, settings))
@@ -183,11 +184,11 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
             logger.warning('%s', text)
 
 
-def count_rows(summary: ReplaySummary) -> list[tuple[str, str]]:
-    """Return the rows of the report's table of counts."""
+def count_rows(summary: ReplaySummary, images: str) -> list[tuple[str, str]]:
+    """Return the rows of the report's table of counts; `images` names the number of images."""
     scale = summary.scale
     return [
-        ('images in the bag', str(summary.images)),
+        (images, str(summary.images)),
         *((f'frames {name}', str(count)) for name, count in summary.frames.items()),
         ('of the skipped, blind', str(summary.blind)),
         ('recoveries after a failure', str(summary.recovered)),
