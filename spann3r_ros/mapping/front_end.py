@@ -79,7 +79,8 @@ class FrontEnd:
             state.gate.skip()
             return MapUpdate(skipped=True, revision=state.atlas.revision)
         view = preprocess(frame, *self.fit(frame.rgb.shape[:2]))
-        if state.sight.is_blind(view, frame.stamp_ns, may_repeat=not state.keyframes):
+        may_repeat = not state.keyframes or state.gate.may_repeat
+        if state.sight.is_blind(view, frame.stamp_ns, may_repeat):
             return MapUpdate(skipped=True, revision=state.atlas.revision, blind=True)
         verdict = self._judge(frame, view)
         if verdict is not Verdict.ADMITTED:

@@ -30,6 +30,10 @@ class KeyframeConfig:
     max_interval_sec: float = setting(
         5.0, 'After this time since the last keyframe any motion makes another one', 0.1, 3600.0,
         applies=RUNNING)
+    after_change: int = setting(
+        7, 'Keyframes of a camera that stands still after a part of the view has changed, at '
+        'least 0.3 s apart: so many remove what has left from cloud and grid. 0: none', 0, 100,
+        applies=RUNNING)
     stride: int = setting(
         1, 'Every how many frames one becomes a keyframe, if these are selected by stride', 1,
         10_000, applies=RUNNING)

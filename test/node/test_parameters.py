@@ -30,8 +30,8 @@ RUNNING_NAMES = {
     'map_publish_period_sec', 'max_cloud_bytes', 'map_directory', 'live_pose', 'path_max_size',
     *(f'diagnostics.{name}' for name in ('stale_after_sec', 'max_dropped_share')),
     *(f'keyframes.{name}' for name in (
-        'selection', 'min_parallax', 'min_overlap', 'max_interval_sec', 'stride',
-        'min_interval_sec', 'max_full_bytes', 'max_bytes')),
+        'selection', 'min_parallax', 'min_overlap', 'max_interval_sec', 'after_change',
+        'stride', 'min_interval_sec', 'max_full_bytes', 'max_bytes')),
     *(f'fragments.{name}' for name in ('max_keyframes', 'overlap_keyframes',
                                        'min_confidence_share', 'max_lost')),
     *(f'grid.{name}' for name in (

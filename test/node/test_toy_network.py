@@ -23,6 +23,7 @@ from spann3r_ros.mapping.exports.trajectory_files import read_tum
 ROOT = Path(__file__).parents[2]
 TOY_PACKAGE = ROOT / 'test' / 'toy_package'
 COUNT = 12
+SPOILT = {'toy.noise': 0.01, 'mode': 'replay', 'mask': 'exact'}
 LONG = 30
 
 
@@ -49,8 +50,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mapper(peer: Peer, tmp_path: Path, weights: Path) -> Iterator[Mapper]:
-    parameters = {'toy.noise': 0.01, 'mode': 'replay', 'mask': 'exact'}
-    with running(ToyMapper(tmp_path, checkpoint=str(weights), **parameters)) as mapper:
+    with running(ToyMapper(tmp_path, checkpoint=str(weights), **SPOILT)) as mapper:
         peer.statuses()
         peer.until(lambda: peer.statuses(), 'a first status')
         yield mapper
@@ -71,22 +71,34 @@ def replayed(bag: Path, weights: Path, output: Path, *changes: str) -> dict:
     return json.loads((output / 'summary.json').read_text())
 
 
+@pytest.mark.parametrize(('selection', 'count'), [('stride', COUNT), ('parallax', 2 * COUNT)])
 def test_node_in_replay_mode_gives_the_same_map_as_replay(
-        peer: Peer, mapper: Mapper, weights: Path, tmp_path: Path) -> None:
+        selection: str, count: int, peer: Peer, weights: Path, tmp_path: Path) -> None:
     """Calibration, mask and mount come after their image, and over DDS in any order."""
-    bag = robot_bag(tmp_path / 'bag', COUNT)
+    bag = robot_bag(tmp_path / 'bag', count)
     paths = peer.listen(PathMessage, '/mapper/path', latched=True)
-    run('-m', 'spann3r_ros.tools.bag_player', '--bag', bag, '--topic', IMAGE_TOPIC,
-        '--mask-topic', '/camera/mask', '--rate', 0, '--window', 1, '--quiet')
-    status = peer.until_settled(COUNT)
-    assert (status.frames_processed, status.network, status.last_error) == (COUNT, 'toy', '')
-    assert {one.key: one.value for one in status.network_values} == {'images': str(COUNT)}
-    assert peer.trigger('/mapper/save_map').success
-    peer.until(lambda: paths and len(paths[-1].poses) == COUNT, 'the path')
-    assert to_ns(paths[-1].poses[-1].header.stamp) == stamp_of(COUNT - 1)
+    parameters = {**SPOILT, 'keyframes.selection': selection}
+    with running(ToyMapper(tmp_path, checkpoint=str(weights), **parameters)) as mapper:
+        peer.statuses()
+        peer.until(lambda: peer.statuses(), 'a first status')
+        run('-m', 'spann3r_ros.tools.bag_player', '--bag', bag, '--topic', IMAGE_TOPIC,
+            '--mask-topic', '/camera/mask', '--rate', 0, '--window', 1, '--quiet')
+        status = peer.until_settled(count)
+        assert (status.network, status.last_error) == ('toy', '')
+        assert peer.trigger('/mapper/save_map').success
+        peer.until(lambda: paths and len(paths[-1].poses) == status.frames_processed, 'the path')
 
-    summary = replayed(bag, weights, tmp_path / 'out', 'toy.noise=0.01', 'mask=exact')
-    assert (summary['poses'], summary['warnings']) == (COUNT, [])
+    summary = replayed(bag, weights, tmp_path / 'out', 'toy.noise=0.01', 'mask=exact',
+                       f'keyframes.selection={selection}')
+    assert (summary['poses'], summary['warnings']) == (status.frames_processed, [])
+    assert {one.key: one.value for one in status.network_values}['images'] == str(
+        status.frames_processed)
+    if selection == 'stride':
+        assert status.frames_processed == count
+        assert to_ns(paths[-1].poses[-1].header.stamp) == stamp_of(count - 1)
+    else:
+        assert status.frames_processed < count == (
+            status.frames_processed + status.frames_skipped)
     for name in ('map/map.ply', 'map/trajectory.tum'):
         assert (mapper.map_directory / name).read_bytes() == (
             tmp_path / 'out' / name).read_bytes(), name

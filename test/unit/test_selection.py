@@ -2,7 +2,6 @@
 """Keyframes by parallax and overlap, and the poses of the frames between them."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from boards import BoardRoom
 from fake_network import FakeNetwork
 from mapper_runs import live_in_map, pose_errors, run
+from selected import select, with_noise
 from synthetic import look_at, square_camera
 
 from spann3r_ros.core.camera import Intrinsics
@@ -26,7 +26,6 @@ from spann3r_ros.mapping.mapper_config import (
     SightConfig,
 )
 from spann3r_ros.mapping.mapping_status import MapUpdate
-from spann3r_ros.mapping.selection.keyframe_gate import KeyframeGate, Verdict
 from spann3r_ros.mapping.selection.view_change import View
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes, read_map
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
@@ -36,7 +35,6 @@ CAMERA = Intrinsics(120.0, 120.0, 79.5, 59.5, 160, 120)
 SQUARE = square_camera(112)
 FOV_DEG = 2.0 * np.degrees(np.arctan(0.5 * CAMERA.width / CAMERA.fx))
 SECOND_NS = 10**9
-CONFIG = KeyframeConfig()
 WIDE_APART = KeyframeConfig(min_parallax=0.04, min_overlap=0.6)
 
 
@@ -61,25 +59,6 @@ def turn(count: int) -> list[np.ndarray]:
 
 def draw(poses: list[np.ndarray], camera: Intrinsics = CAMERA) -> list[np.ndarray]:
     return [ROOM.draw(pose, camera) for pose in poses]
-
-
-def with_noise(image: np.ndarray, rng: np.random.Generator, sigma: float = 3.0) -> np.ndarray:
-    return np.clip(image + sigma * rng.standard_normal(image.shape), 0, 255).astype(np.uint8)
-
-
-def select(images: Sequence[np.ndarray], camera: Intrinsics | None = CAMERA, rate: float = 10.0,
-           config: KeyframeConfig = CONFIG, size: tuple[int, int] = (120, 160)) -> list[int]:
-    """Return the numbers of the images that become keyframes, by the gate alone."""
-    gate, chosen = KeyframeGate(config), []
-    for index, image in enumerate(images):
-        stamp_ns = SECOND_NS + round(index * SECOND_NS / rate)
-        view = preprocess(Frame(stamp_ns, 'camera', image, camera), size)
-        if gate.judge(stamp_ns, view, view.intrinsics, False) is not Verdict.ADMITTED:
-            gate.skip()
-            continue
-        gate.admit(stamp_ns, view)
-        chosen.append(index)
-    return chosen
 
 
 class BoardNetwork(FakeNetwork):
@@ -163,7 +142,7 @@ def test_a_recording_that_ends_before_the_view_changes_has_a_map(count: int) -> 
 def test_number_depends_little_on_speed_and_rate() -> None:
     """Every n-th image is a walk n times as fast, or a camera that takes fewer images."""
     dense_walk = draw(walk(241, 0.7))
-    counts = {(speed, rate): len(select(dense_walk[::speed * 30 // rate], rate=rate))
+    counts = {(speed, rate): len(select(dense_walk[::speed * 30 // rate], CAMERA, rate))
               for speed in (1, 2, 4) for rate in (10, 30)}
     assert counts[1, 30] >= 12
     assert max(counts.values()) <= 1.15 * min(counts.values()), counts
@@ -216,7 +195,7 @@ def test_images_that_show_nothing_are_no_keyframes(
 
 def test_losing_all_corners_in_an_image_that_shows_something_is_a_keyframe() -> None:
     here, there = draw([walk(1)[0], turn(2)[1]])
-    assert select([here, here, here, there, there, there]) == [0, 3]
+    assert select([here, here, here, there, there, there], CAMERA) == [0, 3]
 
 
 def test_noise_in_a_picture_of_little_contrast_is_no_loss_of_corners() -> None:
@@ -224,20 +203,21 @@ def test_noise_in_a_picture_of_little_contrast_is_no_loss_of_corners() -> None:
     soft = 110 + 0.2 * columns + 0.1 * rows
     image = np.repeat(soft[..., None], 3, axis=2)
     rng = np.random.default_rng(2)
-    assert select([with_noise(image, rng) for _ in range(30)]) == [0]
+    assert select([with_noise(image, rng) for _ in range(30)], CAMERA) == [0]
 
 
 def test_any_motion_makes_a_keyframe_after_the_longest_interval() -> None:
     place = walk(1)[0][:3, 3]
     poses = [look_at(place, place + [np.cos(angle), np.sin(angle), 0.0])
              for angle in np.radians([0.0] * 70 + [1.5] * 70)]
-    assert select(draw(poses)) == [0, 70]
+    assert select(draw(poses), CAMERA) == [0, 70]
 
 
 def test_intervals_between_keyframes_are_kept() -> None:
     images = draw(walk(30, 0.4))
-    assert min(np.diff(select(images, config=KeyframeConfig(min_parallax=0.005)))) < 5
-    slow = select(images, config=KeyframeConfig(min_parallax=0.005, min_interval_sec=0.5))
+    assert min(np.diff(select(images, CAMERA, config=KeyframeConfig(
+        min_parallax=0.005)))) < 5
+    slow = select(images, CAMERA, config=KeyframeConfig(min_parallax=0.005, min_interval_sec=0.5))
     assert len(slow) > 2 and min(np.diff(slow)) >= 5
 
 

@@ -75,6 +75,7 @@ class View:
         self._weights = 1.0 / np.maximum(np.bincount(cells), 1)[cells] if len(cells) else cells
         self._small = _small(gray)
         self._path = CornerPath(gray, pixels)
+        self.tracks = Tracks(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, int))  # the newest
 
     @classmethod
     def of(cls, network_input: Preprocessed) -> View:
@@ -101,7 +102,8 @@ class View:
         """
         gray = to_gray(image)
         small = _small(gray)
-        return self._measure(self._path.follow(gray), intrinsics, self._looks_like(small))
+        self.tracks = self._path.follow(gray)
+        return self._measure(self.tracks, intrinsics, self._looks_like(small))
 
     def tree(self) -> Tree:
         """Return the state for a saved map."""
@@ -121,7 +123,7 @@ class View:
             return ViewChange(overlap=float(looks_alike))
         height, width = self._gray.shape
         flow = np.linalg.norm(tracks.ends - tracks.starts, axis=1)
-        places = _affine(tracks, self._pixels, HUBER_SHARE * width)
+        places = _homogeneous(self._pixels) @ fit_affine(tracks, HUBER_SHARE * width)
         in_view = ((places >= 0.0) & (places <= (width - 1, height - 1))).all(axis=1)
         in_view[tracks.corners] = True
         seen, found = (self._weights[which].sum() for which in (in_view, tracks.corners))
@@ -162,18 +164,22 @@ def _parallax(tracks: Tracks, camera: Intrinsics) -> float:
     return float(np.median(residuals))
 
 
-def _affine(tracks: Tracks, pixels: np.ndarray, limit: float) -> np.ndarray:
-    """Return pixels [n, 2] moved by the affine map that fits the tracks.
+def fit_affine(tracks: Tracks, limit: float) -> np.ndarray:
+    """Return the affine map [3, 2] from starts to ends that fits the tracks.
 
     Errors beyond `limit` pixels have less weight.
     """
-    places = np.column_stack([tracks.starts, np.ones(len(tracks))])
+    places = _homogeneous(tracks.starts)
     weights = np.ones((len(tracks), 1))
     for _ in range(ROUNDS):
         fit = np.linalg.lstsq(weights * places, weights * tracks.ends, rcond=None)[0]
         errors = np.linalg.norm(places @ fit - tracks.ends, axis=1, keepdims=True)
         weights = np.sqrt(limit / np.maximum(errors, limit))
-    return np.column_stack([pixels, np.ones(len(pixels))]) @ fit
+    return fit
+
+
+def _homogeneous(pixels: np.ndarray) -> np.ndarray:
+    return np.column_stack([pixels, np.ones(len(pixels))])
 
 
 def _cells(gray: np.ndarray, pixels: np.ndarray) -> np.ndarray:
