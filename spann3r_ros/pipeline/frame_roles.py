@@ -80,6 +80,8 @@ class FrameRoles:
         self._anchor_ns = -1
         self._map_from_odom = np.eye(4)
         self._is_broadcasting = False
+        # Whether the camera's place in the map is known: without it there is no map -> odom.
+        self._is_located = True
         self._sent_optical = False
         self._same_time = False
         self._repeated_ns = 0
@@ -93,6 +95,11 @@ class FrameRoles:
             self._odometer.take_places(places)
             if self._anchor is not None and self._anchor[0].fragment_id in places:
                 self._map_from_odom = self._connect(*self._anchor)
+
+    def locate(self, is_located: bool) -> None:
+        """Note whether the camera's place in the map is known: otherwise map -> odom is silent."""
+        with self._lock:
+            self._is_located = is_located
 
     def take(self, pose: FragmentPose) -> None:
         """Follow a camera pose, and broadcast its edges, as soon as TF has what they need."""
@@ -154,8 +161,7 @@ class FrameRoles:
                 return
             self._repeated_ns = stamp_ns
             self._is_broadcasting = self._try_broadcast(
-                [Edge(self._config.map_frame, self._config.odom_frame, self._map_from_odom)],
-                stamp_ns)
+                self._above(self._map_from_odom), stamp_ns)
             if self._is_broadcasting:
                 self._hold(now_ns)
 
@@ -315,9 +321,15 @@ class FrameRoles:
             self._map_from_odom = map_from_odom
             self._held = (below[0], pose.stamp_ns) if below else None
         self._is_broadcasting = self._try_broadcast(
-            [Edge(names.map_frame, names.odom_frame, map_from_odom), *below], pose.stamp_ns)
+            [*self._above(map_from_odom), *below], pose.stamp_ns)
         self._sent_optical |= self._is_broadcasting and self._role == 'camera'
         return True
+
+    def _above(self, map_from_odom: np.ndarray) -> list[Edge]:
+        """Return the edge above `odom`; none while the camera's place in the map is unknown."""
+        if not self._is_located:
+            return []
+        return [Edge(self._config.map_frame, self._config.odom_frame, map_from_odom)]
 
     def _connect(self, pose: FragmentPose, odom_from_camera: np.ndarray) -> np.ndarray:
         """Return `map_from_odom` [4, 4] by a pose of the camera in both."""
@@ -331,7 +343,8 @@ class FrameRoles:
             return False
         for edge in edges:
             self._tree.announce(edge.parent, edge.child, stamp_ns)
-        self._broadcast(edges, stamp_ns)
+        if edges:
+            self._broadcast(edges, stamp_ns)
         return True
 
     def _inverted(self, edge: Edge) -> Edge:

@@ -114,6 +114,17 @@ class Places:
         found = found[np.argsort(-similarity[found], kind='stable')][:most]
         return [Candidate(int(self._numbers[one]), float(similarity[one])) for one in found]
 
+    def similarities(self) -> list[Candidate]:
+        """Return all keyframes before the newest one, with their similarity to it.
+
+        Without statistics the similarities are zero.
+        """
+        last = self._count - 1
+        similarity = (self._whitened[:last] @ self._whitened[last] if self._sampled and last > 0
+                      else np.zeros(max(last, 0)))
+        return [Candidate(number, float(one)) for number, one in zip(
+            self._numbers[:max(last, 0)].tolist(), similarity, strict=True)]
+
     def _sample(self) -> None:
         """Compute the statistics, and whiten all descriptors by them."""
         chosen = np.unique(np.linspace(0, self._count - 1, min(SAMPLE, self._count)).astype(int))
