@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 from office_walk import OfficeErrors, OfficeNetwork, OfficeWalk, smooth_field
-from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, look_at, shade
+from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, look_at, shade, thumbnail
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.network import Estimate
@@ -294,13 +294,6 @@ class RoomsNetwork(ViewsNetwork):
 
     def _pointmap(self, index: int, origin: int) -> Pointmap:
         return SyntheticNetwork._pointmap(self, index, origin)
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Return a small gray copy of an image as a descriptor, float32 [n]."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    small = cv2.resize(gray, (10, 10), interpolation=cv2.INTER_AREA).ravel()
-    return (small - small.mean()) / max(float(small.std()), 1e-6)
 
 
 def twin_walk(returns: bool, turns: float = 1.0) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -235,10 +235,9 @@ def to_hint(message: PoseWithCovarianceStamped,
     `base_from_camera` [4, 4] is the camera's mount.
     """
     position, turn = message.pose.pose.position, message.pose.pose.orientation
-    quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
-    numbers = [position.x, position.y, position.z, *quaternion]
-    if not np.isfinite(numbers).all() or not np.isclose(np.linalg.norm(quaternion), 1.0,
-                                                        atol=0.1):
+    numbers = [position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w]
+    quaternion = np.array(numbers[3:])
+    if not np.isfinite(numbers).all() or abs(np.linalg.norm(quaternion) - 1.0) > 0.1:
         raise ValueError('initialpose: expected a position and a quaternion of length one, got '
                          f'{numbers}')
     map_from_base = to_rigid(quaternion_to_matrix(quaternion), np.array(numbers[:3]))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from spann3r_ros.core.transforms import is_rigid
-from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
-from spann3r_ros.mapping.storage.saved_values import is_covariance, read_covariance, read_rigid
+from spann3r_ros.mapping.storage.saved_values import is_covariance
 
 # A place within so many standard deviations of a hint is near it.
 SIGMAS = 3.0
@@ -47,15 +45,6 @@ class Hint:
         turned = np.abs(_headings(map_from_cameras) - _headings(self.map_from_camera[None]))
         turned = np.minimum(turned, 2.0 * math.pi - turned)
         return (away <= reach) & (turned <= angle)
-
-    def tree(self) -> dict[str, Any]:
-        """Return the hint for a saved map."""
-        return vars_of(self)
-
-
-def read_hint(node: SavedNode) -> Hint:
-    """Return a saved hint; raise ValueError if it is wrong."""
-    return Hint(read_rigid(node, 'map_from_camera'), read_covariance(node, 'covariance'))
 
 
 def _headings(map_from_cameras: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 from .cut import shows_view_of
-from .hint import Hint, read_hint
+from .hint import Hint
 from .hits import Hit, common_motion, read_hit
 from .search import Search
 
@@ -190,14 +190,13 @@ class Relocaliser:
             CONTRADICTED)
 
     def tree(self) -> dict[str, Any] | None:
-        """Return the state for a saved map; None if there is none."""
+        """Return the state for a saved map, without a hint; None if there is none."""
         if self._before is None and self._search is None and not self.awaits_image:
             return None
         before = self._before
         return {'before': None if before is None else {'stamp_ns': before[0], 'image': before[1]},
                 'searches': self._search is not None, 'reason': self.reason,
-                'waited': self._waited, 'hinted': self._hinted,
-                'hint': None if self._hint is None else self._hint.tree(),
+                'waited': self._waited,
                 'hits': [one.tree() for one in self._hits],
                 'refused': [] if self._search is None else [
                     {'number': one, 'keyframe': keyframe}
@@ -210,9 +209,7 @@ class Relocaliser:
             self._before = (before.integer('stamp_ns'),
                             before.array('image', np.uint8, (None, None, 3)))
         self.reason = node.text('reason')
-        self._waited, self._hinted = node.integer('waited'), node.integer('hinted')
-        if node.has('hint'):
-            self._hint = read_hint(node.node('hint'))
+        self._waited = node.integer('waited')
         self._hits.extend(read_hit(one) for one in node.nodes('hits'))
         if node.flag('searches'):
             self._search = Search(self._memory)
