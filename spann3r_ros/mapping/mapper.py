@@ -173,7 +173,7 @@ class Mapper:
     def take_hint(self, hint: Hint) -> str:
         """Use a user's hint where the camera is about; return what comes of it.
 
-        Raises ValueError, and changes nothing, without relocalisation and without a map.
+        Raises HintError, and changes nothing, without relocalisation and without a map.
         """
         state = self._state
         message, reason = state.back_end.relocaliser.take_hint(hint, state.atlas)

@@ -33,7 +33,7 @@ from spann3r_ros.mapping.fragments.atlas import PathView
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapping_status import MappingStatus
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid
-from spann3r_ros.mapping.relocalisation.hint import Hint
+from spann3r_ros.mapping.relocalisation.hint import Hint, HintError
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.pipeline.transform_tree import StampedTransform
@@ -230,7 +230,7 @@ def to_odometry(motion: Motion, odom_frame: str) -> Odometry:
 
 def to_hint(message: PoseWithCovarianceStamped,
             base_from_camera: np.ndarray) -> Hint:
-    """Return the hint of a pose of the robot's base; raise ValueError for numbers that are none.
+    """Return the hint of a pose of the robot's base; raise HintError for numbers that are none.
 
     `base_from_camera` [4, 4] is the camera's mount.
     """
@@ -238,8 +238,8 @@ def to_hint(message: PoseWithCovarianceStamped,
     numbers = [position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w]
     quaternion = np.array(numbers[3:])
     if not np.isfinite(numbers).all() or abs(np.linalg.norm(quaternion) - 1.0) > 0.1:
-        raise ValueError('initialpose: expected a position and a quaternion of length one, got '
-                         f'{numbers}')
+        raise HintError('initialpose: expected a position and a quaternion of length one, got '
+                        f'{numbers}')
     map_from_base = to_rigid(quaternion_to_matrix(quaternion), np.array(numbers[:3]))
     return Hint(map_from_base @ base_from_camera,
                 np.reshape(np.array(message.pose.covariance), (6, 6)))

@@ -266,7 +266,7 @@ class Session:
             'results not published: ' + ''.join(traceback.format_exception(error)))
 
     def _take_hint(self, message: PoseWithCovarianceStamped) -> None:
-        """Use a pose of the robot's base in the map as a hint; raise ValueError if it is none.
+        """Use a pose of the robot's base in the map as a hint; raise HintError if it is none.
 
         Without a mount on TF the base is taken for a frame at the camera that looks along its x.
         """

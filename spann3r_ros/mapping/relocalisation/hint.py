@@ -16,11 +16,15 @@ SIGMAS = 3.0
 LEAST_ANGLE = math.radians(60.0)
 
 
+class HintError(ValueError):
+    """A hint cannot be used; the text is the reason."""
+
+
 @dataclass(frozen=True)
 class Hint:
     """A pose `map_from_camera` [4, 4] with the covariance [6, 6] of its position and rotation.
 
-    Both are along the axes of the map. Raises ValueError for numbers that are none.
+    Both are along the axes of the map. Raises HintError for numbers that are none.
     """
 
     map_from_camera: np.ndarray
@@ -28,11 +32,11 @@ class Hint:
 
     def __post_init__(self) -> None:
         if not is_rigid(self.map_from_camera):
-            raise ValueError('initialpose: expected a finite pose, got '
-                             f'{np.asarray(self.map_from_camera)[:3].tolist()}')
+            raise HintError('initialpose: expected a finite pose, got '
+                            f'{np.asarray(self.map_from_camera)[:3].tolist()}')
         if not (np.isfinite(self.covariance).all() and is_covariance(self.covariance)):
-            raise ValueError('initialpose: expected a symmetric covariance of finite numbers, '
-                             f'variances of 0 or more, got {np.diag(self.covariance).tolist()}')
+            raise HintError('initialpose: expected a symmetric covariance of finite numbers, '
+                            f'variances of 0 or more, got {np.diag(self.covariance).tolist()}')
 
     def is_near(self, map_from_cameras: np.ndarray, radius: float) -> np.ndarray:
         """Return which cameras [n, 4, 4] of the map may be meant, bool [n].

@@ -40,7 +40,7 @@ from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 from .cut import shows_view_of
-from .hint import Hint
+from .hint import Hint, HintError
 from .hits import Hit, common_motion, read_hit
 from .search import Search
 
@@ -171,13 +171,13 @@ class Relocaliser:
     def take_hint(self, hint: Hint, atlas: Atlas) -> tuple[str, str]:
         """Use a hint of a user; return a message, and a reason to begin a search, or ''.
 
-        Raises ValueError without relocalisation, and without a map.
+        Raises HintError without relocalisation, and without a map.
         """
         if not self.is_enabled:
-            raise ValueError('initialpose: expected relocalisation.enabled, got a pose while it '
-                             'is off')
+            raise HintError('initialpose: expected relocalisation.enabled, got a pose while it is '
+                            'off')
         if not any(one.keyframes for one in atlas.fragments.values()):
-            raise ValueError('initialpose: expected a map, got a pose before the first keyframe')
+            raise HintError('initialpose: expected a map, got a pose before the first keyframe')
         searches = self.awaits_image or atlas.current.id in atlas.unlocated()
         if not searches and len(atlas.current.path):
             camera = atlas.current.map_from_fragment @ atlas.current.path.transforms[-1]

@@ -8,6 +8,8 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
+from spann3r_ros.mapping.relocalisation.hint import HintError
+
 TOPIC = 'initialpose'
 DEPTH = 1
 
@@ -30,10 +32,10 @@ class InitialPose:
     def _check(self, message: PoseWithCovarianceStamped) -> None:
         frame = message.header.frame_id.removeprefix('/')
         if frame != self._map_frame:
-            self._refuse(f'{TOPIC}: expected a pose in the frame {self._map_frame}, got one in '
-                         f'{frame!r}')
+            self._refuse(f'initialpose: expected a pose in the frame {self._map_frame}, got one '
+                         f'in {frame!r}')
             return
         try:
             self._take(message)
-        except ValueError as error:
+        except HintError as error:
             self._refuse(str(error))
