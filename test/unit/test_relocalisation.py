@@ -26,6 +26,7 @@ from spann3r_ros.mapping.mapping_status import MapUpdate
 from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 from spann3r_ros.mapping.relocalisation.hint import Hint
 from spann3r_ros.mapping.relocalisation.relocalisation_config import RelocalisationConfig
+from spann3r_ros.mapping.scale.scale_config import ScaleConfig
 from spann3r_ros.mapping.storage.map_directory import map_hashes
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
@@ -211,10 +212,35 @@ def test_a_camera_that_was_carried_away_is_found_again() -> None:
     mapper = after(3 * 10**9, again())
     assert mapper.status().localisation == 'searching'
     until_located(mapper, frames(again(), 10**9 + MAPPED * PERIOD_NS + 3 * 10**9)[1:])
+    # Stamps that jumped back, as those of a bag that is played again.
+    assert after(-50 * PERIOD_NS, again()).status().localisation == 'searching'
     # After a pause, what the camera still sees needs no search; and without one it may turn fast.
     same = views()[MAPPED - 1:MAPPED]
     assert after(3 * 10**9, [replace(same[0], image=same[0].image // 2 + 60)]).is_located
     assert after(5 * 10**8, again()).is_located
+
+
+def test_a_very_small_map_is_compared_with_all_of_it() -> None:
+    mapper = Mapper(network(), config(**QUICK))
+    for frame in frames(views()[20:26]):
+        mapper.process(frame)
+    assert not mapper.process(frames(again(), 10**10)[0]).located
+    until_located(mapper, frames(again(), 10**10)[1:])
+
+
+def test_a_map_in_metres_stays_one_while_the_camera_is_searched_for() -> None:
+    scale = ScaleConfig(source='number', metres_per_unit=2.0)
+    mapper = Mapper(network(), config(scale=scale, grid=GridConfig(force=False)))
+    for frame in frames(views()[:MAPPED]):
+        mapper.process(replace(frame, first_pose=MAP_FROM_OPTICAL))
+    assert mapper.status().scale.metric and not mapper.grid_reason
+    shown = frames(again(), 10**10)
+    for frame in shown[:2]:
+        mapper.process(frame)
+    assert not mapper.is_located and not mapper.status().scale.metric
+    assert not mapper.grid_reason and len(mapper.grid_snapshot().parts) == 2
+    until_located(mapper, shown[2:])
+    assert mapper.status().scale.metric and len(mapper.grid_snapshot().parts) == 3
 
 
 def test_a_camera_that_is_back_after_its_keyframes_had_no_pose_is_searched_for() -> None:

@@ -11,7 +11,7 @@ m is the mean, V and w >= 0 are the principal directions and variances of a samp
 """
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,21 @@ class Places:
             self._sample()
         elif self._sampled:
             self._whitened[row] = self._whiten(self._descriptors[row:row + 1])[0]
+
+    def fill(self, numbers: Sequence[int], groups: Sequence[int],
+             descriptors: np.ndarray) -> None:
+        """Replace all keyframes by others [n], by ascending numbers; `descriptors` is [n, d].
+
+        The statistics are computed once.
+        """
+        self.__init__()
+        self._descriptors = np.zeros((0, descriptors.shape[1]), np.float32)
+        self._reserve(len(numbers))
+        self._count = len(numbers)
+        self._numbers[:self._count], self._groups[:self._count] = numbers, groups
+        self._descriptors[:self._count] = descriptors
+        if self._count >= MIN_KEYFRAMES:
+            self._sample()
 
     def retain(self, numbers: Container[int]) -> None:
         """Forget all keyframes but these."""

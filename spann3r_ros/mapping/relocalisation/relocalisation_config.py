@@ -25,7 +25,8 @@ class RelocalisationConfig:
         choices=AFTER_LOAD, applies=RUNNING)
     max_gap_sec: float = setting(
         1.0, 'An image that shows nothing of the last one, taken longer before (a covered lens, a '
-        'camera that was carried away), begins a search', 0.0, 3600.0, applies=RUNNING)
+        'camera that was carried away), begins a search. More for a network that takes longer '
+        'than that for an image', 0.0, 3600.0, applies=RUNNING)
     tries: int = setting(
         2, 'Most candidates that are verified for one keyframe of a search; each takes two pairs '
         'of the network', 1, 20, applies=RUNNING)

@@ -20,7 +20,7 @@ from spann3r_ros.mapping.fragments.keyframe_store import KeptKeyframe
 from spann3r_ros.mapping.loops.loop_closer import AGREEING_NUMBERS
 from spann3r_ros.mapping.loops.pair_alignment import MismatchError
 from spann3r_ros.mapping.loops.path_prior import map_from_camera
-from spann3r_ros.mapping.loops.places import Candidate, Places
+from spann3r_ros.mapping.loops.places import MIN_KEYFRAMES, Candidate, Places
 from spann3r_ros.mapping.loops.verification import match, view_of
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.memory_manager import MemoryManager
@@ -47,7 +47,7 @@ class Search:
 
     def __init__(self, memory: MemoryManager) -> None:
         self._memory = memory
-        self._places = Places()
+        self._places: Places | None = None
         self._evicted = 0
         self.refused: dict[int, int] = {}
 
@@ -56,13 +56,9 @@ class Search:
 
         At first the index takes over all kept keyframes. Those that are evicted leave it.
         """
-        unlocated, evicted = atlas.unlocated(), atlas.kept().evicted
-        if not len(self._places):
-            for fragment in atlas.fragments.values():
-                group = UNLOCATED if fragment.id in unlocated else fragment.id
-                for one, kept in fragment.keyframes.items():
-                    if kept.descriptor is not None:
-                        self._places.add(one, group, kept.descriptor)
+        evicted = atlas.kept().evicted
+        if self._places is None:
+            self._places = _filled(atlas, number)
         else:
             if evicted != self._evicted:
                 self._places.retain(atlas.keyframes())
@@ -76,7 +72,7 @@ class Search:
         Candidates in `used` come last. Raises MismatchError with the reason if there is none.
         """
         owner = atlas.keyframes()
-        candidates = (self._similar(config) if hint is None
+        candidates = (self._similar(owner, atlas, config) if hint is None
                       else self._near(hint, owner, atlas, config))
         found: list[Hit] = []
         reason = 'no keyframe of the map is similar' if hint is None else (
@@ -98,22 +94,29 @@ class Search:
                                 'map both show the same')
         return found[0]
 
-    def _similar(self, config: MapperConfig) -> list[Candidate]:
+    def _similar(self, owner: Mapping[int, KeptKeyframe], atlas: Atlas,
+                 config: MapperConfig) -> list[Candidate]:
+        """Return the located keyframes that are similar, or all of a very small map."""
+        if len(self._places) < MIN_KEYFRAMES:
+            return self._located(owner, atlas)
         return self._places.candidates(1, config.loops.min_similarity, MOST_CANDIDATES)
 
     def _near(self, hint: Hint, owner: Mapping[int, KeptKeyframe], atlas: Atlas,
               config: MapperConfig) -> list[Candidate]:
         """Return the located keyframes near a hint, most similar first."""
-        unlocated = atlas.unlocated()
-        similarities = [one for one in self._places.similarities() if one.number in owner
-                        and owner[one.number].fragment_id not in unlocated]
-        if not similarities:
+        found = self._located(owner, atlas)
+        if not found:
             return []
-        cameras = np.array([map_from_camera(atlas, owner[one.number].pose)
-                            for one in similarities])
+        cameras = np.array([map_from_camera(atlas, owner[one.number].pose) for one in found])
         near = hint.is_near(cameras, config.relocalisation.hint_radius)
-        chosen = [one for one, is_near in zip(similarities, near, strict=True) if is_near]
+        chosen = [one for one, is_near in zip(found, near, strict=True) if is_near]
         return sorted(chosen, key=lambda one: -one.similarity)[:MOST_CANDIDATES]
+
+    def _located(self, owner: Mapping[int, KeptKeyframe], atlas: Atlas) -> list[Candidate]:
+        """Return all keyframes that are located, with their similarities to the newest one."""
+        unlocated = atlas.unlocated()
+        return [one for one in self._places.similarities() if one.number in owner
+                and owner[one.number].fragment_id not in unlocated]
 
     def _in_turn(self, candidates: list[Candidate], number: int,
                  used: set[int]) -> list[Candidate]:
@@ -121,6 +124,8 @@ class Search:
         last = used | {one for one, refused in self.refused.items()
                        if number - refused <= REFUSED_KEYFRAMES}
         ordered = sorted(candidates, key=lambda one: one.number in last)
+        if not ordered:
+            return []
         elsewhere = next((one for one in ordered if abs(one.number - ordered[0].number)
                           > AGREEING_NUMBERS), None)
         if elsewhere is not None:
@@ -143,3 +148,23 @@ class Search:
         return Hit(first_number, second_number, first.pose, second.pose,
                    alignment.first_from_second, alignment.covariance,
                    float(np.nanmedian(second.depth)))
+
+
+def _filled(atlas: Atlas, newest: int) -> Places:
+    """Return an index of the located keyframes and those after them, up to the newest one.
+
+    `newest` is its number. The unlocated ones come one by one, as they do in a search: one that
+    goes on from a saved map then has the same statistics.
+    """
+    places, unlocated = Places(), atlas.unlocated()
+    described = {number: kept for number, kept in atlas.keyframes().items()
+                 if kept.descriptor is not None and number <= newest}
+    located = {number: kept for number, kept in described.items()
+               if kept.fragment_id not in unlocated}
+    if located:
+        places.fill(list(located), [one.fragment_id for one in located.values()],
+                    np.array([one.descriptor for one in located.values()]))
+    for number, kept in described.items():
+        if number > max(located, default=-1):
+            places.add(number, UNLOCATED, kept.descriptor)
+    return places
