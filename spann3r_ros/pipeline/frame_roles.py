@@ -89,17 +89,17 @@ class FrameRoles:
         self._held: tuple[Edge, int] | None = None
         self._is_paused = False
 
-    def take_places(self, places: Mapping[int, np.ndarray]) -> None:
-        """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id."""
+    def take_places(self, places: Mapping[int, np.ndarray], is_located: bool = True) -> None:
+        """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id.
+
+        `is_located`: whether the camera's place in the map is known. Otherwise there is no
+        `map -> odom`.
+        """
         with self._lock:
+            self._is_located = is_located
             self._odometer.take_places(places)
             if self._anchor is not None and self._anchor[0].fragment_id in places:
                 self._map_from_odom = self._connect(*self._anchor)
-
-    def locate(self, is_located: bool) -> None:
-        """Note whether the camera's place in the map is known: otherwise map -> odom is silent."""
-        with self._lock:
-            self._is_located = is_located
 
     def take(self, pose: FragmentPose) -> None:
         """Follow a camera pose, and broadcast its edges, as soon as TF has what they need."""
@@ -180,9 +180,13 @@ class FrameRoles:
         self._warn(f'no pose for {self._config.odom_hold_sec:g} s (odom_hold_sec): {edge.parent} '
                    f'-> {edge.child} is not repeated until the next one')
 
-    def restart(self) -> None:
-        """Drop the waiting poses, because another map begins; odometry goes on where it is."""
+    def restart(self, is_located: bool = True) -> None:
+        """Drop the waiting poses, because another map begins; odometry goes on where it is.
+
+        `is_located` as for `take_places`.
+        """
         with self._lock:
+            self._is_located = is_located
             self.clear_waiting()
             self._odometer.restart()
             self._anchor, self._anchor_ns = None, -1

@@ -100,8 +100,7 @@ class MapPublishers:
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
         self._places, self._unlocated = update.places, update.unlocated
-        self._roles.locate(update.located)
-        self._roles.take_places(update.places)
+        self._roles.take_places(update.places, update.located)
         self._voxel_size = mapper.voxel_size
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
@@ -131,8 +130,7 @@ class MapPublishers:
 
     def begin(self, mapper: Mapper) -> None:
         """Publish a new map and path, empty or loaded; the odometry does not jump."""
-        self._roles.restart()
-        self._roles.locate(mapper.is_located)
+        self._roles.restart(mapper.is_located)
         self._pose_stamp_ns = -1
         self._voxel_size, self._warned_of_rounding = mapper.voxel_size, False
         self._change()
