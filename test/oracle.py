@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 from office_walk import OfficeErrors, OfficeNetwork, OfficeWalk, smooth_field
-from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, look_at, shade
+from synthetic import SyntheticNetwork, SyntheticOptions, SyntheticScene, look_at, shade, thumbnail
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.network import Estimate
@@ -234,29 +234,25 @@ class TwinRooms(SyntheticScene):
         return shade(place, surface).reshape(*shape, 3), rays * reach.reshape(*shape, 1)
 
 
-class RoomsNetwork(SyntheticNetwork):
-    """Maps a walk through rooms with true depth, and takes rooms that look alike for one.
+class ViewsNetwork(SyntheticNetwork):
+    """Maps known views with their true depth, and answers pairs of them."""
 
-    `alike_from_world` [4, 4] for each pose moves it into the room that the network takes it for.
-    """
-
-    def __init__(self, scene: SyntheticScene, poses: list[np.ndarray],
-                 alike_from_world: Sequence[np.ndarray], camera: Intrinsics,
-                 options: SyntheticOptions | None = None,
-                 pairs: OracleErrors | None = None) -> None:
-        super().__init__(scene, poses, options or SyntheticOptions(), camera)
+    def __init__(self, views: Sequence[TrueView], pairs: OracleErrors | None = None,
+                 options: SyntheticOptions | None = None) -> None:
+        super().__init__(None, [one.world_from_camera for one in views],
+                         options or SyntheticOptions(), views[0].intrinsics)
         self.pairs = pairs or OracleErrors()
-        self.views = []
-        for pose, place in zip(poses, alike_from_world, strict=True):
-            rgb, points = scene.render(pose, camera)
-            self.views.append(TrueView(rgb, points[..., 2], place @ pose, camera))
-        self._numbers = {one.image.tobytes(): index for index, one in enumerate(self.views)}
-        self._thumbnails = np.array([thumbnail(one.image) for one in self.views])
+        self._know(views)
 
     def pair(self, first: np.ndarray, second: np.ndarray) -> tuple[Estimate, Estimate]:
-        """Return the answer to two images of the walk."""
+        """Return the answer to two images of the views."""
         numbers = [self._index_of(one) for one in (first, second)]
         return answer(*(self.views[one] for one in numbers), self.pairs, numbers)
+
+    def _know(self, views: Sequence[TrueView]) -> None:
+        self.views = list(views)
+        self._numbers = {one.image.tobytes(): index for index, one in enumerate(views)}
+        self._thumbnails = np.array([thumbnail(one.image) for one in views])
 
     def _index_of(self, image: np.ndarray) -> int:
         number = self._numbers.get(image.tobytes())
@@ -269,12 +265,35 @@ class RoomsNetwork(SyntheticNetwork):
         return replace(super()._estimate(place),
                        descriptor=thumbnail(self.views[self._indices[place]].image))
 
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        view = self.views[index]
+        pose = np.linalg.inv(self.poses[origin]) @ view.world_from_camera
+        points = _rays(view.intrinsics) * view.depth[..., None] @ pose[:3, :3].T + pose[:3, 3]
+        points *= self.options.stretch ** self._fragments / self.options.unit
+        return Pointmap(points.astype(np.float32),
+                        np.full(view.depth.shape, CONFIDENCE, np.float32))
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Return a small gray copy of an image as a descriptor, float32 [n]."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    small = cv2.resize(gray, (10, 10), interpolation=cv2.INTER_AREA).ravel()
-    return (small - small.mean()) / max(float(small.std()), 1e-6)
+
+class RoomsNetwork(ViewsNetwork):
+    """Maps a walk through rooms with true depth, and takes rooms that look alike for one.
+
+    `alike_from_world` [4, 4] for each pose moves it into the room that the network takes it for.
+    """
+
+    def __init__(self, scene: SyntheticScene, poses: list[np.ndarray],
+                 alike_from_world: Sequence[np.ndarray], camera: Intrinsics,
+                 options: SyntheticOptions | None = None,
+                 pairs: OracleErrors | None = None) -> None:
+        SyntheticNetwork.__init__(self, scene, poses, options or SyntheticOptions(), camera)
+        self.pairs = pairs or OracleErrors()
+        views = []
+        for pose, place in zip(poses, alike_from_world, strict=True):
+            rgb, points = scene.render(pose, camera)
+            views.append(TrueView(rgb, points[..., 2], place @ pose, camera))
+        self._know(views)
+
+    def _pointmap(self, index: int, origin: int) -> Pointmap:
+        return SyntheticNetwork._pointmap(self, index, origin)
 
 
 def twin_walk(returns: bool, turns: float = 1.0) -> tuple[list[np.ndarray], list[np.ndarray]]:

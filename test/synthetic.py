@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
+import cv2
 import numpy as np
 from drawn_index import decode_index, encode_index
 
@@ -47,6 +48,7 @@ class SyntheticOptions:
     fault_at: int | None = None  # index of the afflicted frame
     fault: str = 'frame_error'  # one of FAULTS
     index_from_image: bool = False
+    describes: bool = False  # whether estimates have descriptors
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -172,6 +174,13 @@ def shade(points: np.ndarray, surface: np.ndarray) -> np.ndarray:
     return np.clip(colors, 0, 255).astype(np.uint8)
 
 
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Return a small gray copy of an image as a descriptor, float32 [n]."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    small = cv2.resize(gray, (10, 10), interpolation=cv2.INTER_AREA).ravel()
+    return (small - small.mean()) / max(float(small.std()), 1e-6)
+
+
 def render_frames(
     scene: SyntheticScene,
     poses: list[np.ndarray],
@@ -269,8 +278,12 @@ class SyntheticNetwork:
         return decode_index(image) if self.options.index_from_image else self._steps
 
     def _estimate(self, place: int) -> Estimate:
-        return Estimate(self._ids[place], self._ids[0],
-                        self._pointmap(self._indices[place], self._indices[0]))
+        index = self._indices[place]
+        descriptor = None
+        if self.options.describes:
+            descriptor = thumbnail(self.scene.render(self.poses[index], self.intrinsics)[0])
+        return Estimate(self._ids[place], self._ids[0], self._pointmap(index, self._indices[0]),
+                        descriptor=descriptor)
 
     def _pointmap(self, index: int, origin: int) -> Pointmap:
         points = self.scene.render(self.poses[index], self.intrinsics)[1].copy()

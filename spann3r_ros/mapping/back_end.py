@@ -17,6 +17,7 @@ from .loops.correction import Correction
 from .loops.loop_closer import LoopCloser
 from .mapper_config import MapperConfig
 from .memory_manager import MemoryManager
+from .relocalisation.relocaliser import Relocaliser
 from .scale.scale_tracker import ScaleTracker
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class BackEnd:
     """Levels a map that began without gravity, measures its scale, and closes its loops.
 
     `levelled` is true once the map is level, or if given poses place it. `correction` takes loops
-    and measured scales. With given poses it is not used: nothing corrects these.
+    and measured scales. With given poses it is not used: nothing corrects these. While the current
+    fragment has no place in the map, only `relocaliser` uses its keyframes.
     """
 
     def __init__(self, config: MapperConfig, memory: MemoryManager) -> None:
@@ -34,6 +36,7 @@ class BackEnd:
         self.scale = ScaleTracker(config)
         self.loops = LoopCloser(config, memory)
         self.correction = Correction(config.loops)
+        self.relocaliser = Relocaliser(config, memory)
 
     @property
     def is_pending(self) -> bool:
@@ -45,6 +48,7 @@ class BackEnd:
         self.scale.configure(config)
         self.loops.configure(config)
         self.correction.configure(config.loops)
+        self.relocaliser.configure(config)
 
     def take_restart_reason(self) -> str:
         """Return why a new fragment has to begin, once, or an empty text."""
@@ -53,6 +57,8 @@ class BackEnd:
 
     def observe(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Use a frame whose estimate is final, and the keyframes that it completed."""
+        if frame.world_from_camera is None and self._relocalise(keyframes, atlas):
+            return
         self._level(frame, keyframes, atlas)
         for keyframe in keyframes:
             if keyframe.stamp_ns == frame.stamp_ns:
@@ -68,6 +74,20 @@ class BackEnd:
     def finish(self, atlas: Atlas) -> None:
         """Apply what has been decided, because no frame follows."""
         self.correction.finish(atlas)
+
+    def _relocalise(self, keyframes: Sequence[Keyframe], atlas: Atlas) -> bool:
+        """Search for the place of keyframes; return whether it was unknown when they came."""
+        unlocated = atlas.unlocated()
+        searched = [one for one in keyframes if one.fragment_id in unlocated]
+        for keyframe in keyframes:
+            found = self.relocaliser.observe(keyframe, atlas)
+            if found:
+                self.correction.add(found, atlas)
+                # It has not seen the keyframes of the search.
+                self.loops.begin_again()
+        for _ in searched:
+            self.correction.observe(atlas)
+        return bool(searched)
 
     def _level(self, frame: Frame, keyframes: Sequence[Keyframe], atlas: Atlas) -> None:
         """Level the map by the first frame whose direction against gravity is known.

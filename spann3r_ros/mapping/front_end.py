@@ -39,6 +39,7 @@ from .mapper_config import MapperConfig
 from .mapping_state import MappingState, Phase
 from .mapping_status import MapUpdate
 from .memory_manager import MemoryManager
+from .relocalisation.relocaliser import CONTRADICTED, CUTS, LOADED_ELSEWHERE
 from .scale.scale_tracker import SCALE_CHANGED
 from .selection.keyframe_gate import Verdict
 from .tracking.known_poses import KnownPoses
@@ -52,6 +53,7 @@ FIRST_ODD = 'the first image was an odd one'
 AS_LONG_AS_SET = 'the last fragment has as many keyframes as set'
 CONFIDENCE_FELL = 'the confidence of the last keyframes is low'
 LOST = 'the last keyframes have no pose'
+NOT_JOINED = 'the fragment could not be joined'
 UNUSABLE_START = 'the first frame gave no usable pointmap'
 
 logger = logging.getLogger(__name__)
@@ -77,11 +79,16 @@ class FrontEnd:
         if state.gate.is_early(frame.stamp_ns) and not (
                 state.gate.compares or self._config.live_pose and state.poses is not None):
             state.gate.skip()
-            return MapUpdate(skipped=True, revision=state.atlas.revision)
+            return MapUpdate(skipped=True, revision=state.atlas.revision,
+                             located=state.is_located)
         view = preprocess(frame, *self.fit(frame.rgb.shape[:2]))
         may_repeat = not state.keyframes or state.gate.may_repeat
         if state.sight.is_blind(view, frame.stamp_ns, may_repeat):
-            return MapUpdate(skipped=True, revision=state.atlas.revision, blind=True)
+            return MapUpdate(skipped=True, revision=state.atlas.revision, blind=True,
+                             located=state.is_located)
+        cut = state.back_end.relocaliser.cut(frame, view)
+        if cut and state.keyframes:
+            self.lose(cut)
         verdict = self._judge(frame, view)
         if verdict is not Verdict.ADMITTED:
             pose = self._passing_pose(frame, view)
@@ -131,7 +138,13 @@ class FrontEnd:
         failed, state.failed = tuple(state.failed), []
         named = {atlas.current.id, *moved, *(one.fragment_id for one in keyframes)}
         return MapUpdate(False, keyframes, live_pose, inference_sec, failed, atlas.revision, moved,
-                         atlas.places(named))
+                         atlas.places(named), unlocated=frozenset(atlas.unlocated() & named),
+                         located=state.is_located)
+
+    def lose(self, reason: str) -> None:
+        """Let the next frame begin a fragment whose place in the map is not known."""
+        self.end_sequence(reason, closing=False)
+        self.state.restart(reason)
 
     def end_sequence(self, event: str, closing: bool) -> None:
         """Use the last estimates of the network's sequence; frames without one have failed."""
@@ -166,7 +179,8 @@ class FrontEnd:
     def _has_lost_memory(self) -> bool:
         """Return whether a failure, and no user, has ended the network's sequence."""
         return self.state.restart_reason not in ('', ASKED_FOR, MAP_LOADED, TIME_JUMPED,
-                                                 AS_LONG_AS_SET, SCALE_CHANGED)
+                                                 AS_LONG_AS_SET, SCALE_CHANGED, LOADED_ELSEWHERE,
+                                                 CONTRADICTED)
 
     def _end_of_fragment(self) -> str:
         """Return why the next frame begins a fragment; '' if it does not."""
@@ -190,13 +204,17 @@ class FrontEnd:
         """
         state, reason = self.state, self.state.restart_reason
         # The load of a map was counted when it was loaded.
-        self._memory.reset(reason, self._has_lost_memory, counts=reason != MAP_LOADED)
+        self._memory.reset(reason, self._has_lost_memory,
+                           counts=reason not in (MAP_LOADED, LOADED_ELSEWHERE))
         former = state.atlas.current.map_from_fragment
+        is_lost = self._is_lost(reason)
         fragment = state.atlas.begin()
+        if is_lost and state.back_end.relocaliser.is_enabled:
+            state.back_end.relocaliser.begin(fragment, reason)
         if state.poses is not None:
             state.poses.begin_fragment(
                 fragment, invert_similarity(fragment.map_from_fragment) @ former,
-                seen_again=reason != LOST)
+                seen_again=not is_lost)
         # A fragment that failed has replayed the oldest frames, but not all of them.
         state.replays, state.pending = {**state.pending, **state.replays}, {}
         state.restart_reason = ''
@@ -208,6 +226,15 @@ class FrontEnd:
             state.restart(reason)
             raise
         return not state.restart_reason
+
+    def _is_lost(self, reason: str) -> bool:
+        """Return whether the next fragment shows nothing of the last keyframes that were kept.
+
+        Those are elsewhere if a fragment without a place has none of its own.
+        """
+        current, poses = self.state.atlas.current, self.state.poses
+        return (reason == LOST or reason in CUTS or current.unlocated
+                and isinstance(poses, SolvedPoses) and poses.overlap.origin != current.id)
 
     def _show_overlap(self) -> None:
         """Begin the network's sequence with the images of the last keyframes before."""
@@ -287,6 +314,8 @@ class FrontEnd:
             if estimate.image_id >= NEWEST_ID and state.poses.joining:
                 state.atlas.connect(state.poses.overlap.join(state.atlas.current,
                                                              estimate.reference_id))
+                if not state.atlas.current.connected and state.back_end.relocaliser.is_enabled:
+                    state.back_end.relocaliser.begin(state.atlas.current, NOT_JOINED)
             if estimate.image_id in state.pending:
                 self._finish(state.pending.pop(estimate.image_id), estimate)
 

@@ -28,11 +28,13 @@ from .mapping_state import Calibration, MappingState, Phase
 from .mapping_status import MappingStatus, MapUpdate
 from .memory_manager import MemoryManager
 from .occupancy.evidence_layer import Occupancy, OccupancySnapshot
+from .relocalisation.hint import Hint
 from .saved_state import map_tree, read_map_tree
 from .selection.keyframe_gate import KeyframeGate
 from .selection.sight import Sight
 from .storage.saved_tree import SavedNode
 from .storage.saved_values import Tree
+from .tracking.solved_keyframes import SolvedPoses
 
 MEMORY_LOST = 'the network did not go back to its sequence after a save'
 
@@ -144,7 +146,8 @@ class Mapper:
         """Continue a saved map; return how.
 
         With the saved state of the network, the next frame continues its sequence. Without it, the
-        next frame begins a fragment that is placed by the last keyframe. Raises ValueError, and
+        next frame begins a fragment that is placed by the last keyframe. With relocalisation the
+        next frame may begin one whose place is searched for. Raises ValueError, and
         changes nothing, for a map that is not consistent or does not fit network and settings.
         """
         state = self._new_state(0)
@@ -160,8 +163,34 @@ class Mapper:
         self._front_end.state = state
         if state.phase is Phase.CLOSED:
             state.phase = Phase.TRACKING
+        if isinstance(state.poses, SolvedPoses):
+            kept = state.poses.keyframes
+            state.back_end.relocaliser.begin_loaded(kept[-1].image if kept else None)
+        if state.back_end.relocaliser.awaits_image:
+            return 'the next image is searched for in the map, unless it shows where it ended'
         return ('the sequence of the network goes on' if continued
                 else 'the next image begins a fragment at the last keyframe')
+
+    def take_hint(self, hint: Hint) -> str:
+        """Use a user's hint where the camera is about; return what comes of it.
+
+        Raises HintError, and changes nothing, without relocalisation and without a map.
+        """
+        state = self._state
+        message, reason = state.back_end.relocaliser.take_hint(hint, state.atlas)
+        if reason:
+            self._front_end.lose(reason)
+        return message
+
+    @property
+    def is_located(self) -> bool:
+        """Return whether the place of the camera in the map is known."""
+        return self._state.is_located
+
+    @property
+    def camera_frame(self) -> str:
+        """Return the frame of the camera's images; empty before the first one."""
+        return '' if self._state.camera is None else self._state.camera[0]
 
     @contextmanager
     def ended(self) -> Iterator[MapUpdate]:

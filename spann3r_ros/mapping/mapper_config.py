@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from spann3r_ros.core.settings import RUNNING, check_settings, setting
 
 from .occupancy.grid_config import GridConfig
+from .relocalisation.relocalisation_config import RelocalisationConfig
 from .scale.scale_config import ScaleConfig
 
 
@@ -234,6 +235,7 @@ class MapperConfig:
     voxel_map: VoxelMapConfig = field(default_factory=VoxelMapConfig)
     carving: CarvingConfig = field(default_factory=CarvingConfig)
     loops: LoopConfig = field(default_factory=LoopConfig)
+    relocalisation: RelocalisationConfig = field(default_factory=RelocalisationConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     grid: GridConfig = field(default_factory=GridConfig)
     field_of_view: str = setting(

@@ -159,9 +159,25 @@ class MappingState:
             return 'the map is empty'
         if config.force:
             return ''
-        if not self.atlas.current.scale.metric:
+        if not self.atlas.located()[-1].scale.metric:
             return 'the scale of the map is not known'
         return '' if self.back_end.levelled else 'the map is not level'
+
+    @property
+    def is_located(self) -> bool:
+        """Return whether the place of the camera in the map is known, or will be assumed."""
+        return not (self.back_end.relocaliser.awaits_image
+                    or self.atlas.current.id in self.atlas.unlocated())
+
+    def _localisation(self) -> str:
+        """Return the state of the relocalisation."""
+        if not self.back_end.relocaliser.is_enabled or isinstance(self.poses, KnownPoses):
+            return 'off'
+        if not self.keyframes:
+            return ''
+        if not self.is_located:
+            return 'searching'
+        return 'lost' if self.phase is Phase.LOST else 'located'
 
     def status(self, voxel_map: VoxelMap, memory: MemoryReport,
                grid: GridConfig) -> MappingStatus:
@@ -193,6 +209,8 @@ class MappingState:
             voxels_carved=voxel_map.carved,
             grid_reason=self.grid_reason(grid),
             confidence=self.confidence,
+            localisation=self._localisation(),
+            localisation_reason=self.back_end.relocaliser.reason,
         )
 
     def forget_calibration(self) -> None:

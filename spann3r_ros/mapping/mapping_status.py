@@ -34,6 +34,8 @@ class MappingStatus:
     `voxels_carved` counts voxels removed because later keyframes saw through them.
     `grid_reason` is why the map has no occupancy grid, or empty.
     `confidence` is the mean of the newest keyframe's pixels; NaN before the first one.
+    `localisation` is off, searching, located or lost, or empty before the first keyframe;
+    `localisation_reason` is what a search lacks.
     """
 
     phase: str
@@ -61,6 +63,8 @@ class MappingStatus:
     voxels_carved: int
     grid_reason: str = ''
     confidence: float = math.nan
+    localisation: str = 'off'
+    localisation_reason: str = ''
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class MapUpdate:
     `failed` are the frames that turned out to be unusable: this one or earlier ones. `moved` are
     the ids of the fragments that moved since the update before.
     `places` has `map_from_fragment` [4, 4] of these, of the current one and of those that
-    keyframes and live pose are in.
+    keyframes and live pose are in. `unlocated` are the ids of those among them whose place is not
+    known; `located` is false while that of the camera is not.
     """
 
     skipped: bool = False
@@ -97,6 +102,8 @@ class MapUpdate:
     moved: tuple[int, ...] = ()
     places: Mapping[int, np.ndarray] = field(default_factory=dict)
     blind: bool = False
+    unlocated: frozenset[int] = frozenset()
+    located: bool = True
 
     def error_of(self, frame: Frame) -> Exception | None:
         """Return why a frame cannot be used; None if it can."""

@@ -69,6 +69,7 @@ def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
 
 
 def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
+    relocalisation = state.back_end.relocaliser.tree()
     frame_id, size = state.camera
     names = [name for name, kind in POSE_SOURCES.items() if isinstance(state.poses, kind)]
     return {
@@ -77,6 +78,7 @@ def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
         'correction': state.back_end.correction.tree(),
         'loops': state.back_end.loops.tree(),
         'scale': state.back_end.scale.tree(),
+        **({} if relocalisation is None else {'relocalisation': relocalisation}),
         'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
@@ -127,6 +129,8 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     # Maps of earlier versions have no such entry.
     if node.has('loops'):
         state.back_end.loops.restore(node.node('loops'))
+    if node.has('relocalisation'):
+        state.back_end.relocaliser.restore(node.node('relocalisation'))
     calibration = state.calibration or Calibration(state.camera[1], None)
     frames = [_read_admitted(node.nodes(name), frame_id, calibration)
               for name in ('pending', 'replays')]

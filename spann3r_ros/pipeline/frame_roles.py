@@ -80,6 +80,8 @@ class FrameRoles:
         self._anchor_ns = -1
         self._map_from_odom = np.eye(4)
         self._is_broadcasting = False
+        # Whether the camera's place in the map is known: without it there is no map -> odom.
+        self._is_located = True
         self._sent_optical = False
         self._same_time = False
         self._repeated_ns = 0
@@ -87,9 +89,14 @@ class FrameRoles:
         self._held: tuple[Edge, int] | None = None
         self._is_paused = False
 
-    def take_places(self, places: Mapping[int, np.ndarray]) -> None:
-        """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id."""
+    def take_places(self, places: Mapping[int, np.ndarray], is_located: bool = True) -> None:
+        """Take `map_from_fragment` [4, 4] of new and of moved fragments, by fragment id.
+
+        `is_located`: whether the camera's place in the map is known. Otherwise there is no
+        `map -> odom`.
+        """
         with self._lock:
+            self._is_located = is_located
             self._odometer.take_places(places)
             if self._anchor is not None and self._anchor[0].fragment_id in places:
                 self._map_from_odom = self._connect(*self._anchor)
@@ -154,8 +161,7 @@ class FrameRoles:
                 return
             self._repeated_ns = stamp_ns
             self._is_broadcasting = self._try_broadcast(
-                [Edge(self._config.map_frame, self._config.odom_frame, self._map_from_odom)],
-                stamp_ns)
+                self._above(self._map_from_odom), stamp_ns)
             if self._is_broadcasting:
                 self._hold(now_ns)
 
@@ -174,9 +180,13 @@ class FrameRoles:
         self._warn(f'no pose for {self._config.odom_hold_sec:g} s (odom_hold_sec): {edge.parent} '
                    f'-> {edge.child} is not repeated until the next one')
 
-    def restart(self) -> None:
-        """Drop the waiting poses, because another map begins; odometry goes on where it is."""
+    def restart(self, is_located: bool = True) -> None:
+        """Drop the waiting poses, because another map begins; odometry goes on where it is.
+
+        `is_located` as for `take_places`.
+        """
         with self._lock:
+            self._is_located = is_located
             self.clear_waiting()
             self._odometer.restart()
             self._anchor, self._anchor_ns = None, -1
@@ -315,9 +325,15 @@ class FrameRoles:
             self._map_from_odom = map_from_odom
             self._held = (below[0], pose.stamp_ns) if below else None
         self._is_broadcasting = self._try_broadcast(
-            [Edge(names.map_frame, names.odom_frame, map_from_odom), *below], pose.stamp_ns)
+            [*self._above(map_from_odom), *below], pose.stamp_ns)
         self._sent_optical |= self._is_broadcasting and self._role == 'camera'
         return True
+
+    def _above(self, map_from_odom: np.ndarray) -> list[Edge]:
+        """Return the edge above `odom`; none while the camera's place in the map is unknown."""
+        if not self._is_located:
+            return []
+        return [Edge(self._config.map_frame, self._config.odom_frame, map_from_odom)]
 
     def _connect(self, pose: FragmentPose, odom_from_camera: np.ndarray) -> np.ndarray:
         """Return `map_from_odom` [4, 4] by a pose of the camera in both."""
@@ -331,7 +347,8 @@ class FrameRoles:
             return False
         for edge in edges:
             self._tree.announce(edge.parent, edge.child, stamp_ns)
-        self._broadcast(edges, stamp_ns)
+        if edges:
+            self._broadcast(edges, stamp_ns)
         return True
 
     def _inverted(self, edge: Edge) -> Edge:

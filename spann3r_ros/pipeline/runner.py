@@ -12,6 +12,7 @@ from spann3r_ros.mapping.front_end import ASKED_FOR, FIRST_ODD
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
+from spann3r_ros.mapping.relocalisation.hint import Hint
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 from .image_clock import ImageClock
@@ -106,6 +107,14 @@ class Runner:
             self.calibration.begin_with(calibration.size, calibration.intrinsics)
             self.size.begin_with(calibration.size)
         return message
+
+    def take_hint(self, hint: Hint) -> str:
+        """Use a hint where the camera is, as `Mapper.take_hint` does, after the waiting frame."""
+        def take() -> str:
+            message = self.mapper.take_hint(hint)
+            self._note_status()
+            return message
+        return self.call(take)
 
     def configure(self, config: MapperConfig, then: Callable[[], None]) -> None:
         """Let the mapper use other settings after the waiting frame, then call `then`."""

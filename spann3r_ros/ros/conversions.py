@@ -27,11 +27,13 @@ from std_msgs.msg import Header
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe, ray_planes
 from spann3r_ros.core.messages import SECOND_NS
+from spann3r_ros.core.transforms import quaternion_to_matrix, to_rigid
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.mapping.fragments.atlas import PathView
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
 from spann3r_ros.mapping.mapping_status import MappingStatus
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid
+from spann3r_ros.mapping.relocalisation.hint import Hint, HintError
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.odometer import Motion
 from spann3r_ros.pipeline.transform_tree import StampedTransform
@@ -234,6 +236,23 @@ def to_odometry(motion: Motion, odom_frame: str) -> Odometry:
     return message
 
 
+def to_hint(message: PoseWithCovarianceStamped,
+            base_from_camera: np.ndarray) -> Hint:
+    """Return the hint of a pose of the robot's base; raise HintError for numbers that are none.
+
+    `base_from_camera` [4, 4] is the camera's mount.
+    """
+    position, turn = message.pose.pose.position, message.pose.pose.orientation
+    numbers = [position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w]
+    quaternion = np.array(numbers[3:])
+    if not np.isfinite(numbers).all() or abs(np.linalg.norm(quaternion) - 1.0) > 0.1:
+        raise HintError('initialpose: expected a position and a quaternion of length one, got '
+                        f'{numbers}')
+    map_from_base = to_rigid(quaternion_to_matrix(quaternion), np.array(numbers[:3]))
+    return Hint(map_from_base @ base_from_camera,
+                np.reshape(np.array(message.pose.covariance), (6, 6)))
+
+
 def to_occupancy_grid(grid: Grid, header: Header) -> OccupancyGrid:
     """Return the message of a grid that is not empty."""
     height, width = grid.values.shape
@@ -280,7 +299,8 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         fragments_unconnected=mapping.fragments_unconnected,
         loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected,
         voxels_carved=mapping.voxels_carved,
-        grid_reason=mapping.grid_reason, confidence=mapping.confidence)
+        grid_reason=mapping.grid_reason, confidence=mapping.confidence,
+        localisation=mapping.localisation, localisation_reason=mapping.localisation_reason)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

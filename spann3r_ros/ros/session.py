@@ -10,10 +10,12 @@ from pathlib import Path
 from threading import Lock
 from time import monotonic
 
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from rclpy.logging import LoggingSeverity
 
+from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
 from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
 from spann3r_ros.mapping.front_end import TIME_JUMPED
 from spann3r_ros.mapping.mapper import Mapper
@@ -26,8 +28,9 @@ from spann3r_ros.pipeline.node_settings import Settings
 from spann3r_ros.pipeline.runner import Runner
 from spann3r_ros.pipeline.sync.camera_sync import Expected
 
-from .conversions import to_status
+from .conversions import to_hint, to_status
 from .inputs.camera_watch import CameraWatch
+from .inputs.initial_pose import InitialPose
 from .inputs.subscriptions import InputSubscriptions
 from .logs import Repetitions
 from .outputs.diagnostics import ERROR, WARN, Diagnostics, Health
@@ -54,6 +57,7 @@ class Session:
         self._repetitions = Repetitions()
         self._intake: Intake | None = None
         self._inputs: InputSubscriptions | None = None
+        self._initial_pose: InitialPose | None = None
         self._watch: CameraWatch | None = None
         self._enabled = True
         self._warned_of_clock = False
@@ -75,6 +79,8 @@ class Session:
                         self._expected())
         intake.enabled = self._enabled
         self._inputs = InputSubscriptions(self._node, self._settings.node, intake)
+        self._initial_pose = InitialPose(self._node, self._settings.node.map_frame,
+                                         self._take_hint, self.input_fault)
         self._watch = CameraWatch(self._node, self._inputs.images,
                                   self._runner.slot.accounts().received)
         self._intake = intake
@@ -87,8 +93,9 @@ class Session:
             return
         self._tf.end()
         self._inputs.destroy()
+        self._initial_pose.destroy()
         self._intake.drop_waiting()
-        self._intake = self._inputs = self._watch = None
+        self._intake = self._inputs = self._initial_pose = self._watch = None
         self._runner.slot.close()
         self._runner.call(lambda: self._publishers.pause(self._runner.mapper))
         self.publish_status()
@@ -169,8 +176,9 @@ class Session:
         self._runner.call(self._begin_map)
         self.publish_status()
         status = self._runner.map_status
-        return (f'{status.voxels} voxels, {status.keyframes} keyframes: {message}; start the '
-                'camera at its last pose in this map, with the same view')
+        where = '' if status.localisation == 'searching' else (
+            '; start the camera at its last pose in this map, with the same view')
+        return f'{status.voxels} voxels, {status.keyframes} keyframes: {message}{where}'
 
     def match_soon(self) -> None:
         """Have the intake check its waiting images, after the calls that the executor has now."""
@@ -256,6 +264,19 @@ class Session:
         """Log results that could not be published; may be called from any thread."""
         self._node.get_logger().error(
             'results not published: ' + ''.join(traceback.format_exception(error)))
+
+    def _take_hint(self, message: PoseWithCovarianceStamped) -> None:
+        """Use a pose of the robot's base in the map as a hint; raise HintError if it is none.
+
+        Without a mount on TF the base is taken for a frame at the camera that looks along its x.
+        """
+        mapper, node = self._runner.mapper, self._settings.node
+        camera = self._runner.call(lambda: mapper.camera_frame)
+        mount = self._tf.tree.lookup(node.base_frame, camera, None) if camera else None
+        hint = to_hint(message, MAP_FROM_OPTICAL if mount is None else mount)
+        answer = self._runner.take_hint(hint)
+        self._node.get_logger().info(f'a pose on initialpose: {answer}')
+        self.publish_status()
 
     def _status(self) -> MapperStatus:
         intake = self._intake

@@ -41,6 +41,9 @@ RUNNING_NAMES = {
     *(f'loops.{name}' for name in (
         'enabled', 'interval', 'min_gap', 'min_similarity', 'min_support', 'max_residual',
         'min_correlation', 'drift', 'fragment_drift', 'gate_probability')),
+    *(f'relocalisation.{name}' for name in (
+        'enabled', 'after_load', 'max_gap_sec', 'tries', 'interval', 'hint_radius',
+        'trust_hint')),
     *(f'pose.{name}' for name in (
         'min_confidence', 'best_fraction', 'max_points', 'ransac_iterations', 'max_reprojection',
         'min_inlier_fraction', 'pointmap_weight', 'drift', 'gate_probability')),

@@ -55,6 +55,7 @@ class OneMap:
     """A mapper with one keyframe, or none."""
 
     grid_reason = 'the map has no grid'
+    is_located = True
 
     def __init__(self) -> None:
         self.voxel_map = self._layer = VoxelMap(VoxelMapConfig(voxel_size=0.01, edge_jump=0.0))

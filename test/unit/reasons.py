@@ -22,7 +22,7 @@ LAST = {'Health', 'UnsupportedImageError', 'LeftOut'}
 CALLS = {*LAST, 'FrameError', 'SilenceError', 'BagError', 'PortError',
          'CheckpointError', 'DeviceMemoryError',
          'MapEmptyError', 'TransitionFailedError', 'warning', 'error', 'exception', 'fatal',
-         '_warn', 'refuse', '_drop_first', 'input_fault'}
+         '_warn', 'refuse', '_refuse', 'HintError', '_drop_first', 'input_fault'}
 # The texts that these functions return, also in lists and tuples, are shown to the user.
 RETURNING = {'rounding_warning', 'find', '_fault', '_unread', '_assumptions', 'find_files',
              'warnings', 'missing_link', '_reason', '_why_silent', 'fault_of'}

@@ -486,3 +486,34 @@ def test_after_a_jump_back_the_map_follows_the_poses_of_the_new_time() -> None:
     rig.roles.take(FragmentPose(stamp_of(9) + 1, CAMERA, 0, camera_of(9)))
     rig.roles.repeat(0.2)
     assert np.allclose(rig.last('odom') @ odom_of(9), camera_of(9) @ invert(MOUNT))
+
+
+@pytest.mark.parametrize('role', ['camera', 'base', 'odom'])
+def test_map_to_odom_is_silent_while_the_camera_is_searched_for(role: str) -> None:
+    rig = rig_of(role, odom_hold_sec=60.0)
+    rig.drive(*range(8 if role == 'odom' else 0))
+    rig.see(1, 2)
+    before = rig.last('odom')
+    # Another map is loaded; the camera is in a fragment whose place is not known.
+    rig.roles.restart(is_located=False)
+    rig.roles.take_places({1: similarity(2.0, 5.0)}, is_located=False)
+    since = len(rig.sent)
+    rig.now_ns = stamp_of(4)
+    rig.see(3, 4, fragment_id=1)
+    rig.now_ns += STEP_NS
+    rig.roles.repeat(0.2)
+    assert ('map', 'odom') not in rig.edges(since)
+    assert bool(rig.edges(since)) is (role != 'odom')
+    # It is found: what is repeated is right at once, and odom has not moved.
+    place = similarity(2.0, -3.0, 1.0, yaw_deg=30.0)
+    motions, since = len(rig.motions), len(rig.sent)
+    rig.roles.take_places({1: place}, is_located=True)
+    rig.now_ns += STEP_NS
+    rig.roles.repeat(0.2)
+    assert ('map', 'odom') in rig.edges(since) and len(rig.motions) == motions
+    in_map = move_pose(place, camera_of(4))
+    odom_from_camera = odom_of(4) @ MOUNT if role == 'odom' else rig.motions[-1].odom_from_camera
+    np.testing.assert_allclose(rig.last('odom') @ odom_from_camera, in_map, atol=1e-9)
+    assert not np.allclose(before, rig.last('odom'))
+    rig.see(5, fragment_id=1)
+    assert rig.sent[-1][0] == stamp_of(5) and ('map', 'odom') in rig.edges(len(rig.sent) - 2)

@@ -18,6 +18,7 @@ from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 
 from .constraint import Constraint, read_constraint, without_fragment
 from .fragment import Fragment
+from .groups import group_of, unlocated
 from .keyframe_store import KeptKeyframe, KeptReport, KeyframeStore
 from .overlap import Join
 from .saved_fragments import fragment_tree, read_fragment
@@ -108,6 +109,17 @@ class Atlas:
         self.unit *= similarity_scale(new_map_from_map)
         self.move_all(new_map_from_map)
 
+    def locate(self, new_map_from_map: np.ndarray, fragment_id: int) -> None:
+        """Move the current fragment and its unlocated group to their place, by a similarity.
+
+        The unit of the group is then that of another fragment, by its id.
+        """
+        for one in sorted(group_of({self.current.id}, self.constraints) & self.unlocated()):
+            fragment = self.fragments[one]
+            fragment.unlocated, fragment.connected = False, True
+            fragment.scale = self.fragments[fragment_id].scale
+            self.move(one, new_map_from_map @ fragment.map_from_fragment)
+
     def take_moved(self) -> tuple[int, ...]:
         """Return the ids of the fragments that moved since the last call."""
         moved, self._moved = tuple(sorted(self._moved & set(self.fragments))), set()
@@ -144,18 +156,36 @@ class Atlas:
         """
         return {one.id for one in self.fragments.values() if one.received} - self._reached()
 
+    def unlocated(self) -> set[int]:
+        """Return the fragments that are in no view of the map, because their place is unknown."""
+        return unlocated(self.fragments, self.constraints)
+
+    def located(self) -> list[Fragment]:
+        """Return all other fragments, oldest first."""
+        excluded = self.unlocated()
+        return [one for one in self.fragments.values() if one.id not in excluded]
+
+    def keyframes(self) -> dict[int, KeptKeyframe]:
+        """Return all kept keyframes by their numbers, oldest first."""
+        return {number: kept for fragment in self.fragments.values()
+                for number, kept in fragment.keyframes.items()}
+
+    def newest_number(self, fragment_id: int) -> int:
+        """Return the number of the newest keyframe of a fragment that has one."""
+        return next(reversed(self.fragments[fragment_id].keyframes))
+
     def _reached(self) -> set[int]:
         """Return the fragments that measurements connect with the oldest one.
 
         A loop counts once the pose graph has accepted it, and the fragments are placed by it.
         """
-        if all(one.connected for one in self.fragments.values()):
+        if all(one.connected and not one.unlocated for one in self.fragments.values()):
             return set(self.fragments)
         believed = [one for one in self.constraints if one.kind == 'overlap' or one.accepted]
         joined = {one.second for one in believed if one.kind == 'overlap'}
         # Given poses, or fragments that were removed, have placed those that are not joined.
         reached = {one.id for one in self.fragments.values()
-                   if one.connected and one.id not in joined}
+                   if one.connected and not one.unlocated and one.id not in joined}
         reached.add(min(self.fragments))
         size = 0
         while len(reached) > size:
@@ -171,14 +201,14 @@ class Atlas:
 
     def path(self) -> PathView:
         """Return the poses of all keyframes in the map, oldest first."""
-        stamps = [fragment.path.stamps for fragment in self.fragments.values()]
-        transforms = [_moved_poses(fragment) for fragment in self.fragments.values()]
+        stamps = [fragment.path.stamps for fragment in self.located()]
+        transforms = [_moved_poses(fragment) for fragment in self.located()]
         return PathView(np.concatenate(stamps), np.concatenate(transforms))
 
     def poses(self, frame_id: str) -> list[StampedPose]:
         """Return the path as poses of a camera, with their covariances."""
         found = []
-        for fragment in self.fragments.values():
+        for fragment in self.located():
             path = fragment.path
             for stamp, transform, covariance in zip(path.stamps, path.transforms,
                                                     path.covariances, strict=True):
@@ -199,11 +229,11 @@ class Atlas:
 
     def located_stores(self, layer: str,
                        assumed_first: bool = False) -> list[tuple[Any, np.ndarray]]:
-        """Return as `stores`, each with its fragment's `map_from_fragment` [4, 4].
+        """Return the stores of located fragments, each with its `map_from_fragment` [4, 4].
 
         `assumed_first`: those whose place is only assumed come before all others.
         """
-        fragments = list(self.fragments.values())
+        fragments = self.located()
         if assumed_first:
             assumed = self.unconnected()
             fragments.sort(key=lambda one: one.id not in assumed)
@@ -260,6 +290,9 @@ class Atlas:
         for fragment in list(self.fragments.values())[:-1]:
             if not (len(fragment.path) or fragment.keyframes
                     or any(map(len, fragment.stores.values()))):
+                for one in self.constraints if fragment.unlocated else ():
+                    if one.kind == 'overlap' and one.first == fragment.id:
+                        self.fragments[one.second].unlocated = True
                 del self.fragments[fragment.id]
                 self.constraints = without_fragment(self.constraints, fragment.id)
 

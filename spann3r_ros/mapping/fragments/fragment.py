@@ -22,7 +22,8 @@ class Fragment:
     [4, 4] is a similarity; it alone changes when the fragment moves. `fragment_from_sequence`
     [4, 4], a similarity, places the points of the network; it is fixed before the first keyframe.
     `keyframes` are by number, `stores` by the name of their layer. `connected` is false if the
-    place in the map was assumed and not measured.
+    place in the map was assumed and not measured. `unlocated` is true if there is no such
+    assumption either: the fragment is in no view of the map until it is found there.
     """
 
     id: int
@@ -35,3 +36,4 @@ class Fragment:
     # How many keyframes the fragment has received; some may have been evicted since.
     received: int = 0
     connected: bool = True
+    unlocated: bool = False

@@ -32,13 +32,15 @@ class GraphView:
 
 
 def view_graph(atlas: Atlas) -> GraphView:
-    """Return the graph of an atlas as it is now."""
-    cameras = {one.id: _cameras(one) for one in atlas.fragments.values()}
+    """Return the graph of an atlas as it is now, without fragments that have no place in it."""
+    cameras = {one.id: _cameras(one) for one in atlas.located()}
     counts = [len(one) for one in cameras.values()]
     unconnected = atlas.unconnected()
     edges: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
         JOIN: [], ACCEPTED: [], REJECTED: [], UNJUDGED: []}
     for one in atlas.constraints:
+        if not {one.first, one.second} <= set(cameras):
+            continue
         first, second = cameras[one.first], cameras[one.second]
         if not (len(first) and len(second)):
             continue

@@ -86,6 +86,11 @@ class Overlap:
             return 1.0
         return sum(self._last_shares) / max(sum(self._first_shares), 1e-9)
 
+    @property
+    def origin(self) -> int:
+        """Return the id of the fragment in which `keyframes` were keyframes."""
+        return self._origin
+
     def count(self, confidence: np.ndarray) -> None:
         """Take the confidence [h, w] of a keyframe of the current fragment."""
         share = float((confidence >= self._min_confidence).mean())

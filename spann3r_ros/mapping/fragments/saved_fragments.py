@@ -35,6 +35,7 @@ def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
     return {
         'id': fragment.id, 'received': fragment.received, 'connected': fragment.connected,
         'scale': scale_tree(fragment.scale),
+        **({'unlocated': True} if fragment.unlocated else {}),
         'map_from_fragment': fragment.map_from_fragment,
         'fragment_from_sequence': fragment.fragment_from_sequence,
         'path': _poses_tree(path.stamps, path.transforms, path.covariances),
@@ -57,7 +58,8 @@ def read_fragment(node: SavedNode, layers: Mapping[str, tuple[Layer, Any]],
          for name, (layer, counters) in layers.items()},
         node.integer('received'),
         # Maps of earlier versions have no such entry.
-        node.flag('connected') if node.has('connected') else True)
+        node.flag('connected') if node.has('connected') else True,
+        node.flag('unlocated') if node.has('unlocated') else False)
 
 
 def _poses_tree(stamps: np.ndarray, transforms: np.ndarray,

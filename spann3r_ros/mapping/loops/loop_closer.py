@@ -100,6 +100,10 @@ class LoopCloser:
         self._waited += 1
         return self._close(number, keyframe, atlas)
 
+    def begin_again(self) -> None:
+        """Take over the descriptors of all kept keyframes with the next one that is observed."""
+        self._is_indexed = False
+
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map; the descriptors are saved with the keyframes."""
         return {'waited': self._waited, 'accepted': self.accepted, 'rejected': self.rejected,

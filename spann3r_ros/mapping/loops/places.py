@@ -11,7 +11,7 @@ m is the mean, V and w >= 0 are the principal directions and variances of a samp
 """
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,21 @@ class Places:
         elif self._sampled:
             self._whitened[row] = self._whiten(self._descriptors[row:row + 1])[0]
 
+    def fill(self, numbers: Sequence[int], groups: Sequence[int],
+             descriptors: np.ndarray) -> None:
+        """Replace all keyframes by others [n], by ascending numbers; `descriptors` is [n, d].
+
+        The statistics are computed once.
+        """
+        self.__init__()
+        self._descriptors = np.zeros((0, descriptors.shape[1]), np.float32)
+        self._reserve(len(numbers))
+        self._count = len(numbers)
+        self._numbers[:self._count], self._groups[:self._count] = numbers, groups
+        self._descriptors[:self._count] = descriptors
+        if self._count >= MIN_KEYFRAMES:
+            self._sample()
+
     def retain(self, numbers: Container[int]) -> None:
         """Forget all keyframes but these."""
         kept = np.fromiter((one in numbers for one in self._numbers[:self._count].tolist()), bool,
@@ -113,6 +128,17 @@ class Places:
         found = np.flatnonzero(eligible & (similarity >= least))
         found = found[np.argsort(-similarity[found], kind='stable')][:most]
         return [Candidate(int(self._numbers[one]), float(similarity[one])) for one in found]
+
+    def similarities(self) -> list[Candidate]:
+        """Return all keyframes before the newest one, with their similarity to it.
+
+        Without statistics the similarities are zero.
+        """
+        last = self._count - 1
+        similarity = (self._whitened[:last] @ self._whitened[last] if self._sampled and last > 0
+                      else np.zeros(max(last, 0)))
+        return [Candidate(number, float(one)) for number, one in zip(
+            self._numbers[:max(last, 0)].tolist(), similarity, strict=True)]
 
     def _sample(self) -> None:
         """Compute the statistics, and whiten all descriptors by them."""

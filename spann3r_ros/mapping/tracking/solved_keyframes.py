@@ -70,6 +70,10 @@ class SolvedPoses(PoseSource):
         """Go on in a new fragment; `new_from_former` [4, 4] is a similarity."""
         self._filter.begin_fragment(new_from_former)
         self._corners.rescale(similarity_scale(new_from_former))
+        if fragment.unlocated:
+            # The camera has been elsewhere meanwhile.
+            self._filter.forget()
+            self._corners.stop()
         self.overlap.begin_fragment(fragment, new_from_former, seen_again)
         self.lost = 0
 

@@ -80,7 +80,8 @@ class Diagnostics:
                          keyframes=mapping.keyframes, blind=report.accounts.blind,
                          voxels=mapping.voxels, memory_tokens=mapping.memory.status.tokens,
                          resets=mapping.memory.resets, metric=mapping.scale.metric,
-                         grid=mapping.grid_reason or 'published')])
+                         grid=mapping.grid_reason or 'published',
+                         localisation=mapping.localisation)])
         message.header.stamp = now.to_msg()
         self._publisher.publish(message)
 
@@ -119,6 +120,9 @@ def _of_map(health: Health, mapping: MappingStatus) -> Health:
     """Return the health of the map: images that show nothing do not fail, but add nothing."""
     if health.level == OK and mapping.blind_reason:
         return Health(WARN, f'{mapping.blind_reason}; such images are skipped')
+    if health.level == OK and mapping.localisation == 'searching':
+        return Health(WARN, 'the place of the camera in the map is searched for: '
+                            f'{mapping.localisation_reason}')
     return health if health.message else Health(OK, mapping.phase)
 
 

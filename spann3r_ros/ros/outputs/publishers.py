@@ -79,6 +79,7 @@ class MapPublishers:
             MapperStatus, '~/status', QoSProfile(depth=10),
             qos_overriding_options=QoSOverridingOptions(STREAM_POLICIES))
         self._places: Mapping[int, np.ndarray] = {}
+        self._unlocated: frozenset[int] = frozenset()
         self._voxel_size = 0.0
         self._warned_of_rounding = False
         self._stamp_ns = 0
@@ -98,8 +99,8 @@ class MapPublishers:
 
     def publish(self, update: MapUpdate, mapper: Mapper) -> None:
         """Publish the results of one frame."""
-        self._places = update.places
-        self._roles.take_places(update.places)
+        self._places, self._unlocated = update.places, update.unlocated
+        self._roles.take_places(update.places, update.located)
         self._voxel_size = mapper.voxel_size
         for keyframe in update.keyframes:
             self._publish_keyframe(keyframe)
@@ -129,7 +130,7 @@ class MapPublishers:
 
     def begin(self, mapper: Mapper) -> None:
         """Publish a new map and path, empty or loaded; the odometry does not jump."""
-        self._roles.restart()
+        self._roles.restart(mapper.is_located)
         self._pose_stamp_ns = -1
         self._voxel_size, self._warned_of_rounding = mapper.voxel_size, False
         self._change()
@@ -172,7 +173,7 @@ class MapPublishers:
         place = self._places[keyframe.fragment_id]
         map_header = conversions.to_header(keyframe.stamp_ns, self._map_frame)
         image_header = conversions.to_header(keyframe.stamp_ns, keyframe.frame_id)
-        if _has_subscribers(self._points):
+        if _has_subscribers(self._points) and keyframe.fragment_id not in self._unlocated:
             self._points.publish(conversions.keyframe_cloud(
                 keyframe, place, map_header, self._max_cloud_bytes))
             self._warn_of_rounding(keyframe, place)
@@ -231,7 +232,7 @@ class MapPublishers:
         if pose.stamp_ns <= self._pose_stamp_ns or not self._pose.is_activated:
             return
         self._pose_stamp_ns = pose.stamp_ns
-        if _has_subscribers(self._pose):
+        if _has_subscribers(self._pose) and located.fragment_id not in self._unlocated:
             self._pose.publish(conversions.to_pose_with_covariance(pose, self._map_frame))
         # A pose that was received from TF is not published again as an own measurement.
         if not self._solved:
