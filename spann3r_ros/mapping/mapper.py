@@ -226,7 +226,8 @@ class Mapper:
 
     def graph(self) -> GraphView:
         """Return keyframes, fragments and constraints in the map."""
-        return view_graph(self._state.atlas)
+        state = self._state
+        return view_graph(state.atlas, state.back_end.loops.refused_pairs())
 
     def cloud(self) -> VoxelCloud:
         """Return the voxels of all fragments as points in the map."""

@@ -191,6 +191,10 @@ class MappingState:
             loops_rejected=atlas.loops(accepted=False),
             voxels_carved=voxel_map.carved,
             grid_reason=self.grid_reason(grid),
+            loops_refused=self.back_end.loops.refused,
+            loop_refusal=self.back_end.loops.refusal,
+            back_end_failures=self.back_end.failures,
+            back_end_reason=self.back_end.failure,
         )
 
     def forget_calibration(self) -> None:

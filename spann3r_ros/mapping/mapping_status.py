@@ -23,7 +23,8 @@ class MappingStatus:
     and are no keyframes. `blind_reason` is what the newest images lack, or empty. `fragments`
     counts those with keyframes, `fragments_unconnected` those of them that no measurement connects
     with the oldest one. `loops_accepted` and `loops_rejected` are what the pose graph says of the
-    loops between the fragments of the map. `revision` grows whenever a fragment moves.
+    verified loops, or has said of those that it has forgotten. `revision` grows whenever a
+    fragment moves.
     `poses_failed` counts keyframes whose pointmap gave no pose, `poses_gated` those whose pointmap
     gave a pose that the filter rejected, and `pose_resets` how often it then followed the
     pointmaps after all. `keyframes_left_out` counts keyframes without a pose, whose points did not
@@ -32,6 +33,9 @@ class MappingStatus:
     share of the newest image that the network sees; it is NaN before the first image.
     `voxels_carved` counts voxels removed because later keyframes saw through them.
     `grid_reason` is why the map has no occupancy grid, or empty.
+    `loops_refused` counts the candidates of loops that were not verified, `loop_refusal` is what
+    the newest of them lacked, or empty. `back_end_failures` counts what failed while keyframes in
+    the map were levelled, scaled or corrected, `back_end_reason` says what failed last.
     """
 
     phase: str
@@ -58,6 +62,10 @@ class MappingStatus:
     loops_rejected: int
     voxels_carved: int
     grid_reason: str = ''
+    loops_refused: int = 0
+    loop_refusal: str = ''
+    back_end_failures: int = 0
+    back_end_reason: str = ''
 
 
 @dataclass(frozen=True)

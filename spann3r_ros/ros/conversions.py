@@ -272,7 +272,9 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         fragments_unconnected=mapping.fragments_unconnected,
         loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected,
         voxels_carved=mapping.voxels_carved,
-        grid_reason=mapping.grid_reason)
+        grid_reason=mapping.grid_reason,
+        loops_refused=mapping.loops_refused, loop_refusal=mapping.loop_refusal,
+        back_end_failures=mapping.back_end_failures, back_end_reason=mapping.back_end_reason)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

@@ -250,24 +250,25 @@ def test_without_a_loop_there_is_nothing_to_solve(monkeypatch: pytest.MonkeyPatc
     assert mapper.status().revision == 0 and not mapper._state.back_end.is_pending
 
 
-def test_a_measured_scale_stretches_the_map_about_its_origin() -> None:
-    plain, mapper = mapped(), mapped()
-    mapper._state.back_end.correction.set_scale(ScalePrior(2, float(np.log(3.0)), 1e-6))
+def test_a_measured_scale_takes_part_in_the_solution_of_a_loop(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, mapper = closed(), mapped()
+    monkeypatch.setattr(mapper._state.back_end.scale, 'priors',
+                        lambda _: [ScalePrior(2, float(np.log(3.0)), 1e-6)])
+    # It waits for a loop.
+    go_on(mapper, LOOP_AT, LOOP_AT + 1)
+    assert not mapper._state.back_end.is_pending and not mapper.status().revision
+    add(mapper, true_loop(mapper, 0, 6))
     for one in (plain, mapper):
-        go_on(one, LOOP_AT, COUNT).flush()
-    for pose, expected in zip(mapper.trajectory, plain.trajectory, strict=True):
-        np.testing.assert_allclose(pose.world_from_camera[:3, 3],
-                                   3.0 * expected.world_from_camera[:3, 3], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(pose.world_from_camera[:3, :3],
-                                   expected.world_from_camera[:3, :3], atol=1e-4)
-    # A scale may wait for a loop, which keeps it.
-    mapper = mapped()
-    correction = mapper._state.back_end.correction
-    correction.set_scale(ScalePrior(2, float(np.log(3.0)), 1e-6), is_due=False)
-    assert not correction.is_pending
-    add(mapper, true_loop(mapper, 0, 6)).flush()
+        one.flush()
     scale = similarity_scale(mapper._state.atlas.fragments[2].map_from_fragment)
     assert scale == pytest.approx(3.0, rel=1e-3)
+    # The whole map is stretched about its origin, and corrected by the loop as without the scale.
+    for one in plain._state.atlas.fragments.values():
+        place = mapper._state.atlas.fragments[one.id].map_from_fragment
+        assert similarity_scale(place) == pytest.approx(
+            3.0 * similarity_scale(one.map_from_fragment), rel=0.02)
+    assert end_error(mapper) < 3.0 * 0.03 < end_error(mapped())
 
 
 def test_given_poses_are_not_corrected() -> None:
@@ -282,19 +283,40 @@ def test_given_poses_are_not_corrected() -> None:
     assert mapper.status().revision == 0 and mapper.status().fragments_unconnected == 0
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 def test_a_graph_without_a_solution_leaves_the_map_and_is_reported(
-        caplog: pytest.LogCaptureFixture) -> None:
+        caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        if remaining:
+            raise remaining.pop()
+        return solve(*_)
+    solve, remaining = correction_module.solve, [ArithmeticError('singular'), SystemExit()]
+    monkeypatch.setattr(correction_module, 'solve', failing)
     mapper = mapped()
-    loop = true_loop(mapper, 0, 6)
-    add(mapper, replace(loop, covariance=np.diag([-1.0] + 6 * [1.0])))
-    go_on(mapper, LOOP_AT, LOOP_AT + 4)
-    assert 'the pose graph has no solution' in caplog.text
-    assert mapper.status().revision == 0
-    assert (mapper.status().loops_accepted, mapper.status().loops_rejected) == (0, 0)
+    for dead, count in (('its thread has died', 1), ('singular', 2)):
+        add(mapper, true_loop(mapper, 0, 6))
+        mapper = go_on(mapper, LOOP_AT + 3 * count - 3, LOOP_AT + 3 * count)
+        status = mapper.status()
+        assert caplog.text.count(f'the pose graph has no solution: {dead}') >= 1
+        assert f'the pose graph has no solution: {dead}' in status.back_end_reason
+        # The loop does not spoil the next solution, and stays counted.
+        assert (status.revision, status.back_end_failures) == (0, count)
+        assert (status.loops_accepted, status.loops_rejected) == (0, count)
+        assert not mapper._state.back_end.is_pending
+    assert status.keyframes == LOOP_AT + 5
+    add(mapper, true_loop(mapper, 0, 6)).flush()
+    assert mapper.status().loops_accepted == 1 and end_error(mapper) < 0.03
+    loaded = make_mapper(POSES, DRIFTING)
+    loaded.load(decode_tree(*encode_tree(mapper.tree())))
+    for name in ('loops_accepted', 'loops_rejected', 'back_end_failures', 'back_end_reason'):
+        assert getattr(loaded.status(), name) == getattr(mapper.status(), name)
 
 
 def test_constraints_that_are_no_loops_of_the_map_are_refused() -> None:
     mapper = mapped()
+    for wrong in (-SURE, None, np.nan * SURE):
+        with pytest.raises(ValueError, match='constraint: expected a finite similarity'):
+            add(mapper, replace(true_loop(mapper, 0, 6), covariance=wrong))
     for wrong in (replace(true_loop(mapper, 0, 6), second=20),
                   replace(true_loop(mapper, 0, 6), kind='overlap')):
         with pytest.raises(ValueError, match='constraint: expected a loop between two of the'):

@@ -96,7 +96,7 @@ def test_rooms_that_look_alike_are_not_welded() -> None:
     assert all(second < FIRST_ROOM + WAY or first >= FIRST_ROOM for first, second in found(mapper))
     far = [one for one in records if one.reason.startswith('far from the path')]
     assert len(far) >= 30
-    assert (loops.accepted, loops.rejected) == (len(found(mapper)), len(records)
+    assert (loops.verified, loops.refused) == (len(found(mapper)), len(records)
                                                 - len(found(mapper)))
     # Images and geometry of the rooms do not differ: with a path that may have drifted
     # by any distance, they are welded.
@@ -141,7 +141,7 @@ def same(one: LoopRecord, two: LoopRecord) -> bool:
 def test_without_loops_nothing_changes() -> None:
     off = mapped(network(returns=True), LoopConfig(), 75)
     plain = mapped(network(returns=True, kind=Plain), LoopConfig(), 75)
-    assert not closer(off).records and closer(off).accepted == 0
+    assert not closer(off).records and closer(off).verified == 0
     assert {one.kind for one in off._state.atlas.constraints} == {'overlap'}
     np.testing.assert_array_equal(off.path().map_from_camera, plain.path().map_from_camera)
     np.testing.assert_array_equal(off.cloud().points, plain.cloud().points)
@@ -158,7 +158,7 @@ def test_verifications_are_limited() -> None:
 def test_a_pair_without_memory_is_refused() -> None:
     mapper = mapped(network(returns=True, kind=Forgetful), LOOPS)
     assert {one.reason.split(':')[0] for one in closer(mapper).records} == {'no memory'}
-    assert closer(mapper).accepted == 0 < closer(mapper).rejected
+    assert closer(mapper).verified == 0 < closer(mapper).refused
 
 
 def test_evicted_keyframes_close_no_loops() -> None:
@@ -199,7 +199,7 @@ def test_a_saved_map_finds_the_same_loops() -> None:
     other = Mapper(network(returns=True), mapper._config)
     other.load(decode_tree(*encode_tree(mapper.tree())))
     assert len(closer(other).records) == len(closer(mapper).records) > 0
-    assert closer(other).accepted == closer(mapper).accepted
+    assert closer(other).verified == closer(mapper).verified
     for index, frame in list(enumerate(frames(answering)))[middle:]:
         step(mapper, index, frame)
         step(other, index, frame)

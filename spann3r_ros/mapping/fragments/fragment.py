@@ -32,6 +32,8 @@ class Fragment:
     path: PoseSeries = field(default_factory=PoseSeries)
     keyframes: dict[int, KeptKeyframe] = field(default_factory=dict)
     stores: dict[str, Any] = field(default_factory=dict)
+    # Length of the path of removed fragments just before this one, in its unit.
+    gap: float = 0.0
     # How many keyframes the fragment has received; some may have been evicted since.
     received: int = 0
     connected: bool = True

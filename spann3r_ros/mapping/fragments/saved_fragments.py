@@ -37,7 +37,9 @@ def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
         'scale': scale_tree(fragment.scale),
         'map_from_fragment': fragment.map_from_fragment,
         'fragment_from_sequence': fragment.fragment_from_sequence,
-        'path': _poses_tree(path.stamps, path.transforms, path.covariances),
+        'path': {**_poses_tree(path.stamps, path.transforms, path.covariances),
+                 'totals': path.totals()},
+        'gap': fragment.gap,
         'keyframes': _keyframes_tree(fragment.keyframes, min_confidence),
         'stores': {layer.name: layer.store_tree(fragment.stores[layer.name]) for layer in layers}}
 
@@ -50,14 +52,23 @@ def read_fragment(node: SavedNode, layers: Mapping[str, tuple[Layer, Any]],
     return Fragment(
         identifier, read_similarity(node, 'map_from_fragment'),
         read_similarity(node, 'fragment_from_sequence'), read_scale(node.node('scale')),
-        PoseSeries.of(*_read_poses(node.node('path'))),
+        _read_path(node.node('path')),
         _read_keyframes(node.node('keyframes'), identifier, frame_id),
         {name: layer.new_store() if counters is None
          else layer.read_store(stores.node(name), counters)
          for name, (layer, counters) in layers.items()},
-        node.integer('received'),
-        # Maps of earlier versions have no such entry.
-        node.flag('connected') if node.has('connected') else True)
+        received=node.integer('received'),
+        # Maps of earlier versions have no such entries.
+        connected=node.flag('connected') if node.has('connected') else True,
+        gap=node.number('gap', 0.0) if node.has('gap') else 0.0)
+
+
+def _read_path(node: SavedNode) -> PoseSeries:
+    path = PoseSeries.of(*_read_poses(node))
+    # Maps of earlier versions have no such entry.
+    if node.has('totals'):
+        path.restore_totals(node.node('totals'))
+    return path
 
 
 def _poses_tree(stamps: np.ndarray, transforms: np.ndarray,

@@ -279,7 +279,7 @@ class _Linearisation:
         covariance = (inverse @ scores @ scores.T @ inverse
                       * (NEIGHBOURS * len(occupied) / independent) + np.diag(FLOOR**2))
         deviations = np.sqrt(np.diag(covariance))
-        if (deviations > MAX_DEVIATION).any():
+        if not (deviations <= MAX_DEVIATION).all():
             raise AlignmentError(
                 'fragment: expected deviations up to '
                 f'{MAX_DEVIATION[0]:.0%} of the depth, {np.degrees(MAX_DEVIATION[3]):.1f} degrees '

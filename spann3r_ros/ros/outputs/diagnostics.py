@@ -80,7 +80,8 @@ class Diagnostics:
                          keyframes=mapping.keyframes, blind=report.accounts.blind,
                          voxels=mapping.voxels, memory_tokens=mapping.memory.status.tokens,
                          resets=mapping.memory.resets, metric=mapping.scale.metric,
-                         grid=mapping.grid_reason or 'published')])
+                         grid=mapping.grid_reason or 'published',
+                         back_end_failures=mapping.back_end_failures)])
         message.header.stamp = now.to_msg()
         self._publisher.publish(message)
 
@@ -116,9 +117,14 @@ class Diagnostics:
 
 
 def _of_map(health: Health, mapping: MappingStatus) -> Health:
-    """Return the health of the map: images that show nothing do not fail, but add nothing."""
+    """Return the health of the map: images that show nothing do not fail, but add nothing.
+
+    What fails in the back end costs no frame, but the map lacks it.
+    """
     if health.level == OK and mapping.blind_reason:
         return Health(WARN, f'{mapping.blind_reason}; such images are skipped')
+    if health.level == OK and mapping.back_end_reason:
+        return Health(WARN, f'the back end failed: {mapping.back_end_reason}')
     return health if health.message else Health(OK, mapping.phase)
 
 
