@@ -18,6 +18,7 @@ from spann3r_ros.core.types import Frame
 
 from .fragments.atlas import Atlas
 from .loops.correction import Correction
+from .loops.join_check import check_join
 from .loops.loop_closer import LoopCloser
 from .loops.pose_graph import ScalePrior
 from .mapper_config import MapperConfig
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class BackEnd:
-    """Levels a map that began without gravity, measures its scale, and closes its loops.
+    """Levels a map that began without gravity, checks joins, measures the scale, closes loops.
 
     `levelled` is true once the map is level, or if given poses place it. `correction` takes loops
     and measured scales. With given poses it is not used: nothing corrects these. `failures` counts
@@ -37,6 +38,7 @@ class BackEnd:
     """
 
     def __init__(self, config: MapperConfig, memory: MemoryManager) -> None:
+        self._config = config
         self.levelled = False
         self.scale = ScaleTracker(config)
         self.loops = LoopCloser(config, memory)
@@ -50,6 +52,7 @@ class BackEnd:
 
     def configure(self, config: MapperConfig) -> None:
         """Use other settings from the next frame on."""
+        self._config = config
         self.scale.configure(config)
         self.loops.configure(config)
         self.correction.configure(config.loops)
@@ -67,6 +70,8 @@ class BackEnd:
         with self._counted('levelling the map'):
             self._level(frame, keyframes, atlas)
         for keyframe in keyframes:
+            with self._counted('checking a join'):
+                check_join(keyframe, atlas, self._config)
             if keyframe.stamp_ns == frame.stamp_ns:
                 with self._counted('measuring the scale'):
                     self.scale.observe(frame, keyframe, atlas)

@@ -191,7 +191,7 @@ class FrontEnd:
         # The load of a map was counted when it was loaded.
         self._memory.reset(reason, self._has_lost_memory, counts=reason != MAP_LOADED)
         former = state.atlas.current.map_from_fragment
-        fragment = state.atlas.begin()
+        fragment = state.atlas.begin(after_gap=reason in (TIME_JUMPED, MAP_LOADED))
         if state.poses is not None:
             state.poses.begin_fragment(
                 fragment, invert_similarity(fragment.map_from_fragment) @ former,

@@ -2,6 +2,7 @@
 """Loops and measured scales correct a map beside the live stream, at a frame that they decide."""
 from __future__ import annotations
 
+import math
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -15,10 +16,12 @@ from mapper_runs import CAMERA, SCENE, make_mapper
 from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, render_frames
 
 from spann3r_ros.core.transforms import invert, similarity_scale
-from spann3r_ros.mapping.fragments.constraint import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint, without_fragment
 from spann3r_ros.mapping.loops import correction as correction_module
 from spann3r_ros.mapping.loops.pose_graph import ScalePrior
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.scale.scale_config import ScaleConfig
 from spann3r_ros.mapping.storage.exports import read_tum
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes, read_map
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
@@ -161,6 +164,41 @@ def test_a_move_between_snapshot_and_application_stays() -> None:
     for pose, expected in zip(moved.trajectory, plain.trajectory, strict=True):
         np.testing.assert_allclose(pose.world_from_camera[:3, 3], (
             place @ expected.world_from_camera)[:3, 3], atol=1e-6)
+
+
+def test_a_move_stays_if_the_oldest_fragment_is_gone_meanwhile() -> None:
+    plain, moved = closed(), closed()
+    place = np.diag([2.0, 2.0, 2.0, 1.0])
+    place[:3, 3] = 3.0, -1.0, 0.5
+    for mapper in (plain, moved):
+        mapper.process(FRAMES[LOOP_AT])
+        atlas = mapper._state.atlas
+        del atlas.fragments[0]
+        atlas.constraints = without_fragment(atlas.constraints, 0)
+    moved._state.atlas.move_all(place)
+    for mapper in (plain, moved):
+        go_on(mapper, LOOP_AT + 1, LOOP_AT + 4)
+    assert plain.status().revision > 0 and moved.status().back_end_failures == 0
+    for pose, expected in zip(moved.trajectory, plain.trajectory, strict=True):
+        np.testing.assert_allclose(pose.world_from_camera[:3, 3], (
+            place @ expected.world_from_camera)[:3, 3], atol=1e-6)
+
+
+def test_a_fragment_that_moves_alone_meanwhile_keeps_its_motion() -> None:
+    plain, moved = closed(), closed()
+    stretch = np.diag([1.02, 1.02, 1.02, 1.0])
+    stretch[:3, 3] = 0.1, 0.0, 0.0
+    for mapper in (plain, moved):
+        mapper.process(FRAMES[LOOP_AT])
+    atlas = moved._state.atlas
+    assert atlas.current.id == 6
+    atlas.move(6, atlas.current.map_from_fragment @ stretch)
+    for mapper in (plain, moved):
+        mapper._state.back_end.finish(mapper._state.atlas)
+    for one in plain._state.atlas.fragments.values():
+        np.testing.assert_allclose(
+            atlas.fragments[one.id].map_from_fragment,
+            one.map_from_fragment @ (stretch if one.id == 6 else np.eye(4)), atol=1e-9)
 
 
 @pytest.mark.parametrize('more', [0, 1, 2])
@@ -334,3 +372,31 @@ def test_a_map_that_is_saved_before_a_correction_is_applied_shares_the_network(
     monkeypatch.setattr(SyntheticNetwork, '__deepcopy__', refuse, raising=False)
     assert mapper._state.back_end.is_pending
     encode_map(mapper)
+
+
+def test_a_measured_scale_does_not_undo_what_a_loop_has_corrected() -> None:
+    rng = np.random.default_rng(0)
+    config = MapperConfig(scale=ScaleConfig('depth'))
+    mapper = make_mapper(POSES, DRIFTING, config)
+    scales, revisions = [], []
+    for index, (frame, pose) in enumerate(zip(FRAMES, POSES, strict=True)):
+        if index and index % 10 == 0:
+            mapper.new_fragment()
+        metres = SCENE.render(pose, CAMERA)[1][..., 2]
+        mapper.process(replace(frame, depth=(metres * np.exp(
+            0.15 * rng.standard_normal(metres.shape))).astype(np.float32)))
+        if index == LOOP_AT - 1:
+            loop = true_loop(mapper, 0, 3)
+            stretched = loop.first_from_second.copy()
+            stretched[:3, :3] *= 1.06
+            add(mapper, replace(loop, first_from_second=stretched))
+        status = mapper.status()
+        revisions.append(status.revision)
+        newest = mapper._state.atlas.fragments[status.fragment_id]
+        scales.append(math.log(similarity_scale(newest.map_from_fragment)))
+    applied = LOOP_AT + 2
+    assert status.scale.metric and status.loops_accepted == 1
+    assert revisions[applied] > revisions[applied - 1]
+    assert scales[applied] - scales[applied - 1] > 0.015
+    # The keyframes after it measure the scale of before; nothing moves the fragment back.
+    assert abs(scales[-1] - scales[applied]) < 0.003

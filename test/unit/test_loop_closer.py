@@ -205,3 +205,41 @@ def test_a_saved_map_finds_the_same_loops() -> None:
         step(other, index, frame)
     assert found(other) == found(mapper)
     assert len(found(mapper)) > 30
+    assert map_hashes(other) == map_hashes(mapper)
+
+
+def test_a_saved_map_decides_as_one_that_was_not_saved_after_evictions() -> None:
+    answering, middle = network(returns=True), FIRST_ROOM + 2 * WAY + 4
+    small = replace(MapperConfig(live_pose=False), keyframes=KeyframeConfig(
+        selection='stride', max_full_bytes=0, max_bytes=800_000))
+    mapper = mapped(answering, LOOPS, middle, small)
+    assert mapper.status().kept.evicted > 20
+    other = Mapper(network(returns=True), mapper._config)
+    other.load(decode_tree(*encode_tree(mapper.tree())))
+    for index, frame in list(enumerate(frames(answering)))[middle:]:
+        step(mapper, index, frame)
+        step(other, index, frame)
+        places = [closer(one)._places for one in (mapper, other)]
+        np.testing.assert_array_equal(places[0].whitened(), places[1].whitened())
+    assert len(found(mapper)) > 5
+    assert all(map(same, closer(mapper).records, closer(other).records))
+    assert map_hashes(other) == map_hashes(mapper)
+    for name, wrong in (('numbers', np.arange(5)[::-1].copy()), ('basis', np.zeros((3, 3), 'f')),
+                        ('mean', np.zeros(7, np.float32)), ('whitened', np.zeros((2, 2), 'f'))):
+        tree = mapper.tree()
+        tree['state']['loops']['places'][name] = wrong
+        with pytest.raises(ValueError, match='loops.places'):
+            other.load(decode_tree(*encode_tree(tree)))
+
+
+def test_a_descriptor_that_is_not_finite_is_left_out() -> None:
+    class Spoilt(RoomsNetwork):
+        def _estimate(self, place: int) -> Estimate:
+            estimate = super()._estimate(place)
+            if self._indices[place] % 10 == 3:
+                return replace(estimate, descriptor=np.full_like(estimate.descriptor, np.nan))
+            return estimate
+    mapper = mapped(network(returns=True, kind=Spoilt), LOOPS)
+    assert mapper.status().back_end_failures == 0
+    assert len(found(mapper)) > 20
+    assert not any(image_of(one.second_pose.stamp_ns) % 10 == 3 for one in closer(mapper).records)

@@ -59,10 +59,11 @@ class Atlas:
         self._min_confidence = config.voxel_map.min_confidence
         self._keyframes.configure(config.keyframes, self._min_confidence)
 
-    def begin(self, scale: Scale | None = None) -> Fragment:
+    def begin(self, scale: Scale | None = None, after_gap: bool = False) -> Fragment:
         """Begin a fragment, and return it; an empty one is replaced.
 
-        Its frame is that of the map, in its `unit`.
+        Its frame is that of the map, in its `unit`. `after_gap`: the next image may show another
+        place than the last one, so that the join has to be checked.
         """
         former = self.current
         if not former.received:
@@ -72,14 +73,20 @@ class Atlas:
         self._drop_exhausted()
         self.current = self._new(former.id + (former.received > 0),
                                  former.scale if scale is None else scale)
+        # The overlap of a fragment without a pose is still that of the one before.
+        self.current.after_gap = after_gap or former.after_gap
         return self.current
 
     def connect(self, join: Join) -> None:
         """Record that keyframes of another fragment have placed the current one."""
-        if join.alignment is not None and join.first in self.fragments:
-            self.constraints.append(Constraint('overlap', join.first, self.current.id,
-                                               join.first_from_second,
-                                               join.alignment.covariance))
+        if join.alignment is None or join.first not in self.fragments:
+            return
+        constraint = Constraint('overlap', join.first, self.current.id, join.first_from_second,
+                                join.alignment.covariance)
+        if self.current.after_gap:
+            self.current.join, self.current.connected = constraint, False
+        else:
+            self.constraints.append(constraint)
 
     def move(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
         """Place a fragment anew; all views of its keyframes, path and voxels follow.

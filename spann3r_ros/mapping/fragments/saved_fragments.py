@@ -13,7 +13,7 @@ from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import is_rigid
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.layers.layer import Layer
-from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 from spann3r_ros.mapping.storage.saved_values import (
     is_covariance,
     read_scale,
@@ -21,6 +21,7 @@ from spann3r_ros.mapping.storage.saved_values import (
     scale_tree,
 )
 
+from .constraint import read_constraint
 from .fragment import Fragment
 from .keyframe_store import CompactKeyframe, KeptKeyframe, compacted
 from .pose_series import PoseSeries
@@ -39,7 +40,8 @@ def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
         'fragment_from_sequence': fragment.fragment_from_sequence,
         'path': {**_poses_tree(path.stamps, path.transforms, path.covariances),
                  'totals': path.totals()},
-        'gap': fragment.gap,
+        'gap': fragment.gap, 'after_gap': fragment.after_gap,
+        'join': None if fragment.join is None else vars_of(fragment.join),
         'keyframes': _keyframes_tree(fragment.keyframes, min_confidence),
         'stores': {layer.name: layer.store_tree(fragment.stores[layer.name]) for layer in layers}}
 
@@ -60,7 +62,9 @@ def read_fragment(node: SavedNode, layers: Mapping[str, tuple[Layer, Any]],
         received=node.integer('received'),
         # Maps of earlier versions have no such entries.
         connected=node.flag('connected') if node.has('connected') else True,
-        gap=node.number('gap', 0.0) if node.has('gap') else 0.0)
+        gap=node.number('gap', 0.0) if node.has('gap') else 0.0,
+        after_gap=node.flag('after_gap') if node.has('after_gap') else False,
+        join=read_constraint(node.node('join')) if node.has('join') else None)
 
 
 def _read_path(node: SavedNode) -> PoseSeries:

@@ -182,8 +182,10 @@ class LoopCloser:
             raise
         # Whatever the network raises for a pair, its sequence is as before and the map goes on.
         except Exception as error:
-            logger.exception('a loop is not verified')
-            raise MismatchError(f'no answer: {type(error).__name__}: {error}') from error
+            reason = f'no answer: {type(error).__name__}: {error}'
+            if reason != self.refusal:
+                logger.exception('a loop is not verified')
+            raise MismatchError(reason) from error
         if not _on_one_path(atlas, first.fragment_id, second.fragment_id):
             return found
         alignment = found.alignment
