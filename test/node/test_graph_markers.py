@@ -56,8 +56,9 @@ def test_markers_show_what_the_atlas_has() -> None:
         Constraint('overlap', 0, 1, np.eye(4)), Constraint('overlap', 2, 3, np.eye(4)),
         Constraint('loop', 0, 1, np.eye(4), accepted=True),
         Constraint('loop', 0, 3, np.eye(4), accepted=False)]
-    refused = [tuple(FragmentPose(0, 'camera', one, to_rigid(np.zeros(3), np.array([5.0, 0.0, 0.0])))
-                     for one in pair) for pair in ((0, 3), (0, 9))]
+    place = to_rigid(np.zeros(3), np.array([5.0, 0.0, 0.0]))
+    refused = [tuple(FragmentPose(0, 'camera', one, place) for one in pair)
+               for pair in ((0, 3), (0, 9))]
     markers = by_name(graph_markers(view_graph(atlas, refused), 0.1, HEADER))
     # The other one's fragment is gone.
     assert places(markers['loops_refused']) == [(5.0, 0.0, 0.0), (5.0, 0.0, 3.0)]

@@ -2,8 +2,10 @@
 """Loops that the mapper finds by itself on a walk that drifts: all of the map follows."""
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,10 @@ from oracle import EXACT, RoomsNetwork, TwinRooms, twin_walk
 from scipy.spatial import cKDTree
 from synthetic import SyntheticOptions, every_frame, square_camera
 
+sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
+from blind_images import bag_frames
+
+from spann3r_ros import share_directory
 from spann3r_ros.core.transforms import invert
 from spann3r_ros.core.types import Frame
 from spann3r_ros.mapping.fragments.graph_view import ACCEPTED, REFUSED
@@ -28,11 +34,13 @@ from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 from spann3r_ros.mapping.occupancy.occupancy_grid import Grid, GridView
 from spann3r_ros.mapping.storage.map_directory import map_hashes
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
+from spann3r_ros.networks.registry import open_network, resolve_checkpoint
 from spann3r_ros.pipeline.frame_roles import Edge, FrameRoles
 from spann3r_ros.pipeline.node_settings import NodeConfig
 from spann3r_ros.pipeline.transform_tree import TransformTree
 
-CAMERA, SCENE = square_camera(96), TwinRooms()
+BAG = share_directory() / 'bags' / 'demo_room'
+CAMERA, SCENE = square_camera(64), TwinRooms()
 DRIFT = 0.006  # metres along x for each image
 VOXEL = 0.06
 LOOPS = LoopConfig(enabled=True)
@@ -178,6 +186,20 @@ def test_the_join_after_a_jump_of_the_stamps_is_checked_by_the_first_keyframe(
         assert status.fragments_unconnected == unconnected, first_again
         assert len(mapper._state.atlas.constraints) == count + 1 - unconnected
     assert caplog.text.count('is not connected: its first keyframe shows another place') == 1
+
+
+def test_the_bundled_network_goes_on_at_the_same_place_only() -> None:
+    frames, bundled = bag_frames(BAG), open_network(resolve_checkpoint(''))
+    for first_again, unconnected in ((22, 0), (50, 1)):
+        mapper = Mapper(bundled)
+        for frame in frames[12:20]:
+            mapper.process(frame)
+        mapper.end_sequence(TIME_JUMPED)
+        for frame in frames[first_again:first_again + 5]:
+            mapper.process(frame)
+        mapper.flush()
+        status = mapper.status()
+        assert (status.fragments, status.fragments_unconnected) == (2, unconnected)
 
 
 def test_refused_candidates_are_in_the_status_and_on_the_graph() -> None:

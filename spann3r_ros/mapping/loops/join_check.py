@@ -9,6 +9,7 @@ which a loop is verified. Until then, and if it does not, the fragment is not co
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import invert
@@ -21,6 +22,8 @@ from .verification import check_overlap, compare, view_of
 
 # So many of the last keyframes before the gap are compared, newest first.
 COMPARED = 3
+# The depths come from two sequences of the network, and differ more than in a pair of images.
+DEPTH_TOLERANCE = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +51,14 @@ def _compare(join: Constraint, keyframe: Keyframe, atlas: Atlas, config: MapperC
     least = config.voxel_map.min_confidence
     view = view_of(keyframe, least)
     former = atlas.fragments[join.first].keyframes if join.first in atlas.fragments else {}
+    limits = replace(config.loops, max_residual=min(
+        DEPTH_TOLERANCE * config.loops.max_residual, 0.5))
     reason = 'none of them is left'
     for kept in reversed(list(former.values())[-COMPARED:]):
         between = (invert(kept.pose.fragment_from_camera) @ join.first_from_second
                    @ keyframe.pose.fragment_from_camera)
         try:
-            check_overlap(compare(view_of(kept, least), view, between, config.loops), config.loops)
+            check_overlap(compare(view_of(kept, least), view, between, limits), limits)
         except MismatchError as error:
             reason = str(error)
         else:
