@@ -34,7 +34,8 @@ from spann3r_ros.evaluation.recorded_runs import (
 )
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.fragments import overlap
-from spann3r_ros.mapping.fragments.sequence_alignment import Alignment, SharedView
+from spann3r_ros.mapping.fragments.sequence_alignment import Alignment
+from spann3r_ros.mapping.fragments.shared_views import SharedView
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import FragmentConfig, MapperConfig, SightConfig
 from spann3r_ros.networks.registry import open_network, resolve_checkpoint

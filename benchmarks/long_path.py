@@ -3,9 +3,11 @@
 
 A robot drives through a generated building of hundreds of rooms. The simulated network answers
 with the true depth and small errors, so that little but the mapper takes time. Fragments begin on
-a schedule. Voxels, bytes of keyframes and poses have bounds that the first tenth exceeds. The
-report has a line for each tenth, the plot goes into docs/; the exit status is 1 unless map and
-memory stayed within their bounds and time did not grow.
+a schedule. Voxels, cells of evidence, bytes of keyframes and poses have bounds that the first
+tenth exceeds. After each tenth the cost of a correction is measured: to solve the pose graph with
+a loop for every `LOOP_EVERY` fragments, of which one is new, to move all fragments, and to make
+cloud and path anew. The report has a line for each tenth, the plot goes into docs/; the exit
+status is 1 unless map and memory stayed within their bounds and time did not grow.
 """
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -28,13 +30,25 @@ from tqdm import tqdm
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.files import write_json
 from spann3r_ros.core.network import Estimate
-from spann3r_ros.core.transforms import to_rigid
+from spann3r_ros.core.similarity import SIZE, carry_covariance, similarities_of
+from spann3r_ros.core.transforms import invert_similarity, to_rigid
 from spann3r_ros.core.types import Frame
 from spann3r_ros.evaluation.measures.trajectories import path_errors
 from spann3r_ros.evaluation.pictures.map_picture import write_figure
 from spann3r_ros.evaluation.tables import format_table
+from spann3r_ros.mapping.fragments.atlas import Atlas
+from spann3r_ros.mapping.fragments.constraint import Constraint
+from spann3r_ros.mapping.loops.atlas_graph import graph_of
+from spann3r_ros.mapping.loops.loop_selection import LOOP, solve
 from spann3r_ros.mapping.mapper import Mapper
-from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig, VoxelMapConfig
+from spann3r_ros.mapping.mapper_config import (
+    KeyframeConfig,
+    LoopConfig,
+    MapperConfig,
+    VoxelMapConfig,
+)
+from spann3r_ros.mapping.occupancy.grid_config import GridConfig
+from spann3r_ros.mapping.occupancy.occupancy_store import CELLS
 from spann3r_ros.rooms.buildings.building import Building, draw_building
 from spann3r_ros.rooms.buildings.building_views import BuildingViews, camera_poses
 from spann3r_ros.rooms.buildings.floor_plan import BuildingConfig
@@ -46,10 +60,14 @@ CAMERA = Intrinsics(32.0, 32.0, 31.5, 23.5, 64, 48)
 STEP_M = 0.2  # that a frame moves, on average
 FRAGMENT_FRAMES = 40
 MAX_VOXELS, MAX_FULL_BYTES, MAX_BYTES, MAX_POSES = 200_000, 2_000_000, 8_000_000, 3_000
+MAX_CELLS = 1_000_000
 MOST_GROWTH, MOST_SLOWER, MOST_STEEP = 0.05, 1.1, 1.0
 LEAST_FOR_JUDGEMENT = 5000
 TENTHS = 10
 CORRECTION_REPEATS = 3
+# A loop for so many fragments, between fragments that are as far apart by number.
+LOOP_EVERY, LOOP_LENGTH = 5, 10
+LOOP_DEVIATION = 0.01
 
 
 class TimedNetwork(SimulatedNetwork):
@@ -68,11 +86,13 @@ class TimedNetwork(SimulatedNetwork):
 
 @dataclass(frozen=True)
 class Correction:
-    """What it cost to move all fragments: milliseconds of processor time."""
+    """What solving the graph and moving all fragments cost: milliseconds of processor time."""
 
     frame: int
     fragments: int
     voxels: int
+    loops: int
+    solve_ms: float
     move_ms: float
     cloud_ms: float
 
@@ -84,6 +104,7 @@ class Run:
     resident_bytes: list[int] = field(default_factory=list)
     own_ms: list[float] = field(default_factory=list)
     voxels: list[int] = field(default_factory=list)
+    cells: list[int] = field(default_factory=list)
     keyframe_bytes: list[int] = field(default_factory=list)
     poses: list[int] = field(default_factory=list)
     fragments: list[int] = field(default_factory=list)
@@ -120,12 +141,13 @@ def render(building: Building, frames: int) -> tuple[TrueViews, np.ndarray]:
 
 
 def measure(views: TrueViews, images: np.ndarray, fragment_frames: int,
-            max_voxels: int = MAX_VOXELS) -> Run:
+            max_voxels: int = MAX_VOXELS, max_cells: int = MAX_CELLS) -> Run:
     """Map all images and return what was measured."""
     network = TimedNetwork(views, SimulatedSettings(
         depth_error=0.01, noise=0.002, unit_spread=0.05, turn_drift=0.0005, scale_drift=0.0005))
     mapper = Mapper(network, MapperConfig(
-        voxel_map=VoxelMapConfig(max_voxels=max_voxels), path_max_size=MAX_POSES,
+        voxel_map=VoxelMapConfig(max_voxels=max_voxels), grid=GridConfig(max_cells=max_cells),
+        path_max_size=MAX_POSES,
         keyframes=KeyframeConfig(max_full_bytes=MAX_FULL_BYTES, max_bytes=MAX_BYTES)))
     run, every = Run(), max(1, len(images) // TENTHS)
     estimate: dict[int, np.ndarray] = {}
@@ -153,6 +175,7 @@ def _note(run: Run, mapper: Mapper, own_ms: float) -> None:
     run.resident_bytes.append(resident_bytes())
     run.own_ms.append(own_ms)
     run.voxels.append(status.voxels)
+    run.cells.append(CELLS * sum(map(len, atlas.stores(mapper.occupancy.name))))
     run.keyframe_bytes.append(status.kept.bytes)
     run.poses.append(sum(len(one.path) for one in atlas.fragments.values()))
     run.fragments.append(len(atlas.fragments))
@@ -160,11 +183,18 @@ def _note(run: Run, mapper: Mapper, own_ms: float) -> None:
 
 
 def correct(mapper: Mapper, frame: int) -> Correction:
-    """Move all fragments there and back, and return what that and the clouds after it cost."""
+    """Solve the graph, move all fragments there and back, and return what each part cost."""
     atlas = mapper._front_end.state.atlas
     turn = to_rigid(np.array([0.0, 0.0, 0.01]), np.array([0.1, 0.0, 0.0]))
-    moves, clouds = [], []
+    loops = assumed_loops(atlas)
+    solutions, moves, clouds = [], [], []
     for number in range(2 * CORRECTION_REPEATS):
+        started = time.thread_time()
+        graph = graph_of(atlas, (), LoopConfig().fragment_drift)
+        if loops:
+            solve(replace(graph, constraints=[*graph.constraints, *loops]),
+                  LoopConfig().gate_probability)
+        solutions.append(time.thread_time() - started)
         started = time.thread_time()
         atlas.move_all(turn if number % 2 == 0 else np.linalg.inv(turn))
         moved = time.thread_time()
@@ -173,8 +203,25 @@ def correct(mapper: Mapper, frame: int) -> Correction:
         moves.append(moved - started)
         clouds.append(time.thread_time() - moved)
     atlas.take_moved()
-    return Correction(frame, len(atlas.fragments), mapper.status().voxels,
-                      1e3 * float(np.median(moves)), 1e3 * float(np.median(clouds)))
+    return Correction(frame, len(atlas.fragments), mapper.status().voxels, len(loops),
+                      *(1e3 * float(np.median(one)) for one in (solutions, moves, clouds)))
+
+
+def assumed_loops(atlas: Atlas) -> list[Constraint]:
+    """Return loops that contradict the map a little; all but the last one are known already."""
+    ids, rng = list(atlas.fragments), np.random.default_rng(0)
+    pairs = list(zip(ids, ids[LOOP_LENGTH:], strict=False))[::LOOP_EVERY]
+    covariance = np.diag(np.full(SIZE, LOOP_DEVIATION**2))
+    loops = []
+    for number, (first, second) in enumerate(pairs):
+        one, other = (atlas.fragments[fragment] for fragment in (first, second))
+        camera = other.fragment_from_sequence
+        error = similarities_of(LOOP_DEVIATION * rng.standard_normal(SIZE))
+        between = invert_similarity(one.map_from_fragment) @ other.map_from_fragment
+        loops.append(Constraint(
+            LOOP, first, second, between @ camera @ error @ invert_similarity(camera),
+            carry_covariance(camera, covariance), number < len(pairs) - 1 or None))
+    return loops
 
 
 def resident_bytes() -> int:
@@ -182,11 +229,12 @@ def resident_bytes() -> int:
     return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
 
-def faults(run: Run, max_voxels: int = MAX_VOXELS) -> list[str]:
+def faults(run: Run, max_voxels: int = MAX_VOXELS, max_cells: int = MAX_CELLS) -> list[str]:
     """Return what went out of bounds."""
     found = [f'{len(run.failures)} frames failed, the first: {text}'
              for text in run.failures[:1]]
     for name, values, bound in (('voxels', run.voxels, max_voxels),
+                                ('cells of evidence', run.cells, max_cells),
                                 ('bytes of keyframes', run.keyframe_bytes, MAX_BYTES),
                                 ('poses in the path', run.poses, MAX_POSES)):
         if max(values) > bound:
@@ -210,8 +258,8 @@ def faults(run: Run, max_voxels: int = MAX_VOXELS) -> list[str]:
 def growth_exponent(corrections: Sequence[Correction]) -> float:
     """Return the power of the number of fragments with which the cost of a correction grows."""
     fragments = np.log([one.fragments for one in corrections])
-    return float(np.polyfit(fragments, np.log([one.move_ms + one.cloud_ms
-                                               for one in corrections]), 1)[0])
+    costs = [one.solve_ms + one.move_ms + one.cloud_ms for one in corrections]
+    return float(np.polyfit(fragments, np.log(costs), 1)[0])
 
 
 def show(run: Run) -> None:
@@ -224,12 +272,14 @@ def show(run: Run) -> None:
             f'{part[0]}..{part[-1]}',
             f'{np.median(np.array(run.resident_bytes)[part]) / 2**20:.0f}',
             str(max(run.voxels[index] for index in part)),
+            str(max(run.cells[index] for index in part)),
             f'{max(run.keyframe_bytes[index] for index in part) / 1e6:.1f}',
             str(run.fragments[part[-1]]), str(run.constraints[part[-1]]),
             f'{own.mean():.1f}', f'{np.percentile(own, 95):.1f}',
-            f'{one.move_ms:.2f}', f'{one.cloud_ms:.0f}'])
-    print(format_table(['frames', 'resident MiB', 'voxels', 'keyframe MB', 'fragments',
-                        'constraints', 'ms a frame', 'p95', 'move ms', 'views ms'], rows))
+            str(one.loops), f'{one.solve_ms:.0f}', f'{one.move_ms:.2f}', f'{one.cloud_ms:.0f}'])
+    print(format_table(['frames', 'resident MiB', 'voxels', 'cells', 'keyframe MB', 'fragments',
+                        'constraints', 'ms a frame', 'p95', 'loops', 'solve ms', 'move ms',
+                        'views ms'], rows))
     print(f'ATE {run.trajectory_error_m:.2f} m on {run.path_m:.0f} m; a correction costs '
           f'fragments to the power of {growth_exponent(run.corrections):.2f}')
 
@@ -249,6 +299,7 @@ def draw(run: Run, target: Path, title: str) -> None:
     panels[0, 1].set(title=f'processor time of the mapper, mean of {window} frames', ylabel='ms',
                      ylim=(0, None))
     for values, bound, label in ((run.voxels, MAX_VOXELS, 'voxels'),
+                                 (run.cells, MAX_CELLS, 'cells of evidence'),
                                  (run.keyframe_bytes, MAX_BYTES, 'bytes of keyframes'),
                                  (run.poses, MAX_POSES, 'poses of the path')):
         panels[1, 0].plot(frames, np.array(values) / bound, lw=1, label=label)
@@ -256,7 +307,8 @@ def draw(run: Run, target: Path, title: str) -> None:
     panels[1, 0].set(title='contents, as shares of their bounds', xlabel='frames', ylim=(0, 1.1))
     panels[1, 0].legend(loc='lower right')
     fragments = [one.fragments for one in run.corrections]
-    for name, label in (('move_ms', 'moving all fragments'), ('cloud_ms', 'cloud and path anew')):
+    for name, label in (('solve_ms', 'solving the graph'), ('move_ms', 'moving all fragments'),
+                        ('cloud_ms', 'cloud and path anew')):
         panels[1, 1].loglog(fragments, [getattr(one, name) for one in run.corrections], 'o-',
                             label=label)
     panels[1, 1].set(title='cost of a correction', xlabel='fragments', ylabel='ms')

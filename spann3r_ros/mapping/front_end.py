@@ -207,9 +207,11 @@ class FrontEnd:
         self._memory.reset(reason, self._has_lost_memory,
                            counts=reason not in (MAP_LOADED, LOADED_ELSEWHERE))
         former = state.atlas.current.map_from_fragment
-        is_lost = self._is_lost(reason)
-        fragment = state.atlas.begin()
-        if is_lost and state.back_end.relocaliser.is_enabled:
+        is_lost, searches = self._is_lost(reason), state.back_end.relocaliser.is_enabled
+        # Where places are searched for, the image after the gap has been compared already.
+        fragment = state.atlas.begin(
+            after_gap=reason in (TIME_JUMPED, MAP_LOADED) and not searches)
+        if is_lost and searches:
             state.back_end.relocaliser.begin(fragment, reason)
         if state.poses is not None:
             state.poses.begin_fragment(

@@ -261,7 +261,8 @@ class Mapper:
 
     def graph(self) -> GraphView:
         """Return keyframes, fragments and constraints in the map."""
-        return view_graph(self._state.atlas)
+        state = self._state
+        return view_graph(state.atlas, state.back_end.loops.refused_pairs())
 
     def kept_keyframes(self) -> list[tuple[KeptKeyframe, StampedPose]]:
         """Return the keyframes that are kept, oldest first, each with its pose in the map."""

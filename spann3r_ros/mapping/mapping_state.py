@@ -211,6 +211,10 @@ class MappingState:
             confidence=self.confidence,
             localisation=self._localisation(),
             localisation_reason=self.back_end.relocaliser.reason,
+            loops_refused=self.back_end.loops.refused,
+            loop_refusal=self.back_end.loops.refusal,
+            back_end_failures=self.back_end.failures,
+            back_end_reason=self.back_end.failure,
         )
 
     def forget_calibration(self) -> None:

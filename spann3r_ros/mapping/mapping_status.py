@@ -24,7 +24,8 @@ class MappingStatus:
     and are no keyframes. `blind_reason` is what the newest images lack, or empty. `fragments`
     counts those with keyframes, `fragments_unconnected` those of them that no measurement connects
     with the oldest one. `loops_accepted` and `loops_rejected` are what the pose graph says of the
-    loops between the fragments of the map. `revision` grows whenever a fragment moves.
+    verified loops, or has said of those that it has forgotten. `revision` grows whenever a
+    fragment moves.
     `poses_failed` counts keyframes whose pointmap gave no pose, `poses_gated` those whose pointmap
     gave a pose that the filter rejected, and `pose_resets` how often it then followed the
     pointmaps after all. `keyframes_left_out` counts keyframes without a pose, whose points did not
@@ -36,6 +37,9 @@ class MappingStatus:
     `confidence` is the mean of the newest keyframe's pixels; NaN before the first one.
     `localisation` is off, searching, located or lost, or empty before the first keyframe;
     `localisation_reason` is what a search lacks.
+    `loops_refused` counts the candidates of loops that were not verified, `loop_refusal` is what
+    the newest of them lacked, or empty. `back_end_failures` counts what failed while keyframes in
+    the map were levelled, scaled or corrected, `back_end_reason` says what failed last.
     """
 
     phase: str
@@ -65,6 +69,10 @@ class MappingStatus:
     confidence: float = math.nan
     localisation: str = 'off'
     localisation_reason: str = ''
+    loops_refused: int = 0
+    loop_refusal: str = ''
+    back_end_failures: int = 0
+    back_end_reason: str = ''
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
         'loops': state.back_end.loops.tree(),
         'scale': state.back_end.scale.tree(),
         **({} if relocalisation is None else {'relocalisation': relocalisation}),
+        'back_end': state.back_end.tree(),
         'image_ids': state.image_ids,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
@@ -118,6 +119,8 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     # Maps of earlier versions have no such entries.
     if node.has('sight'):
         state.sight.restore(node.node('sight'))
+    if node.has('back_end'):
+        state.back_end.restore(node.node('back_end'))
     if node.has('correction'):
         state.back_end.correction.restore(node.node('correction'))
     if node.text('pose_source', list(POSE_SOURCES)) == 'solved':
@@ -128,7 +131,7 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     state.atlas.restore(node.node('atlas'), counters, frame_id)
     # Maps of earlier versions have no such entry.
     if node.has('loops'):
-        state.back_end.loops.restore(node.node('loops'))
+        state.back_end.loops.restore(node.node('loops'), state.atlas)
     if node.has('relocalisation'):
         state.back_end.relocaliser.restore(node.node('relocalisation'))
     calibration = state.calibration or Calibration(state.camera[1], None)

@@ -300,7 +300,9 @@ def to_status(report: WorkerReport, mapping: MappingStatus, state: str, images_w
         loops_accepted=mapping.loops_accepted, loops_rejected=mapping.loops_rejected,
         voxels_carved=mapping.voxels_carved,
         grid_reason=mapping.grid_reason, confidence=mapping.confidence,
-        localisation=mapping.localisation, localisation_reason=mapping.localisation_reason)
+        localisation=mapping.localisation, localisation_reason=mapping.localisation_reason,
+        loops_refused=mapping.loops_refused, loop_refusal=mapping.loop_refusal,
+        back_end_failures=mapping.back_end_failures, back_end_reason=mapping.back_end_reason)
 
 
 def _quaternion(transform: np.ndarray) -> Quaternion:

@@ -56,7 +56,12 @@ def test_markers_show_what_the_atlas_has() -> None:
         Constraint('overlap', 0, 1, np.eye(4)), Constraint('overlap', 2, 3, np.eye(4)),
         Constraint('loop', 0, 1, np.eye(4), accepted=True),
         Constraint('loop', 0, 3, np.eye(4), accepted=False)]
-    markers = by_name(graph_markers(view_graph(atlas), 0.1, HEADER))
+    place = to_rigid(np.zeros(3), np.array([5.0, 0.0, 0.0]))
+    refused = [tuple(FragmentPose(0, 'camera', one, place) for one in pair)
+               for pair in ((0, 3), (0, 9))]
+    markers = by_name(graph_markers(view_graph(atlas, refused), 0.1, HEADER))
+    # The other one's fragment is gone.
+    assert places(markers['loops_refused']) == [(5.0, 0.0, 0.0), (5.0, 0.0, 3.0)]
     assert places(markers['keyframes']) == [
         (x, 0.0, z) for z in (0.0, 1.0, 2.0, 3.0) for x in (0.0, 1.0, 2.0)]
     assert len(markers['fragments'].points) == len(markers['fragments_unconnected'].points) == 8

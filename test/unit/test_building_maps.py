@@ -147,10 +147,12 @@ def test_short_long_path_stays_within_its_bounds() -> None:
     """The shortened form of `make bench-long`."""
     frames = 60
     views, images = long_path.render(long_path.long_building(0.1 * frames), frames)
-    run = long_path.measure(views, images, fragment_frames=10, max_voxels=20_000)
+    run = long_path.measure(views, images, fragment_frames=4, max_voxels=20_000)
     assert long_path.faults(run, max_voxels=20_000) == []
-    assert 4 <= run.fragments[-1] <= 6 and run.constraints[-1] == run.fragments[-1] - 1
+    assert 10 <= run.fragments[-1] <= 15 and run.constraints[-1] == run.fragments[-1] - 1
     assert [one.frame for one in run.corrections] == list(range(5, 60, 6))
     assert run.trajectory_error_m < 0.05 * run.path_m and not run.failures
     # A bound that is exceeded is found.
     assert 'voxels, bound 1000' in long_path.faults(run, max_voxels=1000)[0]
+    assert 'cells of evidence, bound 1000' in long_path.faults(run, 20_000, max_cells=1000)[0]
+    assert run.corrections[-1].loops == 1 and run.corrections[-1].solve_ms > 0.0

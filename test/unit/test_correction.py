@@ -2,6 +2,7 @@
 """Loops and measured scales correct a map beside the live stream, at a frame that they decide."""
 from __future__ import annotations
 
+import math
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -16,10 +17,12 @@ from synthetic import SyntheticNetwork, SyntheticOptions, orbit_trajectory, rend
 
 from spann3r_ros.core.transforms import invert, similarity_scale
 from spann3r_ros.mapping.exports.trajectory_files import read_tum
-from spann3r_ros.mapping.fragments.constraint import Constraint
+from spann3r_ros.mapping.fragments.constraint import Constraint, without_fragment
 from spann3r_ros.mapping.loops import correction as correction_module
 from spann3r_ros.mapping.loops.pose_graph import ScalePrior
 from spann3r_ros.mapping.mapper import Mapper
+from spann3r_ros.mapping.mapper_config import MapperConfig
+from spann3r_ros.mapping.scale.scale_config import ScaleConfig
 from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes, read_map
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
 
@@ -163,6 +166,41 @@ def test_a_move_between_snapshot_and_application_stays() -> None:
             place @ expected.world_from_camera)[:3, 3], atol=1e-6)
 
 
+def test_a_move_stays_if_the_oldest_fragment_is_gone_meanwhile() -> None:
+    plain, moved = closed(), closed()
+    place = np.diag([2.0, 2.0, 2.0, 1.0])
+    place[:3, 3] = 3.0, -1.0, 0.5
+    for mapper in (plain, moved):
+        mapper.process(FRAMES[LOOP_AT])
+        atlas = mapper._state.atlas
+        del atlas.fragments[0]
+        atlas.constraints = without_fragment(atlas.constraints, 0)
+    moved._state.atlas.move_all(place)
+    for mapper in (plain, moved):
+        go_on(mapper, LOOP_AT + 1, LOOP_AT + 4)
+    assert plain.status().revision > 0 and moved.status().back_end_failures == 0
+    for pose, expected in zip(moved.trajectory, plain.trajectory, strict=True):
+        np.testing.assert_allclose(pose.world_from_camera[:3, 3], (
+            place @ expected.world_from_camera)[:3, 3], atol=1e-6)
+
+
+def test_a_fragment_that_moves_alone_meanwhile_keeps_its_motion() -> None:
+    plain, moved = closed(), closed()
+    stretch = np.diag([1.02, 1.02, 1.02, 1.0])
+    stretch[:3, 3] = 0.1, 0.0, 0.0
+    for mapper in (plain, moved):
+        mapper.process(FRAMES[LOOP_AT])
+    atlas = moved._state.atlas
+    assert atlas.current.id == 6
+    atlas.move(6, atlas.current.map_from_fragment @ stretch)
+    for mapper in (plain, moved):
+        mapper._state.back_end.finish(mapper._state.atlas)
+    for one in plain._state.atlas.fragments.values():
+        np.testing.assert_allclose(
+            atlas.fragments[one.id].map_from_fragment,
+            one.map_from_fragment @ (stretch if one.id == 6 else np.eye(4)), atol=1e-9)
+
+
 @pytest.mark.parametrize('more', [0, 1, 2])
 def test_the_end_of_a_recording_applies_what_is_due(more: int) -> None:
     mapper = go_on(closed(), LOOP_AT, LOOP_AT + more)
@@ -250,24 +288,25 @@ def test_without_a_loop_there_is_nothing_to_solve(monkeypatch: pytest.MonkeyPatc
     assert mapper.status().revision == 0 and not mapper._state.back_end.is_pending
 
 
-def test_a_measured_scale_stretches_the_map_about_its_origin() -> None:
-    plain, mapper = mapped(), mapped()
-    mapper._state.back_end.correction.set_scale(ScalePrior(2, float(np.log(3.0)), 1e-6))
+def test_a_measured_scale_takes_part_in_the_solution_of_a_loop(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, mapper = closed(), mapped()
+    monkeypatch.setattr(mapper._state.back_end.scale, 'priors',
+                        lambda _: [ScalePrior(2, float(np.log(3.0)), 1e-6)])
+    # It waits for a loop.
+    go_on(mapper, LOOP_AT, LOOP_AT + 1)
+    assert not mapper._state.back_end.is_pending and not mapper.status().revision
+    add(mapper, true_loop(mapper, 0, 6))
     for one in (plain, mapper):
-        go_on(one, LOOP_AT, COUNT).flush()
-    for pose, expected in zip(mapper.trajectory, plain.trajectory, strict=True):
-        np.testing.assert_allclose(pose.world_from_camera[:3, 3],
-                                   3.0 * expected.world_from_camera[:3, 3], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(pose.world_from_camera[:3, :3],
-                                   expected.world_from_camera[:3, :3], atol=1e-4)
-    # A scale may wait for a loop, which keeps it.
-    mapper = mapped()
-    correction = mapper._state.back_end.correction
-    correction.set_scale(ScalePrior(2, float(np.log(3.0)), 1e-6), is_due=False)
-    assert not correction.is_pending
-    add(mapper, true_loop(mapper, 0, 6)).flush()
+        one.flush()
     scale = similarity_scale(mapper._state.atlas.fragments[2].map_from_fragment)
     assert scale == pytest.approx(3.0, rel=1e-3)
+    # The whole map is stretched about its origin, and corrected by the loop as without the scale.
+    for one in plain._state.atlas.fragments.values():
+        place = mapper._state.atlas.fragments[one.id].map_from_fragment
+        assert similarity_scale(place) == pytest.approx(
+            3.0 * similarity_scale(one.map_from_fragment), rel=0.02)
+    assert end_error(mapper) < 3.0 * 0.03 < end_error(mapped())
 
 
 def test_given_poses_are_not_corrected() -> None:
@@ -282,19 +321,40 @@ def test_given_poses_are_not_corrected() -> None:
     assert mapper.status().revision == 0 and mapper.status().fragments_unconnected == 0
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 def test_a_graph_without_a_solution_leaves_the_map_and_is_reported(
-        caplog: pytest.LogCaptureFixture) -> None:
+        caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        if remaining:
+            raise remaining.pop()
+        return solve(*_)
+    solve, remaining = correction_module.solve, [ArithmeticError('singular'), SystemExit()]
+    monkeypatch.setattr(correction_module, 'solve', failing)
     mapper = mapped()
-    loop = true_loop(mapper, 0, 6)
-    add(mapper, replace(loop, covariance=np.diag([-1.0] + 6 * [1.0])))
-    go_on(mapper, LOOP_AT, LOOP_AT + 4)
-    assert 'the pose graph has no solution' in caplog.text
-    assert mapper.status().revision == 0
-    assert (mapper.status().loops_accepted, mapper.status().loops_rejected) == (0, 0)
+    for dead, count in (('its thread has died', 1), ('singular', 2)):
+        add(mapper, true_loop(mapper, 0, 6))
+        mapper = go_on(mapper, LOOP_AT + 3 * count - 3, LOOP_AT + 3 * count)
+        status = mapper.status()
+        assert caplog.text.count(f'the pose graph has no solution: {dead}') >= 1
+        assert f'the pose graph has no solution: {dead}' in status.back_end_reason
+        # The loop does not spoil the next solution, and stays counted.
+        assert (status.revision, status.back_end_failures) == (0, count)
+        assert (status.loops_accepted, status.loops_rejected) == (0, count)
+        assert not mapper._state.back_end.is_pending
+    assert status.keyframes == LOOP_AT + 5
+    add(mapper, true_loop(mapper, 0, 6)).flush()
+    assert mapper.status().loops_accepted == 1 and end_error(mapper) < 0.03
+    loaded = make_mapper(POSES, DRIFTING)
+    loaded.load(decode_tree(*encode_tree(mapper.tree())))
+    for name in ('loops_accepted', 'loops_rejected', 'back_end_failures', 'back_end_reason'):
+        assert getattr(loaded.status(), name) == getattr(mapper.status(), name)
 
 
 def test_constraints_that_are_no_loops_of_the_map_are_refused() -> None:
     mapper = mapped()
+    for wrong in (-SURE, None, np.nan * SURE):
+        with pytest.raises(ValueError, match='constraint: expected a finite similarity'):
+            add(mapper, replace(true_loop(mapper, 0, 6), covariance=wrong))
     for wrong in (replace(true_loop(mapper, 0, 6), second=20),
                   replace(true_loop(mapper, 0, 6), kind='overlap')):
         with pytest.raises(ValueError, match='constraint: expected a loop between two of the'):
@@ -312,3 +372,31 @@ def test_a_map_that_is_saved_before_a_correction_is_applied_shares_the_network(
     monkeypatch.setattr(SyntheticNetwork, '__deepcopy__', refuse, raising=False)
     assert mapper._state.back_end.is_pending
     encode_map(mapper)
+
+
+def test_a_measured_scale_does_not_undo_what_a_loop_has_corrected() -> None:
+    rng = np.random.default_rng(0)
+    config = MapperConfig(scale=ScaleConfig('depth'))
+    mapper = make_mapper(POSES, DRIFTING, config)
+    scales, revisions = [], []
+    for index, (frame, pose) in enumerate(zip(FRAMES, POSES, strict=True)):
+        if index and index % 10 == 0:
+            mapper.new_fragment()
+        metres = SCENE.render(pose, CAMERA)[1][..., 2]
+        mapper.process(replace(frame, depth=(metres * np.exp(
+            0.15 * rng.standard_normal(metres.shape))).astype(np.float32)))
+        if index == LOOP_AT - 1:
+            loop = true_loop(mapper, 0, 3)
+            stretched = loop.first_from_second.copy()
+            stretched[:3, :3] *= 1.06
+            add(mapper, replace(loop, first_from_second=stretched))
+        status = mapper.status()
+        revisions.append(status.revision)
+        newest = mapper._state.atlas.fragments[status.fragment_id]
+        scales.append(math.log(similarity_scale(newest.map_from_fragment)))
+    applied = LOOP_AT + 2
+    assert status.scale.metric and status.loops_accepted == 1
+    assert revisions[applied] > revisions[applied - 1]
+    assert scales[applied] - scales[applied - 1] > 0.015
+    # The keyframes after it measure the scale of before; nothing moves the fragment back.
+    assert abs(scales[-1] - scales[applied]) < 0.003

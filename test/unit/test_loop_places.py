@@ -2,14 +2,17 @@
 """Retrieval of places by the descriptors of keyframes."""
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from spann3r_ros.mapping.fragments.atlas import PathView
+from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.keyframe import Keyframe
+from spann3r_ros.core.transforms import to_rigid
+from spann3r_ros.core.types import FragmentPose
+from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.loops.path_prior import PathLengths
 from spann3r_ros.mapping.loops.places import Places
+from spann3r_ros.mapping.mapper_config import MapperConfig
 
 NUMBERS = 32
 # Keyframes of one fragment.
@@ -109,9 +112,48 @@ def test_equal_descriptors_are_no_fault() -> None:
 
 def test_lengths_of_a_path_whose_stamps_jumped_back() -> None:
     stamps = np.array([*range(100, 110), *range(50, 60)]) * 10**9
-    places = np.tile(np.eye(4), (20, 1, 1))
-    places[:, 0, 3] = np.arange(20)
-    atlas = SimpleNamespace(path=lambda: PathView(stamps, places))
+    atlas = straight_walk(stamps)
     lengths = PathLengths(atlas, [])
-    assert lengths.between(101 * 10**9, 58 * 10**9) == pytest.approx(17.0)
-    assert lengths.between(105 * 10**9, 51 * 10**9) == pytest.approx(6.0)
+    poses = every_pose(atlas)
+    assert lengths.between(poses[1], poses[18]) == pytest.approx(17.0)
+    assert lengths.between(poses[5], poses[11]) == pytest.approx(6.0)
+    # The same bag again: stamps are those of before.
+    atlas = straight_walk(np.array([*range(100, 110), *range(100, 110)]) * 10**9)
+    poses = every_pose(atlas)
+    assert PathLengths(atlas, []).between(poses[3], poses[13]) == pytest.approx(10.0)
+
+
+def test_lengths_of_a_path_whose_oldest_poses_are_gone() -> None:
+    stamps = np.arange(40) * 10**9
+    whole, bounded = straight_walk(stamps), straight_walk(stamps, MapperConfig(path_max_size=15))
+    # A fragment of which nothing is left is removed; its length is not.
+    assert [len(one.path) for one in bounded.fragments.values()] == [0, 0, 5, 10]
+    bounded.fragments[1].keyframes.clear()
+    bounded.begin()
+    assert list(bounded.fragments) == [0, 2, 3, 4]
+    poses = every_pose(whole)
+    true, lengths = PathLengths(whole, []), PathLengths(bounded, [])
+    for first, second in ((26, 38), (22, 38), (5, 38), (5, 26)):
+        length = lengths.between(poses[first], poses[second])
+        # It is not known where in its fragment a pose was that is gone.
+        assert -1e-9 <= length - true.between(poses[first], poses[second]) < 10.0
+    assert lengths.between(poses[26], poses[38]) == pytest.approx(12.0)
+
+
+def straight_walk(stamps: np.ndarray, config: MapperConfig | None = None) -> Atlas:
+    """Return an atlas of fragments of ten poses, a metre apart."""
+    atlas = Atlas(config or MapperConfig(), ())
+    for index, stamp in enumerate(stamps.tolist()):
+        if index and index % 10 == 0:
+            atlas.begin()
+        pose = FragmentPose(stamp, 'camera', atlas.current.id,
+                            to_rigid(np.zeros(3), np.array([float(index), 0.0, 0.0])))
+        blank = np.ones((4, 4), np.float32)
+        atlas.add(Keyframe(stamp, 'camera', atlas.current.id, np.zeros((4, 4, 3), np.uint8),
+                           Intrinsics(4.0, 4.0, 2.0, 2.0, 4, 4), blank, blank, pose), None)
+    return atlas
+
+
+def every_pose(atlas: Atlas) -> list[FragmentPose]:
+    return [FragmentPose(stamp, 'camera', one.id, np.eye(4))
+            for one in atlas.fragments.values() for stamp in one.path.stamps.tolist()]

@@ -23,9 +23,9 @@ from spann3r_ros.core.transforms import (
 from spann3r_ros.mapping.fragments.sequence_alignment import (
     Alignment,
     AlignmentError,
-    SharedView,
     align,
 )
+from spann3r_ros.mapping.fragments.shared_views import SharedView
 
 CAMERA = square_camera(96)
 TRUE = to_rigid(np.array([0.3, -0.5, 0.2]), np.array([4.0, -3.0, 2.0]))

@@ -208,7 +208,9 @@ def test_a_fragment_that_loses_its_voxels_gives_their_memory_back() -> None:
                      np.full(12_000, 0.5, np.float32), points[:, 0])
     assert len(old) == 0 and len(new) <= 20_000
     assert sum(column.nbytes for column in old._columns) < 10_000
+    assert old.points._points.nbytes < 30_000
     # Who has looked at it before, and who adds to it later, sees all of it.
     assert len(snapshot.cloud()) == 15_000
     integrate(voxels, line(0, 100))
     np.testing.assert_allclose(voxels.arrays().points, line(0, 100))
+    np.testing.assert_allclose(old.points.box(), [[0.5, 0.5, 0.5], [99.5, 0.5, 0.5]])

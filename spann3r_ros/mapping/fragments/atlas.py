@@ -49,6 +49,8 @@ class Atlas:
         self.unit = 1.0
         self.current = self._new(first_id, Scale())
         self.constraints: list[Constraint] = []
+        # Judged loops that are no constraints any more, by whether the pose graph believed them.
+        self._forgotten = {True: 0, False: 0}
         self.revision = 0
         self._moved: set[int] = set()
 
@@ -58,10 +60,11 @@ class Atlas:
         self._min_confidence = config.voxel_map.min_confidence
         self._keyframes.configure(config.keyframes, self._min_confidence)
 
-    def begin(self, scale: Scale | None = None) -> Fragment:
+    def begin(self, scale: Scale | None = None, after_gap: bool = False) -> Fragment:
         """Begin a fragment, and return it; an empty one is replaced.
 
-        Its frame is that of the map, in its `unit`.
+        Its frame is that of the map, in its `unit`. `after_gap`: the next image may show another
+        place than the last one, so that the join has to be checked.
         """
         former = self.current
         if not former.received:
@@ -71,43 +74,56 @@ class Atlas:
         self._drop_exhausted()
         self.current = self._new(former.id + (former.received > 0),
                                  former.scale if scale is None else scale)
+        # The overlap of a fragment without a pose is still that of the one before.
+        self.current.after_gap = after_gap or former.after_gap
         return self.current
 
     def connect(self, join: Join) -> None:
         """Record that keyframes of another fragment have placed the current one."""
-        if join.alignment is not None and join.first in self.fragments:
-            self.constraints.append(Constraint('overlap', join.first, self.current.id,
-                                               join.first_from_second,
-                                               join.alignment.covariance))
+        if join.alignment is None or join.first not in self.fragments:
+            return
+        constraint = Constraint('overlap', join.first, self.current.id, join.first_from_second,
+                                join.alignment.covariance)
+        if self.current.after_gap:
+            self.current.join, self.current.connected = constraint, False
+        else:
+            self.constraints.append(constraint)
 
     def move(self, fragment_id: int, map_from_fragment: np.ndarray) -> None:
         """Place a fragment anew; all views of its keyframes, path and voxels follow.
 
         Raises ValueError for an unknown fragment and for a transform that is no similarity.
         """
-        if fragment_id not in self.fragments:
-            raise ValueError(f'fragment: expected one of {list(self.fragments)}, '
-                             f'got {fragment_id}')
-        place = np.array(map_from_fragment, float)
-        if not is_similarity(place):
-            raise ValueError('map_from_fragment: expected a finite similarity [4, 4], '
-                             f'got {map_from_fragment}')
-        self.fragments[fragment_id].map_from_fragment = place
-        self.revision += 1
-        self._moved.add(fragment_id)
+        self.move_to({fragment_id: map_from_fragment})
+
+    def move_to(self, places: Mapping[int, np.ndarray]) -> None:
+        """Place fragments anew by their ids: all of them, or none if this raises as `move`."""
+        checked = {}
+        for fragment_id, map_from_fragment in places.items():
+            if fragment_id not in self.fragments:
+                raise ValueError(f'fragment: expected one of {list(self.fragments)}, '
+                                 f'got {fragment_id}')
+            checked[fragment_id] = np.array(map_from_fragment, float)
+            if not is_similarity(checked[fragment_id]):
+                raise ValueError('map_from_fragment: expected a finite similarity [4, 4], '
+                                 f'got {map_from_fragment}')
+        for fragment_id, place in checked.items():
+            self.fragments[fragment_id].map_from_fragment = place
+        self.revision += len(checked)
+        self._moved |= set(checked)
 
     def move_all(self, new_map_from_map: np.ndarray) -> None:
         """Move all fragments by one similarity [4, 4], for example to level the map."""
-        for fragment in self.fragments.values():
-            self.move(fragment.id, new_map_from_map @ fragment.map_from_fragment)
+        self.move_to({one.id: new_map_from_map @ one.map_from_fragment
+                      for one in self.fragments.values()})
 
     def change_unit(self, new_map_from_map: np.ndarray) -> None:
         """Move all fragments by one similarity [4, 4] whose scale is the unit of the map.
 
         Fragments that begin later have the unit of those before, so that voxels have one size.
         """
-        self.unit *= similarity_scale(new_map_from_map)
         self.move_all(new_map_from_map)
+        self.unit *= similarity_scale(new_map_from_map)
 
     def locate(self, new_map_from_map: np.ndarray, fragment_id: int) -> None:
         """Move the current fragment and its unlocated group to their place, by a similarity.
@@ -146,8 +162,19 @@ class Atlas:
         self._bound_path()
 
     def loops(self, accepted: bool) -> int:
-        """Return how many loops the pose graph accepts, or how many it rejects."""
-        return sum(one.accepted is accepted for one in self.constraints)
+        """Return how many loops the pose graph accepts, or how many it rejects.
+
+        Loops that were forgotten are counted too.
+        """
+        return self._forgotten[accepted] + sum(one.accepted is accepted
+                                               for one in self.constraints)
+
+    def forget(self, loops: Iterable[Constraint]) -> None:
+        """Remove loops; they stay counted as what they were, those not judged as rejected."""
+        gone = {id(one): one for one in loops}
+        self.constraints = [one for one in self.constraints if id(one) not in gone]
+        for one in gone.values():
+            self._forgotten[one.accepted is True] += 1
 
     def unconnected(self) -> set[int]:
         """Return the fragments with keyframes that no measurement connects with the oldest one.
@@ -249,6 +276,7 @@ class Atlas:
             'revision': self.revision, 'current': self.current.id, 'unit': self.unit,
             'keyframes': self._keyframes.tree(),
             'constraints': [vars_of(one) for one in self.constraints],
+            'forgotten': {'accepted': self._forgotten[True], 'rejected': self._forgotten[False]},
             'fragments': [fragment_tree(one, self._layers, self._min_confidence)
                           for one in self.fragments.values()]}
 
@@ -275,6 +303,10 @@ class Atlas:
         # Maps of earlier versions have no such entry.
         self.unit = node.number('unit', 1e-12) if node.has('unit') else 1.0
         self.constraints = [read_constraint(one) for one in node.nodes('constraints')]
+        if node.has('forgotten'):
+            forgotten = node.node('forgotten')
+            self._forgotten = {True: forgotten.integer('accepted'),
+                               False: forgotten.integer('rejected')}
         self._keyframes.restore(node.node('keyframes'), [one.keyframes for one in fragments])
         self._bound_path()
 
@@ -287,14 +319,20 @@ class Atlas:
 
     def _drop_exhausted(self) -> None:
         """Remove older fragments of which nothing is left; others stay connected."""
-        for fragment in list(self.fragments.values())[:-1]:
+        fragments = list(self.fragments.values())
+        for fragment, after in zip(fragments[:-1], fragments[1:], strict=True):
             if not (len(fragment.path) or fragment.keyframes
                     or any(map(len, fragment.stores.values()))):
                 for one in self.constraints if fragment.unlocated else ():
                     if one.kind == 'overlap' and one.first == fragment.id:
                         self.fragments[one.second].unlocated = True
+                after.gap += (fragment.gap + fragment.path.length) * similarity_scale(
+                    fragment.map_from_fragment) / similarity_scale(after.map_from_fragment)
+                judged = {one: self.loops(one) for one in (True, False)}
                 del self.fragments[fragment.id]
                 self.constraints = without_fragment(self.constraints, fragment.id)
+                for one, count in judged.items():
+                    self._forgotten[one] += count - self.loops(one)
 
     def _new(self, fragment_id: int, scale: Scale) -> Fragment:
         stores = {layer.name: layer.new_store() for layer in self._layers}

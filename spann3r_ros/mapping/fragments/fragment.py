@@ -9,6 +9,7 @@ import numpy as np
 
 from spann3r_ros.mapping.scale.map_scale import Scale
 
+from .constraint import Constraint
 from .keyframe_store import KeptKeyframe
 from .pose_series import PoseSeries
 
@@ -33,7 +34,18 @@ class Fragment:
     path: PoseSeries = field(default_factory=PoseSeries)
     keyframes: dict[int, KeptKeyframe] = field(default_factory=dict)
     stores: dict[str, Any] = field(default_factory=dict)
+    # Length of the path of removed fragments just before this one, in its unit.
+    gap: float = 0.0
     # How many keyframes the fragment has received; some may have been evicted since.
     received: int = 0
     connected: bool = True
     unlocated: bool = False
+    # The fragment began after a gap, and nothing has shown yet that it begins where the overlap
+    # ends. `join` is then the constraint by the overlap, once that is aligned.
+    after_gap: bool = False
+    join: Constraint | None = None
+
+    def take_join(self) -> Constraint | None:
+        """Return the constraint that has not been believed yet; the fragment keeps none."""
+        join, self.join, self.after_gap = self.join, None, False
+        return join

@@ -2,15 +2,19 @@
 """The graph of a map to look at: cameras, fragments and the constraints between them."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from spann3r_ros.core.types import FragmentPose
 
 from .atlas import Atlas
 from .constraint import Constraint
 from .fragment import Fragment
 
-JOIN, ACCEPTED, REJECTED, UNJUDGED = 'join', 'accepted', 'rejected', 'unjudged'
+JOIN, ACCEPTED, REJECTED, UNJUDGED, REFUSED = (
+    'join', 'accepted', 'rejected', 'unjudged', 'refused')
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class GraphView:
     have the ends [m, 2, 3] of the constraints by what they are: a join, or a loop that the pose
     graph accepts, rejects or has not judged yet. A join goes from the last camera of the first
     fragment to the first one of the second. A loop goes from the middle of one path to that of the
-    other.
+    other. Refused candidates of loops, which are no constraints, go from camera to camera.
     """
 
     cameras: np.ndarray
@@ -31,13 +35,17 @@ class GraphView:
     edges: dict[str, np.ndarray]
 
 
-def view_graph(atlas: Atlas) -> GraphView:
-    """Return the graph of an atlas as it is now, without fragments that have no place in it."""
+def view_graph(atlas: Atlas,
+               refused: Iterable[tuple[FragmentPose, FragmentPose]] = ()) -> GraphView:
+    """Return the graph of an atlas as it is now, with the cameras of refused candidates.
+
+    Fragments that have no place in the map are not in it.
+    """
     cameras = {one.id: _cameras(one) for one in atlas.located()}
     counts = [len(one) for one in cameras.values()]
     unconnected = atlas.unconnected()
     edges: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
-        JOIN: [], ACCEPTED: [], REJECTED: [], UNJUDGED: []}
+        JOIN: [], ACCEPTED: [], REJECTED: [], UNJUDGED: [], REFUSED: []}
     for one in atlas.constraints:
         if not {one.first, one.second} <= set(cameras):
             continue
@@ -47,6 +55,11 @@ def view_graph(atlas: Atlas) -> GraphView:
         kind = _kind(one)
         edges[kind].append((first[-1], second[0]) if kind == JOIN
                            else (first[len(first) // 2], second[len(second) // 2]))
+    for pair in refused:
+        if all(one.fragment_id in atlas.fragments for one in pair):
+            edges[REFUSED].append(tuple(
+                one.in_map(atlas.fragments[one.fragment_id].map_from_fragment)
+                .world_from_camera[:3, 3] for one in pair))
     return GraphView(
         np.concatenate(list(cameras.values())), np.repeat(list(cameras), counts),
         np.repeat([one not in unconnected for one in cameras], counts),

@@ -25,7 +25,8 @@ from spann3r_ros.mapping.storage.saved_values import (
 )
 
 from .fragment import Fragment
-from .sequence_alignment import Alignment, AlignmentError, SharedView, align
+from .sequence_alignment import Alignment, AlignmentError, align
+from .shared_views import SharedView
 
 # A keyframe with fewer confident points is not seen again: a blank wall joins nothing.
 MIN_KEYFRAME_POINTS = 50

@@ -13,7 +13,7 @@ from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import is_rigid
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.layers.layer import Layer
-from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 from spann3r_ros.mapping.storage.saved_values import (
     is_covariance,
     read_scale,
@@ -21,6 +21,7 @@ from spann3r_ros.mapping.storage.saved_values import (
     scale_tree,
 )
 
+from .constraint import read_constraint
 from .fragment import Fragment
 from .keyframe_store import CompactKeyframe, KeptKeyframe, compacted
 from .pose_series import PoseSeries
@@ -38,7 +39,10 @@ def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
         **({'unlocated': True} if fragment.unlocated else {}),
         'map_from_fragment': fragment.map_from_fragment,
         'fragment_from_sequence': fragment.fragment_from_sequence,
-        'path': _poses_tree(path.stamps, path.transforms, path.covariances),
+        'path': {**_poses_tree(path.stamps, path.transforms, path.covariances),
+                 'totals': path.totals()},
+        'gap': fragment.gap, 'after_gap': fragment.after_gap,
+        'join': None if fragment.join is None else vars_of(fragment.join),
         'keyframes': _keyframes_tree(fragment.keyframes, min_confidence),
         'stores': {layer.name: layer.store_tree(fragment.stores[layer.name]) for layer in layers}}
 
@@ -51,15 +55,26 @@ def read_fragment(node: SavedNode, layers: Mapping[str, tuple[Layer, Any]],
     return Fragment(
         identifier, read_similarity(node, 'map_from_fragment'),
         read_similarity(node, 'fragment_from_sequence'), read_scale(node.node('scale')),
-        PoseSeries.of(*_read_poses(node.node('path'))),
+        _read_path(node.node('path')),
         _read_keyframes(node.node('keyframes'), identifier, frame_id),
         {name: layer.new_store() if counters is None
          else layer.read_store(stores.node(name), counters)
          for name, (layer, counters) in layers.items()},
-        node.integer('received'),
-        # Maps of earlier versions have no such entry.
-        node.flag('connected') if node.has('connected') else True,
-        node.flag('unlocated') if node.has('unlocated') else False)
+        received=node.integer('received'),
+        # Maps of earlier versions have no such entries.
+        connected=node.flag('connected') if node.has('connected') else True,
+        unlocated=node.flag('unlocated') if node.has('unlocated') else False,
+        gap=node.number('gap', 0.0) if node.has('gap') else 0.0,
+        after_gap=node.flag('after_gap') if node.has('after_gap') else False,
+        join=read_constraint(node.node('join')) if node.has('join') else None)
+
+
+def _read_path(node: SavedNode) -> PoseSeries:
+    path = PoseSeries.of(*_read_poses(node))
+    # Maps of earlier versions have no such entry.
+    if node.has('totals'):
+        path.restore_totals(node.node('totals'))
+    return path
 
 
 def _poses_tree(stamps: np.ndarray, transforms: np.ndarray,

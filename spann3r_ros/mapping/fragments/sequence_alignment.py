@@ -34,16 +34,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spann3r_ros.core.camera import Intrinsics
-from spann3r_ros.core.keyframe import ray_planes
 from spann3r_ros.core.transforms import (
     invert,
     move_pose,
     rotation_vector,
     to_rigid,
 )
-from spann3r_ros.core.types import FrameError, finite_points
+from spann3r_ros.core.types import FrameError
 from spann3r_ros.mapping.tracking.focal_length import weighted_median
+
+from .shared_views import CELLS, SharedPixels, SharedView, usable
 
 # Fewer confident pixels, in all images together, give no similarity.
 MIN_SHARED_POINTS = 200
@@ -55,8 +55,7 @@ MAX_DEPTH_ERROR = 0.1
 MAX_RAY_ERROR = 0.04
 # Least share of the pixels that must agree.
 MIN_AGREEING = 0.35
-# Cells per side of the image whose errors count as independent, and the least number with pixels.
-CELLS = 4
+# The least number of cells with pixels.
 MIN_CELLS = 8
 # Factor on the covariance for what neighbouring cells have in common.
 NEIGHBOURS = 1.5
@@ -83,23 +82,6 @@ class AlignmentError(FrameError):
 
 
 @dataclass(frozen=True)
-class SharedView:
-    """One image in two sequences.
-
-    `depth` [h, w] is that of the first sequence, whose camera is at `first_from_camera` [4, 4].
-    `points` [h, w, 3] are those of the second one, `second_from_camera` [4, 4] is the camera that
-    they imply. `weights` [h, w] are confidences; pixels of weight 0 are not used.
-    """
-
-    intrinsics: Intrinsics
-    depth: np.ndarray
-    first_from_camera: np.ndarray
-    points: np.ndarray
-    second_from_camera: np.ndarray
-    weights: np.ndarray
-
-
-@dataclass(frozen=True)
 class Alignment:
     """A measured similarity `first_from_second` [4, 4].
 
@@ -123,12 +105,12 @@ def align(views: Sequence[SharedView]) -> Alignment:
     Raises AlignmentError if too few pixels are confident or agree, if they do not determine the
     similarity, or if it contradicts the poses of the cameras.
     """
-    chosen = [np.flatnonzero(_usable(view)) for view in views]
+    chosen = [np.flatnonzero(usable(view)) for view in views]
     count = sum(map(len, chosen))
     if count < MIN_SHARED_POINTS:
         raise AlignmentError(f'fragment: expected {MIN_SHARED_POINTS} confident points shared '
                              f'with the last one, got {count}')
-    pixels = _Pixels(views, [one[::-(-count // MAX_POINTS)] for one in chosen])
+    pixels = SharedPixels(views, [one[::-(-count // MAX_POINTS)] for one in chosen])
     similarity = _start(views, chosen, pixels)
     fit = _Linearisation(pixels, similarity)
     for _ in range(MAX_STEPS):
@@ -146,37 +128,8 @@ def align(views: Sequence[SharedView]) -> Alignment:
                      fit.spread, fit.distance)
 
 
-def _usable(view: SharedView) -> np.ndarray:
-    with np.errstate(invalid='ignore'):
-        return ((view.weights > 0.0) & (view.depth > 0.0) & np.isfinite(view.depth)
-                & finite_points(view.points))
-
-
-class _Pixels:
-    """The pixels of all views as columns: points [3, n], rays [2, n] and so on."""
-
-    def __init__(self, views: Sequence[SharedView], chosen: Sequence[np.ndarray]) -> None:
-        def gather(arrays: Sequence[np.ndarray]) -> np.ndarray:
-            return np.concatenate([array.reshape(-1)[one] for array, one in
-                                   zip(arrays, chosen, strict=True)]).astype(float)
-
-        self.points = np.stack([gather([view.points[..., axis] for view in views])
-                                for axis in range(3)])
-        planes = [ray_planes(view.intrinsics) for view in views]
-        self.rays = np.stack([gather([one[axis] for one in planes]) for axis in range(2)])
-        self.log_depth = np.log(gather([view.depth for view in views]))
-        self.weights = gather([view.weights for view in views])
-        self.bounds = np.cumsum([0, *map(len, chosen)])
-        self.cameras = [invert(view.first_from_camera) for view in views]
-        cells = []
-        for view, one in zip(views, chosen, strict=True):
-            height, width = view.depth.shape
-            cells.append(one // width * CELLS // height * CELLS + one % width * CELLS // width)
-        self.cells = np.concatenate(cells)
-
-
 def _start(views: Sequence[SharedView], chosen: Sequence[np.ndarray],
-           pixels: _Pixels) -> np.ndarray:
+           pixels: SharedPixels) -> np.ndarray:
     """Return a similarity by the depth ratios of all images and the pose of one of them."""
     ratios = np.empty(len(pixels.log_depth))
     for view, first, last in zip(views, pixels.bounds[:-1], pixels.bounds[1:], strict=True):
@@ -197,7 +150,7 @@ def _start(views: Sequence[SharedView], chosen: Sequence[np.ndarray],
 class _Linearisation:
     """The residuals of all pixels about a similarity; the module's docstring has the equations."""
 
-    def __init__(self, pixels: _Pixels, similarity: np.ndarray,
+    def __init__(self, pixels: SharedPixels, similarity: np.ndarray,
                  before: _Linearisation | None = None) -> None:
         self.similarity = similarity
         placed = similarity[:3, :3] @ pixels.points + similarity[:3, 3:]
@@ -279,7 +232,7 @@ class _Linearisation:
         covariance = (inverse @ scores @ scores.T @ inverse
                       * (NEIGHBOURS * len(occupied) / independent) + np.diag(FLOOR**2))
         deviations = np.sqrt(np.diag(covariance))
-        if (deviations > MAX_DEVIATION).any():
+        if not (deviations <= MAX_DEVIATION).all():
             raise AlignmentError(
                 'fragment: expected deviations up to '
                 f'{MAX_DEVIATION[0]:.0%} of the depth, {np.degrees(MAX_DEVIATION[3]):.1f} degrees '

@@ -2,11 +2,15 @@
 """The mean points of a store's voxels, in blocks of rows that a camera's view selects."""
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 # A camera tests a block as a whole. Rows that were added together are near each other.
 BLOCK_BITS = 10
 BLOCK = 1 << BLOCK_BITS
+# Memory is given back when so many times less suffices.
+SHRINKING = 2
 
 
 class PointBlocks:
@@ -59,6 +63,16 @@ class PointBlocks:
         self.set(gaps, self._points[block, :, within].T)
         self.set(np.arange(left, self._size), np.full((3, self._size - left), np.nan, np.float32))
         self._size = left
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Give memory back if much less suffices: a fragment may lose all its voxels."""
+        wanted = max(1, -(-self._size // BLOCK) * 3 // 2)
+        if SHRINKING * wanted < len(self._points):
+            with suppress(MemoryError):  # they are whole in the larger memory, too
+                points, bounds, stale = (one[:wanted].copy() for one in (
+                    self._points, self._bounds, self._stale))
+                self._points, self._bounds, self._stale = points, bounds, stale
 
     def bounds(self) -> np.ndarray:
         """Return the least and the largest corner of each block's points, [blocks, 2, 3]."""

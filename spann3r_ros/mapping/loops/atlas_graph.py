@@ -5,7 +5,8 @@ A fragment is rigid in the graph, but the path in it has drifted. So the covaria
 gets a part of its own for the fragments that it connects, with d = `loops.fragment_drift`: the
 standard deviations d L of the translation, d of the rotation and d of the log scale, where L is
 the length of the path. A join is at the end of the first fragment and at the beginning of the
-second: all of the first has drifted. A loop may be anywhere: half of both is assumed.
+second: all of the first has drifted, and fragments between both that were removed. A loop may be
+anywhere: half of both is assumed. Poses that a path has dropped count as well.
 """
 from __future__ import annotations
 
@@ -49,8 +50,10 @@ def _covariances(atlas: Atlas, constraints: list[Constraint], drift: float) -> n
         -1, 4, 4))
     before = np.array([lengths[one.id] for one in first]) / scales
     after = np.array([lengths[one.id] for one in second])
+    between = np.array([one.gap for one in second])
     variances = np.zeros((len(constraints), SIZE))
-    variances[:, SHIFT] = np.where(is_loop, before**2 + after**2, 4.0 * before**2)[:, None] / 4.0
+    variances[:, SHIFT] = np.where(is_loop, 0.25 * (before**2 + after**2),
+                                   before**2 + between**2)[:, None]
     variances[:, TURN] = variances[:, SCALE, None] = np.where(is_loop, 0.5, 1.0)[:, None]
     at_points = np.zeros((len(constraints), 4, 4))
     at_points[:] = np.eye(4)
@@ -64,14 +67,12 @@ def _covariances(atlas: Atlas, constraints: list[Constraint], drift: float) -> n
 
 
 def _length(fragment: Fragment) -> float:
-    places = fragment.path.transforms[:, :3, 3]
-    return max(float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum()), LEAST_LENGTH)
+    return max(fragment.path.length, LEAST_LENGTH)
 
 
 def _middle(fragment: Fragment) -> np.ndarray:
-    if not len(fragment.path):
-        return fragment.fragment_from_sequence[:3, 3]
-    return fragment.path.transforms[:, :3, 3].mean(axis=0)
+    middle = fragment.path.middle
+    return fragment.fragment_from_sequence[:3, 3] if middle is None else middle
 
 
 def graph_tree(graph: PoseGraph) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def graph_tree(graph: PoseGraph) -> dict[str, Any]:
     return {'ids': np.array(list(graph.places), np.int64),
             'places': np.array(list(graph.places.values())), 'fixed': graph.fixed,
             'constraints': [vars_of(one) for one in graph.constraints],
-            'priors': priors_tree(graph.priors)}
+            'priors': [vars_of(one) for one in graph.priors]}
 
 
 def read_graph(node: SavedNode) -> PoseGraph:
@@ -91,16 +92,7 @@ def read_graph(node: SavedNode) -> PoseGraph:
     constraints = [read_constraint(one) for one in node.nodes('constraints')]
     if any(one.covariance is None for one in constraints):
         raise node.fault('constraints', 'constraints with a covariance', 'one without')
+    priors = [ScalePrior(one.integer('fragment'), one.number('log_scale'),
+                         one.number('variance')) for one in node.nodes('priors')]
     return PoseGraph(dict(zip(ids, places, strict=True)), constraints, node.integer('fixed'),
-                     read_priors(node))
-
-
-def priors_tree(priors: Iterable[ScalePrior]) -> list[dict[str, Any]]:
-    """Return priors of scales for a saved map."""
-    return [vars_of(one) for one in priors]
-
-
-def read_priors(node: SavedNode) -> list[ScalePrior]:
-    """Return the saved `priors` of a node; raise ValueError if they are wrong."""
-    return [ScalePrior(one.integer('fragment'), one.number('log_scale'), one.number('variance'))
-            for one in node.nodes('priors')]
+                     priors)

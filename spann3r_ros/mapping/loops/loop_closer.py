@@ -15,7 +15,7 @@ from spann3r_ros.core.transforms import invert
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.fragments.constraint import Constraint
-from spann3r_ros.mapping.fragments.keyframe_store import KeptKeyframe
+from spann3r_ros.mapping.fragments.keyframe_store import KeptKeyframe, compacted
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.memory_manager import MemoryManager
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
@@ -33,6 +33,8 @@ MOST_CANDIDATES = 5
 AGREEING_NUMBERS = 10
 # So many loops and refusals are remembered.
 MOST_RECORDS = 1000
+# So many of the newest refusals are shown.
+MOST_SHOWN = 100
 # A loop shortens the path if the map agrees with it up to this share of the depth.
 AGREEING_SHIFT = 0.1
 
@@ -62,8 +64,9 @@ class LoopRecord:
 class LoopCloser:
     """Observes the keyframes of a map in their order.
 
-    `records` are the newest verified candidates, `accepted` and `rejected` count all of them.
-    What it returns depends on the keyframes alone.
+    `records` are the newest candidates that were verified or refused, as far as their fragments
+    are in the map. `verified` and `refused` count all of them. What it returns depends on the
+    keyframes alone.
     """
 
     def __init__(self, config: MapperConfig, memory: MemoryManager) -> None:
@@ -75,11 +78,21 @@ class LoopCloser:
         self._waited = 0  # keyframes since the last verification
         self._evicted = 0
         self.records: deque[LoopRecord] = deque(maxlen=MOST_RECORDS)
-        self.accepted = self.rejected = 0
+        self.verified = self.refused = 0
 
     def configure(self, config: MapperConfig) -> None:
         """Use other settings from the next keyframe on."""
         self._config = config
+
+    @property
+    def refusal(self) -> str:
+        """Return why the newest refused candidate was refused, or an empty text."""
+        return next((one.reason for one in reversed(self.records) if one.reason), '')
+
+    def refused_pairs(self) -> list[tuple[FragmentPose, FragmentPose]]:
+        """Return the cameras of the newest refused candidates, `MOST_SHOWN` at most."""
+        refused = [one for one in self.records if one.reason]
+        return [(one.first_pose, one.second_pose) for one in refused[-MOST_SHOWN:]]
 
     def observe(self, keyframe: Keyframe, atlas: Atlas) -> list[Constraint]:
         """Use a keyframe that the atlas has just received; return the loop that it closes, if any.
@@ -87,10 +100,13 @@ class LoopCloser:
         Raises nothing that the network raises: a pair that it cannot estimate is refused.
         """
         if not self._config.loops.enabled:
-            self._is_indexed = False
+            # A keyframe of long ago confirms nothing when loops are looked for again.
+            self._is_indexed, self._before = False, []
             return []
-        if keyframe.pose is None or keyframe.descriptor is None:
+        if (keyframe.pose is None or keyframe.descriptor is None
+                or not np.isfinite(keyframe.descriptor).all()):
             return []
+        self._forget_removed(atlas)
         number = next(reversed(atlas.fragments[keyframe.fragment_id].keyframes))
         if self._is_indexed:
             self._forget_evicted(atlas)
@@ -106,17 +122,24 @@ class LoopCloser:
 
     def tree(self) -> dict[str, Any]:
         """Return the state for a saved map; the descriptors are saved with the keyframes."""
-        return {'waited': self._waited, 'accepted': self.accepted, 'rejected': self.rejected,
+        return {'waited': self._waited, 'accepted': self.verified, 'rejected': self.refused,
+                'places': self._places.tree() if self._is_indexed else None,
                 'before': [vars_of(one) for one in self._before],
                 'records': [_record_tree(one) for one in self.records]}
 
-    def restore(self, node: SavedNode) -> None:
-        """Take over a saved state; raise ValueError if it is wrong."""
+    def restore(self, node: SavedNode, atlas: Atlas) -> None:
+        """Take over a saved state and the keyframes of its atlas; ValueError if it is wrong."""
         self._waited = node.integer('waited')
-        self.accepted, self.rejected = node.integer('accepted'), node.integer('rejected')
+        self.verified, self.refused = node.integer('accepted'), node.integer('rejected')
         self._before = [Candidate(one.integer('number'), one.number('similarity'))
                         for one in node.nodes('before')]
         self.records.extend(_read_record(one) for one in node.nodes('records'))
+        # Maps of earlier versions have no such entry.
+        if node.has('places'):
+            self._places.restore(node.node('places'), {
+                number: (kept.fragment_id, kept.descriptor)
+                for number, kept in atlas.keyframes().items() if kept.descriptor is not None})
+            self._is_indexed, self._evicted = True, atlas.kept().evicted
 
     def _close(self, number: int, keyframe: Keyframe, atlas: Atlas) -> list[Constraint]:
         """Verify the best candidate of the newest keyframe, if one is due."""
@@ -130,7 +153,7 @@ class LoopCloser:
         if not agreeing:
             return []
         self._waited = 0
-        best, owner = agreeing[0], _owners(atlas)
+        best, owner = agreeing[0], atlas.keyframes()
         first, found, reason = owner[best.number], None, ''
         try:
             found = self._verify(first, keyframe, atlas)
@@ -140,12 +163,12 @@ class LoopCloser:
         self.records.append(LoopRecord(
             best.number, number, first.pose, keyframe.pose, best.similarity, reason,
             np.eye(4) if found is None else found.alignment.first_from_second,
-            float(np.nanmedian(keyframe.depth))))
+            _distance(keyframe.depth)))
         if reason:
-            self.rejected += 1
+            self.refused += 1
             logger.debug('no loop of keyframes %d and %d: %s', best.number, number, reason)
             return []
-        self.accepted += 1
+        self.verified += 1
         logger.info('loop: keyframe %d of fragment %d shows the place of keyframe %d of fragment '
                     '%d', number, keyframe.fragment_id, best.number, first.fragment_id)
         return [constraint_between(found.alignment, first.pose, keyframe.pose)]
@@ -153,6 +176,9 @@ class LoopCloser:
     def _verify(self, first: KeptKeyframe, second: Keyframe, atlas: Atlas) -> Match:
         """Return the match of two keyframes; MismatchError if it is none, or far from the path."""
         least = self._config.voxel_map.min_confidence
+        # A loaded map has the older one in compact form only, and has to decide as this one.
+        if isinstance(first, Keyframe):
+            first = compacted(first, least)
         views = view_of(first, least), view_of(second, least)
         try:
             found = match(*views, self._memory, self._config)
@@ -160,17 +186,19 @@ class LoopCloser:
             raise
         # Whatever the network raises for a pair, its sequence is as before and the map goes on.
         except Exception as error:
-            logger.exception('a loop is not verified')
-            raise MismatchError(f'no answer: {type(error).__name__}: {error}') from error
+            reason = f'no answer: {type(error).__name__}: {error}'
+            if reason != self.refusal:
+                logger.exception('a loop is not verified')
+            raise MismatchError(reason) from error
         if not _on_one_path(atlas, first.fragment_id, second.fragment_id):
             return found
         alignment = found.alignment
         error = error_of(alignment.first_from_second, atlas, first.pose, second.pose)
         lengths = PathLengths(atlas, self._shortcuts(atlas))
-        length = length_in(second.pose, atlas, lengths.between(first.stamp_ns, second.stamp_ns))
-        surplus = excess(error, alignment.covariance, length, float(np.nanmedian(views[1].depth)),
+        length = length_in(second.pose, atlas, lengths.between(first.pose, second.pose))
+        surplus = excess(error, alignment.covariance, length, _distance(views[1].depth),
                          second.pose, self._config.loops.drift)
-        if surplus > GATE:
+        if not surplus <= GATE:
             raise MismatchError(f'far from the path: {surplus:.0f} for a limit of {GATE:.0f}, '
                                 f'after a path of {length:.1f}')
         return found
@@ -186,7 +214,7 @@ class LoopCloser:
             other = self._verify(owner[rival.number], keyframe, atlas)
         except MismatchError:
             return
-        distance = float(np.nanmedian(keyframe.depth))
+        distance = _distance(keyframe.depth)
         here, there = (error_of(one.alignment.first_from_second, atlas, owner[number].pose,
                                 keyframe.pose)
                        for one, number in ((found, best.number), (other, rival.number)))
@@ -203,17 +231,21 @@ class LoopCloser:
                     self._places.add(number, fragment.id, kept.descriptor)
         self._evicted = atlas.kept().evicted
 
+    def _forget_removed(self, atlas: Atlas) -> None:
+        """Forget the candidates of fragments that were removed."""
+        if any(not _is_in(one, atlas) for one in self.records):
+            self.records = deque((one for one in self.records if _is_in(one, atlas)),
+                                 MOST_RECORDS)
+
     def _forget_evicted(self, atlas: Atlas) -> None:
         evicted = atlas.kept().evicted
         if evicted != self._evicted:
             self._evicted = evicted
-            self._places.retain(_owners(atlas))
+            self._places.retain(atlas.keyframes())
 
-    def _shortcuts(self, atlas: Atlas) -> list[tuple[int, int]]:
-        """Return the stamps of the loops whose cameras are in the map where they were measured."""
-        loops = [one for one in self.records if not one.reason
-                 and {one.first_pose.fragment_id, one.second_pose.fragment_id}
-                 <= set(atlas.fragments)]
+    def _shortcuts(self, atlas: Atlas) -> list[tuple[FragmentPose, FragmentPose]]:
+        """Return the cameras of the loops that are in the map where they were measured."""
+        loops = [one for one in self.records if not one.reason and _is_in(one, atlas)]
         if not loops:
             return []
         first, second = (np.array([map_from_camera(atlas, pose) for pose in poses]) for poses in (
@@ -222,14 +254,20 @@ class LoopCloser:
         error = invert_similarities(first @ measured) @ second
         agreeing = np.linalg.norm(error[:, :3, 3], axis=1) < AGREEING_SHIFT * np.array(
             [one.distance for one in loops])
-        return [(one.first_pose.stamp_ns, one.second_pose.stamp_ns)
+        return [(one.first_pose, one.second_pose)
                 for one, agrees in zip(loops, agreeing, strict=True) if agrees]
 
 
-def _owners(atlas: Atlas) -> dict[int, KeptKeyframe]:
-    """Return all kept keyframes by their numbers."""
-    return {number: kept for fragment in atlas.fragments.values()
-            for number, kept in fragment.keyframes.items()}
+def _is_in(record: LoopRecord, atlas: Atlas) -> bool:
+    """Return whether the fragments of a record are in the map."""
+    return (record.first_pose.fragment_id in atlas.fragments
+            and record.second_pose.fragment_id in atlas.fragments)
+
+
+def _distance(depth: np.ndarray) -> float:
+    """Return the median of a depth [h, w]; 0 if none is known."""
+    known = depth[np.isfinite(depth)]
+    return float(np.median(known)) if len(known) else 0.0
 
 
 def _is_confirmed(one: Candidate, candidates: list[Candidate], before: list[Candidate]) -> bool:

@@ -107,7 +107,7 @@ def _is_suspect(graph: PoseGraph, solution: Solution, probability: float) -> np.
 def _passing(graph: PoseGraph, on: np.ndarray, candidates: np.ndarray, solution: Solution,
              probability: float) -> np.ndarray:
     """Return which candidates may be switched on: those that pass, and first connections."""
-    numbers = groups(graph.without(~on))
+    numbers = groups(graph.places, graph.without(~on).constraints)
     passing = _excess(graph, candidates, solution, probability, is_part=False) <= 1.0
     connected = set()
     for place, index in enumerate(candidates):

@@ -13,6 +13,8 @@ the map already agrees with is a way of no length, so that l does not grow beyon
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
@@ -64,30 +66,59 @@ def excess(error: np.ndarray, covariance: np.ndarray, length: float, distance: f
 
 
 class PathLengths:
-    """Lengths of the path in the map, which loops shorten; `shortcuts` are pairs of stamps."""
+    """Lengths of the path in the map, which loops shorten.
 
-    def __init__(self, atlas: Atlas, shortcuts: list[tuple[int, int]]) -> None:
-        path = atlas.path()
-        steps = np.linalg.norm(np.diff(path.map_from_camera[:, :3, 3], axis=0), axis=1)
-        self._stamps = path.stamps_ns
-        self._along = np.concatenate([[0.0], np.cumsum(steps)])
+    `shortcuts` are the poses of two cameras each, whose place is the same on the map as measured.
+    Poses that the path has dropped count: in their fragment they are taken as at its beginning, so
+    that a length is rather too long.
+    """
+
+    def __init__(self, atlas: Atlas,
+                 shortcuts: Sequence[tuple[FragmentPose, FragmentPose]]) -> None:
+        self._stamps = {one.id: one.path.stamps for one in atlas.fragments.values()}
+        self._along: dict[int, np.ndarray] = {}
+        self._begins: dict[int, float] = {}
+        end, newest = 0.0, None
+        for fragment in atlas.fragments.values():
+            path, place = fragment.path, fragment.map_from_fragment
+            scale = similarity_scale(place)
+            places = path.transforms[:, :3, 3] @ place[:3, :3].T + place[:3, 3]
+            end += scale * fragment.gap
+            if path.received > len(path):
+                whole = scale * path.length
+            else:
+                whole = 0.0
+                if newest is not None and len(places):
+                    end += float(np.linalg.norm(places[0] - newest))
+            along = np.concatenate([np.zeros(min(len(places), 1)), np.cumsum(
+                np.linalg.norm(np.diff(places, axis=0), axis=1))])
+            left = along[-1] if len(along) else 0.0
+            self._begins[fragment.id] = end
+            self._along[fragment.id] = end + max(whole - left, 0.0) + along
+            end += max(whole, left)
+            newest = places[-1] if len(places) else None
         self._shortcuts = shortcuts
 
-    def between(self, first_ns: int, second_ns: int) -> float:
-        """Return the length of the shortest way between two stamps, in units of the map."""
-        stamps = [first_ns, second_ns, *(one for pair in self._shortcuts for one in pair)]
-        # Stamps may have jumped back, or a map was continued with older ones.
-        by_stamp = np.argsort(self._stamps, kind='stable')
-        along = self._along[by_stamp[np.clip(np.searchsorted(
-            self._stamps, stamps, sorter=by_stamp), 0, len(self._along) - 1)]]
+    def between(self, first: FragmentPose, second: FragmentPose) -> float:
+        """Return the length of the shortest way between two cameras, in units of the map."""
+        cameras = [first, second, *(one for pair in self._shortcuts for one in pair)]
+        along = np.array([self._at(one) for one in cameras])
         order = np.argsort(along, kind='stable')
-        ends = np.arange(2, len(stamps))
+        ends = np.arange(2, len(cameras))
         lengths = np.concatenate([np.diff(along[order]), np.zeros(len(ends) // 2)])
         # SciPy before 1.13 follows indices of 32 bits only.
         edges = (np.concatenate([order[:-1], ends[::2]]).astype(np.int32),
                  np.concatenate([order[1:], ends[1::2]]).astype(np.int32))
-        graph = coo_array((np.maximum(lengths, NO_LENGTH), edges), (len(stamps), len(stamps)))
+        graph = coo_array((np.maximum(lengths, NO_LENGTH), edges), (len(cameras), len(cameras)))
         return float(dijkstra(graph.tocsr(), directed=False, indices=0)[1])
+
+    def _at(self, pose: FragmentPose) -> float:
+        """Return the length of the way up to a camera."""
+        # Stamps are compared within a fragment only: they may have jumped back before it.
+        stamps = self._stamps[pose.fragment_id]
+        if not len(stamps) or pose.stamp_ns < stamps[0]:
+            return self._begins[pose.fragment_id]
+        return float(self._along[pose.fragment_id][np.abs(stamps - pose.stamp_ns).argmin()])
 
 
 def length_in(unit_of: FragmentPose, atlas: Atlas, length: float) -> float:

@@ -11,10 +11,13 @@ m is the mean, V and w >= 0 are the principal directions and variances of a samp
 """
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 # Share of the largest variance that is added to each.
 SHRINKAGE = 0.01
@@ -100,6 +103,39 @@ class Places:
         for name in COLUMNS:
             setattr(self, name, getattr(self, name)[:self._count][kept])
         self._count = len(self._numbers)
+
+    def tree(self) -> dict[str, Any]:
+        """Return the state for a saved map, without the descriptors.
+
+        Later keyframes are whitened by statistics of keyframes that may have been forgotten since.
+        """
+        return {'numbers': self._numbers[:self._count].copy(), 'whitened': self.whitened(),
+                'mean': self._mean, 'basis': self._basis, 'sampled': self._sampled}
+
+    def restore(self, node: SavedNode,
+                kept: Mapping[int, tuple[int, np.ndarray]]) -> None:
+        """Take over a saved state; raise ValueError if it is wrong.
+
+        `kept` are group and descriptor of the kept keyframes by number; others are forgotten.
+        """
+        numbers = node.array('numbers', np.int64, (None,))
+        if (np.diff(numbers) <= 0).any():
+            raise node.fault('numbers', 'ascending numbers', 'others')
+        sampled = node.integer('sampled')
+        mean = node.array('mean', np.float32, (None,))
+        size = len(mean) if sampled else max((len(one) for _, one in kept.values()), default=0)
+        if any(len(one) != size for _, one in kept.values()):
+            raise node.fault('mean', f'descriptors of {size} numbers', 'others')
+        basis = node.array('basis', np.float32, (size if sampled else None, None))
+        whitened = node.array('whitened', np.float32, (len(numbers), basis.shape[1]))
+        present = np.array([one in kept for one in numbers.tolist()], bool)
+        self._numbers, self._whitened = numbers[present], whitened[present]
+        found = [kept[one] for one in self._numbers.tolist()]
+        self._groups = np.array([group for group, _ in found], np.int64)
+        self._descriptors = np.array([descriptor for _, descriptor in found],
+                                     np.float32).reshape(len(found), size)
+        self._mean, self._basis, self._sampled = mean, basis, sampled
+        self._count = len(found)
 
     def whitened(self) -> np.ndarray:
         """Return the whitened descriptors [n, d], of length one; empty without statistics."""

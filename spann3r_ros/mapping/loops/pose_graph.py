@@ -11,7 +11,7 @@ minimised by Levenberg-Marquardt on sparse normal equations.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,12 +121,12 @@ def minimise(graph: PoseGraph, converged: float = CONVERGED) -> Solution:
     raise ValueError(f'pose graph: no minimum after {MAX_ITERATIONS} iterations, cost {cost}')
 
 
-def groups(graph: PoseGraph) -> dict[int, int]:
+def groups(fragments: Iterable[int], constraints: Sequence[Constraint]) -> dict[int, int]:
     """Return a number for each fragment, by id; those that constraints connect have the same."""
-    ids = sorted(graph.places)
+    ids = sorted(fragments)
     index = {one: number for number, one in enumerate(ids)}
-    first = [index[one.first] for one in graph.constraints]
-    second = [index[one.second] for one in graph.constraints]
+    first = [index[one.first] for one in constraints]
+    second = [index[one.second] for one in constraints]
     edges = coo_array((np.ones(len(first)), (first, second)), (len(ids), len(ids)))
     return dict(zip(ids, connected_components(edges, directed=False)[1].tolist(), strict=True))
 
@@ -214,7 +214,7 @@ def _attachments(graph: PoseGraph) -> list[Constraint]:
 
     Each is the only connection of its group, so its residual is zero at the minimum.
     """
-    numbers = groups(graph)
+    numbers = groups(graph.places, graph.constraints)
     held, attachments = {numbers[graph.fixed]}, []
     ids = sorted(graph.places)
     for position, one in enumerate(ids):

@@ -81,18 +81,23 @@ def match(first: View, second: View, memory: MemoryManager, config: MapperConfig
     except FrameError as error:
         raise MismatchError(f'no pose: {error}') from error
     _check_difference(difference, second.depth)
-    if alignment.spread > limits.max_residual:
+    if not alignment.spread <= limits.max_residual:
         raise MismatchError(f'other depths: ratios spread by {alignment.spread:.3f}')
     overlap = compare(first, second, alignment.first_from_second, limits)
-    if overlap.support < limits.min_support:
-        raise MismatchError(f'little overlap: {overlap.support:.2f}')
-    if overlap.conflict > MAX_CONFLICT:
-        raise MismatchError(f'conflicting views: {overlap.conflict:.2f}')
-    if overlap.residual > limits.max_residual:
-        raise MismatchError(f'other geometry: residual {overlap.residual:.3f}')
-    if overlap.correlation < limits.min_correlation:
-        raise MismatchError(f'other appearance: correlation {overlap.correlation:.2f}')
+    check_overlap(overlap, limits)
     return Match(alignment, overlap)
+
+
+def check_overlap(overlap: Overlap, limits: LoopConfig) -> None:
+    """Raise MismatchError unless two keyframes have enough in common; NaN is not enough."""
+    if not overlap.support >= limits.min_support:
+        raise MismatchError(f'little overlap: {overlap.support:.2f}')
+    if not overlap.conflict <= MAX_CONFLICT:
+        raise MismatchError(f'conflicting views: {overlap.conflict:.2f}')
+    if not overlap.residual <= limits.max_residual:
+        raise MismatchError(f'other geometry: residual {overlap.residual:.3f}')
+    if not overlap.correlation >= limits.min_correlation:
+        raise MismatchError(f'other appearance: correlation {overlap.correlation:.2f}')
 
 
 def compare(first: View, second: View, first_from_second: np.ndarray,
@@ -110,7 +115,7 @@ def _check_difference(difference: np.ndarray, depth: np.ndarray) -> None:
     shift = float(np.linalg.norm(difference[SHIFT])) / near
     turn = math.degrees(np.linalg.norm(difference[TURN]))
     scale = abs(float(difference[6]))
-    if shift > MAX_SHIFT or turn > MAX_TURN_DEG or scale > MAX_LOG_SCALE:
+    if not (shift <= MAX_SHIFT and turn <= MAX_TURN_DEG and scale <= MAX_LOG_SCALE):
         raise MismatchError(f'orders disagree: by {shift:.2f} of the depth, {turn:.1f} degrees, '
                             f'{math.expm1(scale):.0%} of the scale')
 

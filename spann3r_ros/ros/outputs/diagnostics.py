@@ -81,7 +81,8 @@ class Diagnostics:
                          voxels=mapping.voxels, memory_tokens=mapping.memory.status.tokens,
                          resets=mapping.memory.resets, metric=mapping.scale.metric,
                          grid=mapping.grid_reason or 'published',
-                         localisation=mapping.localisation)])
+                         localisation=mapping.localisation,
+                         back_end_failures=mapping.back_end_failures)])
         message.header.stamp = now.to_msg()
         self._publisher.publish(message)
 
@@ -117,9 +118,14 @@ class Diagnostics:
 
 
 def _of_map(health: Health, mapping: MappingStatus) -> Health:
-    """Return the health of the map: images that show nothing do not fail, but add nothing."""
+    """Return the health of the map: images that show nothing do not fail, but add nothing.
+
+    What fails in the back end costs no frame, but the map lacks it.
+    """
     if health.level == OK and mapping.blind_reason:
         return Health(WARN, f'{mapping.blind_reason}; such images are skipped')
+    if health.level == OK and mapping.back_end_reason:
+        return Health(WARN, f'the back end failed: {mapping.back_end_reason}')
     if health.level == OK and mapping.localisation == 'searching':
         return Health(WARN, 'the place of the camera in the map is searched for: '
                             f'{mapping.localisation_reason}')

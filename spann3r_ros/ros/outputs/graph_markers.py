@@ -10,6 +10,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from spann3r_ros.mapping.fragments.graph_view import (
     ACCEPTED,
     JOIN,
+    REFUSED,
     REJECTED,
     UNJUDGED,
     GraphView,
@@ -27,6 +28,7 @@ EDGES = {
     JOIN: ('joins', LINE_WIDTH, ColorRGBA(r=0.85, g=0.85, b=0.85, a=1.0)),
     ACCEPTED: ('loops_accepted', LOOP_WIDTH, ColorRGBA(r=0.1, g=0.9, b=0.2, a=1.0)),
     REJECTED: ('loops_rejected', LOOP_WIDTH, ColorRGBA(r=1.0, g=0.1, b=0.1, a=1.0)),
+    REFUSED: ('loops_refused', LINE_WIDTH, ColorRGBA(r=0.6, g=0.35, b=0.25, a=1.0)),
     UNJUDGED: ('loops_unjudged', LOOP_WIDTH, ColorRGBA(r=1.0, g=0.6, b=0.1, a=1.0)),
 }
 
@@ -35,7 +37,7 @@ def graph_markers(view: GraphView, voxel_size: float, header: Header) -> MarkerA
     """Return markers that replace all before them, one for each namespace with something in it.
 
     The namespaces are keyframes, fragments, fragments_unconnected, joins, loops_accepted,
-    loops_rejected and loops_unjudged. Points are in the header's frame.
+    loops_rejected, loops_refused and loops_unjudged. Points are in the header's frame.
     """
     count = len(view.cameras)
     shown = np.unique(np.linspace(0, max(count - 1, 0), min(count, MAX_KEYFRAMES)).astype(int))
