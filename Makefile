@@ -11,7 +11,7 @@ parallel := -p xdist -n $(JOBS) --dist loadfile
 run := scripts/run.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-long test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-exports bench-large-images bench-long bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-report bench-rendering bench-shared bench-startup bench-tf bench-view soak cycles check-cuda clean
+.PHONY: help setup demo demo-long test test-noble test-avx2 test-full lint train evaluate bench bench-node bench-network bench-bags bench-colours bench-blind bench-blind-pictures bench-carving bench-exports bench-large-images bench-long bench-grid bench-keyframes bench-loops bench-fragments bench-map bench-bag-launch bench-memory bench-packages bench-report bench-rendering bench-shared bench-startup bench-sum bench-tf bench-view soak cycles check-cuda clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -24,7 +24,7 @@ demo: setup  ## play the bundled bag, or BAG=path TOPIC=/camera/image_raw, into 
 	  $(if $(VIEW),--view)
 
 demo-long: setup  ## a robot in a generated building: loops, scale and grid against the truth, NETWORK=
-	@OMP_NUM_THREADS=1 $(run) python -m spann3r_ros.tools.demo_long \
+	@OMP_NUM_THREADS=1 $(run) scripts/demo_long \
 	  $(if $(NETWORK),--network '$(NETWORK)')
 
 test: setup  ## all tests except the full-size ones; JOBS= processes
@@ -121,6 +121,9 @@ bench-shared: setup  ## what the mapper loses beside busy processes (two minutes
 
 bench-startup: setup  ## how long a start takes, and its memory (a minute, 8 GiB)
 	@$(run) python benchmarks/startup.py
+
+bench-sum: setup  ## what keyframes, fragments, loops, scale, carving and grid cost together (ten minutes)
+	@OMP_NUM_THREADS=1 $(run) python benchmarks/mapping_sum.py
 
 bench-tf: setup  ## what the transforms of a robot cost the node (two minutes)
 	@$(run) python benchmarks/tf_cost.py

@@ -96,6 +96,7 @@ class FrontEnd:
             if (pose is not None or verdict is Verdict.REFUSED
                     or not (self._config.live_pose and state.keyframes)):
                 state.skip(frame, view, verdict is Verdict.SIMILAR)
+                state.back_end.scale.pass_by(frame, view, view.intrinsics or state.intrinsics)
                 return replace(self.update(pose), skipped=True)
         admitted = state.admit(frame, view)
         state.restart_reason = state.restart_reason or self._end_of_fragment()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -88,17 +88,27 @@ def ride(seconds: float, speed: Speed, turn: Speed,
 
 
 @lru_cache(maxsize=1000)
-def _seen(camera: bytes) -> tuple[np.ndarray, np.ndarray]:
+def _seen(camera: bytes, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Return image uint8 and depth float32 of a world_from_camera [4, 4], given as bytes."""
-    rgb, points = SCENE.render(np.frombuffer(camera).reshape(4, 4), CAMERA)
+    pose = np.frombuffer(camera).reshape(4, 4)
+    rgb, points = SCENE.render(pose, CAMERA)
+    if samples > 1:
+        fine = replace(CAMERA, fx=CAMERA.fx * samples, fy=CAMERA.fy * samples,
+                       cx=(CAMERA.cx + 0.5) * samples - 0.5, cy=(CAMERA.cy + 0.5) * samples - 0.5,
+                       width=CAMERA.width * samples, height=CAMERA.height * samples)
+        rgb = cv2.resize(SCENE.render(pose, fine)[0], rgb.shape[1::-1],
+                         interpolation=cv2.INTER_AREA)
     return rgb, points[..., 2].astype(np.float32)
 
 
-def true_keyframes(cameras: np.ndarray, unit: float) -> list[Keyframe]:
-    """Return keyframes with true depth in units of so many metres, and true poses."""
+def true_keyframes(cameras: np.ndarray, unit: float, samples: int = 1) -> list[Keyframe]:
+    """Return keyframes with true depth in units of so many metres, and true poses.
+
+    A pixel is the mean of `samples` times `samples` places in it.
+    """
     keyframes = []
     for index, camera in enumerate(cameras):
-        rgb, metres = _seen(camera.tobytes())
+        rgb, metres = _seen(camera.tobytes(), samples)
         stamp_ns = 1_000_000_000 + round(index * PERIOD_SEC * 1e9)
         in_fragment = invert(cameras[0]) @ camera
         in_fragment[:3, 3] /= unit

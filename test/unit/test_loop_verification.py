@@ -19,7 +19,7 @@ from spann3r_ros.core.types import FragmentPose, FrameError
 from spann3r_ros.mapping.fragments.keyframe_store import compacted
 from spann3r_ros.mapping.loops.loop_closer import constraint_between
 from spann3r_ros.mapping.loops.pair_alignment import MismatchError, View
-from spann3r_ros.mapping.loops.verification import match, view_of
+from spann3r_ros.mapping.loops.verification import compare, match, view_of
 from spann3r_ros.mapping.mapper_config import MapperConfig
 
 CAMERA = square_camera(96)
@@ -126,6 +126,14 @@ def test_the_constraint_is_between_the_two_keyframes() -> None:
     np.testing.assert_allclose(back, found.alignment.covariance, rtol=1e-6, atol=1e-12)
     eigenvalues = np.linalg.eigvalsh(constraint.covariance)
     assert eigenvalues[0] > 0.0
+
+
+def test_large_keyframes_are_compared_in_all_their_pixels() -> None:
+    camera = square_camera(224)
+    rgb, points = SyntheticScene().render(orbit_trajectory(18)[0], camera)
+    view = View(rgb, points[..., 2].astype(np.float32), camera)
+    found = compare(view, view, np.eye(4), CONFIG.loops)
+    assert found.support > 0.98 and found.correlation > 0.99
 
 
 def test_a_compact_keyframe_is_verified_too() -> None:

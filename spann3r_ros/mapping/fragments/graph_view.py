@@ -56,7 +56,7 @@ def view_graph(atlas: Atlas,
         edges[kind].append((first[-1], second[0]) if kind == JOIN
                            else (first[len(first) // 2], second[len(second) // 2]))
     for pair in refused:
-        if all(one.fragment_id in atlas.fragments for one in pair):
+        if all(one.fragment_id in cameras for one in pair):
             edges[REFUSED].append(tuple(
                 one.in_map(atlas.fragments[one.fragment_id].map_from_fragment)
                 .world_from_camera[:3, 3] for one in pair))

@@ -40,6 +40,7 @@ MAX_CONFLICT = 0.2
 # The images are compared in a band between these widths, as shares of the image's width. Shading
 # is slower, noise is faster.
 FINE, COARSE = 0.01, 0.08
+SAMPLED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,18 @@ def _seen_by(view: View, other: View, other_from_view: np.ndarray, max_residual:
         float(agreeing.sum() / known.sum()), float(1.0 - agreeing.sum() / seen.sum()),
         float(np.median(np.abs(ratios[seen]))),
         _correlation(_band(view.image)[known][inside][agreeing],
-                     cv2.remap(_band(other.image), image_x[inside][agreeing, None],
-                               image_y[inside][agreeing, None], cv2.INTER_LINEAR)[:, 0]))
+                     _sampled(_band(other.image), image_x[inside][agreeing],
+                              image_y[inside][agreeing])))
+
+
+def _sampled(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the values [n] of an image float32 [h, w] at columns and rows, float32 [n]."""
+    # OpenCV takes no maps of more than 32,767 rows: a larger keyframe may have more points.
+    height = -(-len(columns) // SAMPLED_AT_ONCE)
+    places = np.zeros((2, height * SAMPLED_AT_ONCE), np.float32)
+    places[:, :len(columns)] = columns, rows
+    return cv2.remap(image, *places.reshape(2, height, SAMPLED_AT_ONCE),
+                     cv2.INTER_LINEAR).ravel()[:len(columns)]
 
 
 def _project(view: View, camera: object, other_from_view: np.ndarray,

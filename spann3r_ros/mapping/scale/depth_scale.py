@@ -15,7 +15,7 @@ import numpy as np
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
 
-from .scale_fit import ScaleFit, inflation
+from .scale_fit import ScaleDrift, ScaleFit, distance_to_end, fit_robustly, inflation
 
 # Fewer keyframes give no scale.
 MIN_KEYFRAMES = 3
@@ -23,6 +23,8 @@ MIN_KEYFRAMES = 3
 MIN_SHARE = 0.05
 # A network errs by patches: the pixels of one keyframe are so many measurements.
 PATCHES = 20
+# Least standard deviation of the ratio of a keyframe.
+LEAST_DEVIATION = 0.001
 # Standard error of a median divided by that of a mean; of normal noise, the standard deviation
 # divided by the median absolute deviation.
 MEDIAN_ERROR, FROM_MEDIAN_DEVIATION = 1.25, 1.48
@@ -63,6 +65,21 @@ def fit_ratios(ratios: Sequence[DepthRatio]) -> ScaleFit | None:
     deviation = FROM_MEDIAN_DEVIATION * float(np.median(np.abs(values - median)))
     single = max((MEDIAN_ERROR * deviation)**2, float(np.mean([one.variance for one in ratios])))
     return ScaleFit(median, single / len(values) * inflation(values - median))
+
+
+def fit_drifting_ratios(ratios: Sequence[DepthRatio]) -> ScaleDrift | None:
+    """Return the scale by the ratios of keyframes if it changes in proportion to their number."""
+    if len(ratios) < MIN_KEYFRAMES:
+        return None
+    values, variances = (np.array([getattr(one, name) for one in ratios])
+                         for name in ('log_ratio', 'variance'))
+    # Depth without an error has no variance.
+    variances = np.maximum(variances, LEAST_DEVIATION**2)
+    design = np.column_stack([np.ones(len(ratios)), -distance_to_end(np.ones(len(ratios)))])
+    fit = fit_robustly(values - values[-1], design, np.zeros(2), lambda _: variances)
+    end, rise = fit.unknowns
+    return ScaleDrift(ScaleFit(float(end + values[-1]), float(fit.covariance[0, 0])),
+                      ScaleFit(float(rise), float(fit.covariance[1, 1])))
 
 
 def ratio_tree(ratio: DepthRatio) -> dict[str, Any]:

@@ -10,20 +10,35 @@ from typing import Any
 
 import numpy as np
 
+from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import similarity_scale
 from spann3r_ros.core.types import Frame
-from spann3r_ros.core.views import fit_depth
+from spann3r_ros.core.views import Preprocessed, fit_depth
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.fragments.fragment import Fragment
 from spann3r_ros.mapping.loops.pose_graph import ScalePrior
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
+from spann3r_ros.mapping.tracking.corner_tracks import to_gray
 
-from .depth_scale import compare_depths, fit_ratios, ratio_tree, read_ratio
+from .depth_scale import (
+    compare_depths,
+    fit_drifting_ratios,
+    fit_ratios,
+    ratio_tree,
+    read_ratio,
+)
 from .map_scale import Scale
-from .odometry_scale import OdometryPairs, fit_pairs, pair_tree, read_pair
-from .scale_fit import ScaleFit, ScaleSeries, read_fit
+from .odometry_scale import (
+    OdometryPairs,
+    PassedView,
+    fit_drifting_pairs,
+    fit_pairs,
+    pair_tree,
+    read_pair,
+)
+from .scale_fit import ScaleDrift, ScaleFit, ScaleSeries, read_fit
 
 # What one fragment that is placed by another adds to the relative standard deviation.
 JOIN_DEVIATION = 0.02
@@ -67,6 +82,13 @@ class ScaleTracker:
         """Use other deviations, and another known number, from the next keyframe on."""
         self._config = config
 
+    def pass_by(self, frame: Frame, view: Preprocessed, intrinsics: Intrinsics | None) -> None:
+        """Use a frame that is no keyframe, fitted to the network's input with these intrinsics."""
+        if (self._config.scale.source in ('odometry', 'auto') and frame.odometry is not None
+                and frame.world_from_camera is None and intrinsics is not None):
+            self._pairs.pass_by(PassedView(frame.stamp_ns, to_gray(view.image), intrinsics,
+                                           frame.odometry))
+
     def observe(self, frame: Frame, keyframe: Keyframe, atlas: Atlas) -> None:
         """Use a keyframe that is in the atlas, and its frame; move fragments if need be."""
         source = self._config.scale.source
@@ -78,14 +100,17 @@ class ScaleTracker:
         if source == 'number':
             self._use_number(atlas)
             return
-        measurement = self._measure(frame, keyframe)
-        if measurement is None:
+        measurements = self._measure(frame, keyframe)
+        if not measurements:
             return
-        self._series.add(measurement)
+        for one in measurements:
+            self._series.add(one)
         fit = self._series.fit(self._fit)
         if fit is None:
             return
-        changed = None if self._applied is None else self._series.change(self._fit)
+        changed = None
+        if self._applied is not None:
+            changed = self._series.change(self._fit) or self._series.drift(self._fit_drift)
         if changed is None:
             self.measured[fragment.id] = fit
             self._use(fit, fragment, atlas)
@@ -142,13 +167,19 @@ class ScaleTracker:
             return fit_ratios(measurements)
         return fit_pairs(measurements, self._config.scale.mount_deviation)
 
+    def _fit_drift(self, measurements: Sequence[Any]) -> ScaleDrift | None:
+        if self._config.scale.source == 'depth':
+            return fit_drifting_ratios(measurements)
+        return fit_drifting_pairs(measurements, self._config.scale.mount_deviation)
+
     def _enter(self, fragment: Fragment, atlas: Atlas) -> None:
         """Begin to measure another fragment, with the scale that it inherits."""
         if self._first_place is None:
             place = fragment.map_from_fragment @ fragment.fragment_from_sequence
             self._first_place = place[:3, 3]
         self._fragment_id, self._inherited = fragment.id, None
-        self._pairs, self._series = OdometryPairs(), self._new_series()
+        self._pairs.begin()
+        self._series = self._new_series()
         self.measured = {one: fit for one, fit in self.measured.items() if one in atlas.fragments}
         if not fragment.scale.metric:
             return
@@ -166,16 +197,17 @@ class ScaleTracker:
             self._change = None
         self._settle(self._inherited, fragment, atlas)
 
-    def _measure(self, frame: Frame, keyframe: Keyframe) -> Any:  # noqa: ANN401
-        """Return the next measurement of the series, or None."""
+    def _measure(self, frame: Frame, keyframe: Keyframe) -> list[Any]:
+        """Return the next measurements of the series."""
         if self._config.scale.source == 'depth':
             if frame.depth is None:
-                return None
-            return compare_depths(keyframe, fit_depth(
+                return []
+            ratio = compare_depths(keyframe, fit_depth(
                 frame, keyframe.depth.shape, self._config.field_of_view == 'letterbox',
                 self._config.resampling == 'exact'), self._config.voxel_map.min_confidence)
+            return [] if ratio is None else [ratio]
         if frame.odometry is None:
-            return None
+            return []
         return self._pairs.add(keyframe, frame.odometry)
 
     def _use(self, fit: ScaleFit, fragment: Fragment, atlas: Atlas) -> None:
