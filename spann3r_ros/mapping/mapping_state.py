@@ -133,7 +133,9 @@ class MappingState:
 
     def admit_spare(self) -> Admitted:
         """Return the spare frame with the next image id; it stays counted as skipped."""
-        return replace(self.admit(*self.spare), is_counted=False)
+        # The image of a spare frame of a saved map is that of the network's input.
+        return replace(self.admit(*self.spare), is_counted=False, size=self.calibration.size,
+                       intrinsics=self.calibration.intrinsics)
 
     def take(self, admitted: Admitted) -> None:
         """Record a frame that the network has processed as pending."""

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fragments as parts of a saved map; their keyframes are saved in compact form."""
+"""Fragments as parts of a saved map.
+
+All keyframes are saved in compact form, which other programs can show. Those that are complete are
+saved completely as well, so that a map that is continued verifies the same loops.
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +30,7 @@ from .keyframe_store import CompactKeyframe, KeptKeyframe, compacted
 from .pose_series import PoseSeries
 
 INTRINSICS = ('fx', 'fy', 'cx', 'cy')
+FULL = ('image', 'depth', 'confidence')
 
 
 def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
@@ -98,11 +103,44 @@ def _keyframes_tree(keyframes: Mapping[int, KeptKeyframe],
         'intrinsics': np.array([[getattr(one.intrinsics, name) for name in INTRINSICS]
                                 for one in kept], float).reshape(len(kept), len(INTRINSICS)),
         'descriptors': _descriptors([one.descriptor for one in kept]),
+        'full': _full_tree(keyframes),
         **_poses_tree(
             np.array([one.stamp_ns for one in kept], np.int64),
             np.array([one.pose.fragment_from_camera for one in kept]).reshape(-1, 4, 4),
             np.array([unknown if one.pose.covariance is None else one.pose.covariance
                       for one in kept]).reshape(-1, 6, 6))}
+
+
+def _full_tree(keyframes: Mapping[int, KeptKeyframe]) -> dict[str, np.ndarray] | None:
+    """Return the images, depths and confidences of the complete keyframes; None without any."""
+    full = {number: one for number, one in keyframes.items() if isinstance(one, Keyframe)}
+    if not full:
+        return None
+    return {'numbers': np.array(list(full), np.int64),
+            **{f'{name}s': np.array([getattr(one, name) for one in full.values()])
+               for name in FULL}}
+
+
+def _read_full(node: SavedNode, found: dict[int, KeptKeyframe], size: tuple[int, int]) -> None:
+    """Put complete keyframes in the place of their compact form."""
+    numbers = node.array('numbers', np.int64, (None,))
+    if len(set(numbers.tolist())) < len(numbers) or not set(numbers.tolist()) <= set(found):
+        raise node.fault('numbers', 'numbers of the keyframes, each once', numbers.tolist())
+    shape = (len(numbers), *size)
+    images = node.array('images', np.uint8, (*shape, 3))
+    depths = node.array('depths', np.float32, shape, finite=False)
+    confidences = node.array('confidences', np.float32, shape)
+    with np.errstate(invalid='ignore'):
+        if (depths <= 0.0).any() or np.isinf(depths).any():
+            raise node.fault('depths', 'depths above zero, or NaN', 'others')
+    if len(confidences) and not 0.0 <= confidences.min() <= confidences.max() <= 1.0:
+        raise node.fault('confidences', 'values from 0 to 1', 'others')
+    for number, *arrays in zip(numbers.tolist(), images, depths, confidences, strict=True):
+        one = found[number]
+        image, depth, confidence = (array.copy() for array in arrays)
+        found[number] = Keyframe(one.stamp_ns, one.frame_id, one.fragment_id, image,
+                                 one.intrinsics, depth, confidence, one.pose,
+                                 descriptor=one.descriptor)
 
 
 def _descriptors(descriptors: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -157,4 +195,7 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
             depths[index],
             FragmentPose(stamp_ns, frame_id, fragment_id, transforms[index], covariance),
             descriptors[index])
+    # Maps of earlier versions have no such entry.
+    if node.has('full'):
+        _read_full(node.node('full'), found, (height, width))
     return found

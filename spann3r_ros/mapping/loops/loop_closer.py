@@ -100,14 +100,23 @@ class LoopCloser:
         self._waited += 1
         return self._close(number, keyframe, atlas)
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self, atlas: Atlas) -> dict[str, Any]:
         """Return the state for a saved map; the descriptors are saved with the keyframes."""
-        return {'waited': self._waited, 'accepted': self.accepted, 'rejected': self.rejected,
+        return {'places': self._places.tree(_owners(atlas)) if self._is_indexed else None,
+                'waited': self._waited, 'accepted': self.accepted, 'rejected': self.rejected,
                 'before': [vars_of(one) for one in self._before],
                 'records': [_record_tree(one) for one in self.records]}
 
-    def restore(self, node: SavedNode) -> None:
-        """Take over a saved state; raise ValueError if it is wrong."""
+    def restore(self, node: SavedNode, atlas: Atlas) -> None:
+        """Take over the saved state of a map with an atlas; raise ValueError if it is wrong."""
+        # Maps of earlier versions have no such entry.
+        if node.has('places'):
+            owners = _owners(atlas)
+            self._places.restore(
+                node.node('places'), {number: one.descriptor for number, one in owners.items()
+                                      if one.descriptor is not None},
+                {number: one.fragment_id for number, one in owners.items()})
+            self._is_indexed, self._evicted = True, atlas.kept().evicted
         self._waited = node.integer('waited')
         self.accepted, self.rejected = node.integer('accepted'), node.integer('rejected')
         self._before = [Candidate(one.integer('number'), one.number('similarity'))

@@ -11,10 +11,13 @@ m is the mean, V and w >= 0 are the principal directions and variances of a samp
 """
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 # Share of the largest variance that is added to each.
 SHRINKAGE = 0.01
@@ -78,13 +81,49 @@ class Places:
 
     def retain(self, numbers: Container[int]) -> None:
         """Forget all keyframes but these."""
-        kept = np.fromiter((one in numbers for one in self._numbers[:self._count].tolist()), bool,
-                           self._count)
+        kept = self._among(numbers)
         if kept.all():
             return
         for name in COLUMNS:
             setattr(self, name, getattr(self, name)[:self._count][kept])
         self._count = len(self._numbers)
+
+    def tree(self, numbers: Container[int]) -> dict[str, Any]:
+        """Return the statistics, and the keyframes among `numbers`, for a saved map.
+
+        The descriptors are saved with the keyframes.
+        """
+        kept = self._among(numbers)
+        return {'numbers': self._numbers[:self._count][kept],
+                'whitened': self._whitened[:self._count][kept] if self._sampled else None,
+                'mean': self._mean, 'basis': self._basis, 'sampled': self._sampled}
+
+    def restore(self, node: SavedNode, descriptors: Mapping[int, np.ndarray],
+                groups: Mapping[int, int]) -> None:
+        """Take over a saved state; `descriptors` and `groups` are those of the kept keyframes.
+
+        Raises ValueError if it does not fit them.
+        """
+        numbers = node.array('numbers', np.int64, (None,))
+        size = len(next(iter(descriptors.values()))) if descriptors else 0
+        if not all(one in descriptors and len(descriptors[one]) == size
+                   for one in numbers.tolist()) or (np.diff(numbers) <= 0).any():
+            raise node.fault('numbers', 'ascending numbers of keyframes with descriptors',
+                             numbers.tolist())
+        self.__init__()
+        self._descriptors = np.zeros((0, size), np.float32)
+        sampled = node.integer('sampled')
+        mean = node.array('mean', np.float32, (size if sampled else None,))
+        basis = node.array('basis', np.float32, (len(mean), None))
+        self._whitened = np.zeros((0, basis.shape[1]), np.float32)
+        self._reserve(len(numbers))
+        n = self._count = len(numbers)
+        self._numbers[:n] = numbers
+        for row, number in enumerate(numbers.tolist()):
+            self._groups[row], self._descriptors[row] = groups[number], descriptors[number]
+        if sampled:
+            self._mean, self._basis, self._sampled = mean, basis, sampled
+            self._whitened[:n] = node.array('whitened', np.float32, (n, basis.shape[1]))
 
     def whitened(self) -> np.ndarray:
         """Return the whitened descriptors [n, d], of length one; empty without statistics."""
@@ -113,6 +152,11 @@ class Places:
         found = np.flatnonzero(eligible & (similarity >= least))
         found = found[np.argsort(-similarity[found], kind='stable')][:most]
         return [Candidate(int(self._numbers[one]), float(similarity[one])) for one in found]
+
+    def _among(self, numbers: Container[int]) -> np.ndarray:
+        """Return which of the keyframes are among `numbers`, bool [n]."""
+        return np.fromiter((one in numbers for one in self._numbers[:self._count].tolist()), bool,
+                           self._count)
 
     def _sample(self) -> None:
         """Compute the statistics, and whiten all descriptors by them."""
