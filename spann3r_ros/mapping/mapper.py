@@ -53,6 +53,27 @@ class Mapper:
         """Return the name of the network."""
         return self._memory.name
 
+    @property
+    def network_identity(self) -> str:
+        """Return a text that differs between weights of the network."""
+        return self._memory.identity
+
+    @property
+    def config(self) -> MapperConfig:
+        """Return the settings."""
+        return self._config
+
+    @property
+    def camera(self) -> tuple[str, tuple[int, int]] | None:
+        """Return frame, height and width of the map's images; None before the first one."""
+        return self._state.camera
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Return height and width of what the network sees of the map's images."""
+        height, width = self._state.camera[1]
+        return self._memory.input_size(width / height)
+
     def process(self, frame: Frame) -> MapUpdate:
         """Process one frame; return the keyframes that it completed and the live pose.
 

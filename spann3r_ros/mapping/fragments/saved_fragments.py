@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.image_files.file_headers import read_header
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import is_rigid
-from spann3r_ros.core.types import FragmentPose
+from spann3r_ros.core.types import FragmentPose, FrameError
 from spann3r_ros.mapping.layers.layer import Layer
-from spann3r_ros.mapping.storage.saved_tree import SavedNode
+from spann3r_ros.mapping.storage.saved_tree import LateTree, SavedNode
 from spann3r_ros.mapping.storage.saved_values import (
     is_covariance,
     read_scale,
@@ -35,15 +36,15 @@ FULL = ('image', 'depth', 'confidence')
 
 def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
                   min_confidence: float) -> dict[str, Any]:
-    """Return a fragment."""
-    path = fragment.path
+    """Return a fragment; images are compressed when the tree is encoded."""
+    path, keyframes = fragment.path, dict(fragment.keyframes)
     return {
         'id': fragment.id, 'received': fragment.received, 'connected': fragment.connected,
         'scale': scale_tree(fragment.scale),
         'map_from_fragment': fragment.map_from_fragment,
         'fragment_from_sequence': fragment.fragment_from_sequence,
         'path': _poses_tree(path.stamps, path.transforms, path.covariances),
-        'keyframes': _keyframes_tree(fragment.keyframes, min_confidence),
+        'keyframes': LateTree(lambda: _keyframes_tree(keyframes, min_confidence)),
         'stores': {layer.name: layer.store_tree(fragment.stores[layer.name]) for layer in layers}}
 
 
@@ -185,8 +186,7 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
     found: dict[int, KeptKeyframe] = {}
     for index in range(n):
         jpeg = images[starts[index]:ends[index]]
-        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-        if image is None or image.shape[:2] != (height, width):
+        if not _is_jpeg(jpeg, (height, width)):
             raise node.fault('images', f'JPEG images of {width}x{height} pixels', 'another')
         covariance = None if np.isnan(covariances[index]).any() else covariances[index]
         stamp_ns = int(stamps[index])
@@ -199,3 +199,14 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
     if node.has('full'):
         _read_full(node.node('full'), found, (height, width))
     return found
+
+
+def _is_jpeg(jpeg: np.ndarray, size: tuple[int, int]) -> bool:
+    """Return whether an image of a size can be decoded; its header is read before its pixels."""
+    try:
+        header = read_header(jpeg.tobytes(), 'jpeg')
+    except FrameError:
+        return False
+    if header.kind != 'JPEG' or (header.height, header.width) != size:
+        return False
+    return cv2.imdecode(jpeg, cv2.IMREAD_COLOR) is not None

@@ -115,6 +115,8 @@ class Places:
         sampled = node.integer('sampled')
         mean = node.array('mean', np.float32, (size if sampled else None,))
         basis = node.array('basis', np.float32, (len(mean), None))
+        if basis.shape[1] > SAMPLE:
+            raise node.fault('basis', f'{SAMPLE} directions at most', basis.shape[1])
         self._whitened = np.zeros((0, basis.shape[1]), np.float32)
         self._reserve(len(numbers))
         n = self._count = len(numbers)
