@@ -69,6 +69,16 @@ class Mapper:
         return self._state.camera
 
     @property
+    def fragment_ids(self) -> list[int]:
+        """Return the ids of the fragments that have keyframes."""
+        return [one.id for one in self._state.atlas.fragments.values() if one.received]
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Return the stamp of the last frame that came; None before the first one."""
+        return self._state.newest_ns
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """Return height and width of what the network sees of the map's images."""
         height, width = self._state.camera[1]

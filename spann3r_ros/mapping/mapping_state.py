@@ -65,6 +65,7 @@ class MappingState:
     spare: tuple[Frame, Preprocessed] | None = None
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
     image_ids: int = 0  # the number of ids used so far
+    newest_ns: int | None = None  # the stamp of the last frame that came
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
     intrinsics: Intrinsics | None = None  # of the last keyframe, at the network's input size
     calibration: Calibration | None = None  # None: the map has no frame yet

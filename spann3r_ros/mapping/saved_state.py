@@ -18,6 +18,7 @@ from .mapping_state import Calibration, MappingState, Phase
 from .memory_manager import MemoryManager
 from .storage.saved_tree import SavedNode
 from .storage.saved_values import (
+    MAX_STAMP_NS,
     Tree,
     intrinsics_tree,
     read_intrinsics,
@@ -78,7 +79,7 @@ def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
         'correction': state.back_end.correction.tree(),
         'loops': state.back_end.loops.tree(state.atlas),
         'scale': state.back_end.scale.tree(),
-        'image_ids': state.image_ids,
+        'image_ids': state.image_ids, 'newest_ns': state.newest_ns,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
         'coverage': None if math.isnan(state.coverage) else state.coverage,
@@ -102,6 +103,9 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     if node.has('scale'):
         state.back_end.scale.restore(node.node('scale'))
     state.image_ids = node.integer('image_ids')
+    # Maps of earlier versions have no such entry.
+    if node.has('newest_ns'):
+        state.newest_ns = node.integer('newest_ns', 0, MAX_STAMP_NS)
     if node.has('intrinsics'):
         state.intrinsics = read_intrinsics(node.node('intrinsics'))
     if node.has('calibration'):

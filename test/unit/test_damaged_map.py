@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import zipfile
 from collections.abc import Callable
@@ -104,7 +105,8 @@ def change_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(('change', 'reason'), [
     (lambda one: (one / 'map.ply').unlink(), r'No such file.*map\.ply'),
     (lambda one: (one / 'manifest.json').unlink(), r'No such file.*manifest\.json'),
-    (lambda one: (one / 'notes.txt').write_text('x'), "only files that the manifest names, got 'n"),
+    (lambda one: (one / 'notes.txt').write_text('x'),
+     "only files that the manifest names, got 'notes"),
     (make_link, r'map\.ply: expected a file, no link'),
     (make_pipe, r'state\.json: expected a file, no link, folder, device or pipe'),
     (lambda one: (one / 'manifest.json').write_text('{"nodes": [], "edges": []}'),
@@ -124,7 +126,6 @@ def change_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
 def test_another_directory_is_refused_with_the_reason(
         directory: Path, change: Callable[[Path], None], reason: str) -> None:
     change(directory)
-    import re
     assert re.search(reason, refused(directory)), refused(directory)
 
 

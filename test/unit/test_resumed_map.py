@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import pytest
 from oracle import RoomsNetwork, TwinRooms, twin_walk
 from safetensors.numpy import load
@@ -170,3 +171,12 @@ def test_the_spare_frame_of_a_loaded_map_is_used_at_its_end() -> None:
         mapper.flush()
     assert len(plain.trajectory) == 2
     assert map_hashes(loaded) == map_hashes(plain)
+
+
+def test_arrays_keep_their_shape_and_type_in_a_file() -> None:
+    tree = {'none': np.array(2.5), 'empty': np.zeros((0, 3), np.int8), 'flag': np.array([True]),
+            'transposed': np.arange(6, dtype=np.int32).reshape(2, 3).T, 'half': np.float16([1.5])}
+    saved = decode_tree(*encode_tree(tree)).arrays()
+    for name, array in tree.items():
+        assert (saved[name].dtype, saved[name].shape) == (array.dtype, array.shape)
+        assert np.array_equal(saved[name], array)

@@ -24,7 +24,7 @@ PIECE_BYTES = 2**20
 
 
 class ArrayFile:
-    """The file of arrays by their names; the arrays must not change while it is used."""
+    """The file of contiguous arrays by their names; they must not change while it is used."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         # The largest items first, so that each array is aligned.
@@ -65,6 +65,6 @@ class ArrayFile:
     def _pieces(self) -> Iterator[bytes | memoryview]:
         yield self._header
         for array in self._arrays.values():
-            flat = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            flat = memoryview(array.reshape(-1).view(np.uint8))
             for begin in range(0, len(flat), PIECE_BYTES):
                 yield flat[begin:begin + PIECE_BYTES]

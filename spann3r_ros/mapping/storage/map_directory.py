@@ -3,7 +3,7 @@
 
 The directory `map` has these files:
 
-    manifest.json      format, version, network, settings, counts, and size and SHA-256 of the others
+    manifest.json      what the map is, and size and SHA-256 of the other files
     map.ply            the cloud
     trajectory.tum     the path
     map.pgm, map.yaml  the occupancy grid, if the map has one

@@ -198,7 +198,7 @@ def vars_of(value: object) -> dict[str, Any]:
 def _without_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:  # noqa: ANN401
     """Return a tree for JSON, and put its arrays into `arrays` by their paths."""
     if isinstance(value, np.ndarray):
-        arrays[path] = np.ascontiguousarray(value)
+        arrays[path] = np.asarray(value, order='C')  # one without dimensions stays one
         return {ARRAY: path}
     if isinstance(value, Mapping):
         return {str(name): _without_arrays(item, f'{path}.{name}' if path else str(name), arrays)
