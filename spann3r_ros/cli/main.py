@@ -28,6 +28,7 @@ COMMANDS = {
     'photos-to-bag': 'recordings.photos_to_bag',
     'replay': 'recordings.replay',
     'report': 'scores.report',
+    'map': 'maps.map',
 }
 
 

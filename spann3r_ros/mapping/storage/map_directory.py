@@ -144,18 +144,23 @@ def encode_map(mapper: Mapper,
 
 
 def read_map(folder: Path) -> SavedNode:
-    """Return the saved state of the map in a folder.
+    """Return the saved state of the map in a folder, or of the map that the folder is.
 
     All files of the map are checked. A `map.npz` of an earlier version is read if there is no
     directory. Raises ValueError with the file and its fault, and OSError when a file cannot be
     read.
     """
-    directory = folder / NAME
+    directory = map_in(folder)
     if not (directory / MANIFEST).exists() and (folder / FORMER).exists():
         return read_former_map(folder / FORMER)
     manifest = read_manifest(directory)
     manifest.check(but=(STATE, ARRAYS))  # they are checked when they are read
     return read_state(manifest)
+
+
+def map_in(folder: Path) -> Path:
+    """Return the directory of the map in a folder, or the folder if it is one itself."""
+    return folder if (folder / MANIFEST).exists() else folder / NAME
 
 
 def read_state(manifest: Manifest) -> SavedNode:
