@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import test_resumed_map as rooms
@@ -61,8 +63,32 @@ def test_info_of_a_damaged_map_is_one_line(tmp_path: Path,
     error = capsys.readouterr().err
     assert 'map.ply: expected the file that the manifest describes' in error
     assert error.count('\n') == 1
+    saved(tmp_path, mapped())
+    manifest = tmp_path / 'map' / 'manifest.json'
+    whole = manifest.read_text()
+    # A manifest of something else may lie beside the map.
+    (tmp_path / 'manifest.json').write_text('{}')
+    for change in ({'counts': {}}, {'stamps_ns': [10**30]}, {'extent': 5}, {'scale': None}):
+        manifest.write_text(json.dumps(json.loads(whole) | change))
+        assert run('map', 'info', tmp_path) == 1
+        error = capsys.readouterr().err
+        assert 'manifest.json: expected the numbers of a map' in error and error.count('\n') == 1
     assert run('map', 'info', tmp_path / 'nothing') == 1
     assert 'No such file' in capsys.readouterr().err
+
+
+def test_images_of_keyframes_are_extracted_as_the_document_shows(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapper = mapped(fragment_at=5)
+    saved(tmp_path, mapper)
+    monkeypatch.chdir(tmp_path)
+    document = Path(__file__).parents[2] / 'docs' / 'maps.md'
+    code, = re.findall(r'```python\n(.*?)```', document.read_text(), re.DOTALL)
+    exec(code, {})
+    images = [cv2.imread(str(one)) for one in sorted(tmp_path.glob('keyframe_*.jpg'))]
+    assert len(images) == mapper.status().kept.keyframes == 7
+    for image, frame in zip(images, frames(), strict=False):
+        assert np.abs(image[..., ::-1].astype(int) - frame.rgb).mean() < 12
 
 
 def posed(first: int, last: int, config: MapperConfig = POSED) -> Mapper:

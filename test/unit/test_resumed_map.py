@@ -24,6 +24,7 @@ from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 from spann3r_ros.mapping.scale.scale_config import ScaleConfig
 from spann3r_ros.mapping.storage.map_directory import map_hashes
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
+from spann3r_ros.pipeline.image_clock import ImageClock
 
 CAMERA = square_camera(96)
 SCENE = TwinRooms()
@@ -180,3 +181,14 @@ def test_arrays_keep_their_shape_and_type_in_a_file() -> None:
     for name, array in tree.items():
         assert (saved[name].dtype, saved[name].shape) == (array.dtype, array.shape)
         assert np.array_equal(saved[name], array)
+
+
+@pytest.mark.parametrize(('next_sec', 'is_alone'), [(0.1, False), (60.0, True), (-5.0, True)])
+def test_the_clock_goes_on_if_the_next_image_follows_the_loaded_ones(
+        next_sec: float, is_alone: bool) -> None:
+    """Of an image that does not, nobody knows yet whether its stamp is the wild one."""
+    clock, loaded_ns = ImageClock(), 100 * 10**9
+    clock.begin_again(loaded_ns)
+    stamp_ns = loaded_ns + round(next_sec * 1e9)
+    clock.begin(stamp_ns)
+    assert (clock.newest_ns, clock.is_new, clock.is_alone) == (stamp_ns, False, is_alone)

@@ -160,7 +160,9 @@ def read_map(folder: Path) -> SavedNode:
 
 def map_in(folder: Path) -> Path:
     """Return the directory of the map in a folder, or the folder if it is one itself."""
-    return folder if (folder / MANIFEST).exists() else folder / NAME
+    inner = folder / NAME
+    is_map = (folder / MANIFEST).exists() and not (inner / MANIFEST).exists()
+    return folder if is_map else inner
 
 
 def read_state(manifest: Manifest) -> SavedNode:

@@ -26,7 +26,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary, indent=2))
         return 0
-    facts = _facts(summary)
+    try:
+        facts = _facts(summary)
+    # Of the manifest only the files are checked by a load.
+    except (KeyError, TypeError, IndexError, OverflowError) as error:
+        raise ValueError(f'{summary["directory"]}/manifest.json: expected the numbers of a map: '
+                         f'{type(error).__name__}: {error}') from error
     width = max(map(len, facts))
     for name, fact in facts.items():
         print(f'{name:<{width}}  {fact}')
