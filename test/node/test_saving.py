@@ -59,7 +59,8 @@ def test_images_are_mapped_while_a_map_is_written(
         for index in range(3, 18):
             camera.send(orbit.image(index))
             time.sleep(1.0 / RATE_HZ)
-        status = peer.until_settled(18)
+            # On a machine that is busy with other things the next one would replace it.
+            status = peer.until_settled(index + 1)
         assert (status.frames_processed, status.frames_dropped) == (18, 0)
         assert not any(one.done() for one in answers) and not (folder / 'map').exists()
         (folder / 'go').touch()
