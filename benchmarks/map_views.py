@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a large map costs: its pose graph, views of many fragments, keyframes beyond the bounds.
+"""What a large map costs: its pose graph, views, keyframes beyond the bounds, and a save.
 
 The first part solves pose graphs of a walk that goes round and round, with a loop at every fifth
 fragment and two false ones, while another thread takes the time every millisecond, as the node's
 executor would take images. The second part views a million voxels in 50 fragments that have all
 just moved, beside such a thread too. The third part adds 10,000 keyframes to a map whose bounds
-are far exceeded. `make bench-map` runs it.
+are far exceeded. The fourth part saves a million voxels with 10,000 poses: the worker waits for
+the snapshot only, and the files are encoded and written beside such a thread. `make bench-map`
+runs it.
 """
 from __future__ import annotations
 
 import argparse
 import platform
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from datetime import date
@@ -25,6 +28,14 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
 
 from pose_graphs import false_loop, walk
+from synthetic import (
+    SyntheticNetwork,
+    SyntheticScene,
+    every_frame,
+    orbit_trajectory,
+    render_frames,
+    square_camera,
+)
 
 from spann3r_ros.core.camera import centred_intrinsics
 from spann3r_ros.core.files import write_json
@@ -35,14 +46,16 @@ from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.layers.voxel_map import VoxelMap
 from spann3r_ros.mapping.loops.loop_selection import solve
+from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import (
     KeyframeConfig,
     LoopConfig,
     MapperConfig,
     VoxelMapConfig,
 )
+from spann3r_ros.mapping.storage.map_directory import snapshot_map
 
-FRAGMENTS, VOXELS = 50, 1_000_000
+FRAGMENTS, VOXELS, POSES = 50, 1_000_000, 10_000
 GRAPH_SIZES = 60, 300, 1000
 SIZE = 96
 STEP_M = 0.02
@@ -194,6 +207,63 @@ def measure_growth(keyframes: int, max_voxels: int, publish_every: int) -> dict[
             'max_ms': float(half.max())}
 
 
+def large_mapper() -> Mapper:
+    """Return a mapper whose map has a million voxels in 50 fragments, and 10,000 poses."""
+    scene, poses, camera = SyntheticScene(), orbit_trajectory(60), square_camera(SIZE)
+    mapper = Mapper(SyntheticNetwork(scene, poses, intrinsics=camera), every_frame(MapperConfig(
+        voxel_map=VoxelMapConfig(voxel_size=0.02, max_voxels=2 * VOXELS))))
+    for frame in render_frames(scene, poses[:3], camera):
+        mapper.process(frame)
+    atlas, layer, generator = mapper._state.atlas, mapper.voxel_map, np.random.default_rng(0)
+    for number in tqdm(range(FRAGMENTS), 'fragments', mininterval=1.0):
+        if number:
+            atlas.begin()
+        fragment = atlas.current
+        store = fragment.stores[layer.name]
+        while len(store) < VOXELS // FRAGMENTS:
+            points = generator.uniform(
+                0.0, 4.0, (VOXELS // FRAGMENTS - len(store), 3)).astype(np.float32)
+            layer.merge(store, [store], points, np.full((len(points), 3), 90, np.uint8),
+                        np.full(len(points), 0.9, np.float32), points[:, 2])
+        for index in range(POSES // FRAGMENTS):
+            stamp_ns = 10**10 + (number * POSES // FRAGMENTS + index) * 10**8
+            one = replace(wall_keyframe(index, generator), stamp_ns=stamp_ns,
+                          fragment_id=fragment.id)
+            one = replace(one, pose=replace(one.pose, stamp_ns=stamp_ns, fragment_id=fragment.id))
+            atlas.add(one, None)
+    return mapper
+
+
+def measure_save(rounds: int) -> dict[str, float]:
+    """Return seconds of a snapshot and of the files, and how long another thread had to wait."""
+    mapper = large_mapper()
+    snapshot_sec, encode_sec, write_sec, waits = [], [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            mapper.process(replace(render_frames(
+                SyntheticScene(), orbit_trajectory(60)[:1], square_camera(SIZE))[0],
+                stamp_ns=mapper.newest_ns + 10**8))
+            started = time.perf_counter()
+            snapshot = snapshot_map(mapper)
+            snapshot_sec.append(time.perf_counter() - started)
+            with Ticker() as ticker:
+                started = time.perf_counter()
+                files = snapshot.encode()
+                encode_sec.append(time.perf_counter() - started)
+                started = time.perf_counter()
+                directory = files.write(Path(folder))
+                write_sec.append(time.perf_counter() - started)
+            waits.append(ticker.longest_sec)
+        size = sum(one.stat().st_size for one in directory.iterdir())
+    status = mapper.status()
+    return {'voxels': status.voxels, 'poses': len(mapper.path().stamps_ns), 'bytes': size,
+            'snapshot_ms': 1e3 * float(np.median(snapshot_sec)),
+            'snapshot_max_ms': 1e3 * max(snapshot_sec),
+            'encode_sec': float(np.median(encode_sec)), 'write_sec': float(np.median(write_sec)),
+            'other_thread_waits_ms': 1e3 * float(np.median(waits)),
+            'other_thread_waits_max_ms': 1e3 * max(waits)}
+
+
 def main() -> None:
     """Measure, print, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -203,18 +273,24 @@ def main() -> None:
     parser.add_argument('--publish-every', type=int, default=30,
                         help='keyframes between two snapshots for publishing')
     parser.add_argument('--output', type=Path, default=Path('output/map_views.json'))
+    parser.add_argument('--parts', nargs='+', default=['graph', 'view', 'growth', 'save'],
+                        choices=['graph', 'view', 'growth', 'save'])
     arguments = parser.parse_args()
-    graphs = [measure_graph(count, arguments.rounds) for count in GRAPH_SIZES]
-    view = measure_view(arguments.rounds)
-    growth = measure_growth(arguments.keyframes, arguments.max_voxels, arguments.publish_every)
-    for title, numbers in (*(('pose graph', one) for one in graphs), ('view', view),
-                           ('growth', growth)):
-        print(format_table((title, ''), [(name, f'{value:.4g}' if isinstance(value, float)
-                                          else str(value)) for name, value in numbers.items()]))
+    measured = {
+        'graph': lambda: [measure_graph(count, arguments.rounds) for count in GRAPH_SIZES],
+        'view': lambda: [measure_view(arguments.rounds)],
+        'growth': lambda: [measure_growth(arguments.keyframes, arguments.max_voxels,
+                                          arguments.publish_every)],
+        'save': lambda: [measure_save(arguments.rounds)]}
+    found = {name: measured[name]() for name in arguments.parts}
+    for title, rows in found.items():
+        for numbers in rows:
+            print(format_table((title, ''), [
+                (name, f'{value:.4g}' if isinstance(value, float) else str(value))
+                for name, value in numbers.items()]))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, {'date': date.today().isoformat(),
-                                  'machine': platform.processor() or platform.machine(),
-                                  'graphs': graphs, 'view': view, 'growth': growth})
+                                  'machine': platform.processor() or platform.machine(), **found})
 
 
 if __name__ == '__main__':

@@ -30,6 +30,7 @@ COMMANDS = {
     'reconstruct': 'recordings.reconstruct',
     'report': 'scores.report',
     'export': 'maps.export',
+    'map': 'maps.map',
 }
 
 

@@ -76,6 +76,7 @@ class FrontEnd:
         """Process one frame, as `Mapper.process` describes."""
         state = self.state
         state.check(frame)
+        state.newest_ns = frame.stamp_ns
         if state.gate.is_early(frame.stamp_ns) and not (
                 state.gate.compares or self._config.live_pose and state.poses is not None):
             state.gate.skip()

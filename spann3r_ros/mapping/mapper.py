@@ -56,6 +56,37 @@ class Mapper:
         """Return the name of the network."""
         return self._memory.name
 
+    @property
+    def network_identity(self) -> str:
+        """Return a text that differs between weights of the network."""
+        return self._memory.identity
+
+    @property
+    def config(self) -> MapperConfig:
+        """Return the settings."""
+        return self._config
+
+    @property
+    def camera(self) -> tuple[str, tuple[int, int]] | None:
+        """Return frame, height and width of the map's images; None before the first one."""
+        return self._state.camera
+
+    @property
+    def fragment_ids(self) -> list[int]:
+        """Return the ids of the fragments that have keyframes."""
+        return [one.id for one in self._state.atlas.fragments.values() if one.received]
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Return the stamp of the last frame that came; None before the first one."""
+        return self._state.newest_ns
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Return height and width of what the network sees of the map's images."""
+        height, width = self._state.camera[1]
+        return self._memory.input_size(width / height)
+
     def process(self, frame: Frame) -> MapUpdate:
         """Process one frame; return the keyframes that it completed and the live pose.
 
@@ -186,11 +217,6 @@ class Mapper:
     def is_located(self) -> bool:
         """Return whether the place of the camera in the map is known."""
         return self._state.is_located
-
-    @property
-    def camera_frame(self) -> str:
-        """Return the frame of the camera's images; empty before the first one."""
-        return '' if self._state.camera is None else self._state.camera[0]
 
     @contextmanager
     def ended(self) -> Iterator[MapUpdate]:

@@ -65,6 +65,7 @@ class MappingState:
     spare: tuple[Frame, Preprocessed] | None = None
     restart_reason: str = ''  # if not empty, the next frame begins a fragment
     image_ids: int = 0  # the number of ids used so far
+    newest_ns: int | None = None  # the stamp of the last frame that came
     camera: tuple[str, tuple[int, int]] | None = None  # frame_id; height and width of its images
     intrinsics: Intrinsics | None = None  # of the last keyframe, at the network's input size
     calibration: Calibration | None = None  # None: the map has no frame yet
@@ -134,7 +135,9 @@ class MappingState:
 
     def admit_spare(self) -> Admitted:
         """Return the spare frame with the next image id; it stays counted as skipped."""
-        return replace(self.admit(*self.spare), is_counted=False)
+        # The image of a spare frame of a saved map is that of the network's input.
+        return replace(self.admit(*self.spare), is_counted=False, size=self.calibration.size,
+                       intrinsics=self.calibration.intrinsics)
 
     def take(self, admitted: Admitted) -> None:
         """Record a frame that the network has processed as pending."""

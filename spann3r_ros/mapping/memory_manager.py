@@ -86,6 +86,11 @@ class MemoryManager:
         """Return the network's name."""
         return self._network.name
 
+    @property
+    def identity(self) -> str:
+        """Return a text that differs between the network's weights."""
+        return self._network.identity
+
     def tree(self) -> dict[str, Any]:
         """Return the network and its state for a saved map."""
         return {'name': self._network.name, 'identity': self._network.identity,

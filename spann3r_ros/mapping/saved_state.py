@@ -18,6 +18,7 @@ from .mapping_state import Calibration, MappingState, Phase
 from .memory_manager import MemoryManager
 from .storage.saved_tree import SavedNode
 from .storage.saved_values import (
+    MAX_STAMP_NS,
     Tree,
     intrinsics_tree,
     read_intrinsics,
@@ -59,6 +60,7 @@ def read_map_tree(saved: SavedNode, state: MappingState, memory: MemoryManager,
     size = memory.input_size(width / height)
     images = [one.network_input.image for one in [*state.pending.values(),
                                                   *state.replays.values()]]
+    images += [] if state.spare is None else [state.spare[1].image]
     if isinstance(state.poses, SolvedPoses):
         images += [one.image for one in state.poses.overlap.keyframes]
     for image in images:
@@ -76,11 +78,11 @@ def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
         'camera': {'frame_id': frame_id, 'height': size[0], 'width': size[1]},
         'phase': state.phase.value, 'levelled': state.back_end.levelled,
         'correction': state.back_end.correction.tree(),
-        'loops': state.back_end.loops.tree(),
+        'loops': state.back_end.loops.tree(state.atlas),
         'scale': state.back_end.scale.tree(),
         **({} if relocalisation is None else {'relocalisation': relocalisation}),
         'back_end': state.back_end.tree(),
-        'image_ids': state.image_ids,
+        'image_ids': state.image_ids, 'newest_ns': state.newest_ns,
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
         'coverage': None if math.isnan(state.coverage) else state.coverage,
@@ -90,7 +92,8 @@ def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
         'sight': state.sight.tree(),
         'pose_source': names[0], 'poses': state.poses.tree(), 'atlas': state.atlas.tree(),
         'pending': [_admitted_tree(one, config) for one in state.pending.values()],
-        'replays': [_admitted_tree(one, config) for one in state.replays.values()]}
+        'replays': [_admitted_tree(one, config) for one in state.replays.values()],
+        'spare': None if state.spare is None else _frame_tree(*state.spare, config)}
 
 
 def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
@@ -103,6 +106,9 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     if node.has('scale'):
         state.back_end.scale.restore(node.node('scale'))
     state.image_ids = node.integer('image_ids')
+    # Maps of earlier versions have no such entry.
+    if node.has('newest_ns'):
+        state.newest_ns = node.integer('newest_ns', 0, MAX_STAMP_NS)
     if node.has('intrinsics'):
         state.intrinsics = read_intrinsics(node.node('intrinsics'))
     if node.has('calibration'):
@@ -138,23 +144,26 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
     frames = [_read_admitted(node.nodes(name), frame_id, calibration)
               for name in ('pending', 'replays')]
     state.pending, state.replays = frames
+    # Maps of earlier versions have no such entry.
+    if node.has('spare'):
+        state.spare = _read_frame(node.node('spare'), frame_id, calibration)
 
 
 def _check_consistent(node: SavedNode, state: MappingState) -> None:
     """Raise ValueError unless the frames on their way into the map belong to it."""
     frames = [*state.pending.values(), *state.replays.values()]
+    spare = [] if state.spare is None else [state.spare]
     if len({one.image_id for one in frames}) < len(frames) or any(
             one.image_id > state.image_ids for one in frames):
         raise node.fault('pending', f'image ids up to {state.image_ids}, each once',
                          [one.image_id for one in frames])
     given = isinstance(state.poses, KnownPoses)
-    for one in frames:
-        view = one.network_input
+    for frame, view in [*((one.frame, one.network_input) for one in frames), *spare]:
         size = view.image.shape[:2]
         if view.intrinsics is not None and (view.intrinsics.height,
                                             view.intrinsics.width) != size:
             raise node.fault('pending', f'intrinsics of {size} pixels', view.intrinsics)
-        if (one.frame.world_from_camera is not None) != given:
+        if (frame.world_from_camera is not None) != given:
             raise node.fault('pending', 'a given pose with every frame, or with none', 'others')
     current, frame_id = state.atlas.current.id, state.camera[0]
     for keyframe in state.poses.keyframes:
@@ -169,9 +178,15 @@ def _calibration_tree(calibration: Calibration) -> Tree:
 
 
 def _admitted_tree(admitted: Admitted, config: MapperConfig) -> Tree:
-    frame, view = admitted.frame, admitted.network_input
+    view = admitted.network_input
     return {
-        'stamp_ns': frame.stamp_ns, 'image_id': admitted.image_id, 'image': view.image,
+        **_frame_tree(admitted.frame, view, config), 'image_id': admitted.image_id,
+        'waypoints': np.array(admitted.waypoints, np.uint8).reshape(-1, *view.image.shape[:2])}
+
+
+def _frame_tree(frame: Frame, view: Preprocessed, config: MapperConfig) -> Tree:
+    return {
+        'stamp_ns': frame.stamp_ns, 'image': view.image,
         'first_pose': frame.first_pose,
         'world_from_camera': frame.world_from_camera, 'usable': view.usable,
         'odometry': frame.odometry,
@@ -179,8 +194,7 @@ def _admitted_tree(admitted: Admitted, config: MapperConfig) -> Tree:
             frame, view.image.shape[:2], config.field_of_view == 'letterbox',
             config.resampling == 'exact'),
         'intrinsics': None if view.intrinsics is None else intrinsics_tree(view.intrinsics),
-        'coverage': view.coverage,
-        'waypoints': np.array(admitted.waypoints, np.uint8).reshape(-1, *view.image.shape[:2])}
+        'coverage': view.coverage}
 
 
 def _read_admitted(nodes: list[SavedNode], frame_id: str,
@@ -188,25 +202,32 @@ def _read_admitted(nodes: list[SavedNode], frame_id: str,
     """Return frames by their image ids; the frames have no camera image."""
     found = {}
     for node in nodes:
-        image = node.array('image', np.uint8, (None, None, 3))
-        usable = None
-        if node.has('usable'):
-            usable = node.array('usable', bool, image.shape[:2])
-        view = Preprocessed(
-            image, read_intrinsics(node.node('intrinsics')) if node.has('intrinsics') else None,
-            usable, node.number('coverage', 0.0, 1.0))
-        frame = Frame(
-            read_stamp(node), frame_id, image, None, None,
-            read_rigid(node, 'first_pose') if node.has('first_pose') else None,
-            read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None,
-            read_rigid(node, 'odometry') if node.has('odometry') else None,
-            node.array('depth', np.float32, image.shape[:2], finite=False)
-            if node.has('depth') else None)
+        frame, view = _read_frame(node, frame_id, calibration)
         identifier = node.integer('image_id', 1)
         # Maps of earlier versions have no such entry.
-        waypoints = (node.array('waypoints', np.uint8, (None, *image.shape[:2]))
+        waypoints = (node.array('waypoints', np.uint8, (None, *view.image.shape[:2]))
                      if node.has('waypoints') else ())
         found[identifier] = Admitted(frame, view, identifier, calibration.size,
                                      calibration.intrinsics, is_counted=False,
                                      waypoints=tuple(waypoints))
     return found
+
+
+def _read_frame(node: SavedNode, frame_id: str,
+                calibration: Calibration) -> tuple[Frame, Preprocessed]:
+    """Return a frame, whose image is that of the network's input, and this input."""
+    image = node.array('image', np.uint8, (None, None, 3))
+    usable = None
+    if node.has('usable'):
+        usable = node.array('usable', bool, image.shape[:2])
+    view = Preprocessed(
+        image, read_intrinsics(node.node('intrinsics')) if node.has('intrinsics') else None,
+        usable, node.number('coverage', 0.0, 1.0))
+    frame = Frame(
+        read_stamp(node), frame_id, image, None, None,
+        read_rigid(node, 'first_pose') if node.has('first_pose') else None,
+        read_rigid(node, 'world_from_camera') if node.has('world_from_camera') else None,
+        read_rigid(node, 'odometry') if node.has('odometry') else None,
+        node.array('depth', np.float32, image.shape[:2], finite=False)
+        if node.has('depth') else None)
+    return frame, view

@@ -18,11 +18,13 @@ from spann3r_ros.core.types import Frame, FrameError
 from spann3r_ros.mapping.front_end import TIME_JUMPED
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
-from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
+from spann3r_ros.mapping.storage.map_directory import map_hashes, snapshot_map
+from spann3r_ros.mapping.storage.saved_tree import SavedNode
 
 from .image_clock import JUMPED, Jump
 from .intake import Intake
 from .node_settings import NodeConfig
+from .resumption import Resumption
 from .runner import Runner
 from .sync.camera_sync import Expected
 from .transform_tree import StampedTransform, TransformTree
@@ -111,6 +113,7 @@ class Replay:
         self._fragments: set[int] = set()
         self._decode = ImageDecoder(logger.warning)
         self._matches_due = 0
+        self._resumption: Resumption | None = None
         self.defects: list[Exception] = []
         self._runner = Runner(mapper, blocking=True, reporter=self)
         self._runner.slot.open()
@@ -137,14 +140,34 @@ class Replay:
         else:
             logger.warning('message refused: %s', error)
 
+    def resume(self, saved: SavedNode) -> str:
+        """Continue a saved map with the images of the recording that it does not have; return how.
+
+        Raises ValueError for a map that does not fit.
+        """
+        message = self._runner.load(saved)
+        self._fragments.update(self._runner.call(lambda: self._mapper.fragment_ids))
+        if (newest_ns := self._mapper.newest_ns) is not None:
+            self._resumption = Resumption(newest_ns)
+            self._intake.resume(self._resumption)
+        return message
+
     def finish(self) -> None:
-        """End the recording: finish the waiting images and merge the last keyframe."""
+        """End the recording: finish the waiting images and merge the last keyframe.
+
+        Raises ValueError if the recording does not continue the map that was loaded.
+        """
         self._intake.drain(ended=True)
+        if self._resumption is not None:
+            self._resumption.check_end()
         self._runner.flush()
 
     def save(self, folder: Path) -> None:
-        """Write the map into a folder; raises as `encode_map` and `MapFiles.write`."""
-        self._runner.call(lambda: encode_map(self._mapper)).write(folder)
+        """Write the map into a folder; raises as `snapshot_map` and `MapFiles.write`.
+
+        The map has the images that have passed the intake.
+        """
+        self._runner.call(lambda: snapshot_map(self._mapper)).encode().write(folder)
 
     def read(self, function: Callable[[Mapper], Result]) -> Result:
         """Return what a function returns of the mapper; it runs on the worker's thread."""

@@ -66,10 +66,15 @@ class ImageClock:
         self.is_new = True
         self.is_alone = False
         self._steps_ns: deque[int] = deque(maxlen=RECENT_STEPS)
+        self._loaded_ns: int | None = None
 
-    def begin_again(self) -> None:
-        """Accept any next stamp, because another map begins or was loaded."""
-        self.is_new = True
+    def begin_again(self, loaded_ns: int | None = None) -> None:
+        """Accept any next stamp, because another map begins or was loaded.
+
+        `loaded_ns` is the last stamp of a loaded map: if the next one follows it, it is one of the
+        same camera, and not alone.
+        """
+        self.is_new, self._loaded_ns = True, loaded_ns
 
     def relation(self, stamp_ns: int, newest_ns: int | None = None) -> Relation:
         """Return how a stamp relates to the newest one, or to another one."""
@@ -86,8 +91,14 @@ class ImageClock:
 
     def begin(self, stamp_ns: int) -> None:
         """Take the first stamp of a map, or of one that was loaded."""
-        self.jump(stamp_ns)
+        loaded_ns, self._loaded_ns = self._loaded_ns, None
         self.is_new, self.is_alone = False, True
+        self._steps_ns.clear()
+        if loaded_ns is not None and self.relation(stamp_ns, loaded_ns) is Relation.NEXT:
+            self.jump(loaded_ns)
+            self.advance(stamp_ns)
+        else:
+            self.newest_ns = stamp_ns
 
     def advance(self, stamp_ns: int) -> None:
         """Take a stamp that follows."""

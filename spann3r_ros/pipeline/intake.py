@@ -15,6 +15,7 @@ from spann3r_ros.core.types import Frame, FrameError
 from .image_clock import Jump
 from .node_settings import NodeConfig
 from .rate_limiter import RateLimiter
+from .resumption import Resumption
 from .runner import Runner
 from .slot import Outcome
 from .sync.bounds import QueueBounds
@@ -84,6 +85,7 @@ class Intake:
         self._tree = tree
         self._listener = listener
         self.enabled = True
+        self._resumption: Resumption | None = None
         # As the messages have them: of the last image and of the last calibration.
         self._frame_ids: dict[str, str] = {}
         self._warned_of_frames = self._warned_of_mount = False
@@ -118,6 +120,10 @@ class Intake:
         # In the order in which an image passes them.
         self._stages = [stage for stage in (self._times, self._sizes, self._cameras, self._masks,
                                             self._scales, self._poses) if stage is not None]
+
+    def resume(self, resumption: Resumption) -> None:
+        """Skip the images that a loaded map has, after all that images wait for has come."""
+        self._resumption = resumption
 
     @property
     def waiting(self) -> int:
@@ -267,6 +273,9 @@ class Intake:
 
         Or it is of a later one, and the stamp of the map's only image was the wild one.
         """
+        if self._resumption is not None and not self._resumption.is_over:
+            self._listener.time_jumped(stamp_ns, Jump.NOTHING)  # the map has had this jump
+            return
         is_loaded, is_alone = self._runner.is_loaded, not is_new and self._is_alone()
         former_ns = self._clock.newest_ns
         if is_loaded and former_ns is not None and stamp_ns > former_ns:
@@ -310,6 +319,11 @@ class Intake:
 
     def _put(self, frame: Frame) -> None:
         """Put a frame into the slot; in a replay this takes until the slot is free."""
+        if self._resumption is not None and self._resumption.leaves_out(frame.stamp_ns):
+            # From now on the map is that of the recording.
+            self._runner.is_loaded = not self._resumption.is_over
+            self._slot.refuse(Outcome.SKIPPED)
+            return
         self._slot.put(frame)
         self._wait_clock.note_activity()
 

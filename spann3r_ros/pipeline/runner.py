@@ -103,6 +103,7 @@ class Runner:
         self.is_loaded = True
         # No image comes in between: the caller's thread passes them to the slot.
         self.forget_waiting()
+        self.clock.begin_again(self.mapper.newest_ns)
         if (calibration := self.mapper.calibration) is not None:
             self.calibration.begin_with(calibration.size, calibration.intrinsics)
             self.size.begin_with(calibration.size)

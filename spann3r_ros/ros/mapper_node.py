@@ -2,6 +2,7 @@
 """The lifecycle node: it receives images and publishes a growing map."""
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import sys
 import traceback
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -17,6 +19,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from spann3r_ros.core.network import Compute, Network
@@ -65,8 +68,10 @@ class MapperNode(RobustLifecycleNode):
         self.create_service(Trigger, '~/reset', self._reset)
         self.create_service(Trigger, '~/new_fragment', self._new_fragment)
         self.create_service(SetBool, '~/set_enabled', self._set_enabled)
-        self.create_service(Trigger, '~/save_map', self._save_map)
-        self.create_service(Trigger, '~/load_map', self._load_map)
+        # A group of their own: other callbacks run while a map is written; a second call waits.
+        files = MutuallyExclusiveCallbackGroup()
+        self.create_service(Trigger, '~/save_map', self._save_map, callback_group=files)
+        self.create_service(Trigger, '~/load_map', self._load_map, callback_group=files)
 
     def autostart(self) -> None:
         """Configure and activate if the parameter `autostart` is true."""
@@ -183,8 +188,24 @@ class MapperNode(RobustLifecycleNode):
         return self._answer(response, verb,
                             lambda session: session.set_enabled(request.data))
 
-    def _save_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._answer(response, 'save', Session.save)
+    async def _save_map(self, _: Trigger.Request,
+                        response: Trigger.Response) -> Trigger.Response:
+        started: list[concurrent.futures.Future[str]] = []
+
+        def save(session: Session) -> str:
+            started.append(session.save())
+            return ''
+        response = self._answer(response, 'save', save)
+        if not started:
+            return response
+        written, executor = Future(), self.executor
+
+        def wake(_: concurrent.futures.Future[str]) -> None:
+            written.set_result(None)
+            executor.wake()
+        started[0].add_done_callback(wake)
+        await written
+        return self._attempt(response, 'save', started[0].result)
 
     def _load_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, 'load', Session.load)
@@ -193,14 +214,18 @@ class MapperNode(RobustLifecycleNode):
         if self._session is None:
             response.message = f'nothing to {verb}: the node is not configured'
             return response
+        return self._attempt(response, verb, lambda: action(self._session))
+
+    def _attempt(self, response: Answer, verb: str, action: Callable[[], str]) -> Answer:
         try:
-            response.message = action(self._session)
+            response.message = action()
             response.success = True
         except (MapEmptyError, OSError, ValueError) as error:
-            response.message = f'{verb} failed: {error}'
+            response.success, response.message = False, f'{verb} failed: {error}'
         # An exception that leaves a service callback would end the process without a response.
         except Exception as error:
             self.get_logger().error(f'{verb}: {traceback.format_exc()}')
+            response.success = False
             response.message = f'{verb} failed: {type(error).__name__}: {error}'
         return response
 

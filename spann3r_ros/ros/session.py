@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from spann3r_ros.core.types import DeviceMemoryError, Frame, FrameError
 from spann3r_ros.mapping.front_end import TIME_JUMPED
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapping_status import MappingStatus, MapUpdate
-from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
+from spann3r_ros.mapping.storage.map_directory import MapSnapshot, read_map, snapshot_map
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.image_clock import JUMPED, Jump
 from spann3r_ros.pipeline.intake import Intake
@@ -62,6 +62,8 @@ class Session:
         self._enabled = True
         self._warned_of_clock = False
         self._refreshing: Future | None = None
+        # Encodes and writes maps, beside the executor and the worker.
+        self._files = ThreadPoolExecutor(1, 'map_files')
         self._status_lock = Lock()
         self._tf = TfBridge(node, settings.node, listening, self.input_fault)
         self._publishers = MapPublishers(node, settings, self._tf.roles,
@@ -112,6 +114,7 @@ class Session:
             steps.callback(self._diagnostics.destroy)
             steps.callback(self._tf.destroy)
             steps.callback(self._publishers.destroy)
+            steps.callback(self._files.shutdown)
             steps.callback(self._runner.stop)
             steps.callback(self._node.destroy_timer, self._timer)
             self.deactivate()
@@ -147,21 +150,20 @@ class Session:
         self.publish_status()
         return 'images are taken' if enabled else 'images are skipped'
 
-    def save(self) -> str:
-        """Write the map into the map directory; return a message with its path.
+    def save(self) -> Future[str]:
+        """Write the map into the map directory; return the future of a message with its path.
 
-        In replay mode the frames that wait are processed first, and cloud and path have all of
-        them. Mapping can go on. Raises MapEmptyError, and OSError when a file cannot be written
-        (the older map is then unchanged).
+        The worker takes a snapshot after the waiting frame; another thread encodes and writes it,
+        so that mapping goes on. In replay mode the frames that wait are processed first, and cloud
+        and path have all of them. The future raises MapEmptyError, and OSError when a file cannot
+        be written (the older map is then unchanged).
         """
         replay = self._settings.node.mode == 'replay'
         if replay and self._intake is not None:
             self._intake.drain()
-        files = self._runner.call(lambda: encode_map(
+        snapshot = self._runner.slot.submit(lambda: snapshot_map(
             self._runner.mapper, self._publish_end if replay else None))
-        directory = files.write(self._map_directory())
-        self.publish_status()
-        return f'wrote {directory} with {", ".join(sorted(files.contents))}'
+        return self._files.submit(self._write, snapshot, self._map_directory())
 
     def load(self) -> str:
         """Continue the map that was saved last; drop the waiting frames. Return a message.
@@ -271,8 +273,8 @@ class Session:
         Without a mount on TF the base is taken for a frame at the camera that looks along its x.
         """
         mapper, node = self._runner.mapper, self._settings.node
-        camera = self._runner.call(lambda: mapper.camera_frame)
-        mount = self._tf.tree.lookup(node.base_frame, camera, None) if camera else None
+        camera = self._runner.call(lambda: mapper.camera)
+        mount = self._tf.tree.lookup(node.base_frame, camera[0], None) if camera else None
         hint = to_hint(message, MAP_FROM_OPTICAL if mount is None else mount)
         answer = self._runner.take_hint(hint)
         self._node.get_logger().info(f'a pose on initialpose: {answer}')
@@ -322,6 +324,13 @@ class Session:
         # Published at once: before the next tick of the timer another frame may succeed.
         if worse:
             self.publish_diagnostics()
+
+    def _write(self, snapshot: Future[MapSnapshot], folder: Path) -> str:
+        """Encode a map and write it into a folder; return a message."""
+        files = snapshot.result().encode()
+        directory = files.write(folder)
+        self.publish_status()
+        return f'wrote {directory} with {", ".join(sorted(files.contents))}'
 
     def _publish_end(self, update: MapUpdate) -> None:
         """Publish what completes a map that is saved, as if the recording had ended."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 COMPRESSED = '/compressed'
 OUTPUTS = ('points', 'map_points', 'confidence', 'depth/image_rect', 'depth/camera_info', 'pose',
-           'odometry', 'path', 'graph', 'status')
+           'odometry', 'path', 'graph', 'map', 'status')
 BOOLEANS = ('true', 'false')
 # Parameters of the node. An empty value leaves the parameter at its value in params_file.
 OVERRIDES = {
@@ -83,6 +83,8 @@ def arguments(share: Path) -> dict[str, Argument]:
         'view_port': Argument('8090', 'port of that page on 127.0.0.1'),
         'bag': Argument('', 'bag to play, once the node is active; empty: none'),
         'recording': Argument('', 'bag to record the outputs to; empty: none'),
+        'record_inputs': Argument('false', 'record the images, calibrations, masks and depth '
+                                           'images too', BOOLEANS),
     }
 
 
@@ -169,7 +171,7 @@ def make_plan(given: Mapping[str, str], describe: DescribeBag) -> Plan:
                     **({'image_transport': transport} if transport else {})},
         remappings=[('image', topic), ('camera_info', info), ('mask', mask)],
         player=player, player_remappings=player_remappings,
-        recorder=_recorder(given, node, sim_time),
+        recorder=_recorder(given, node, sim_time, _inputs(topic, transport, info, mask)),
         summary=f'{node} loads its weights, then waits for images on {topic}'
                 f'{COMPRESSED if transport == "compressed" else ""}')
 
@@ -183,6 +185,8 @@ def _check_files(given: Mapping[str, str]) -> None:
             kind = 'a bag' if name == 'bag' else 'a file'
             raise ValueError(f'{name}: expected {kind}, there is no {given[name]}')
     recording = given['recording']
+    if given['record_inputs'] == 'true' and not recording:
+        raise ValueError('record_inputs: expected a bag in the argument recording, got none')
     if recording and Path(recording).expanduser().exists():
         raise ValueError(f'recording: expected a folder that does not exist, got {recording}')
 
@@ -221,9 +225,20 @@ def _bag_words(given: Mapping[str, str], topic: str) -> list[str]:
     return words
 
 
-def _recorder(given: Mapping[str, str], node: str, sim_time: bool) -> list[str] | None:
+def _inputs(topic: str, transport: str, info: str, mask: str) -> list[str]:
+    """Return the topics that the node subscribes to; only params_file may know the transport."""
+    images = {'raw': [topic], 'compressed': [topic + COMPRESSED]}
+    return [*images.get(transport, [topic, topic + COMPRESSED]), info, mask, 'depth']
+
+
+def _recorder(given: Mapping[str, str], node: str, sim_time: bool,
+              inputs: Sequence[str]) -> list[str] | None:
     if not given['recording']:
         return None
     clock = ['--use-sim-time'] if sim_time else []
     topics = ['/tf', '/tf_static', '/diagnostics', *(f'{node}/{topic}' for topic in OUTPUTS)]
-    return ['-o', str(Path(given['recording']).expanduser()), *clock, *topics]
+    if given['record_inputs'] == 'true':
+        # Relative names are in the namespace of the node.
+        place = node.rpartition('/')[0]
+        topics += [one if one.startswith('/') else f'{place}/{one}' for one in inputs]
+    return ['-o', str(Path(given['recording']).expanduser()), *clock, '--topics', *topics]

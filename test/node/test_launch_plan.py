@@ -95,6 +95,24 @@ def test_the_recorder_has_the_clock_of_the_bag(orbit: Orbit, tmp_path: Path) -> 
     assert '--use-sim-time' not in plan(recording=tmp_path / 'out').recorder
 
 
+def test_inputs_are_recorded_by_the_names_that_the_node_has(orbit: Orbit, tmp_path: Path) -> None:
+    inputs = {'recording': tmp_path / 'out', 'record_inputs': 'true'}
+
+    def recorded(**given: object) -> list[str]:
+        recorder = plan(**inputs, **given).recorder
+        topics = recorder[recorder.index('--topics') + 1:]
+        return topics[topics.index('/mapper/status') + 1:]
+    assert recorded(image_topic='/camera/image_raw', image_transport='compressed') == [
+        '/camera/image_raw/compressed', '/camera/camera_info', '/mask', '/depth']
+    assert recorded(bag=raw_bag(tmp_path / 'bag', orbit, 2)) == [
+        '/camera/image_raw', '/camera/camera_info', '/camera/mask', '/depth']
+    assert recorded() == ['/image', '/image/compressed', '/camera_info', '/mask', '/depth']
+    robot = plan(**inputs, namespace='robot', image_topic='cam/image').recorder
+    assert {'/robot/cam/image', '/robot/cam/camera_info', '/robot/depth'} <= set(robot)
+    with pytest.raises(ValueError, match='record_inputs: expected a bag in the argument record'):
+        plan(record_inputs='true')
+
+
 @pytest.mark.parametrize(('given', 'reason'), [
     ({'params_file': '/no/file.yaml'}, 'params_file: expected a file, there is no /no/file'),
     ({'checkpoint': '/no/weights'}, 'checkpoint: expected a file, there is no /no/weights'),

@@ -31,11 +31,18 @@ def anchors(path: Path) -> set[str]:
 
 
 def commands() -> dict[str, set[str]]:
-    """Return the options of every command of `spann3r`."""
+    """Return the options of every command of `spann3r`, with those of its own commands."""
     choices, = (action.choices for action in build_parser()._actions
                 if isinstance(action, argparse._SubParsersAction))
-    return {name: {option for action in parser._actions for option in action.option_strings}
-            for name, parser in choices.items()}
+    return {name: options(parser) for name, parser in choices.items()}
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    found = {option for action in parser._actions for option in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= set().union(*map(options, action.choices.values()))
+    return found
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)

@@ -169,7 +169,7 @@ def test_a_map_of_a_version_without_loops_is_continued() -> None:
     tree = mapped(answering, LoopConfig(), count=20).tree()
     del tree['state']['loops']
     for fragment in tree['state']['atlas']['fragments']:
-        del fragment['keyframes']['descriptors']
+        del fragment['keyframes'].values_by_name['descriptors']
     mapper = Mapper(network(returns=True), every_frame(MapperConfig(
         loops=LOOPS, live_pose=False)))
     mapper.load(decode_tree(*encode_tree(tree)))

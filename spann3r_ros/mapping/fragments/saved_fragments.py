@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fragments as parts of a saved map; their keyframes are saved in compact form."""
+"""Fragments as parts of a saved map.
+
+All keyframes are saved in compact form, which other programs can show. Those that are complete are
+saved completely as well, so that a map that is continued verifies the same loops.
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +13,12 @@ import cv2
 import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
+from spann3r_ros.core.image_files.file_headers import read_header
 from spann3r_ros.core.keyframe import Keyframe
 from spann3r_ros.core.transforms import is_rigid
-from spann3r_ros.core.types import FragmentPose
+from spann3r_ros.core.types import FragmentPose, FrameError
 from spann3r_ros.mapping.layers.layer import Layer
-from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
+from spann3r_ros.mapping.storage.saved_tree import LateTree, SavedNode, vars_of
 from spann3r_ros.mapping.storage.saved_values import (
     is_covariance,
     read_scale,
@@ -27,12 +32,13 @@ from .keyframe_store import CompactKeyframe, KeptKeyframe, compacted
 from .pose_series import PoseSeries
 
 INTRINSICS = ('fx', 'fy', 'cx', 'cy')
+FULL = ('image', 'depth', 'confidence')
 
 
 def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
                   min_confidence: float) -> dict[str, Any]:
-    """Return a fragment."""
-    path = fragment.path
+    """Return a fragment; images are compressed when the tree is encoded."""
+    path, keyframes = fragment.path, dict(fragment.keyframes)
     return {
         'id': fragment.id, 'received': fragment.received, 'connected': fragment.connected,
         'scale': scale_tree(fragment.scale),
@@ -43,7 +49,7 @@ def fragment_tree(fragment: Fragment, layers: Sequence[Layer],
                  'totals': path.totals()},
         'gap': fragment.gap, 'after_gap': fragment.after_gap,
         'join': None if fragment.join is None else vars_of(fragment.join),
-        'keyframes': _keyframes_tree(fragment.keyframes, min_confidence),
+        'keyframes': LateTree(lambda: _keyframes_tree(keyframes, min_confidence)),
         'stores': {layer.name: layer.store_tree(fragment.stores[layer.name]) for layer in layers}}
 
 
@@ -115,11 +121,44 @@ def _keyframes_tree(keyframes: Mapping[int, KeptKeyframe],
         'intrinsics': np.array([[getattr(one.intrinsics, name) for name in INTRINSICS]
                                 for one in kept], float).reshape(len(kept), len(INTRINSICS)),
         'descriptors': _descriptors([one.descriptor for one in kept]),
+        'full': _full_tree(keyframes),
         **_poses_tree(
             np.array([one.stamp_ns for one in kept], np.int64),
             np.array([one.pose.fragment_from_camera for one in kept]).reshape(-1, 4, 4),
             np.array([unknown if one.pose.covariance is None else one.pose.covariance
                       for one in kept]).reshape(-1, 6, 6))}
+
+
+def _full_tree(keyframes: Mapping[int, KeptKeyframe]) -> dict[str, np.ndarray] | None:
+    """Return the images, depths and confidences of the complete keyframes; None without any."""
+    full = {number: one for number, one in keyframes.items() if isinstance(one, Keyframe)}
+    if not full:
+        return None
+    return {'numbers': np.array(list(full), np.int64),
+            **{f'{name}s': np.array([getattr(one, name) for one in full.values()])
+               for name in FULL}}
+
+
+def _read_full(node: SavedNode, found: dict[int, KeptKeyframe], size: tuple[int, int]) -> None:
+    """Put complete keyframes in the place of their compact form."""
+    numbers = node.array('numbers', np.int64, (None,))
+    if len(set(numbers.tolist())) < len(numbers) or not set(numbers.tolist()) <= set(found):
+        raise node.fault('numbers', 'numbers of the keyframes, each once', numbers.tolist())
+    shape = (len(numbers), *size)
+    images = node.array('images', np.uint8, (*shape, 3))
+    depths = node.array('depths', np.float32, shape, finite=False)
+    confidences = node.array('confidences', np.float32, shape)
+    with np.errstate(invalid='ignore'):
+        if (depths <= 0.0).any() or np.isinf(depths).any():
+            raise node.fault('depths', 'depths above zero, or NaN', 'others')
+    if len(confidences) and not 0.0 <= confidences.min() <= confidences.max() <= 1.0:
+        raise node.fault('confidences', 'values from 0 to 1', 'others')
+    for number, *arrays in zip(numbers.tolist(), images, depths, confidences, strict=True):
+        one = found[number]
+        image, depth, confidence = (array.copy() for array in arrays)
+        found[number] = Keyframe(one.stamp_ns, one.frame_id, one.fragment_id, image,
+                                 one.intrinsics, depth, confidence, one.pose,
+                                 descriptor=one.descriptor)
 
 
 def _descriptors(descriptors: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -164,8 +203,7 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
     found: dict[int, KeptKeyframe] = {}
     for index in range(n):
         jpeg = images[starts[index]:ends[index]]
-        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-        if image is None or image.shape[:2] != (height, width):
+        if not _is_jpeg(jpeg, (height, width)):
             raise node.fault('images', f'JPEG images of {width}x{height} pixels', 'another')
         covariance = None if np.isnan(covariances[index]).any() else covariances[index]
         stamp_ns = int(stamps[index])
@@ -174,4 +212,18 @@ def _read_keyframes(node: SavedNode, fragment_id: int,
             depths[index],
             FragmentPose(stamp_ns, frame_id, fragment_id, transforms[index], covariance),
             descriptors[index])
+    # Maps of earlier versions have no such entry.
+    if node.has('full'):
+        _read_full(node.node('full'), found, (height, width))
     return found
+
+
+def _is_jpeg(jpeg: np.ndarray, size: tuple[int, int]) -> bool:
+    """Return whether an image of a size can be decoded; its header is read before its pixels."""
+    try:
+        header = read_header(jpeg.tobytes(), 'jpeg')
+    except FrameError:
+        return False
+    if header.kind != 'JPEG' or (header.height, header.width) != size:
+        return False
+    return cv2.imdecode(jpeg, cv2.IMREAD_COLOR) is not None

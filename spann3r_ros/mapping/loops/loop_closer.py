@@ -15,7 +15,7 @@ from spann3r_ros.core.transforms import invert
 from spann3r_ros.core.types import FragmentPose
 from spann3r_ros.mapping.fragments.atlas import Atlas
 from spann3r_ros.mapping.fragments.constraint import Constraint
-from spann3r_ros.mapping.fragments.keyframe_store import KeptKeyframe, compacted
+from spann3r_ros.mapping.fragments.keyframe_store import KeptKeyframe
 from spann3r_ros.mapping.mapper_config import MapperConfig
 from spann3r_ros.mapping.memory_manager import MemoryManager
 from spann3r_ros.mapping.storage.saved_tree import SavedNode, vars_of
@@ -120,26 +120,28 @@ class LoopCloser:
         """Take over the descriptors of all kept keyframes with the next one that is observed."""
         self._is_indexed = False
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self, atlas: Atlas) -> dict[str, Any]:
         """Return the state for a saved map; the descriptors are saved with the keyframes."""
         return {'waited': self._waited, 'accepted': self.verified, 'rejected': self.refused,
-                'places': self._places.tree() if self._is_indexed else None,
+                'places': self._places.tree(atlas.keyframes()) if self._is_indexed else None,
                 'before': [vars_of(one) for one in self._before],
                 'records': [_record_tree(one) for one in self.records]}
 
     def restore(self, node: SavedNode, atlas: Atlas) -> None:
-        """Take over a saved state and the keyframes of its atlas; ValueError if it is wrong."""
+        """Take over the saved state of a map with an atlas; raise ValueError if it is wrong."""
+        # Maps of earlier versions have no such entry.
+        if node.has('places'):
+            owners = atlas.keyframes()
+            self._places.restore(
+                node.node('places'), {number: one.descriptor for number, one in owners.items()
+                                      if one.descriptor is not None},
+                {number: one.fragment_id for number, one in owners.items()})
+            self._is_indexed, self._evicted = True, atlas.kept().evicted
         self._waited = node.integer('waited')
         self.verified, self.refused = node.integer('accepted'), node.integer('rejected')
         self._before = [Candidate(one.integer('number'), one.number('similarity'))
                         for one in node.nodes('before')]
         self.records.extend(_read_record(one) for one in node.nodes('records'))
-        # Maps of earlier versions have no such entry.
-        if node.has('places'):
-            self._places.restore(node.node('places'), {
-                number: (kept.fragment_id, kept.descriptor)
-                for number, kept in atlas.keyframes().items() if kept.descriptor is not None})
-            self._is_indexed, self._evicted = True, atlas.kept().evicted
 
     def _close(self, number: int, keyframe: Keyframe, atlas: Atlas) -> list[Constraint]:
         """Verify the best candidate of the newest keyframe, if one is due."""
@@ -176,9 +178,6 @@ class LoopCloser:
     def _verify(self, first: KeptKeyframe, second: Keyframe, atlas: Atlas) -> Match:
         """Return the match of two keyframes; MismatchError if it is none, or far from the path."""
         least = self._config.voxel_map.min_confidence
-        # A loaded map has the older one in compact form only, and has to decide as this one.
-        if isinstance(first, Keyframe):
-            first = compacted(first, least)
         views = view_of(first, least), view_of(second, least)
         try:
             found = match(*views, self._memory, self._config)

@@ -96,46 +96,51 @@ class Places:
 
     def retain(self, numbers: Container[int]) -> None:
         """Forget all keyframes but these."""
-        kept = np.fromiter((one in numbers for one in self._numbers[:self._count].tolist()), bool,
-                           self._count)
+        kept = self._among(numbers)
         if kept.all():
             return
         for name in COLUMNS:
             setattr(self, name, getattr(self, name)[:self._count][kept])
         self._count = len(self._numbers)
 
-    def tree(self) -> dict[str, Any]:
-        """Return the state for a saved map, without the descriptors.
+    def tree(self, numbers: Container[int]) -> dict[str, Any]:
+        """Return the statistics, and the keyframes among `numbers`, for a saved map.
 
-        Later keyframes are whitened by statistics of keyframes that may have been forgotten since.
+        The descriptors are saved with the keyframes.
         """
-        return {'numbers': self._numbers[:self._count].copy(), 'whitened': self.whitened(),
+        kept = self._among(numbers)
+        return {'numbers': self._numbers[:self._count][kept],
+                'whitened': self._whitened[:self._count][kept] if self._sampled else None,
                 'mean': self._mean, 'basis': self._basis, 'sampled': self._sampled}
 
-    def restore(self, node: SavedNode,
-                kept: Mapping[int, tuple[int, np.ndarray]]) -> None:
-        """Take over a saved state; raise ValueError if it is wrong.
+    def restore(self, node: SavedNode, descriptors: Mapping[int, np.ndarray],
+                groups: Mapping[int, int]) -> None:
+        """Take over a saved state; `descriptors` and `groups` are those of the kept keyframes.
 
-        `kept` are group and descriptor of the kept keyframes by number; others are forgotten.
+        Raises ValueError if it does not fit them.
         """
         numbers = node.array('numbers', np.int64, (None,))
-        if (np.diff(numbers) <= 0).any():
-            raise node.fault('numbers', 'ascending numbers', 'others')
+        size = len(next(iter(descriptors.values()))) if descriptors else 0
+        if not all(one in descriptors and len(descriptors[one]) == size
+                   for one in numbers.tolist()) or (np.diff(numbers) <= 0).any():
+            raise node.fault('numbers', 'ascending numbers of keyframes with descriptors',
+                             numbers.tolist())
+        self.__init__()
+        self._descriptors = np.zeros((0, size), np.float32)
         sampled = node.integer('sampled')
-        mean = node.array('mean', np.float32, (None,))
-        size = len(mean) if sampled else max((len(one) for _, one in kept.values()), default=0)
-        if any(len(one) != size for _, one in kept.values()):
-            raise node.fault('mean', f'descriptors of {size} numbers', 'others')
-        basis = node.array('basis', np.float32, (size if sampled else None, None))
-        whitened = node.array('whitened', np.float32, (len(numbers), basis.shape[1]))
-        present = np.array([one in kept for one in numbers.tolist()], bool)
-        self._numbers, self._whitened = numbers[present], whitened[present]
-        found = [kept[one] for one in self._numbers.tolist()]
-        self._groups = np.array([group for group, _ in found], np.int64)
-        self._descriptors = np.array([descriptor for _, descriptor in found],
-                                     np.float32).reshape(len(found), size)
-        self._mean, self._basis, self._sampled = mean, basis, sampled
-        self._count = len(found)
+        mean = node.array('mean', np.float32, (size if sampled else None,))
+        basis = node.array('basis', np.float32, (len(mean), None))
+        if basis.shape[1] > SAMPLE:
+            raise node.fault('basis', f'{SAMPLE} directions at most', basis.shape[1])
+        self._whitened = np.zeros((0, basis.shape[1]), np.float32)
+        self._reserve(len(numbers))
+        n = self._count = len(numbers)
+        self._numbers[:n] = numbers
+        for row, number in enumerate(numbers.tolist()):
+            self._groups[row], self._descriptors[row] = groups[number], descriptors[number]
+        if sampled:
+            self._mean, self._basis, self._sampled = mean, basis, sampled
+            self._whitened[:n] = node.array('whitened', np.float32, (n, basis.shape[1]))
 
     def whitened(self) -> np.ndarray:
         """Return the whitened descriptors [n, d], of length one; empty without statistics."""
@@ -175,6 +180,11 @@ class Places:
                       else np.zeros(max(last, 0)))
         return [Candidate(number, float(one)) for number, one in zip(
             self._numbers[:max(last, 0)].tolist(), similarity, strict=True)]
+
+    def _among(self, numbers: Container[int]) -> np.ndarray:
+        """Return which of the keyframes are among `numbers`, bool [n]."""
+        return np.fromiter((one in numbers for one in self._numbers[:self._count].tolist()), bool,
+                           self._count)
 
     def _sample(self) -> None:
         """Compute the statistics, and whiten all descriptors by them."""

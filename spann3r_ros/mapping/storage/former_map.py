@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from spann3r_ros.core.transforms import invert
 from .saved_tree import SavedNode, decode_tree, encode_tree
 
 FORMER_FORMAT = 1
+# The arrays of a map are not compressed to less than this share; other content is.
+MOST_COMPRESSION = 100
 # Columns of the former sums after those of the present ones.
 OBSERVATIONS, OBSERVED_AT, FORMER_COLUMNS = 8, 9, 10
 LOADED = 'a map was loaded'
@@ -25,10 +28,15 @@ LOADED = 'a map was loaded'
 def read_former_map(path: Path) -> SavedNode:
     """Return the saved state of a `map.npz`; raise ValueError with the file and its fault."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(one.file_size for one in archive.infolist())
+        if size > MOST_COMPRESSION * path.stat().st_size:
+            raise ValueError(f'{size} bytes in a file of {path.stat().st_size}')
         with np.load(path, allow_pickle=False) as file:
             tree = _tree(json.loads(str(file['about'])), file)
         return decode_tree(*encode_tree(tree))
-    except (KeyError, TypeError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, IndexError, EOFError, MemoryError, zlib.error,
+            NotImplementedError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path}: expected a map that this package saved: '
                          f'{type(error).__name__}: {error}') from error
 

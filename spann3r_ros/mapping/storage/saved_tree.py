@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
+
+from .array_file import ArrayFile
 
 # A dictionary of an array's name in the second file stands for the array.
 ARRAY = '$array'
@@ -19,10 +22,44 @@ MAX_FLOAT = sys.float_info.max
 Dimensions = Sequence[int | None]
 
 
-def encode_tree(tree: Mapping[str, Any]) -> tuple[bytes, bytes]:
+class LateTree(Mapping[str, Any]):
+    """A part of a tree that is computed when it is first read, on the thread that reads it.
+
+    `make` uses nothing that changes meanwhile.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self._make = make
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        """Return an entry."""
+        return self.values_by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the entries."""
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self.values_by_name)
+
+    @cached_property
+    def values_by_name(self) -> dict[str, Any]:
+        """Return the entries, which may be changed."""
+        return self._make()
+
+
+def tree_files(tree: Mapping[str, Any]) -> tuple[bytes, ArrayFile]:
     """Return a tree of values, lists, dictionaries and arrays as JSON and as safetensors."""
     arrays: dict[str, np.ndarray] = {}
-    return (json.dumps(_without_arrays(tree, '', arrays), indent=1).encode() + b'\n', save(arrays))
+    text = json.dumps(_without_arrays(tree, '', arrays), indent=1)
+    return text.encode() + b'\n', ArrayFile(arrays)
+
+
+def encode_tree(tree: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Return both files of a tree as bytes."""
+    content, arrays = tree_files(tree)
+    return content, arrays.content()
 
 
 def decode_tree(content: bytes, arrays: bytes) -> SavedNode:
@@ -161,7 +198,7 @@ def vars_of(value: object) -> dict[str, Any]:
 def _without_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:  # noqa: ANN401
     """Return a tree for JSON, and put its arrays into `arrays` by their paths."""
     if isinstance(value, np.ndarray):
-        arrays[path] = np.ascontiguousarray(value)
+        arrays[path] = np.asarray(value, order='C')  # one without dimensions stays one
         return {ARRAY: path}
     if isinstance(value, Mapping):
         return {str(name): _without_arrays(item, f'{path}.{name}' if path else str(name), arrays)

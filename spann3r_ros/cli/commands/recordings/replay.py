@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='show the growing map in a browser of this machine')
     parser.add_argument('--view-port', type=int, default=8090, metavar='PORT',
                         help='of the page; 0: any free one (default: %(default)s)')
+    parser.add_argument('--save-every', type=int, default=0, metavar='IMAGES',
+                        help='also write the map after every so many images, so that --resume '
+                             'can go on from there; 0: only at the end (default: %(default)s)')
+    parser.add_argument('--resume', type=Path, metavar='FOLDER',
+                        help='continue the map in this folder, the output of a replay or the '
+                             "node's map_directory: images of the bag that it has are left out")
     parser.add_argument('--quiet', action='store_true', help='show no progress')
 
 
@@ -65,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from spann3r_ros.core.views import prepare_resize
     from spann3r_ros.datasets.bags import CameraBag, TopicNames
     from spann3r_ros.mapping.mapper import Mapper
-    from spann3r_ros.mapping.storage.map_directory import MapEmptyError
+    from spann3r_ros.mapping.storage.map_directory import MapEmptyError, read_map
     from spann3r_ros.networks.registry import open_network, resolve_checkpoint
     from spann3r_ros.pipeline.bag_replay import Replay, Warnings
     from spann3r_ros.pipeline.sync.camera_sync import Expected
@@ -87,6 +94,10 @@ def run(args: argparse.Namespace) -> int:
         bag = CameraBag(args.bag, TopicNames(args.topic, args.camera_info_topic, args.mask_topic,
                                              args.odometry_topic, settings.node.mask != 'none',
                                              args.depth_topic, source == 'depth'))
+        if args.save_every < 0:
+            raise ValueError(f'save-every: expected a number of images or 0, got '
+                             f'{args.save_every}')
+        saved = None if args.resume is None else read_map(args.resume)
         args.output.mkdir(parents=True, exist_ok=True)
         warnings = Warnings()
         set_up_logging(args.output / LOG, warnings)
@@ -110,8 +121,11 @@ def run(args: argparse.Namespace) -> int:
         live.deliver if live else lambda _: None)
     started = time.perf_counter()
     try:
+        if saved is not None:
+            logging.getLogger(__name__).info('resumed: %s', replay.resume(saved))
+            del saved
         with bag:
-            feed(replay, bag, args.quiet)
+            feed(replay, bag, args)
         replay.finish()
         seconds = time.perf_counter() - started
         if live is not None:
@@ -130,6 +144,9 @@ def run(args: argparse.Namespace) -> int:
         print(f'spann3r replay: {error}; {why and why + "; "}see {args.output / LOG}',
               file=sys.stderr)
         return FAULT
+    except ValueError as error:
+        print(f'spann3r replay: {error}', file=sys.stderr)
+        return BAD_INPUT
     finally:
         replay.close()
         if live is not None:
@@ -164,14 +181,19 @@ def set_up_logging(path: Path, warnings: logging.Handler) -> None:
     package.propagate = False
 
 
-def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
-    """Pass every message of a bag to a replay; show the progress in images, log what is lost."""
+def feed(replay: Replay, bag: CameraBag, args: argparse.Namespace) -> None:
+    """Pass every message of a bag to a replay; show the progress in images, log what is lost.
+
+    The map is written after every `args.save_every` images.
+    """
     from tqdm import tqdm
+
+    from spann3r_ros.mapping.storage.map_directory import MapEmptyError
     logger = logging.getLogger(__name__)
-    known = bag.warnings
+    known, images = bag.warnings, 0
     for text in known:
         logger.warning('%s', text)
-    with tqdm(total=bag.count, unit='image', disable=quiet) as bar:
+    with tqdm(total=bag.count, unit='image', disable=args.quiet) as bar:
         def refuse(role: str, error: ValueError) -> None:
             replay.refuse(role, error)
             bar.update(role == 'image')
@@ -179,6 +201,10 @@ def feed(replay: Replay, bag: CameraBag, quiet: bool) -> None:
         for role, time_ns, message in bag.messages(refuse):
             replay.take(role, message, time_ns)
             bar.update(role == 'image')
+            images += role == 'image'
+            if role == 'image' and args.save_every and images % args.save_every == 0:
+                with suppress(MapEmptyError):
+                    replay.save(args.output)
     for text in bag.warnings:
         if text not in known:
             logger.warning('%s', text)
