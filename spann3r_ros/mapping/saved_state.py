@@ -86,6 +86,7 @@ def _state_tree(state: MappingState, config: MapperConfig) -> Tree:
         'intrinsics': None if state.intrinsics is None else intrinsics_tree(state.intrinsics),
         'calibration': None if state.calibration is None else _calibration_tree(state.calibration),
         'coverage': None if math.isnan(state.coverage) else state.coverage,
+        'confidence': None if math.isnan(state.confidence) else state.confidence,
         'keyframes': state.keyframes,
         'keyframes_left_out': state.keyframes_left_out, 'focal': state.focal.tree(),
         'restart_reason': state.restart_reason, 'gate': state.gate.tree(),
@@ -117,6 +118,9 @@ def _read_state(node: SavedNode, state: MappingState, config: MapperConfig,
             calibration.node('intrinsics')) if calibration.has('intrinsics') else None)
     if node.has('coverage'):
         state.coverage = node.number('coverage', 0.0, 1.0)
+    # Maps of earlier versions have no such entry.
+    if node.has('confidence'):
+        state.confidence = node.number('confidence', 0.0, 1.0)
     state.keyframes = node.integer('keyframes')
     state.keyframes_left_out = node.integer('keyframes_left_out')
     state.focal.restore(node.node('focal'))

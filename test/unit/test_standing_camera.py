@@ -252,3 +252,16 @@ def test_a_loaded_map_is_cleared_as_if_it_had_not_been_saved(
     loaded.continue_after(saved)
     assert loaded.until(8.0).keyframes == plain.keyframes
     assert loaded.beside() == plain.beside()
+
+
+@pytest.mark.parametrize('forward', [False, True], ids=['sideways', 'forward'])
+@pytest.mark.parametrize('speed', [0.05, 0.2])
+def test_a_slow_camera_is_none_that_stands(forward: bool, speed: float) -> None:
+    """Near things move before far ones: that is no change of the scene."""
+    def pose(time_sec: float) -> np.ndarray:
+        shift = np.array([0.0, speed, 0.0] if forward else [speed, 0.0, 0.0]) * (time_sec - 4.0)
+        return look_at(POSE[:3, 3] + shift, np.array([0.0, 2.0, HEIGHT]) + shift)
+    film = Film(lambda _: [box(0.3, 0.2), box(-0.6, 1.0)], 8.0, pose=pose)
+    plain, watching = (Run(film, keyframes=KeyframeConfig(after_change=count)).until(8.0)
+                       for count in (0, KeyframeConfig().after_change))
+    assert watching.network.used == plain.network.used

@@ -45,8 +45,10 @@ SHIFTS = tuple((top, left) for top in range(3) for left in range(3))
 # The camera has not moved if the windows with contrast are a larger share of the image than the
 # first value, and more than the second share of them correlate best without a shift.
 LEAST_TEXTURE, STANDING = 0.1, 0.5
-# Beyond this median motion of the corners, in image widths, the camera does not stand still.
-MOST_MOTION = 0.02
+# The camera does not stand still if less than this share of the corners has moved by less than
+# so many image widths. Near things show a slow camera to move, and a few corners are on things
+# that move by themselves.
+STANDING_CORNERS, MOST_MOTION = 0.9, 0.01
 # The weight of the newest sample in the share of time that a place is moving; and the share from
 # which on it is left out.
 NEWEST, RESTLESS = 0.1, 0.5
@@ -73,7 +75,7 @@ class SceneChange:
         self._sample: Picture | None = None  # the last one, seen from where the reference was
         # The keyframe's corners that the reference shows, and where. None: it is the keyframe.
         self._corners: np.ndarray | None = None
-        self._places = np.zeros((0, 2))
+        self._places = np.zeros((0, 2), np.float32)
         self._activity = np.zeros((0, 0), np.float32)
         self._change = PartChange()
         self._unsure = False
@@ -132,7 +134,8 @@ class SceneChange:
             return {}
         return {'stamp_ns': self._stamp_ns, 'width': self._size[0], 'height': self._size[1],
                 'keyframe': self._keyframe.image, 'reference': self._reference.image,
-                'sample': self._sample.image, 'corners': self._corners, 'places': self._places,
+                'sample': self._sample.image, 'corners': self._corners,
+                'places': None if self._corners is None else self._places,
                 'activity': self._activity, 'settled': self._change.settled,
                 'moving': self._change.moving, 'unsure': self._unsure}
 
@@ -150,7 +153,7 @@ class SceneChange:
         self._corners = None
         if node.has('corners'):
             self._corners = node.array('corners', np.int64, (None,))
-            self._places = node.array('places', np.float64, (len(self._corners), 2))
+            self._places = node.array('places', np.float32, (len(self._corners), 2))
         self._change = PartChange(node.flag('settled'), node.flag('moving'))
         self._unsure = node.flag('unsure')
 
@@ -184,7 +187,8 @@ class SceneChange:
             tracks = Tracks(self._places[first], tracks.ends[second], corners)
         if len(tracks) < MIN_TRACKS:
             return None
-        flow = np.median(np.linalg.norm(tracks.ends - tracks.starts, axis=1))
+        flow = np.quantile(np.linalg.norm(tracks.ends - tracks.starts, axis=1),
+                           STANDING_CORNERS)
         return tracks if flow <= MOST_MOTION * self._size[0] else None
 
     def _moved_back(self, small: np.ndarray, tracks: Tracks) -> np.ndarray:

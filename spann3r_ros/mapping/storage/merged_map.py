@@ -146,13 +146,15 @@ def _merged(one: Tree, other: Tree, same_frame: bool) -> Tree:
         'constraints': [*first['atlas']['constraints'],
                         *(item | {'first': item['first'] + shift, 'second': item['second'] + shift}
                           for item in second['atlas']['constraints'])],
+        'forgotten': {name: sum(tree['atlas']['forgotten'][name] for tree in (first, second))
+                      for name in ('accepted', 'rejected')},
         'fragments': _with_all_stores(fragments, one, other)}
     state = {
         **second, 'atlas': atlas, 'levelled': first['levelled'] and second['levelled'],
         'keyframes': first['keyframes'] + second['keyframes'],
         'keyframes_left_out': first['keyframes_left_out'] + second['keyframes_left_out'],
         'poses': _poses(second['poses'], shift), 'loops': _loops(first, second, shift, numbers),
-        'correction': _correction(first, second, shift), 'scale': _scale(first, second, shift)}
+        'relocalisation': None, 'scale': _scale(first, second, shift)}
     return {**other, 'layers': _counters(one['layers'], other['layers'], ticks), 'state': state}
 
 
@@ -164,7 +166,9 @@ def _fragment(item: Tree, shift: int, numbers: int, ticks: Mapping[str, int]) ->
                              'numbers': keyframes['full']['numbers'] + numbers}
     stores = {name: {**store, 'observed_at': store['observed_at'] + np.int32(ticks[name])}
               for name, store in item['stores'].items()}
-    return {**item, 'id': item['id'] + shift, 'keyframes': keyframes, 'stores': stores}
+    # A join that nothing has confirmed yet is given up.
+    return {**item, 'id': item['id'] + shift, 'keyframes': keyframes, 'stores': stores,
+            'after_gap': False, 'join': None}
 
 
 def _with_all_stores(fragments: list[Tree], one: Tree, other: Tree) -> list[Tree]:
@@ -215,13 +219,6 @@ def _loops(first: Tree, second: Tree, shift: int, numbers: int) -> Tree:
     return {**other, 'places': None, 'before': [],
             'records': [*one['records'], *map(moved, other['records'])],
             **{name: one[name] + other[name] for name in ('accepted', 'rejected')}}
-
-
-def _correction(first: Tree, second: Tree, shift: int) -> Tree:
-    priors = [*first['correction']['priors'],
-              *({**one, 'fragment': one['fragment'] + shift}
-                for one in second['correction']['priors'])]
-    return {**second['correction'], 'priors': priors}
 
 
 def _scale(first: Tree, second: Tree, shift: int) -> Tree:
