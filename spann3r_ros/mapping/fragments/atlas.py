@@ -213,14 +213,7 @@ class Atlas:
         # Given poses, or fragments that were removed, have placed those that are not joined.
         reached = {one.id for one in self.fragments.values()
                    if one.connected and not one.unlocated and one.id not in joined}
-        reached.add(min(self.fragments))
-        size = 0
-        while len(reached) > size:
-            size = len(reached)
-            for one in believed:
-                if {one.first, one.second} & reached:
-                    reached |= {one.first, one.second}
-        return reached
+        return group_of(reached | {min(self.fragments)}, believed)
 
     def places(self, fragment_ids: Iterable[int]) -> Mapping[int, np.ndarray]:
         """Return `map_from_fragment` [4, 4] of some fragments by their ids."""

@@ -12,7 +12,15 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .replay import BAD_INPUT, FAULT, SUMMARY_FILE, count_rows, read_settings, set_up_logging
+from .recording_run import (
+    BAD_INPUT,
+    FAULT,
+    SUMMARY_FILE,
+    add_run_arguments,
+    count_rows,
+    read_settings,
+    set_up_logging,
+)
 
 if TYPE_CHECKING:
     from spann3r_ros.core.network import Network
@@ -56,17 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--ignore-exif', action='store_true',
                         help='do not use the focal length in EXIF data; images are turned upright '
                              'all the same')
-    parser.add_argument('--params-file', type=Path, help="the node's parameters as YAML")
-    parser.add_argument('--node-name', default='mapper',
-                        help='node that has the parameters in that file (default: %(default)s)')
-    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='changes',
-                        help='a parameter, which overrides the file; may be repeated')
-    parser.add_argument('--checkpoint', help='weights; default: the parameter, or the bundled '
-                                             'model')
-    parser.add_argument('--device', help='auto, cpu, cuda or cuda:N; default: the parameter')
-    parser.add_argument('--output', type=Path, default=Path('output'),
-                        help='folder of the results (default: %(default)s)')
-    parser.add_argument('--quiet', action='store_true', help='show no progress')
+    add_run_arguments(parser)
 
 
 @dataclass

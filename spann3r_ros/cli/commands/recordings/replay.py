@@ -11,14 +11,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .recording_run import (
+    BAD_INPUT,
+    FAULT,
+    SUMMARY_FILE,
+    add_run_arguments,
+    count_rows,
+    read_settings,
+    set_up_logging,
+)
+
 if TYPE_CHECKING:
     from spann3r_ros.datasets.bags import CameraBag
     from spann3r_ros.pipeline.bag_replay import Replay, ReplaySummary
-    from spann3r_ros.pipeline.node_settings import Settings
 
 SUMMARY = 'map a recorded bag without ROS: every image is used, none is dropped'
-BAD_INPUT, FAULT = 2, 1
-LOG, SUMMARY_FILE = 'replay.log', 'summary.json'
+LOG = 'replay.log'
 EPILOG = """\
 Writes the directory map, report.html, replay.log and summary.json. Exit status: 0 with a map, 2
 for bad input, 1 for a fault or an empty map. The same bag and settings give the same map, bit by
@@ -42,17 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'the image topic')
     parser.add_argument('--odometry-topic', default='', metavar='TOPIC',
                         help='nav_msgs/Odometry to use as transforms, if they are not in TF')
-    parser.add_argument('--params-file', type=Path, help="the node's parameters as YAML")
-    parser.add_argument('--node-name', default='mapper',
-                        help='node that has the parameters in that file, with its namespace if it '
-                             'has one (default: %(default)s)')
-    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='changes',
-                        help='a parameter, which overrides the file; may be repeated')
-    parser.add_argument('--checkpoint', help='weights; default: the parameter, or the bundled '
-                                             'model')
-    parser.add_argument('--device', help='auto, cpu, cuda or cuda:N; default: the parameter')
-    parser.add_argument('--output', type=Path, default=Path('output'),
-                        help='folder of the results (default: %(default)s)')
+    add_run_arguments(parser)
     parser.add_argument('--view', action='store_true',
                         help='show the growing map in a browser of this machine')
     parser.add_argument('--view-port', type=int, default=8090, metavar='PORT',
@@ -63,7 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', type=Path, metavar='FOLDER',
                         help='continue the map in this folder, the output of a replay or the '
                              "node's map_directory: images of the bag that it has are left out")
-    parser.add_argument('--quiet', action='store_true', help='show no progress')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -159,28 +156,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_settings(args: argparse.Namespace) -> Settings:
-    """Return the settings from file and arguments; raise ValueError for a wrong one."""
-    from spann3r_ros.pipeline.node_settings import from_values, parse_values, read_yaml
-    values = read_yaml(args.params_file, args.node_name) if args.params_file else {}
-    values |= parse_values(args.changes)
-    for name in ('checkpoint', 'device'):
-        if getattr(args, name) is not None:
-            values[name] = getattr(args, name)
-    return from_values(values)
-
-
-def set_up_logging(path: Path, warnings: logging.Handler) -> None:
-    """Write the package's log to a file; count the warnings and show the errors on the screen."""
-    file, screen = logging.FileHandler(path, 'w'), logging.StreamHandler()
-    file.setFormatter(logging.Formatter('%(levelname)s %(name)s: %(message)s'))
-    screen.setLevel(logging.ERROR)
-    package = logging.getLogger('spann3r_ros')
-    package.handlers = [file, screen, warnings]
-    package.setLevel(logging.INFO)
-    package.propagate = False
-
-
 def feed(replay: Replay, bag: CameraBag, args: argparse.Namespace) -> None:
     """Pass every message of a bag to a replay; show the progress in images, log what is lost.
 
@@ -208,22 +183,6 @@ def feed(replay: Replay, bag: CameraBag, args: argparse.Namespace) -> None:
     for text in bag.warnings:
         if text not in known:
             logger.warning('%s', text)
-
-
-def count_rows(summary: ReplaySummary, images: str) -> list[tuple[str, str]]:
-    """Return the rows of the report's table of counts; `images` names the number of images."""
-    scale = summary.scale
-    return [
-        (images, str(summary.images)),
-        *((f'frames {name}', str(count)) for name, count in summary.frames.items()),
-        ('of the skipped, blind', str(summary.blind)),
-        ('recoveries after a failure', str(summary.recovered)),
-        ('poses', str(summary.poses)), ('voxels', str(summary.voxels)),
-        ('fragments', str(summary.fragments)), ('loops accepted', str(summary.loops)),
-        ('scale', f'metric, by {scale["source"]}, ± {100 * scale["deviation"]:.2g} %'
-         if scale['metric'] else 'not known'),
-        ('seconds', f'{summary.seconds:.1f}'),
-        *((f'SHA-256 of the {name}', digest) for name, digest in summary.sha256.items())]
 
 
 def conclusion(summary: ReplaySummary, output: Path) -> str:
