@@ -31,6 +31,7 @@ from spann3r_ros import share_directory
 from spann3r_ros.core.files import write_json
 from spann3r_ros.core.messages import to_nanoseconds
 from spann3r_ros.datasets.bags import COMPRESSED, CameraBag, TopicNames, base_topic, info_topic
+from spann3r_ros.mapping.storage.manifest import read_manifest
 from spann3r_ros.msg import MapperStatus
 from spann3r_ros.pipeline.node_settings import read_yaml
 from spann3r_ros.viewer.run_record import RunRecord, Sample, metric_scale
@@ -305,7 +306,7 @@ def to_run(watcher: Watcher, options: DemoOptions, images: int, compressed: bool
     last, voxels = watcher.last, 0
     settings = read_yaml(options.parameters) if options.parameters else {}
     if answer.success:
-        voxels = json.loads((options.output / 'map' / 'manifest.json').read_text())['points']
+        voxels = read_manifest(options.output / 'map').values['counts']['points']
     return DemoRun(
         bag=str(options.bag.resolve()), images=images, received=last.frames_received,
         processed=last.frames_processed, skipped=last.frames_skipped,

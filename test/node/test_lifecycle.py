@@ -32,7 +32,8 @@ NOT_CONFIGURED = {service: (False, f'nothing to {verb}: the node is not configur
                                         ('disable', 'disable'), ('enable', 'enable'))}
 EMPTY = {
     'save_map': (False, 'save failed: the map is empty'),
-    'load_map': (False, "load failed: [Errno 2] No such file or directory: 'map/manifest.json'"),
+    'load_map': (False, 'load failed: .: expected the directory of a saved map, with '
+                        "manifest.json, or a folder with such a directory 'map'"),
     'new_fragment': (True, 'the next frame begins fragment 1'),
     'reset': (True, 'a new map begins'), 'disable': (True, 'images are skipped'),
     'enable': (True, 'images are taken')}

@@ -75,7 +75,7 @@ def test_info_of_a_damaged_map_is_one_line(tmp_path: Path,
         error = capsys.readouterr().err
         assert 'manifest.json: expected the numbers of a map' in error and error.count('\n') == 1
     assert run('map', 'info', tmp_path / 'nothing') == 1
-    assert 'No such file' in capsys.readouterr().err
+    assert 'expected the directory of a saved map' in capsys.readouterr().err
 
 
 def test_images_of_keyframes_are_extracted_as_the_document_shows(
@@ -178,7 +178,7 @@ def test_maps_that_do_not_fit_are_refused(tmp_path: Path,
             ('larger', (), 'maps: expected the same voxel size, got 0.05 and 0.08'),
             ('others', (), 'maps: expected the same weights, got synthetic and others'),
             ('free', ('--same-frame',), 'same-frame: expected two maps in metres, or none'),
-            ('nothing', (), 'No such file')):
+            ('nothing', (), 'expected the directory of a saved map')):
         assert run('map', 'merge', tmp_path / 'a', tmp_path / name, '--output', tmp_path / 'c',
                    *words) == 1
         error = capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_another_recording_is_mapped_from_its_first_image(
 
 @pytest.mark.parametrize(('change', 'reason'), [
     (lambda folder: (folder / 'map' / 'map.ply').write_bytes(b''), 'map.ply: expected the file'),
-    (lambda folder: shutil.rmtree(folder / 'map'), 'No such file'),
+    (lambda folder: shutil.rmtree(folder / 'map'), 'expected the directory of a saved map'),
     (lambda folder: (folder / 'map' / 'manifest.json').write_text('{"format": 9}'),
      'expected format 2, got 9')])
 def test_a_map_that_cannot_be_read_is_bad_input(
@@ -179,3 +179,19 @@ def test_a_recording_whose_stamps_go_back_over_the_end_of_the_map_is_refused() -
     assert not resumption.leaves_out(stamp_of(9))
     with pytest.raises(ValueError, match='resume: expected a recording whose stamps rise'):
         resumption.leaves_out(stamp_of(5))
+
+
+def test_a_map_of_another_camera_is_bad_input(whole: Path, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr('recorded_bags.OPTICAL_FRAME', 'another_optical_frame')
+    with OrbitBag(tmp_path / 'other') as other:
+        other.mount()
+        for index in range(COUNT, COUNT + 8):
+            other.raw(index)
+            other.info(index)
+            other.drive(index)
+    output = tmp_path / 'out'
+    assert main(arguments(tmp_path / 'other', output, '--resume', str(whole))) == 2
+    assert 'resume: expected the map of a camera as that of the bag' in capsys.readouterr().err
+    assert not (output / 'map').exists()

@@ -24,10 +24,8 @@ from spann3r_ros.mapping.mapper_config import VoxelMapConfig
 from spann3r_ros.mapping.scale.map_scale import Scale
 from spann3r_ros.mapping.storage.map_directory import (
     CLOUD,
-    MANIFEST,
-    NAME,
     TRAJECTORY,
-    map_in,
+    find_directory,
     read_map,
 )
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
@@ -133,15 +131,6 @@ def read_content(directory: Path) -> MapContent:
         read_ply(directory / CLOUD), read_tum(directory / TRAJECTORY, frame_id), _named(views),
         saved.node('layers').node('voxels').number('voxel_size', 0.0) * unit,
         _scale(atlas), size, calibration, letterbox)
-
-
-def find_directory(folder: Path) -> Path:
-    """Return the directory of a map: the folder, or `map` in it; ValueError if neither is one."""
-    directory = map_in(folder)
-    if not (directory / MANIFEST).is_file():
-        raise ValueError(f'{folder}: expected the directory of a saved map, with {MANIFEST}, or a '
-                         f'folder with such a directory {NAME!r}')
-    return directory
 
 
 def _scale(atlas: SavedNode) -> Scale:

@@ -75,7 +75,7 @@ class SceneChange:
         self._sample: Picture | None = None  # the last one, seen from where the reference was
         # The keyframe's corners that the reference shows, and where. None: it is the keyframe.
         self._corners: np.ndarray | None = None
-        self._places = np.zeros((0, 2), np.float32)
+        self._places = np.zeros((0, 2))
         self._activity = np.zeros((0, 0), np.float32)
         self._change = PartChange()
         self._unsure = False
@@ -111,7 +111,7 @@ class SceneChange:
         picture, differs = self._compare(gray, tracks)
         if differs is None:
             self._refer(stamp_ns, picture)
-            self._corners, self._places = tracks.corners, tracks.ends
+            self._corners, self._places = tracks.corners, tracks.ends.astype(float)
             self._activity[:] = 0.0
             return self._change
         moving = picture.differs(self._sample)
@@ -153,7 +153,7 @@ class SceneChange:
         self._corners = None
         if node.has('corners'):
             self._corners = node.array('corners', np.int64, (None,))
-            self._places = node.array('places', np.float32, (len(self._corners), 2))
+            self._places = node.array('places', np.float64, (len(self._corners), 2))
         self._change = PartChange(node.flag('settled'), node.flag('moving'))
         self._unsure = node.flag('unsure')
 

@@ -161,7 +161,7 @@ def read_map(folder: Path) -> SavedNode:
     directory = map_in(folder)
     if not (directory / MANIFEST).exists() and (folder / FORMER).exists():
         return read_former_map(folder / FORMER)
-    manifest = read_manifest(directory)
+    manifest = read_manifest(find_directory(folder))
     manifest.check(but=(STATE, ARRAYS))  # they are checked when they are read
     return read_state(manifest)
 
@@ -171,6 +171,15 @@ def map_in(folder: Path) -> Path:
     inner = folder / NAME
     is_map = (folder / MANIFEST).exists() and not (inner / MANIFEST).exists()
     return folder if is_map else inner
+
+
+def find_directory(folder: Path) -> Path:
+    """Return the directory of a map: the folder, or `map` in it; ValueError if neither is one."""
+    directory = map_in(folder)
+    if not (directory / MANIFEST).is_file():
+        raise ValueError(f'{folder}: expected the directory of a saved map, with {MANIFEST}, or a '
+                         f'folder with such a directory {NAME!r}')
+    return directory
 
 
 def read_state(manifest: Manifest) -> SavedNode:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .manifest import read_manifest
-from .map_directory import ARRAYS, STATE, map_in, read_state
+from .map_directory import ARRAYS, STATE, find_directory, read_state
 from .saved_tree import SavedNode
 
 # What a manifest of this version says, beside its files.
@@ -22,7 +22,7 @@ def summarise_map(folder: Path) -> dict[str, Any]:
     All files are checked. Raises ValueError with the file and its fault, also for a map of an
     earlier version, whose manifest has fewer values, and OSError if a file cannot be read.
     """
-    manifest = read_manifest(map_in(folder))
+    manifest = read_manifest(find_directory(folder))
     missing = [name for name in NAMES if name not in manifest.values]
     if missing:
         raise ValueError(f'{manifest.directory}: expected a map of this version, got one without '

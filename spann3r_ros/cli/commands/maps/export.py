@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         export,
         read_formats,
     )
-    from spann3r_ros.mapping.exports.map_content import find_directory, read_content
+    from spann3r_ros.mapping.exports.map_content import read_content
+    from spann3r_ros.mapping.storage.map_directory import find_directory
     formats = read_formats(args.to)
     directory = find_directory(args.map)
     output = args.output or directory.absolute().parent / 'export'

@@ -10,7 +10,6 @@ SUMMARY = 'look into saved maps and merge them'
 COMMANDS = {
     'info': 'maps.map_info',
     'merge': 'maps.map_merge',
-    'export': 'maps.export',
 }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .recording_run import (
     BAD_INPUT,
     FAULT,
+    INTERRUPTED,
     SUMMARY_FILE,
     add_run_arguments,
     count_rows,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 SUMMARY = 'map a folder of photographs, photographs or a video without ROS'
 LOG, PICTURE = 'reconstruct.log', 'map.png'
-INTERRUPTED = 130
 # Images that are not registered and are named on the screen; all are in the summary.
 MOST_NAMED = 20
 DOUBTFUL = ('poses and points do not agree with the corners that the photographs share: the '

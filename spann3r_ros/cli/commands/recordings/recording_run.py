@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from spann3r_ros.pipeline.node_settings import Settings
 
 SUMMARY_FILE = 'summary.json'
-# Exit statuses: the input or the settings are wrong; a fault of the program, or an empty map.
-BAD_INPUT, FAULT = 2, 1
+# Exit statuses: the input or the settings are wrong; a fault of the program, or an empty map;
+# the user has interrupted.
+BAD_INPUT, FAULT, INTERRUPTED = 2, 1, 130
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .recording_run import (
     BAD_INPUT,
     FAULT,
+    INTERRUPTED,
     SUMMARY_FILE,
     add_run_arguments,
     count_rows,
@@ -128,6 +129,9 @@ def run(args: argparse.Namespace) -> int:
         if live is not None:
             replay.observe_end(live.finish)
         summary = replay.summary(bag.count, seconds, warnings.texts())
+        if args.resume and summary.frames['failed'] and not summary.frames['processed']:
+            raise ValueError('resume: expected the map of a camera as that of the bag, got one to '
+                             f'which none of its images fits: {warnings.most_frequent()}')
         write_json(args.output / SUMMARY_FILE, asdict(summary))
         replay.save(args.output)
         write_report(args.output, Report(
@@ -144,6 +148,10 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f'spann3r replay: {error}', file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print('spann3r replay: interrupted; no map is written but those of --save-every',
+              file=sys.stderr)
+        return INTERRUPTED
     finally:
         replay.close()
         if live is not None:
