@@ -212,7 +212,9 @@ class FrontEnd:
         is_lost, searches = self._is_lost(reason), state.back_end.relocaliser.is_enabled
         # Where places are searched for, the image after the gap has been compared already.
         fragment = state.atlas.begin(
-            after_gap=reason in (TIME_JUMPED, MAP_LOADED) and not searches)
+            after_gap=reason in (TIME_JUMPED, MAP_LOADED) and not (searches and (
+                reason == TIME_JUMPED
+                or self._config.relocalisation.after_load != 'continue')))
         if is_lost and searches:
             state.back_end.relocaliser.begin(fragment, reason)
         if state.poses is not None:
@@ -318,8 +320,10 @@ class FrontEnd:
             if estimate.image_id >= NEWEST_ID and state.poses.joining:
                 state.atlas.connect(state.poses.overlap.join(state.atlas.current,
                                                              estimate.reference_id))
-                if not state.atlas.current.connected and state.back_end.relocaliser.is_enabled:
-                    state.back_end.relocaliser.begin(state.atlas.current, NOT_JOINED)
+                current = state.atlas.current
+                if (not current.connected and current.join is None
+                        and state.back_end.relocaliser.is_enabled):
+                    state.back_end.relocaliser.begin(current, NOT_JOINED)
             if estimate.image_id in state.pending:
                 self._finish(state.pending.pop(estimate.image_id), estimate)
 

@@ -30,6 +30,7 @@ from .memory_manager import MemoryManager
 from .occupancy.evidence_layer import Occupancy, OccupancySnapshot
 from .relocalisation.hint import Hint
 from .saved_state import map_tree, read_map_tree
+from .scale.map_scale import Scale
 from .selection.keyframe_gate import KeyframeGate
 from .selection.sight import Sight
 from .storage.saved_tree import SavedNode
@@ -127,6 +128,11 @@ class Mapper:
         return self._config.scale.source
 
     @property
+    def map_scale(self) -> Scale:
+        """Return the scale of the newest fragment that has a place in the map."""
+        return self._state.atlas.located()[-1].scale
+
+    @property
     def voxel_size(self) -> float:
         """Return the edge of a voxel in map units; 0 before an automatic size is known."""
         return self.voxel_map.voxel_size * self._state.atlas.unit
@@ -196,7 +202,8 @@ class Mapper:
             state.phase = Phase.TRACKING
         if isinstance(state.poses, SolvedPoses):
             kept = state.poses.keyframes
-            state.back_end.relocaliser.begin_loaded(kept[-1].image if kept else None)
+            state.back_end.relocaliser.begin_loaded(kept[-1].image if kept else None,
+                                                      continued)
         if state.back_end.relocaliser.awaits_image:
             return 'the next image is searched for in the map, unless it shows where it ended'
         return ('the sequence of the network goes on' if continued

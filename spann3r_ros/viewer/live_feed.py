@@ -51,6 +51,8 @@ class LiveFeed:
         if update.live_pose is not None:
             place = update.places[update.live_pose.fragment_id]
             self._pose = update.live_pose.in_map(place).world_from_camera
+        if not update.located:
+            self._pose = None
         self._changed |= bool(update.keyframes or update.moved)
 
     def observe(self, report: WorkerReport, status: MappingStatus) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.types import StampedPose
+from spann3r_ros.mapping.exports.map_content import read_places
 from spann3r_ros.mapping.exports.ply_files import read_ply
 from spann3r_ros.mapping.exports.trajectory_files import read_tum
 from spann3r_ros.mapping.fragments.atlas import Atlas
@@ -89,17 +90,21 @@ class MapScene:
 def scene_of(mapper: Mapper) -> MapScene:
     """Return what a mapper has, as it is now."""
     poses = mapper.path().map_from_camera
-    scale = mapper.status().scale
+    scale = mapper.map_scale
     return _scene(mapper.cloud(), poses[:, :3, 3], mapper.graph(), mapper.kept_keyframes(),
                   scale.value if scale.metric else math.nan)
 
 
 def saved_scene(folder: Path, metres: float = math.nan) -> MapScene:
     """Return the map that is saved in a folder; raises as `read_map`, `read_ply`, `read_tum`."""
-    saved = read_map(folder).node('state')
+    root = read_map(folder)
+    saved = root.node('state')
     frame_id = saved.node('camera').text('frame_id')
     atlas = Atlas(MapperConfig(), ())
     atlas.restore(saved.node('atlas'), {}, frame_id)
+    # The state may not have the corrections yet that cloud and path have.
+    atlas.move_to({one: place for one, place in read_places(root).items()
+                   if one in atlas.fragments})
     path = read_tum(folder / 'map' / TRAJECTORY, frame_id)
     positions = np.array([one.world_from_camera[:3, 3] for one in path]).reshape(-1, 3)
     # The path may have poses that the state does not have yet: those of frames in the network.

@@ -13,6 +13,8 @@ from spann3r_ros.core.camera import Intrinsics
 from spann3r_ros.core.transforms import is_similarity, similarity_scale
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.core.views import window_of
+from spann3r_ros.mapping.fragments.constraint import read_constraint
+from spann3r_ros.mapping.fragments.groups import unlocated
 from spann3r_ros.mapping.fragments.keyframe_store import (
     CompactKeyframe,
     KeptKeyframe,
@@ -29,7 +31,7 @@ from spann3r_ros.mapping.storage.map_directory import (
     read_map,
 )
 from spann3r_ros.mapping.storage.saved_tree import SavedNode
-from spann3r_ros.mapping.storage.saved_values import read_intrinsics, read_scale
+from spann3r_ros.mapping.storage.saved_values import read_intrinsics
 
 from .ply_files import read_ply
 from .trajectory_files import read_tum
@@ -115,10 +117,13 @@ def read_content(directory: Path) -> MapContent:
     calibration = _calibration(state)
     letterbox = saved.text('field_of_view') == 'letterbox'
     atlas, frame_id = state.node('atlas'), state.node('camera').text('frame_id')
-    places = _read_places(saved)
+    places = read_places(saved)
     views = []
-    for node in atlas.nodes('fragments'):
-        fragment = read_fragment(node, {}, frame_id)
+    fragments = {one.id: one for one in (read_fragment(node, {}, frame_id)
+                                         for node in atlas.nodes('fragments'))}
+    hidden = unlocated(fragments, [read_constraint(one) for one in atlas.nodes('constraints')])
+    located = [one for one in fragments.values() if one.id not in hidden]
+    for fragment in located:
         place = places.get(fragment.id, fragment.map_from_fragment)
         for number, one in fragment.keyframes.items():
             kept = _compact(one)
@@ -130,16 +135,7 @@ def read_content(directory: Path) -> MapContent:
     return MapContent(
         read_ply(directory / CLOUD), read_tum(directory / TRAJECTORY, frame_id), _named(views),
         saved.node('layers').node('voxels').number('voxel_size', 0.0) * unit,
-        _scale(atlas), size, calibration, letterbox)
-
-
-def _scale(atlas: SavedNode) -> Scale:
-    """Return the scale of the newest fragment, as the status of the mapper does."""
-    current = atlas.integer('current')
-    for node in atlas.nodes('fragments'):
-        if node.integer('id') == current:
-            return read_scale(node.node('scale'))
-    raise atlas.fault('current', 'the id of a fragment', current)
+        located[-1].scale, size, calibration, letterbox)
 
 
 def _calibration(state: SavedNode) -> Intrinsics | None:
@@ -166,7 +162,7 @@ def _named(views: Sequence[SavedView]) -> list[SavedView]:
                     else f'{view.stamp_ns}_{view.number}.png') for view in views]
 
 
-def _read_places(saved: SavedNode) -> dict[int, np.ndarray]:
+def read_places(saved: SavedNode) -> dict[int, np.ndarray]:
     """Return `map_from_fragment` [4, 4] by the fragment; earlier versions did not write them."""
     if not saved.has('places'):
         return {}

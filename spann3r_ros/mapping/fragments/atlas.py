@@ -136,6 +136,14 @@ class Atlas:
             fragment.scale = self.fragments[fragment_id].scale
             self.move(one, new_map_from_map @ fragment.map_from_fragment)
 
+    def assume_places(self) -> None:
+        """Take the places of unlocated fragments as assumed, with the unit of the map."""
+        scale, hidden = self.located()[-1].scale, self.unlocated()
+        for one in self.fragments.values():
+            if one.unlocated:
+                one.unlocated, one.scale = False, scale
+        self.report_moved(hidden)
+
     def take_moved(self) -> tuple[int, ...]:
         """Return the ids of the fragments that moved since the last call."""
         moved, self._moved = tuple(sorted(self._moved & set(self.fragments))), set()
@@ -240,7 +248,7 @@ class Atlas:
     def kept_keyframes(self) -> list[tuple[KeptKeyframe, StampedPose]]:
         """Return the keyframes that are kept, oldest first, each with its pose in the map."""
         return [(keyframe, keyframe.pose.in_map(fragment.map_from_fragment))
-                for fragment in self.fragments.values()
+                for fragment in self.located()
                 for keyframe in fragment.keyframes.values()]
 
     def stores(self, layer: str) -> list[Any]:

@@ -28,4 +28,7 @@ def unlocated(fragments: Mapping[int, Fragment], constraints: Sequence[Constrain
     begun = {one.id for one in fragments.values() if one.unlocated}
     if not begun:
         return set()
-    return group_of(begun, constraints) - group_of({min(fragments)}, constraints)
+    joined = {one.second for one in constraints if one.kind == 'overlap'}
+    # Those without the flag that no join has placed have a place of their own, if only assumed.
+    placed = {one.id for one in fragments.values() if not one.unlocated and one.id not in joined}
+    return group_of(begun, constraints) - group_of({min(fragments), *placed}, constraints)

@@ -277,6 +277,8 @@ def _is_confirmed(one: Candidate, candidates: list[Candidate], before: list[Cand
 
 def _on_one_path(atlas: Atlas, first: int, second: int) -> bool:
     """Return whether measurements connect two fragments, by their ids."""
+    if {first, second} & atlas.unlocated():
+        return False
     return not {first, second} & atlas.unconnected() or all(
         fragment.connected for fragment in atlas.fragments.values()
         if first < fragment.id <= second)

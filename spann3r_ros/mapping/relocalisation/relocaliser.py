@@ -82,6 +82,7 @@ class Relocaliser:
         self._hint: Hint | None = None
         self._waited = 0  # keyframes since one was searched for
         self._hinted = 0  # keyframes with the hint
+        self._continued = False  # the network goes on with the sequence of the loaded map
 
     @property
     def is_enabled(self) -> bool:
@@ -94,15 +95,16 @@ class Relocaliser:
         if not self.is_enabled:
             self.awaits_image = False
 
-    def begin_loaded(self, image: np.ndarray | None) -> None:
+    def begin_loaded(self, image: np.ndarray | None, continued: bool) -> None:
         """Let the first image decide whether a loaded map goes on, if the settings say so.
 
         `image` is that of the newest keyframe, for maps that were saved without a last image.
+        `continued`: the network goes on with its sequence; then an image without a gap does, too.
         """
         if not self.is_enabled or self._config.relocalisation.after_load == 'continue':
             self._before = None
             return
-        self.awaits_image, self.reason = True, AWAITS_IMAGE
+        self.awaits_image, self.reason, self._continued = True, AWAITS_IMAGE, continued
         if self._before is None and image is not None:
             self._before = 0, image
 
@@ -119,9 +121,10 @@ class Relocaliser:
         if before is None:
             return LOADED_ELSEWHERE if awaited else ''
         gap_ns = frame.stamp_ns - before[0]
-        if not awaited and 0 <= gap_ns <= round(config.max_gap_sec * 1e9):
+        is_next = 0 <= gap_ns <= round(config.max_gap_sec * 1e9)
+        if is_next and not awaited:
             return ''
-        if shows_view_of(view.image, before[1]):
+        if is_next and self._continued or shows_view_of(view.image, before[1]):
             if self._search is None:
                 self._hint, self.reason = None, ''
             return ''
@@ -283,5 +286,4 @@ class Relocaliser:
         """Take the places of unlocated fragments as assumed, because nothing searches for them."""
         if self._search is not None:
             self._end()
-        for one in atlas.fragments.values():
-            one.unlocated = False
+        atlas.assume_places()

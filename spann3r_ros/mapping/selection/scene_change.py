@@ -136,7 +136,7 @@ class SceneChange:
                 'keyframe': self._keyframe.image, 'reference': self._reference.image,
                 'sample': self._sample.image, 'corners': self._corners,
                 'places': None if self._corners is None else self._places,
-                'activity': self._activity, 'settled': self._change.settled,
+                'activity': self._activity.copy(), 'settled': self._change.settled,
                 'moving': self._change.moving, 'unsure': self._unsure}
 
     def restore(self, node: SavedNode) -> None:

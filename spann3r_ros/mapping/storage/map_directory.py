@@ -17,7 +17,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,8 @@ def snapshot_map(mapper: Mapper,
     """
     def view() -> tuple[VoxelSnapshot, PathView, OccupancySnapshot | None, MappingStatus]:
         return (mapper.snapshot(), mapper.path(),
-                None if mapper.grid_reason else mapper.grid_snapshot(), mapper.status())
+                None if mapper.grid_reason else mapper.grid_snapshot(),
+                replace(mapper.status(), scale=mapper.map_scale))
     if at_end is None:
         with mapper.corrected():
             voxels, path, grid, status = view()

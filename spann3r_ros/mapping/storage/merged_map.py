@@ -83,7 +83,7 @@ def merge_maps(first: SavedNode, second: SavedNode, same_frame: bool) -> MapSnap
     for name, values in _comparable(*trees).items():
         if values[0] != values[1]:
             raise ValueError(f'maps: expected the same {name}, got {values[0]} and {values[1]}')
-    metric = [mapper.status().scale.metric for mapper in (one, other)]
+    metric = [mapper.map_scale.metric for mapper in (one, other)]
     if same_frame and metric[0] != metric[1]:
         raise ValueError('same-frame: expected two maps in metres, or none, got one in metres')
     merged = decode_tree(*encode_tree(_merged(*trees, same_frame)))
@@ -129,6 +129,7 @@ def _merged(one: Tree, other: Tree, same_frame: bool) -> Tree:
     shift = 1 + max((item['id'] for item in fragments), default=-1) - min(
         item['id'] for item in second['atlas']['fragments'])
     numbers = first['atlas']['keyframes']['added']
+    left = {item['id'] for item in fragments}
     names = {*one['layers'], *other['layers']}
     ticks = {name: one['layers'].get(name, {}).get('tick', 0) for name in names}
     joined = {item['second'] for item in second['atlas']['constraints']
@@ -143,7 +144,8 @@ def _merged(one: Tree, other: Tree, same_frame: bool) -> Tree:
         'revision': first['atlas']['revision'] + second['atlas']['revision'],
         'keyframes': {'stride': 1, **{name: sum(item[name] for item in counted)
                                       for name in kept}},
-        'constraints': [*first['atlas']['constraints'],
+        'constraints': [*(item for item in first['atlas']['constraints']
+                          if {item['first'], item['second']} <= left),
                         *(item | {'first': item['first'] + shift, 'second': item['second'] + shift}
                           for item in second['atlas']['constraints'])],
         'forgotten': {name: sum(tree['atlas']['forgotten'][name] for tree in (first, second))
