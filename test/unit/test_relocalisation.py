@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from synthetic import SyntheticOptions, SyntheticScene, every_frame, look_at, sq
 from spann3r_ros.core.network import Estimate
 from spann3r_ros.core.transforms import MAP_FROM_OPTICAL, invert
 from spann3r_ros.core.types import DeviceMemoryError, Frame, Pointmap
+from spann3r_ros.mapping.exports.map_content import read_content
+from spann3r_ros.mapping.fragments.constraint import Constraint
+from spann3r_ros.mapping.fragments.fragment import Fragment
+from spann3r_ros.mapping.fragments.groups import unlocated
 from spann3r_ros.mapping.mapper import Mapper
 from spann3r_ros.mapping.mapper_config import (
     CarvingConfig,
@@ -27,8 +32,9 @@ from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 from spann3r_ros.mapping.relocalisation.hint import Hint
 from spann3r_ros.mapping.relocalisation.relocalisation_config import RelocalisationConfig
 from spann3r_ros.mapping.scale.scale_config import ScaleConfig
-from spann3r_ros.mapping.storage.map_directory import map_hashes
+from spann3r_ros.mapping.storage.map_directory import encode_map, map_hashes
 from spann3r_ros.mapping.storage.saved_tree import decode_tree, encode_tree
+from spann3r_ros.viewer.map_scene import saved_scene, scene_of
 
 CAMERA = square_camera(64)
 PERIOD_NS = 10**8
@@ -487,3 +493,40 @@ def test_a_hint_of_wrong_numbers_is_none(pose: np.ndarray, covariance: np.ndarra
                                          reason: str) -> None:
     with pytest.raises(ValueError, match=f'initialpose: expected {reason}'):
         Hint(pose, covariance)
+
+
+def test_what_has_no_place_is_in_no_export_and_no_report(tmp_path: Path) -> None:
+    mapper = Mapper(network(), config(scale=ScaleConfig(source='number', metres_per_unit=2.0)))
+    for frame in frames(views()[:MAPPED]):
+        mapper.process(replace(frame, first_pose=MAP_FROM_OPTICAL))
+    for frame in frames(views()[MAPPED + SEEN:MAPPED + 2 * SEEN], 10**10):
+        mapper.process(frame)
+    assert mapper.status().localisation == 'searching'
+    encode_map(mapper).write(tmp_path)
+    content = read_content(tmp_path)
+    assert len(content.views) == len(content.path) <= MAPPED
+    assert content.facts['metric'] and content.facts['metres_per_unit'] == 1.0
+    for scene in scene_of(mapper), saved_scene(tmp_path, 1.0):
+        assert scene.metres == 1.0 and scene.thumbnails
+        assert all(one.stamp_ns < 10**10 for one in scene.thumbnails)
+
+
+def test_a_loop_with_a_fragment_without_a_place_hides_no_other_fragment() -> None:
+    fragments = {0: Fragment(0, received=9), 1: Fragment(1, received=9, connected=False),
+                 2: Fragment(2, received=9, unlocated=True)}
+    assert unlocated(fragments, []) == {2}
+    loop = Constraint('loop', 1, 2, np.eye(4), np.eye(7), accepted=True)
+    assert unlocated(fragments, [loop]) == set()
+
+
+def test_a_fast_camera_goes_on_after_a_load_as_without_one() -> None:
+    """The next image shows nothing of the last one, but the sequence has no gap."""
+    whole, resumed = (Mapper(network(), config(**QUICK)) for _ in range(2))
+    for index, frame in enumerate(frames([*views()[:MAPPED], *again()])):
+        if index == MAPPED:
+            state = encode_tree(resumed.tree())
+            resumed = Mapper(network(), config(**QUICK))
+            resumed.load(decode_tree(*state))
+        for mapper in (whole, resumed):
+            mapper.process(frame)
+    assert map_hashes(resumed) == map_hashes(whole)

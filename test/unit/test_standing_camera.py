@@ -22,6 +22,7 @@ from spann3r_ros.mapping.mapper_config import KeyframeConfig, MapperConfig, Voxe
 from spann3r_ros.mapping.occupancy.grid_config import GridConfig
 from spann3r_ros.mapping.occupancy.occupancy_grid import GridView
 from spann3r_ros.mapping.storage.map_directory import encode_map, read_map
+from spann3r_ros.mapping.storage.saved_tree import encode_tree
 
 CAMERA = square_camera(112)
 ROOM = MovingScene()
@@ -265,3 +266,11 @@ def test_a_slow_camera_is_none_that_stands(forward: bool, speed: float) -> None:
     plain, watching = (Run(film, keyframes=KeyframeConfig(after_change=count)).until(8.0)
                        for count in (0, KeyframeConfig().after_change))
     assert watching.network.used == plain.network.used
+
+
+def test_what_is_to_be_saved_does_not_change_afterwards() -> None:
+    run = Run(Film(crossing, 4.0)).until(2.0)
+    tree = run.mapper.tree()
+    before = encode_tree(tree)
+    run.until(4.0)
+    assert encode_tree(tree) == before
