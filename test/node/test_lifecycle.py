@@ -32,7 +32,7 @@ NOT_CONFIGURED = {service: (False, f'nothing to {verb}: the node is not configur
                                         ('disable', 'disable'), ('enable', 'enable'))}
 EMPTY = {
     'save_map': (False, 'save failed: the map is empty'),
-    'load_map': (False, 'load failed: .: expected the directory of a saved map, with '
+    'load_map': (False, 'load failed: maps: expected the directory of a saved map, with '
                         "manifest.json, or a folder with such a directory 'map'"),
     'new_fragment': (True, 'the next frame begins fragment 1'),
     'reset': (True, 'a new map begins'), 'disable': (True, 'images are skipped'),
@@ -50,7 +50,8 @@ def answers(peer: Peer, mapper: Mapper) -> dict[str, tuple[bool, str]]:
                  for service in ('save_map', 'load_map', 'new_fragment', 'reset')}
     responses |= {'disable': peer.set_enabled(False), 'enable': peer.set_enabled(True)}
     return {service: (answer.success, re.sub(
-        r'\d+ voxels', 'n voxels', answer.message.replace(f'{mapper.map_directory}/', '')))
+        r'\d+ voxels', 'n voxels', answer.message
+            .replace(f'{mapper.map_directory}/', '').replace(f'{mapper.map_directory}', 'maps')))
         for service, answer in responses.items()}
 
 
