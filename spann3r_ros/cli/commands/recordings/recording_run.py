@@ -54,6 +54,13 @@ def set_up_logging(path: Path, warnings: logging.Handler) -> None:
     package.propagate = False
 
 
+def network_rows(network: str, weights: Path, device: str, threads: int) -> list[tuple[str, str]]:
+    """Return the rows of the report's table of the network; `device` is the parameter."""
+    from spann3r_ros.networks.devices import resolve_device
+    return [('network', network), ('weights', str(weights)),
+            ('device', str(resolve_device(device))), ('CPU threads', str(threads))]
+
+
 def count_rows(summary: ReplaySummary, images: str) -> list[tuple[str, str]]:
     """Return the rows of the report's table of counts; `images` names the number of images."""
     scale = summary.scale
