@@ -38,6 +38,7 @@ class PhotoRun:
     `observe` gets the name and the keyframe of each image with a pose, on the worker's thread.
     `registered` are the names and stamps of those with a pose, in the order of the map;
     `left_out` the names and the reasons of others. Images that show nothing new are in neither.
+    `names` are those of all images by their stamps.
     The `observers` are called after each image.
     The methods are called on one thread, those of a `Reporter` and the observers on the worker's.
     """
@@ -50,7 +51,7 @@ class PhotoRun:
         self.left_out: dict[str, str] = {}
         self.defects: list[Exception] = []
         self.images = 0
-        self._names: dict[int, str] = {}
+        self.names: dict[int, str] = {}
         self._given: deque[int] = deque()
         self._newest: Named | None = None
         self._blind = False
@@ -99,7 +100,7 @@ class PhotoRun:
         self._blind = update.blind
         self._fragments.update(one.fragment_id for one in update.keyframes)
         for keyframe in update.keyframes:
-            name = self._names[keyframe.stamp_ns]
+            name = self.names[keyframe.stamp_ns]
             if keyframe.pose is None:
                 self.left_out.setdefault(name, NO_POSE)
             else:
@@ -109,7 +110,7 @@ class PhotoRun:
 
     def frame_settled(self) -> None:
         """Record an image that shows nothing."""
-        name = self._names[self._given.popleft()]
+        name = self.names[self._given.popleft()]
         if self._blind:
             self.left_out[name] = self._runner.map_status.blind_reason or REPEATED
         self._blind = False
@@ -118,7 +119,7 @@ class PhotoRun:
 
     def frame_failed(self, frame: Frame, error: Exception) -> None:
         """Record an image that the mapper could not use; anything but a FrameError is a defect."""
-        name = self._names[frame.stamp_ns]
+        name = self.names[frame.stamp_ns]
         self._blind = False
         if name not in self.registered:
             self.left_out[name] = str(error)
@@ -133,7 +134,7 @@ class PhotoRun:
         logger.error('%s: %s', type(error).__name__, error, exc_info=error)
 
     def _put(self, one: Named) -> None:
-        self._names[one.frame.stamp_ns] = one.name
+        self.names[one.frame.stamp_ns] = one.name
         self._given.append(one.frame.stamp_ns)
         self.images += 1
         self._newest = one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ THUMBNAIL_PX = 112
 THUMBNAIL_QUALITY = 75
 # Points above this many times the camera's height over the floor are not drawn.
 CUT = 1.35
+# Points so far beyond 98 % of them, as a share of their extent, are outliers.
+MOST_REACH = 0.15
 NANOSECONDS = 10**9
 
 
@@ -57,7 +59,8 @@ class MapScene:
 
     `positions` [n, 3] are those of the cameras in the map, oldest first, `fragment_ids` int [n]
     their fragments. `loops` [m, 2, 3] are the ends of accepted loops. `metres` is the length of a
-    map unit; NaN if the map is not metric.
+    map unit; NaN if the map is not metric. Without `is_path` the positions are those of cameras in
+    no order.
     """
 
     cloud: VoxelCloud
@@ -66,6 +69,7 @@ class MapScene:
     loops: np.ndarray
     thumbnails: Sequence[Thumbnail]
     metres: float = math.nan
+    is_path: bool = True
 
     def entry(self, most_points: int = MOST_POINTS) -> dict[str, Any]:
         """Return the scene for JSON; large clouds and long paths are thinned."""
@@ -79,7 +83,7 @@ class MapScene:
             'points': buffer.entry(), 'low': low.tolist(), 'high': high.tolist(),
             'size': spacing(points),
             'ceiling': height if math.isfinite(height) else None,
-            'path': np.round(positions, 5).tolist(),
+            'path': np.round(positions, 5).tolist(), 'is_path': self.is_path,
             'fragments': self.fragment_ids[chosen].tolist(),
             'loops': np.round(self.loops, 5).tolist(),
             'metres': self.metres if math.isfinite(self.metres) else None,
@@ -87,12 +91,15 @@ class MapScene:
                           for one in self.thumbnails]}
 
 
-def scene_of(mapper: Mapper) -> MapScene:
-    """Return what a mapper has, as it is now."""
+def scene_of(mapper: Mapper, names: Mapping[int, str] | None = None,
+             is_path: bool = True) -> MapScene:
+    """Return what a mapper has, as it is now; `names` are those of images by their stamps."""
     poses = mapper.path().map_from_camera
     scale = mapper.map_scale
-    return _scene(mapper.cloud(), poses[:, :3, 3], mapper.graph(), mapper.kept_keyframes(),
-                  scale.value if scale.metric else math.nan)
+    scene = _scene(mapper.cloud(), poses[:, :3, 3], mapper.graph(), mapper.kept_keyframes(),
+                   scale.value if scale.metric else math.nan)
+    return replace(scene, is_path=is_path, thumbnails=[
+        replace(one, label=(names or {}).get(one.stamp_ns, '')) for one in scene.thumbnails])
 
 
 def saved_scene(folder: Path, metres: float = math.nan) -> MapScene:
@@ -140,8 +147,12 @@ def spread(count: int, most: int) -> np.ndarray:
 
 def scene_bounds(points: np.ndarray, path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest corner [3] of points [n, 3], without outliers, and a path."""
-    parts = [np.quantile(points, [0.01, 0.99], axis=0)] if len(points) else []
-    parts += [path] if len(path) else []
+    parts = [path] if len(path) else []
+    if len(points):
+        low, high = np.quantile(points, [0.01, 0.99], axis=0)
+        reach = MOST_REACH * (high - low).max()
+        parts.append(np.stack([np.maximum(points.min(axis=0), low - reach),
+                               np.minimum(points.max(axis=0), high + reach)]))
     if not parts:
         return np.zeros(3), np.ones(3)
     corners = np.concatenate(parts)

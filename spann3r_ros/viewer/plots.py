@@ -61,7 +61,8 @@ def draw_plot(plot: Plot, x: np.ndarray, x_label: str) -> str:
                   ] if plot.lines[index - 1].band is not None else []
         parts.append(f'<path class="line s{index}" d="{axes.line(x, value)}"/>')
     return (f'<figure class="plot">{heading}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'aria-label="{escape(_summary(plot, values))}">{"".join(parts)}</svg></figure>')
+            f'aria-label="{escape(_summary(plot, values, x_label))}">{"".join(parts)}</svg>'
+            '</figure>')
 
 
 def nice_ticks(low: float, high: float, inside: bool = False,
@@ -140,14 +141,14 @@ def _legend(plot: Plot) -> str:
         for index, line in enumerate(plot.lines, start=1)) + '</ul>'
 
 
-def _summary(plot: Plot, values: Sequence[np.ndarray]) -> str:
+def _summary(plot: Plot, values: Sequence[np.ndarray], x_label: str) -> str:
     texts = []
     for line, value in zip(plot.lines, values, strict=True):
         known = value[np.isfinite(value)]
         if len(known):
             texts.append(f'{line.label}: {_number(known.min())} to {_number(known.max())}, '
                          f'last {_number(known[-1])} {plot.unit}'.rstrip())
-    return f'{plot.title} over time. ' + '; '.join(texts)
+    return f'{plot.title} over {x_label}. ' + '; '.join(texts)
 
 
 def _number(value: float) -> str:

@@ -30,7 +30,7 @@ function drawView(painter, canvas, scene, axes, ceiling) {
     return [width * (.5 + .5 * x), height * (.5 - .5 * y)];
   };
   context.lineCap = context.lineJoin = 'round';
-  drawPath(context, scene.path, scene.fragments, seen, 2 * ratio, 'rgba(0,0,0,.6)');
+  drawCameras(context, scene, seen, 2 * ratio, 'rgba(0,0,0,.6)');
   drawScaleBar(context, scale, scene.metres, width, height, ratio);
 }
 
@@ -38,7 +38,8 @@ function drawScaleBar(context, scale, metres, width, height, ratio) {
   const perUnit = scale / (metres || 1), power = 10 ** Math.floor(Math.log10(.3 * width / perUnit));
   const length = [5, 2, 1].map(one => one * power).find(one => one * perUnit <= .3 * width);
   const left = 14 * ratio, bottom = height - 14 * ratio;
-  const label = `${Number(length.toPrecision(3))} ${metres ? 'm' : 'map units'}`;
+  const number = Number(length.toPrecision(3));
+  const label = `${number} ${metres ? 'm' : number === 1 ? 'map unit' : 'map units'}`;
   context.font = `${13 * ratio}px system-ui, sans-serif`;
   const [r, g, b] = colorOf('--scene').map(one => Math.round(255 * one));
   for (const [style, wide] of [[`rgba(${r},${g},${b},.85)`, 5], [null, 2.5]]) {

@@ -25,15 +25,17 @@ from .run_record import RunRecord
 
 REPORT_FILE = 'report.html'
 FOLDER = Path(__file__).parent
-# What the axis of time shows: of the images, or without such a time.
-TIME_AXES = 'seconds', 'processed frames'
+# The axis of the plots: the time of the images, their number, or that of the samples.
+SECONDS, IMAGES, FRAMES = 'seconds', 'images', 'processed frames'
 
 
 @dataclass(frozen=True)
 class Report:
     """The contents of a report.
 
-    `counts` are rows of a name and a value. `network` names the network and its weights.
+    `counts` are rows of a name and a value. `network` names the network and its weights. The
+    stamps of images without a time are `image_ns` apart and count them; None: the images have
+    times.
     """
 
     title: str
@@ -43,6 +45,7 @@ class Report:
     scene: MapScene
     record: RunRecord = field(default_factory=RunRecord)
     settings: Settings = field(default_factory=Settings)
+    image_ns: int | None = None
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -55,12 +58,13 @@ def write_report(folder: Path, report: Report) -> Path:
 def encode_report(report: Report, written: datetime) -> str:
     """Return a report as HTML; texts of the user are escaped."""
     scene = report.scene.entry()
+    viewer = VIEWER if report.scene.is_path else PLACES_VIEWER
     body = ''.join([
         f'<header><h1>{escape(report.title)}</h1>'
         f'<p>{escape(_headline(report, scene))} · written {written:%Y-%m-%d %H:%M} UTC</p>'
         '</header><main>',
-        _warnings(report.warnings), '<h2>Map</h2>', VIEWER, _strip(scene['keyframes']), VIEWS,
-        _plots(report.record), '<section class="tables">',
+        _warnings(report.warnings), '<h2>Map</h2>', viewer, _strip(scene['keyframes']), VIEWS,
+        _plots(report.record, report.image_ns), '<section class="tables">',
         _table('Counts', report.counts), _table('Network', report.network),
         _table('Drawing', _drawing(report.scene, scene)), '</section>',
         _settings(report.settings), '</main>'])
@@ -90,7 +94,7 @@ def page(title: str, body: str, programs: Sequence[str], data: dict[str, Any],
             f'</head><body>{body}{blocks}<script>{program}</script></body></html>\n')
 
 
-VIEWER = """
+_VIEWER = """
 <section aria-label="Map">
 <div class="viewer">
 <canvas id="cloud" tabindex="0" role="img"
@@ -105,29 +109,35 @@ to zoom; arrow keys, plus and minus do the same."></canvas>
 <option value="1">confidence</option><option value="2">height</option></select></label>
 <label>Point size <input id="size" type="range" min="-2" max="2" step="0.1" value="0"></label>
 <label><input id="cut" type="checkbox" checked> without the ceiling</label>
-<label><input id="cameras" type="checkbox" checked> path and cameras</label>
+<label><input id="cameras" type="checkbox" checked> {drawn}</label>
 <button id="reset" type="button">Reset the view</button>
-<span class="gradient" aria-hidden="true">start<i></i>end</span>
-</div>
+{gradient}</div>
 <p class="hint">Drag: orbit. Shift or right button and drag, or two fingers: move. Wheel or
 pinch: zoom. Arrow keys, + and − work too.</p></section>"""
+# The viewer of a path, and that of cameras in no order.
+VIEWER = _VIEWER.format(
+    drawn='path and cameras',
+    gradient='<span class="gradient" aria-hidden="true">start<i></i>end</span>\n')
+PLACES_VIEWER = _VIEWER.format(drawn='cameras', gradient='')
 
 VIEWS = """
 <section><h2>From above and from the side</h2><div class="views">
-<figure><canvas id="above" role="img" aria-label="The map and the path from above"></canvas>
+<figure><canvas id="above" role="img" aria-label="The map and the cameras from above"></canvas>
 <figcaption>from above, without the ceiling</figcaption></figure>
-<figure><canvas id="side" role="img" aria-label="The map and the path from the side"></canvas>
+<figure><canvas id="side" role="img" aria-label="The map and the cameras from the side"></canvas>
 <figcaption>from the side</figcaption></figure></div></section>"""
 
 
 def _headline(report: Report, scene: dict[str, Any]) -> str:
-    frames = len(report.scene.positions)
+    text = f'{scene["points"]["total"]:,} points, {len(report.scene.positions)} poses'
+    if not report.scene.is_path:
+        return text
     length = np.linalg.norm(np.diff(report.scene.positions, axis=0), axis=1)
     same = np.diff(report.scene.fragment_ids) == 0
     metres = report.scene.metres
     walked = float(length[same].sum()) * (metres if math.isfinite(metres) else 1.0)
     unit = 'm' if math.isfinite(metres) else 'map units (the scale is not known)'
-    return f'{scene["points"]["total"]:,} points, {frames} poses, a path of {walked:.2f} {unit}'
+    return f'{text}, a path of {walked:.2f} {unit}'
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -149,23 +159,28 @@ def _strip(keyframes: Sequence[dict[str, Any]]) -> str:
         f'<span>{escape(one["after"])}</span></button></li>'
         for index, one in enumerate(keyframes))
     return ('<section><h2>Keyframes <small>choose one to see where it was taken</small></h2>'
-            f'<ol class="strip" tabindex="0" aria-label="Keyframes, by time">{buttons}</ol>'
+            '<ol class="strip" tabindex="0" aria-label="Keyframes, in the order of the map">'
+            f'{buttons}</ol>'
             '</section>')
 
 
-def _plots(record: RunRecord) -> str:
+def _plots(record: RunRecord, image_ns: int | None) -> str:
     columns = {name: np.array(values, float) for name, values in record.columns().items()}
     count = len(columns['stamp_ns'])
     if not count:
         return ''
-    seconds = (columns['stamp_ns'] - columns['stamp_ns'][0]) / 1e9
-    runs_on = count > 1 and (np.diff(seconds) >= 0.0).all() and seconds[-1] > 0.0
-    x = seconds if runs_on else np.arange(count, dtype=float)
+    passed_ns = columns['stamp_ns'] - columns['stamp_ns'][0]
+    if image_ns is not None:
+        x, axis = 1.0 + passed_ns / image_ns, IMAGES
+    elif count > 1 and (np.diff(passed_ns) >= 0.0).all() and passed_ns[-1] > 0.0:
+        x, axis = passed_ns / 1e9, SECONDS
+    else:
+        x, axis = np.arange(count, dtype=float), FRAMES
     megabytes = 1e-6
     plots = [
         Plot('Confidence', '', [Line('mean of a keyframe', columns['confidence'])]),
         Plot('Latency', 'ms', [Line('whole', 1e3 * columns['latency_sec']),
-                               Line('of it network', 1e3 * columns['inference_sec'])]),
+                               Line('network', 1e3 * columns['inference_sec'])]),
         Plot('Memory of the network', 'tokens', [
             Line('used', columns['memory_tokens']), Line('capacity', columns['memory_capacity'])]),
         Plot('Bytes', 'MB', [
@@ -178,8 +193,9 @@ def _plots(record: RunRecord) -> str:
         Plot('Fragments and loops', '', [
             Line('fragments', columns['fragments']), Line('loops accepted', columns['loops']),
             Line('loops rejected', columns['loops_rejected'])], whole=True)]
-    figures = ''.join(draw_plot(one, x, TIME_AXES[not runs_on]) for one in plots)
-    return f'<section><h2>Over time</h2><div class="plots">{figures}</div></section>'
+    figures = ''.join(draw_plot(one, x, axis) for one in plots)
+    heading = 'Over the images' if axis == IMAGES else 'Over time'
+    return f'<section><h2>{heading}</h2><div class="plots">{figures}</div></section>'
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:

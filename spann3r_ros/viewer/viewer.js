@@ -40,6 +40,8 @@ const project = (m, p) => {
 const axesView = (right, up, back, eye) => [
   ...right, -dot(right, eye), ...up, -dot(up, eye), ...back, -dot(back, eye), 0, 0, 0, 1];
 
+const CAMERA_COLOR = '#ffd34d';
+
 const bytes = text => Uint8Array.from(atob(text), one => one.charCodeAt(0));
 
 function decodeCloud(points) {
@@ -146,16 +148,26 @@ function drawPath(context, path, fragments, seen, width, halo) {
       context.stroke();
     }
   }
-  for (const [index, share] of [[0, 0], [points.length - 1, 1]]) {
-    if (!points.length || !points[index]) continue;
-    context.fillStyle = pathColor(share);
-    context.strokeStyle = halo;
-    context.lineWidth = 2;
-    context.beginPath();
-    context.arc(...points[index], width + 2.5, 0, 2 * Math.PI);
-    context.fill();
-    context.stroke();
-  }
+  for (const [index, share] of [[0, 0], [points.length - 1, 1]])
+    drawDot(context, points[index], pathColor(share), width, halo);
+}
+
+function drawDot(context, point, color, width, halo) {
+  if (!point) return;
+  context.fillStyle = color;
+  context.strokeStyle = halo;
+  context.lineWidth = 2;
+  context.beginPath();
+  context.arc(...point, width + 2.5, 0, 2 * Math.PI);
+  context.fill();
+  context.stroke();
+}
+
+// Draws the path of a scene, or the places of its cameras if they have no order.
+function drawCameras(context, scene, seen, width, halo) {
+  if (scene.is_path) drawPath(context, scene.path, scene.fragments, seen, width, halo);
+  else for (const place of scene.path)
+    drawDot(context, seen(place), CAMERA_COLOR, .5 * width, halo);
 }
 
 function fitCanvas(canvas) {
@@ -202,7 +214,8 @@ class Viewer {
     this.target = along(low, .5, minus(corner, low));
     this.azimuth = -60 * Math.PI / 180;
     this.elevation = 42 * Math.PI / 180;
-    this.distance = 2.1 * this.radius;
+    // A ball touches a view of 45 degrees from 1 / sin(22.5 degrees) = 2.61 radii away.
+    this.distance = 2.65 * this.radius;
     this.redraw();
   }
 
@@ -265,7 +278,7 @@ class Viewer {
       if (index !== state.selected) this.drawCamera(context, one, seen, .03, ratio, null);
     });
     context.globalAlpha = 1;
-    drawPath(context, scene.path, scene.fragments, seen, 2.5 * ratio, 'rgba(0,0,0,.6)');
+    drawCameras(context, scene, seen, 2.5 * ratio, 'rgba(0,0,0,.6)');
     const chosen = scene.keyframes[state.selected];
     if (chosen) this.drawCamera(context, chosen, seen, .14, 2.2 * ratio,
       this.images[state.selected]);
@@ -300,7 +313,7 @@ class Viewer {
       context.drawImage(image, 0, 0);
       context.restore();
     }
-    for (const [color, wide] of [['rgba(0,0,0,.55)', width + 1.6], ['#ffd34d', width]]) {
+    for (const [color, wide] of [['rgba(0,0,0,.55)', width + 1.6], [CAMERA_COLOR, width]]) {
       this.drawLine(context, [...corner, corner[0]], color, wide);
       for (const one of corner) this.drawLine(context, [eye, one], color, wide);
     }

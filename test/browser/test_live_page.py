@@ -49,6 +49,8 @@ def test_page_shows_map_camera_image_and_counts_as_they_grow(browser: Chromium,
     browser.open(server.url)
     browser.wait_for("document.getElementById('state').textContent === 'waiting for the map'")
     assert server.is_watched
+    left, top, width, height = browser.box('#state')
+    assert browser.box('.viewer')[1] - (top + height) >= 8
     pose = MAP_FROM_OPTICAL.copy()
     pose[:3, 3] = 3.0, 1.0, 1.2
     image = np.full((120, 160, 3), (200, 40, 30), np.uint8)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from chromium import Chromium
-from report_values import HOSTILE, hostile_report, room_report
+from report_values import HOSTILE, hostile_report, room_cloud, room_report
 
 from spann3r_ros.viewer.report_page import REPORT_FILE, Report, encode_report, write_report
 
@@ -70,6 +70,41 @@ def test_points_are_drawn_and_orbit_with_the_mouse(browser: Chromium, url: str) 
     # Reset goes back to the first view.
     browser.evaluate("document.getElementById('reset').click()")
     assert np.abs(browser.picture('#cloud').astype(int) - before).mean() < 1.0
+
+
+def test_first_view_shows_the_whole_map(browser: Chromium, report: Report,
+                                        tmp_path: Path) -> None:
+    # The lowest corner of a tall room is nearest to the edge of the view.
+    cloud = room_cloud(20_000, (4.0, 4.0, 8.0))
+    scene = replace(report.scene, cloud=cloud, positions=report.scene.positions + [0, 0, 5.0])
+    write_report(tmp_path, replace(report, scene=scene))
+    browser.open(f'file://{tmp_path / REPORT_FILE}')
+    image = browser.picture('#cloud')
+    drawn = np.abs(image.astype(int) - image[6, 6]).max(axis=2) > 12
+    assert drawn.mean() > 0.03
+    # Beside the rounded border.
+    inside = drawn[8:-8, 8:-8]
+    assert not (inside[:4].any() or inside[-4:].any())
+    assert not (inside[:, :4].any() or inside[:, -4:].any())
+
+
+def test_cameras_in_no_order_are_dots_without_a_line(browser: Chromium, report: Report,
+                                                     tmp_path: Path) -> None:
+    scene = replace(report.scene, is_path=False, thumbnails=[], loops=np.zeros((0, 2, 3)),
+                    positions=np.array([[1.0, 1.0, 1.2], [5.0, 1.0, 1.2]]),
+                    fragment_ids=np.zeros(2, int))
+    write_report(tmp_path, replace(report, scene=scene))
+    browser.open(f'file://{tmp_path / REPORT_FILE}')
+    browser.picture('#cloud')
+    # Connected pixels of the drawing above the cloud: one dot for each camera.
+    drawn = np.array(browser.evaluate(
+        "(() => {const c = document.getElementById('overlay');"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "const rows = []; for (let y = 0; y < c.height; y++) { const row = [];"
+        "for (let x = 0; x < c.width; x++) row.push(d[4 * (y * c.width + x) + 3] > 128 ? 1 : 0);"
+        "rows.push(row);} return rows;})()"), np.uint8)
+    assert cv2.connectedComponents(drawn)[0] - 1 == 2
+    assert (fails(browser), browser.complaints) == ('', [])
 
 
 def test_keys_orbit_too(browser: Chromium, url: str) -> None:

@@ -136,6 +136,21 @@ def test_photographs_with_an_orientation_are_written_as_mapped(saved: Path,
         assert np.abs(written.astype(int) - image(index)).mean() < 3.0
 
 
+def test_photographs_with_a_damaged_orientation_keep_their_files(saved: Path,
+                                                                tmp_path: Path) -> None:
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for index in range(len(POSES)):
+        exif = Image.Exif()
+        exif[0x0112] = 9  # no orientation of the standard
+        Image.fromarray(image(index)).save(folder / f'{index}.jpg', exif=exif, quality=95)
+    output = tmp_path / 'out'
+    assert main(['export', str(saved), '--to', 'nerfstudio', '--images', str(folder),
+                 '--output', str(output), '--quiet']) == 0
+    for path in folder.iterdir():
+        assert (output / 'images' / path.name).read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize('compressed', [True, False])
 def test_images_of_a_bag_are_found_by_their_stamps(compressed: bool, saved: Path,
                                                    tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -137,6 +138,12 @@ def test_shuffled_photographs_of_a_room_give_one_map(
     assert result.summary['corner_error'] < 0.005
     assert result.summary['pairs']['compared'] == result.summary['pairs']['possible'] == 12 * 11
     assert result.summary['order'] == 'unordered' and 'in no order' in result.text
+    html = (result.folder / 'report.html').read_text()
+    assert {f'{name}.jpg' for name in names[:10]} == set(
+        re.findall(r'<span>(.*?[.]jpg)</span></button>', html))
+    assert 'a path of' not in html and 'images</text>' in html and 'seconds</text>' not in html
+    assert f'weights</th><td>{oracle[1]}</td>' in html
+    assert re.search(r'device</th><td>(cpu|cuda)</td>', html)
     # The folder is one of a replay.
     assert len(read_ply(result.folder / 'map/map.ply').points) == result.summary['voxels']
     network = registry.open_network(Path(oracle[1]), {}, Compute())
@@ -275,6 +282,8 @@ def test_video_and_numbered_files_are_mapped_in_their_order(
     assert result.status == 0, result.text
     assert result.summary['order'] == 'ordered' and result.summary['files'] == 8
     assert len(result.poses()) >= 6
+    report = (result.folder / 'report.html').read_text()
+    assert 'a path of' in report and 'seconds</text>' in report
     for index in range(8):
         write_photo(tmp_path / f'frames/f{index + 8}.jpg', rooms.images[index], 24)
     (tmp_path / 'frames/f16.jpg').write_bytes(b'')
@@ -282,6 +291,11 @@ def test_video_and_numbered_files_are_mapped_in_their_order(
     assert result.status == 0, result.text
     assert 'in the order of their names, which are numbered' in result.text
     assert result.reasons == {'f16.jpg': 'the file is empty'}
+    skipped = 8 - len(result.poses())
+    assert (f'{len(result.poses())} of 9 images are keyframes, {skipped} show nothing new, '
+            '1 have no pose, ') in result.text
+    report = (result.folder / 'report.html').read_text()
+    assert 'f8.jpg</span></button>' in report and 'images</text>' in report
     # Images that show nothing new are no keyframes.
     expected = [f'f{number}.jpg' for number in range(8, 16)]
     assert [name for name in expected if name in result.poses()] == [*result.poses()]

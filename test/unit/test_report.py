@@ -12,7 +12,8 @@ from spann3r_ros.core.transforms import MAP_FROM_OPTICAL
 from spann3r_ros.core.types import StampedPose
 from spann3r_ros.datasets.bag_truth import Truth
 from spann3r_ros.evaluation.bag_comparison import AlignmentError, Comparison, compare
-from spann3r_ros.evaluation.pictures.map_picture import PANEL_WIDTH, draw_map
+from spann3r_ros.evaluation.pictures.cloud_picture import cloud_content
+from spann3r_ros.evaluation.pictures.map_picture import PANEL_WIDTH, Content, bounds, draw_map
 from spann3r_ros.evaluation.pictures.splat import orbit_view, splat, top_view
 from spann3r_ros.evaluation.tables import format_table
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
@@ -166,3 +167,32 @@ def test_comparison_without_points_has_no_cloud_errors(truth: Truth) -> None:
     bare = Truth(truth.poses, np.zeros((0, 3)), truth.outline)
     found: Comparison = compare(*estimate(truth), bare)
     assert found.accuracy is None and found.completion is None
+
+
+@pytest.mark.parametrize(('poses', 'tilt_deg', 'follows_path', 'is_cut'), [
+    (20, 0.0, True, True), (20, 0.0, False, True), (20, 40.0, False, False),
+    (1, 0.0, False, False)])
+def test_picture_of_photographs_is_without_the_ceiling_if_up_is_known(
+        poses: int, tilt_deg: float, follows_path: bool, is_cut: bool, truth: Truth) -> None:
+    cloud, trajectory = estimate(truth)
+    tilt = np.eye(4)
+    tilt[:2, :2] = cv2.getRotationMatrix2D((0.0, 0.0), tilt_deg, 1.0)[:, :2]
+    trajectory = [replace(one, world_from_camera=one.world_from_camera @ tilt)
+                  for one in trajectory[:poses]]
+    content, found = cloud_content(cloud, trajectory, follows_path)
+    assert found == is_cut
+    ceiling = cloud.points[:, 2].max()
+    assert (content.points[:, 2] > ceiling - 0.05).any() != is_cut
+    assert len(content.colors) == len(content.points)
+    assert len(content.path) == (poses if follows_path else 0)
+
+
+def test_bounds_have_what_lies_beside_the_room_but_no_outliers() -> None:
+    points = np.random.default_rng(0).uniform(0.0, 10.0, (2000, 3))
+    points[:10, 0], points[10:12, 1] = 10.9, 500.0
+    nothing = np.zeros((0, 3))
+    low, high = bounds(Content(points, np.zeros((2000, 3), np.uint8), nothing, nothing, nothing,
+                               'm'))
+    assert (low <= points.min(axis=0)).all()
+    assert high[0] == pytest.approx(10.9)
+    assert high[1] < 12.0

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def test_plot_interrupts_its_line_where_a_value_is_missing() -> None:
     html = draw_plot(Plot('Scale', 'm', [Line('a', [1.0, math.nan, 2.0, 3.0])]), np.arange(4.0),
                      'seconds')
     assert re.search(r'class="line s1" d="(.*?)"', html).group(1).count('M') == 2
-    assert 'Scale over time. a: 1 to 3, last 3 m' in html
+    assert 'Scale over seconds. a: 1 to 3, last 3 m' in html
 
 
 def test_plot_without_values_says_why() -> None:
@@ -165,6 +166,24 @@ def test_record_of_frames_without_time_is_plotted_by_their_number() -> None:
     assert 'seconds</text>' in encode_report(room_report(300), WRITTEN)
 
 
+def test_photographs_in_no_order_have_names_and_no_path() -> None:
+    report = room_report(300)
+    scene = replace(report.scene, is_path=False, metres=math.nan, thumbnails=[
+        replace(one, label=f'IMG {number}.jpg')
+        for number, one in enumerate(report.scene.thumbnails)])
+    record = RunRecord()
+    for number in range(6):
+        record.add(sample(1, stamp_ns=number * 10**10))
+    html = encode_report(replace(report, scene=scene, record=record, image_ns=10**10), WRITTEN)
+    assert 'IMG 3.jpg</span>' in html
+    assert 'a path of' not in html and '> path and cameras' not in html
+    assert 'class="gradient"' not in html
+    assert not scene_in(html)['is_path']
+    assert 'images</text>' in html and 'over seconds' not in html
+    # The axis ends at the sixth image.
+    assert re.search(r'class="middle">6</text>', html)
+
+
 def test_some_of_many_are_spread_with_first_and_last() -> None:
     assert spread(3, 10).tolist() == [0, 1, 2]
     assert spread(0, 10).tolist() == []
@@ -187,10 +206,12 @@ def test_replay_writes_a_report_of_its_map(tmp_path: Path) -> None:
     scene = scene_in(html)
     assert scene['points']['total'] == summary['voxels']
     assert len(scene['path']) == len(scene['keyframes']) == summary['poses'] == 8
+    assert re.search(r'weights</th><td>[^<]*[.]safetensors</td>', html)
+    assert re.search(r'device</th><td>(cpu|cuda)</td>', html)
     assert 'keyframes.stride' in html[:html.index('All settings')]
     assert summary['sha256']['map'] in html
     assert html.count('<figure class="plot">') == 7
-    assert re.search('Confidence over time. mean of a keyframe: 0[.][0-9]+ to 0[.][0-9]+', html)
+    assert re.search('Confidence over seconds. mean of a keyframe: 0[.][0-9]+ to 0[.][0-9]+', html)
     # The saved map gives the same scene.
     saved = saved_scene(tmp_path).entry()
     assert saved['points'] == scene['points']

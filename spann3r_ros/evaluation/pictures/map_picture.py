@@ -18,7 +18,7 @@ from spann3r_ros.core.types import StampedPose
 from spann3r_ros.datasets.bag_truth import Truth
 from spann3r_ros.evaluation.bag_comparison import Comparison, move_poses
 from spann3r_ros.mapping.layers.voxel_map import VoxelCloud
-from spann3r_ros.viewer.map_scene import ceiling
+from spann3r_ros.viewer.map_scene import ceiling, scene_bounds
 from spann3r_ros.viewer.point_buffer import spacing
 
 from .splat import View, orbit_view, splat, top_view
@@ -116,11 +116,8 @@ def below_cut(points: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 def bounds(content: Content) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest corner [3] of the content, without outliers."""
-    low, high = np.quantile(content.points, [0.01, 0.99], axis=0)
-    for extra in (content.path, content.true_path, content.outline):
-        if len(extra):
-            low, high = np.minimum(low, extra.min(axis=0)), np.maximum(high, extra.max(axis=0))
-    return low, high
+    return scene_bounds(content.points, np.concatenate([content.path, content.true_path,
+                                                        content.outline]))
 
 
 def draw_top(axes: Axes, content: Content) -> None:
@@ -132,7 +129,9 @@ def draw_top(axes: Axes, content: Content) -> None:
     scale = view.pixels_from_world[0, 0]
     length = 10.0 ** np.floor(np.log10(0.3 * PANEL_WIDTH / scale))
     axes.plot([30, 30 + length * scale], [PANEL_HEIGHT - 30] * 2, color=TEXT, lw=3)
-    axes.text(30, PANEL_HEIGHT - 42, f'{length:g} {content.unit}', color=TEXT, size=LABEL_SIZE)
+    # One of the map units is a map unit.
+    unit = content.unit.removesuffix('s') if length == 1.0 else content.unit
+    axes.text(30, PANEL_HEIGHT - 42, f'{length:g} {unit}', color=TEXT, size=LABEL_SIZE)
 
 
 def draw_orbit(axes: Axes, content: Content, azimuth_deg: float = -60.0,

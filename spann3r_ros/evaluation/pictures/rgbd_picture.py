@@ -2,7 +2,6 @@
 """The picture of a video: mapped and true cloud from the same places, and depth images."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from spann3r_ros.evaluation.measures.metrics import subsample
 from spann3r_ros.evaluation.rgbd.depth_scores import median_scale
 from spann3r_ros.evaluation.rgbd.rgbd_scores import VideoResult
-from spann3r_ros.viewer.map_scene import ceiling
+from spann3r_ros.viewer.map_scene import ceiling, spread
 
 from .map_picture import (
     BACKGROUND,
@@ -134,7 +133,8 @@ def draw_depths(figure: Figure, height: int, result: VideoResult, side: int,
     depths = result.run.depths()
     posed = [number for number, depth in enumerate(depths)
              if depth is not None and (result.views.depth[number] > 0.0).any()]
-    for column, number in enumerate(spread(posed, DEPTH_FRAMES)):
+    for column, index in enumerate(spread(len(posed), DEPTH_FRAMES)):
+        number = posed[index]
         truth = result.views.depth[number]
         known = truth > 0.0
         depth = np.nan_to_num(depths[number])
@@ -151,13 +151,6 @@ def draw_depths(figure: Figure, height: int, result: VideoResult, side: int,
             if image.ndim == 2:
                 image = np.ma.masked_where(image <= 0.0, image)
             axes.imshow(image, cmap='turbo', vmin=limits[0], vmax=limits[1], aspect='auto')
-
-
-def spread(numbers: Sequence[int], count: int) -> list[int]:
-    """Return at most `count` of the numbers, the first and the last among them."""
-    if len(numbers) <= count:
-        return list(numbers)
-    return [numbers[index * (len(numbers) - 1) // (count - 1)] for index in range(count)]
 
 
 def add_axes(figure: Figure, height: int, box: tuple[int, int, int, int]) -> Axes:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from spann3r_ros.core.encodings import to_rgb
@@ -21,12 +19,12 @@ from spann3r_ros.core.rectification import Rectifier
 from spann3r_ros.core.types import FrameError
 from spann3r_ros.core.views import camera_model
 from spann3r_ros.datasets.bags import CameraBag, TopicNames
+from spann3r_ros.datasets.photos.photo_tags import PhotoTags, read_tags, upright
 from spann3r_ros.mapping.exports.map_content import MapContent, SavedView
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.avif', '.jxl')
 # Formats that all programs read, and their suffixes.
 COMMON = {'JPEG': '.jpg', 'PNG': '.png'}
-ORIENTATION, UPRIGHT = 0x0112, 1
 # Images are compared at this height and width. The JPEG of the kept one changes it by about one
 # gray level; images of neighbouring keyframes differ by more than ten.
 COMPARED_SIZE, MAX_DIFFERENCE = 64, 2.0
@@ -119,7 +117,7 @@ def _recorded(message: object) -> _Picture:
 def _of_file(data: bytes, rgb: np.ndarray) -> _Picture:
     """Return the picture of a file; without the file if others would read other pixels."""
     header = read_header(data, '')
-    if header.kind not in COMMON or header.plain_inks or _orientation(data) != UPRIGHT:
+    if header.kind not in COMMON or header.plain_inks or _is_turned(data):
         return _Picture(rgb)
     return _Picture(rgb, data, COMMON[header.kind])
 
@@ -152,7 +150,7 @@ def _thumbnails(content: MapContent, path: Path) -> Iterator[tuple[bool, np.ndar
                          content.views[0].kept.depth.shape, content.letterbox, exact=True)
     try:
         versions = [(False, decode_file(data, ''))]
-        if _orientation(data) != UPRIGHT:
+        if _is_turned(data):
             versions.append((True, _upright(data)))
     except FrameError:
         return  # a damaged file is no keyframe
@@ -175,17 +173,12 @@ def _check_size(content: MapContent, rgb: np.ndarray, name: str) -> None:
                          f'{name} has {rgb.shape[1]}x{rgb.shape[0]}')
 
 
-def _orientation(data: bytes) -> int:
-    try:
-        with Image.open(BytesIO(data)) as image:
-            return image.getexif().get(ORIENTATION, UPRIGHT)
-    except OSError:
-        return UPRIGHT  # a format that Pillow does not read
+def _is_turned(data: bytes) -> bool:
+    return read_tags(data).orientation != PhotoTags().orientation
 
 
 def _upright(data: bytes) -> np.ndarray:
-    with Image.open(BytesIO(data)) as image:
-        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+    return upright(decode_file(data, ''), read_tags(data).orientation)
 
 
 def _png(rgb: np.ndarray) -> bytes:

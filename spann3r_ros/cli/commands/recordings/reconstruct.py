@@ -19,6 +19,7 @@ from .recording_run import (
     SUMMARY_FILE,
     add_run_arguments,
     count_rows,
+    network_rows,
     read_settings,
     set_up_logging,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from spann3r_ros.reconstruction.photo_run import PhotoRun
     from spann3r_ros.viewer.run_record import RunRecord
 
-SUMMARY = 'map a folder of photographs, photographs or a video without ROS'
+SUMMARY = 'map photographs or a video without ROS'
 LOG, PICTURE = 'reconstruct.log', 'map.png'
 # Images that are not registered and are named on the screen; all are in the summary.
 MOST_NAMED = 20
@@ -69,11 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Outcome:
-    """What the run did beside the map: values for summary and report."""
+    """What the run did beside the map: values for summary and report.
+
+    The stamps of images without a time are `image_ns` apart; None: the images have times.
+    """
 
     order: str
     images: int
     record: RunRecord
+    image_ns: int | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
@@ -97,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
             if args.order == 'unordered':
                 raise ValueError('order: expected ordered or auto for a video, got unordered')
             video = VideoFile(args.input[0], args.fps)
-        network = open_network(resolve_checkpoint(settings.node.checkpoint), settings.networks,
-                               settings.node.compute)
+        weights = resolve_checkpoint(settings.node.checkpoint)
+        network = open_network(weights, settings.networks, settings.node.compute)
         args.output.mkdir(parents=True, exist_ok=True)
         warnings = Warnings()
         set_up_logging(args.output / LOG, warnings)
@@ -118,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print('spann3r reconstruct: interrupted before an image was mapped', file=sys.stderr)
         return INTERRUPTED
-    return finish(args, settings, found, outcome, photo_run, warnings, started)
+    return finish(args, settings, weights, found, outcome, photo_run, warnings, started)
 
 
 def bad_input(error: Exception) -> int:
@@ -164,14 +169,14 @@ def map_in_order(args: argparse.Namespace, found: FoundPhotos, settings: Setting
                  network: Network, progress: Bars) -> tuple[Outcome, PhotoRun]:
     """Map photographs in the order of their names."""
     from spann3r_ros.mapping.mapper import Mapper
-    from spann3r_ros.reconstruction.ordered import camera_of_files, file_frames
+    from spann3r_ros.reconstruction.ordered import BETWEEN_NS, camera_of_files, file_frames
     from spann3r_ros.reconstruction.photo_run import PhotoRun
     from spann3r_ros.viewer.run_record import RunRecord
     print(f'{len(found.paths)} files, in the order of their names'
           + ('' if args.order == 'ordered' else ', which are numbered; --order unordered finds '
              'another'))
     use_focal = not args.ignore_exif
-    outcome = Outcome('ordered', len(found.paths), RunRecord())
+    outcome = Outcome('ordered', len(found.paths), RunRecord(), BETWEEN_NS)
     camera, outcome.values['fitted'] = camera_of_files(found.paths, use_focal)
     photo_run = PhotoRun(Mapper(network, settings.mapper), observers=[outcome.record.observe])
 
@@ -193,7 +198,12 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
     from spann3r_ros.reconstruction.agreement import MOST_ERROR, Placed, corner_error
     from spann3r_ros.reconstruction.photo_run import Named, PhotoRun
     from spann3r_ros.reconstruction.survey import select, survey
-    from spann3r_ros.reconstruction.unordered import mapping_settings, order_photos, read_frames
+    from spann3r_ros.reconstruction.unordered import (
+        APART_NS,
+        mapping_settings,
+        order_photos,
+        read_frames,
+    )
     from spann3r_ros.viewer.run_record import RunRecord
     print(f'{len(found.paths)} files, in no order' if len(found.paths) > 1 else '1 file')
     config, use_focal = mapping_settings(settings.mapper), not args.ignore_exif
@@ -206,7 +216,7 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
         raise FrameError(f'input: expected photographs, got none that can be used: '
                          f'{left_out[0].path.name}: {left_out[0].reason}')
     ordered = order_photos(photos, network, config, use_focal, args.neighbours, progress)
-    outcome = Outcome('unordered', len(found.paths), RunRecord(),
+    outcome = Outcome('unordered', len(found.paths), RunRecord(), APART_NS,
                       interrupted=ordered.interrupted)
     outcome.left_out = {names[one.path]: one.reason for one in (*left_out, *ordered.left_out)}
     outcome.values = {'fitted': ordered.fitted, 'pairs': {
@@ -226,8 +236,9 @@ def map_unordered(args: argparse.Namespace, found: FoundPhotos, settings: Settin
     return outcome, photo_run
 
 
-def finish(args: argparse.Namespace, settings: Settings, found: FoundPhotos, outcome: Outcome,
-           photo_run: PhotoRun, warnings: Any, started: float) -> int:  # noqa: ANN401
+def finish(args: argparse.Namespace, settings: Settings, weights: Path, found: FoundPhotos,
+           outcome: Outcome, photo_run: PhotoRun, warnings: Any,  # noqa: ANN401
+           started: float) -> int:
     """Write map, picture, report and summary; print what became of the images.
 
     Returns the exit status.
@@ -239,6 +250,8 @@ def finish(args: argparse.Namespace, settings: Settings, found: FoundPhotos, out
     from spann3r_ros.viewer.map_scene import scene_of
     from spann3r_ros.viewer.report_page import Report, write_report
     left_out = {**outcome.left_out, **photo_run.left_out}
+    is_ordered = outcome.order == 'ordered'
+    names = {} if outcome.image_ns is None else photo_run.names
     try:
         summary = photo_run.summary(time.perf_counter() - started, warnings.texts())
         write_json(args.output / SUMMARY_FILE, {
@@ -252,21 +265,22 @@ def finish(args: argparse.Namespace, settings: Settings, found: FoundPhotos, out
         photo_run.save(args.output)
         draw_cloud(args.output / PICTURE,
                    *photo_run.read(lambda mapper: (mapper.cloud(), mapper.trajectory)),
-                   follows_path=outcome.order == 'ordered')
+                   follows_path=is_ordered)
         write_report(args.output, Report(
             f'Reconstruction of {labels(tuple(args.input))[0]}',
             report_rows(summary, outcome, len(left_out)),
             [*summary.warnings, *(f'{name}: {left_out[name]}' for name in sorted(left_out))],
-            [('network', photo_run.read(lambda mapper: mapper.network_name)),
-             ('device', settings.node.device), ('CPU threads', str(summary.threads))],
-            photo_run.read(scene_of), outcome.record, settings))
+            network_rows(photo_run.read(lambda mapper: mapper.network_name), weights,
+                         settings.node.device, summary.threads),
+            photo_run.read(lambda mapper: scene_of(mapper, names, is_ordered)), outcome.record,
+            settings, outcome.image_ns))
     except (MapEmptyError, OSError) as error:
         print(f'spann3r reconstruct: {error}; see {args.output / LOG}', file=sys.stderr)
         return FAULT
     finally:
         photo_run.close()
-    print(f'{len(photo_run.registered)} of {outcome.images} images have a pose, '
-          f'{summary.voxels} voxels, in {summary.seconds:.1f} s; wrote {args.output}')
+    print(f'{image_counts(outcome, photo_run)}, {summary.voxels} voxels, '
+          f'in {summary.seconds:.1f} s; wrote {args.output}')
     error = outcome.values.get('corner_error')
     if error is not None:
         print(f'corners that photographs share are {error:.1%} of the image width apart (median)'
@@ -276,6 +290,19 @@ def finish(args: argparse.Namespace, settings: Settings, found: FoundPhotos, out
               f'{args.output / LOG}', file=sys.stderr)
         return FAULT
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def image_counts(outcome: Outcome, photo_run: PhotoRun) -> str:
+    """Return what became of the images, for the screen."""
+    posed = len(photo_run.registered)
+    if outcome.order != 'ordered':
+        return f'{posed} of {outcome.images} images have a pose'
+    lost = len(photo_run.left_out)
+    text = (f'{posed} of {outcome.images} images are keyframes, '
+            f'{photo_run.images - posed - lost} show nothing new, '
+            f'{lost + len(outcome.left_out)} have no pose')
+    missed = outcome.images - photo_run.images - len(outcome.left_out)
+    return text + (f', {missed} were not reached' if missed else '')
 
 
 def report_rows(summary: ReplaySummary, outcome: Outcome, left_out: int) -> list[tuple[str, str]]:

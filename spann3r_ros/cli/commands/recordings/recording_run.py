@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,16 @@ def set_up_logging(path: Path, warnings: logging.Handler) -> None:
     package.handlers = [file, screen, warnings]
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+def network_rows(network: str, weights: Path, device: str, threads: int) -> list[tuple[str, str]]:
+    """Return the rows of the report's table of the network; `device` is the parameter."""
+    # A run without torch has no device to resolve, and its import takes seconds.
+    if 'torch' in sys.modules:
+        from spann3r_ros.networks.devices import resolve_device
+        device = str(resolve_device(device))
+    return [('network', network), ('weights', str(weights)), ('device', device),
+            ('CPU threads', str(threads))]
 
 
 def count_rows(summary: ReplaySummary, images: str) -> list[tuple[str, str]]:

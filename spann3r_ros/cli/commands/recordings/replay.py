@@ -18,6 +18,7 @@ from .recording_run import (
     SUMMARY_FILE,
     add_run_arguments,
     count_rows,
+    network_rows,
     read_settings,
     set_up_logging,
 )
@@ -137,8 +138,7 @@ def run(args: argparse.Namespace) -> int:
         write_report(args.output, Report(
             f'Replay of {args.bag.resolve().name}', count_rows(summary, 'images in the bag'),
             summary.warnings,
-            [('network', mapper.network_name), ('weights', str(weights)),
-             ('device', settings.node.device), ('CPU threads', str(summary.threads))],
+            network_rows(mapper.network_name, weights, settings.node.device, summary.threads),
             replay.read(scene_of), record, settings))
     except (MapEmptyError, OSError) as error:
         why = warnings.most_frequent() if isinstance(error, MapEmptyError) else ''
