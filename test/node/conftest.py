@@ -2,6 +2,7 @@
 """Every test uses its own DDS domain, on this machine only."""
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,6 +33,8 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.fixture
 def peer(domain: int) -> Iterator[Peer]:
+    # Nodes of earlier tests in this process stay in the graph until they are collected.
+    gc.collect()
     peer = Peer()
     yield peer
     peer.close()

@@ -81,7 +81,7 @@ def test_failed_load_is_reported_and_keeps_the_map(
     camera.send(*(orbit.image(index) for index in range(4)))
     voxels = peer.until_settled(4).voxels
     answer = peer.trigger('/mapper/load_map')
-    assert not answer.success and 'No such file' in answer.message
+    assert not answer.success and 'expected the directory of a saved map' in answer.message
     mapper.map_directory.mkdir()
     (mapper.map_directory / 'map.npz').write_bytes(b'no map')
     answer = peer.trigger('/mapper/load_map')

@@ -155,15 +155,15 @@ def test_images_without_stamps_are_mapped_at_the_time_of_receipt(
 def test_the_time_of_receipt_needs_a_clock_that_has_begun(
         peer: Peer, camera: Camera, orbit: Orbit, start: Start, player: Player) -> None:
     mapper = start(mode='replay', stamp_source='receipt', use_sim_time=True)
-    camera.send(*(raw_image(rgb, 0) for rgb in orbit.rgb[:2]))
+    camera.send(raw_image(orbit.rgb[0], 0))
     # Without a time there is no status yet.
     peer.until(lambda: 'the time on /clock has not begun' in mapper.log, 'the reason')
     player.pause(1)
-    status = peer.until_settled(2)
-    assert (status.frames_processed, status.frames_failed) == (0, 2)
+    status = peer.until_settled(1)
+    assert (status.frames_processed, status.frames_failed) == (0, 1)
     assert 'the time on /clock has not begun' in status.last_error
-    camera.send(raw_image(orbit.rgb[2], 0))
-    assert peer.until_settled(3).frames_processed == 1
+    camera.send(*(raw_image(rgb, 0) for rgb in orbit.rgb[1:3]))
+    assert peer.until_settled(3).frames_processed == 2
 
 
 def test_two_publishers_of_the_clock_are_reported_and_do_no_harm(

@@ -340,7 +340,12 @@ def test_what_is_mapped_is_kept_after_an_interrupt(
         return work(self, *arguments)
 
     monkeypatch.setattr(SimulatedNetwork, part, interrupted)
-    result = reconstruct(tmp_path / 'photos', *oracle)
+    # A shell lets programs in the background ignore the signal.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = reconstruct(tmp_path / 'photos', *oracle)
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert result.status == 130
     assert (result.folder / 'map/manifest.json').exists() == is_mapped
     if is_mapped:
