@@ -77,6 +77,6 @@ def write_photo(path: Path, image: np.ndarray, focal_mm: float | None = None,
     tags = Image.Exif()
     tags[0x0112] = orientation
     if focal_mm is not None:
-        tags.get_ifd(0x8769)[0xA405] = focal_mm
+        tags[0x8769] = {0xA405: focal_mm}
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, quality=92, exif=tags)
