@@ -56,6 +56,16 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def write_later_bag(path: Path) -> None:
+    """Write a bag of the images after those of `bag`."""
+    with OrbitBag(path) as bag:
+        bag.mount()
+        for index in range(COUNT, COUNT + 8):
+            bag.raw(index)
+            bag.info(index)
+            bag.drive(index)
+
+
 def arguments(bag: Path, output: Path, *more: str) -> list[str]:
     weights = output.parent / 'orbit.toy'
     weights.write_text('{}')
@@ -129,12 +139,7 @@ def test_a_map_of_every_moment_goes_on_to_the_same_map(
 
 def test_another_recording_is_mapped_from_its_first_image(
         bag: Path, whole: Path, tmp_path: Path) -> None:
-    with OrbitBag(tmp_path / 'later') as later:
-        later.mount()
-        for index in range(COUNT, COUNT + 8):
-            later.raw(index)
-            later.info(index)
-            later.drive(index)
+    write_later_bag(tmp_path / 'later')
     output = tmp_path / 'out'
     assert main(arguments(tmp_path / 'later', output, '--resume', str(whole))) == 0
     summary = json.loads((output / 'summary.json').read_text())
@@ -185,12 +190,7 @@ def test_a_map_of_another_camera_is_bad_input(whole: Path, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch,
                                               capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr('recorded_bags.OPTICAL_FRAME', 'another_optical_frame')
-    with OrbitBag(tmp_path / 'other') as other:
-        other.mount()
-        for index in range(COUNT, COUNT + 8):
-            other.raw(index)
-            other.info(index)
-            other.drive(index)
+    write_later_bag(tmp_path / 'other')
     output = tmp_path / 'out'
     assert main(arguments(tmp_path / 'other', output, '--resume', str(whole))) == 2
     assert 'resume: expected the map of a camera as that of the bag' in capsys.readouterr().err
